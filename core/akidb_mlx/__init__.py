@@ -1,0 +1,13 @@
+"""Local text embeddings on Apple's MLX, with the vectors of sentence-transformers."""
+
+from akidb_mlx import blas
+
+blas.preload()  # before anything imports mlx.core
+
+from akidb_mlx import errors  # noqa: E402
+from akidb_mlx.config import EmbedderConfig  # noqa: E402
+from akidb_mlx.embedder import Embedder, EmbedderProtocol  # noqa: E402
+from akidb_mlx.service import EmbeddingService  # noqa: E402
+
+__version__ = "0.1.0"
+__all__ = ["Embedder", "EmbedderConfig", "EmbedderProtocol", "EmbeddingService", "errors"]

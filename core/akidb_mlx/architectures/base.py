@@ -1,0 +1,81 @@
+"""What every architecture is: token ids and a mask in, hidden states out, and nothing else."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+
+__all__ = ["Backbone", "allow", "read", "rename"]
+
+T = TypeVar("T")
+_REQUIRED: Any = object()
+
+
+class Backbone(nn.Module):  # type: ignore[misc]  # MLX's modules are untyped
+    """A transformer without its head. Subclasses are made from `config.json` and say how weights are named."""
+
+    width: int
+    """Channels of the hidden states."""
+    ignored_weights: ClassVar[tuple[str, ...]] = ()
+    """Patterns of names (after renaming) that checkpoints carry and the vectors do not need."""
+    renames: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """(pattern, replacement) pairs that turn the checkpoint's names into ours, applied in order."""
+    fused: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Our layer → the checkpoint's layers whose outputs it gives side by side."""
+
+    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+        """(rows, length) token ids, and True on real tokens or None where all are → (rows, length, width)."""
+        raise NotImplementedError
+
+    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """The checkpoint's weights under our names."""
+        return fuse(rename(weights, self.renames), self.fused)
+
+
+def read(config: Mapping[str, Any], key: str, kind: type[T], default: T = _REQUIRED) -> T:
+    """A field of config.json; an error where it is missing or of another type. No default for what decides."""
+    value = config.get(key, default)
+    if value is _REQUIRED:
+        raise CheckpointError(f"config.json lacks {key!r}, which {config.get('model_type')} needs")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise CheckpointError(f"config.json: {key} must be {kind.__name__}, not {value!r}")
+    return value
+
+
+def allow(config: Mapping[str, Any], key: str, allowed: Sequence[Any]) -> Any:
+    """A field that changes vectors and of which only some values are computed here; the first is its default."""
+    value = config.get(key, allowed[0])
+    if value not in allowed:
+        names = ", ".join(repr(name) for name in allowed)
+        raise UnsupportedModelError(
+            f"config.json: {key} is {value!r}; for {config.get('model_type')} only {names} is supported"
+        )
+    return value
+
+
+def rename(weights: dict[str, mx.array], renames: Sequence[tuple[str, str]]) -> dict[str, mx.array]:
+    """Apply regular expressions to the names of weights."""
+    renamed = {}
+    for name, weight in weights.items():
+        for pattern, replacement in renames:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = weight
+    return renamed
+
+
+def fuse(weights: dict[str, mx.array], fused: Mapping[str, tuple[str, ...]]) -> dict[str, mx.array]:
+    """Join layers that read the same input into one, output beside output (also quantised ones)."""
+    for ours, theirs in fused.items():
+        first = re.compile(rf"(.*\.){re.escape(theirs[0])}\.(\w+)$")
+        for match in [match for match in map(first.match, list(weights)) if match]:
+            parent, kind = match.groups()
+            parts = [f"{parent}{their}.{kind}" for their in theirs]
+            if all(part in weights for part in parts):
+                weights[f"{parent}{ours}.{kind}"] = mx.concatenate([weights.pop(part) for part in parts])
+    return weights

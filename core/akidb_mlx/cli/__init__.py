@@ -1,0 +1,68 @@
+"""The command line `akidb-mlx`: one module a command, in COMMANDS.
+
+Exit code 2 for a user's mistake, 1 for a failure at run time, with one line on standard error, 130 for Ctrl-C.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import akidb_mlx
+from akidb_mlx import errors
+
+__all__ = ["COMMANDS", "main"]
+
+# Command → what it does; its module here has `add_arguments(parser)` and `run(args) -> int`.
+COMMANDS = {
+    "demo": "index real texts through LangChain and LlamaIndex and ask questions of them",
+    "info": "show a model's recipe and which file says what; loads no weights",
+    "download": "bring a model's files here",
+}
+_USERS_MISTAKES = (
+    errors.ConfigError,
+    errors.InputError,
+    errors.ModelNotFoundError,
+    errors.CheckpointError,
+    errors.UnsupportedModelError,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parser(arguments).parse_args(arguments)
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except errors.AkiDBMLXError as error:
+        return _fail(str(error), 2 if isinstance(error, _USERS_MISTAKES) else 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has gone; the interpreter's own flush would complain again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, MemoryError) as error:
+        return _fail(str(error) or repr(error), 1)
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("akidb-mlx", description=akidb_mlx.__doc__)
+    parser.add_argument("--version", action="version", version=f"akidb-mlx {akidb_mlx.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, help_ in COMMANDS.items():
+        command = commands.add_parser(name, help=help_, description=f"akidb-mlx {name}: {help_}.")
+        if name in arguments:  # the others' modules, and what they import, are not needed
+            module = importlib.import_module(f"akidb_mlx.cli.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"akidb-mlx: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201  # the command line's one line
+    return code

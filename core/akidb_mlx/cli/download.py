@@ -1,0 +1,22 @@
+"""`akidb-mlx download MODEL`."""
+
+import argparse
+import sys
+
+from akidb_mlx.cli.options import add_config_options, add_model_argument, read_config
+from akidb_mlx.hub import download
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_model_argument(parser)
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Bring the files here and print their folder."""
+    config = read_config(args)
+    sys.stdout.write(f"{download(config.model, config.revision, config.cache_dir).path}\n")
+    return 0

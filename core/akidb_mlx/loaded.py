@@ -1,0 +1,172 @@
+"""A loaded model and who uses it: equal settings share one, loaded once, dropped with its last user."""
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from akidb_mlx.checkpoint import Checkpoint, read_checkpoint
+from akidb_mlx.config import EmbedderConfig
+from akidb_mlx.device import Device, choose_device
+from akidb_mlx.engine import DEVICE_THREAD, Engine
+from akidb_mlx.errors import ConfigError, UnsupportedModelError
+from akidb_mlx.hub import Resolved, resolve
+from akidb_mlx.scheduler import Scheduler
+from akidb_mlx.tokenizer import Tokenizer
+
+__all__ = ["LoadedModel", "Recipe", "acquire", "read_recipe"]
+
+_log = logging.getLogger(__name__)
+
+# Applied by each embedder on the host, so that they need no model of their own.
+_ON_THE_HOST = frozenset({"model", "normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong"})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the rows: the checkpoint's facts with the user's word on top."""
+
+    checkpoint: Checkpoint
+    device: Device
+    pooling: tuple[str, ...]
+    max_seq_length: int | None
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """One engine with its tokenizer, and how many embedders use it."""
+
+    key: Hashable
+    recipe: Recipe
+    tokenizer: Tokenizer
+    engine: Engine
+    dimension: int
+    """Width of the rows, before truncation."""
+    parameter_bytes: int
+    users: int = 0
+    warned: set[str] = field(default_factory=set)
+
+    def release(self) -> None:
+        """One user less; the last one closes the engine."""
+        with _lock:
+            self.users -= 1
+            if self.users:
+                return
+            _loaded.pop(self.key, None)
+        self.engine.close()
+
+
+_lock = threading.Lock()
+_loaded: dict[Hashable, "Future[LoadedModel]"] = {}
+
+
+def acquire(config: EmbedderConfig) -> LoadedModel:
+    """The model for these settings, loaded by the first caller while the others wait; counts one user."""
+    source = resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
+    settings = tuple((name, value) for name, value in config if name not in _ON_THE_HOST)
+    key: Hashable = (source.path.resolve(), settings)
+    while True:
+        with _lock:
+            future = _loaded.get(key)
+            first = future is None
+            if future is None:
+                future = _loaded[key] = Future()
+        if first:
+            try:
+                future.set_result(_load(key, config, read_recipe(config, source)))
+            except BaseException as error:
+                with _lock:
+                    _loaded.pop(key, None)
+                future.set_exception(error)
+                raise
+        loaded = future.result()
+        with _lock:
+            if not loaded.engine.closed and _loaded.get(key) is future:
+                loaded.users += 1
+                return loaded
+
+
+def read_recipe(config: EmbedderConfig, source: Resolved | None = None) -> Recipe:
+    """Find the checkpoint, read it and settle what config and checkpoint say; loads no weights."""
+    source = source or resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
+    checkpoint = read_checkpoint(source.path, source.name, source.revision)
+    device = choose_device(config.device)
+    return Recipe(checkpoint, device, _settle_pooling(config, checkpoint), _settle_length(config, checkpoint))
+
+
+def _settle_pooling(config: EmbedderConfig, checkpoint: Checkpoint) -> tuple[str, ...]:
+    if config.pooling is None:
+        if checkpoint.pooling is None:
+            raise UnsupportedModelError(
+                f"{checkpoint.name} does not say how its token vectors become one (no modules.json, no known "
+                "family); look it up in the model's documentation and set pooling and normalize"
+            )
+        return checkpoint.pooling
+    if checkpoint.pooling is not None and checkpoint.pooling != (config.pooling,):
+        _warn_once(
+            f'{checkpoint.name} was trained with pooling "{"+".join(checkpoint.pooling)}" '
+            f'({checkpoint.sources["pooling"]}), but "{config.pooling}" is set ({config.source_of("pooling")}): '
+            "delete that setting to follow the checkpoint"
+        )
+    return (config.pooling,)
+
+
+def _settle_length(config: EmbedderConfig, checkpoint: Checkpoint) -> int | None:
+    asked = config.max_seq_length
+    if asked is None:
+        return checkpoint.max_seq_length
+    if checkpoint.max_positions is not None and asked > checkpoint.max_positions:
+        raise ConfigError(
+            f"max_seq_length is {asked} ({config.source_of('max_seq_length')}), but {checkpoint.name} has positions "
+            f"for {checkpoint.max_positions} tokens; set at most that"
+        )
+    return asked
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    _log.warning(message)
+
+
+def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
+    checkpoint, device = recipe.checkpoint, recipe.device
+
+    def load() -> tuple[Engine, int, int]:
+        import mlx.core as mx
+
+        from akidb_mlx.loading import load_model
+
+        limit = device.cache_limit_mb if config.cache_limit_mb is None else config.cache_limit_mb
+        mx.set_cache_limit(limit * 2**20)
+        model = load_model(checkpoint, recipe.pooling, device, config.dtype)
+        scheduler = Scheduler(
+            config.max_batch_tokens or device.max_batch_tokens,
+            config.query_latency_target_ms / 1000,
+            recipe.max_seq_length,
+            device.length_steps,
+        )
+        engine = Engine(model, scheduler, config.max_queued_tokens, survives_fork=device.survives_fork)
+        return engine, model.dimension, model.parameter_bytes()
+
+    loading = DEVICE_THREAD.run(load)
+    tokenizer = Tokenizer(  # meanwhile, in this thread
+        checkpoint.tokenizer_file,
+        recipe.max_seq_length,
+        do_lower_case=checkpoint.do_lower_case,
+        truncation_side=checkpoint.truncation_side,
+    )
+    engine, dimension, parameter_bytes = loading.result()
+    return LoadedModel(key, recipe, tokenizer, engine, dimension, parameter_bytes)
+
+
+def _after_fork() -> None:
+    """In a forked child: a load that another thread had begun never ends here."""
+    _lock.release()
+    for key in [key for key, future in _loaded.items() if not future.done()]:
+        del _loaded[key]
+
+
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)

