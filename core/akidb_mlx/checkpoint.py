@@ -155,9 +155,7 @@ def _read_modules(path: Path) -> list[tuple[str, str]]:
     return modules
 
 
-def _read_head(
-    path: Path, modules: list[tuple[str, str]], facts: dict[str, Any], sources: dict[str, str]
-) -> None:
+def _read_head(path: Path, modules: list[tuple[str, str]], facts: dict[str, Any], sources: dict[str, str]) -> None:
     dense: list[Dense] = []
     facts["normalize"] = False
     sources["normalize"] = "modules.json"
@@ -223,9 +221,7 @@ def _read_dense(folder: Path) -> Dense:
     if not weight_file.exists():
         raise CheckpointError(f"{weight_file} is missing: this checkpoint's Dense layer has no weights (safetensors)")
     residual = bool(config.get("use_residual", False))
-    return Dense(
-        folder.name, *sizes, bool(config.get("bias", True)), _ACTIVATIONS[activation], residual, weight_file
-    )
+    return Dense(folder.name, *sizes, bool(config.get("bias", True)), _ACTIVATIONS[activation], residual, weight_file)
 
 
 def _read_prompts(path: Path, facts: dict[str, Any], sources: dict[str, str]) -> None:
@@ -322,8 +318,9 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
 def _tokenizer_file(folder: Path) -> Path:
     file = folder / "tokenizer.json"
     if not file.exists():
+        command = f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
         raise CheckpointError(
             f"{file} is missing; make it where transformers is installed: "
-            f"python -c \"from transformers import AutoTokenizer as T; T.from_pretrained('{folder}').save_pretrained('{folder}')\""
+            f'python -c "from transformers import AutoTokenizer; {command}"'
         )
     return file

@@ -123,12 +123,8 @@ class EmbedderOptions(BaseModel):
     truncate_dim: _Limit | None = _vectors(
         "Keep only the first so many dimensions (Matryoshka models). None keeps all."
     )
-    query_prompt: str | None = _vectors(
-        'Text put before each query; "" puts none. None takes the checkpoint\'s.'
-    )
-    document_prompt: str | None = _vectors(
-        'Text put before each document; "" puts none. None takes the checkpoint\'s.'
-    )
+    query_prompt: str | None = _vectors('Text put before each query; "" puts none. None takes the checkpoint\'s.')
+    document_prompt: str | None = _vectors('Text put before each document; "" puts none. None takes the checkpoint\'s.')
     dtype: Literal["float32", "float16", "bfloat16"] | None = _vectors(
         "Number format of the model's weights. None takes the checkpoint's (on a CPU float32)."
     )
@@ -151,9 +147,7 @@ class EmbedderOptions(BaseModel):
     cache_limit_mb: Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool)] | None = _run(
         "Most freed memory in MiB that MLX keeps for reuse; 0 keeps none. None: by device."
     )
-    cache_dir: _Folder | None = _run(
-        "Folder of downloaded models. None takes the Hub's own (HF_HOME, HF_HUB_CACHE)."
-    )
+    cache_dir: _Folder | None = _run("Folder of downloaded models. None takes the Hub's own (HF_HOME, HF_HUB_CACHE).")
     local_files_only: bool = _run("Never reach for the network; a model that is not here is an error.", False)
 
 
@@ -322,9 +316,9 @@ def _read_file(path: Path) -> Said:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]  # here, because most processes have no file
+    import yaml  # here, because most processes have no file
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+    class Loader(yaml.SafeLoader):
         """Safe, and a key written twice is an error instead of the last one's win."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:

@@ -237,6 +237,11 @@ class Embedder:
         source = _as_async(texts if isinstance(texts, AsyncIterable) else _checked_stream(texts))
         return self._astream(source, _positive(chunk_size), call)
 
+    def count_tokens(self, texts: Sequence[str], prompt: str = "") -> list[int]:
+        """Tokens of each text with its prompt and special tokens, after truncation: what the model reads."""
+        part = self._loaded.tokenizer.tokenize([prompt + text for text in _checked(texts)])
+        return [len(ids) for ids in part.token_ids]
+
     def validate(self, vectors_: ArrayLike, *, unit_length: bool = False) -> Embeddings:
         """Vectors from elsewhere as (n, dimension) float32; InputError names the row that cannot be taken."""
         return vectors.validate(vectors_, self.dimension, unit_length=unit_length)
@@ -300,9 +305,7 @@ class Embedder:
             return self.config.document_prompt
         return next((self._prompts[name] for name in ("document", "passage", "corpus") if self._prompts.get(name)), "")
 
-    def _call(
-        self, prompt: str, truncate_dim: int | None, normalize: bool | None, *, urgent: bool = False
-    ) -> _Call:
+    def _call(self, prompt: str, truncate_dim: int | None, normalize: bool | None, *, urgent: bool = False) -> _Call:
         if not self._finalizer.alive:
             raise ClosedError("the embedder is closed; load it again")
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
@@ -380,9 +383,7 @@ class Embedder:
         finally:
             _cancel(itertools.chain.from_iterable(chunks))
 
-    async def _astream(
-        self, texts: AsyncIterator[str], chunk_size: int, call: _Call
-    ) -> AsyncIterator[Embeddings]:
+    async def _astream(self, texts: AsyncIterator[str], chunk_size: int, call: _Call) -> AsyncIterator[Embeddings]:
         chunks: deque[Queued] = deque()
         first = 0
         try:
@@ -402,7 +403,14 @@ class Embedder:
         return await _in_thread(len(rows) > 1, self._finish, rows, call)
 
     def _queue(
-        self, texts: Sequence[str], first: int, call: _Call, futures: "Queued", progress: "_Progress", *, wait: bool
+        self,
+        texts: Sequence[str],
+        first: int,
+        call: _Call,
+        futures: "Queued",
+        progress: "_Progress",
+        *,
+        wait: bool,
     ) -> None:
         """Tokenise and submit part by part, adding to `futures`; the first is refused where the queue is full."""
         for start in range(0, len(texts), _PART):
@@ -412,7 +420,14 @@ class Embedder:
             futures.append(progress.watch(future, len(part.token_ids)))
 
     async def _aqueue(
-        self, texts: Sequence[str], first: int, call: _Call, futures: "Queued", progress: "_Progress", *, wait: bool
+        self,
+        texts: Sequence[str],
+        first: int,
+        call: _Call,
+        futures: "Queued",
+        progress: "_Progress",
+        *,
+        wait: bool,
     ) -> None:
         """`_queue` for an event loop."""
         for start in range(0, len(texts), _PART):

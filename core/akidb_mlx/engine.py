@@ -5,6 +5,7 @@ device computes one batch the thread pads and starts the next, so that the devic
 """
 
 import atexit
+import functools
 import logging
 import os
 import threading
@@ -135,9 +136,7 @@ class Engine:
         import mlx.core as mx
 
         assert self._model is not None
-        batch = make_batch(
-            [row.token_ids for row in job.rows], [row.prompt_length for row in job.rows], job.length
-        )
+        batch = make_batch([row.token_ids for row in job.rows], [row.prompt_length for row in job.rows], job.length)
         rows = self._model(batch)
         mx.async_eval(rows)
         return rows
@@ -185,7 +184,7 @@ class Engine:
             half = Job(rows, max(len(row.token_ids) for row in rows), job.urgent)
             began = time.perf_counter()
             try:
-                self.finish(half, self.start(half), lambda began=began: time.perf_counter() - began)
+                self.finish(half, self.start(half), functools.partial(_since, began))
             except Exception as again:
                 self.recover(half, again)
 
@@ -252,6 +251,10 @@ def _not_finite(index: int) -> AkiDBMLXError:
         f"the vector of text {index} is not finite (NaN or infinity); "
         'the model overflows in this dtype: try dtype="float32"'
     )
+
+
+def _since(began: float) -> float:
+    return time.perf_counter() - began
 
 
 class DeviceThread:
@@ -325,15 +328,19 @@ class DeviceThread:
         self.condition.notify_all()
 
     def stop(self) -> None:
-        """End the thread after the batch that is computed now; what waits fails."""
+        """At the process's end: let the batch that is computed now end and fail what waits.
+
+        The thread itself stays, asleep: MLX keeps compiled functions for each thread and asks for Python's
+        lock to drop them when the thread ends, which aborts a process that is finalising.
+        """
         with self.condition:
             self._stopping = True
             waiting = [(engine, engine.scheduler.drain()) for engine in self._engines]
             self.condition.notify_all()
+            self.condition.wait_for(lambda: self._idle, _EXIT_S)
         for engine, requests in waiting:
             engine.fail(requests, ClosedError("the process is ending"))
-        if self._thread is not None:
-            self._thread.join(_EXIT_S)
+        time.sleep(0.01)  # without Python's lock, so that the thread gets to where it sleeps
 
     def pause(self) -> None:
         """Let the device run empty and keep the lock: a fork in the midst of a product of matrices hangs."""
@@ -356,8 +363,8 @@ class DeviceThread:
 
     def _live(self) -> None:
         try:
-            while self._step():
-                pass
+            while True:
+                self._step()
         except BaseException as error:
             self.deaths += 1
             _log.exception("the device thread ended unexpectedly; the next request starts another")
@@ -373,8 +380,8 @@ class DeviceThread:
         for engine, requests in failed:
             engine.fail(requests, error)
 
-    def _step(self) -> bool:
-        """One thing: a task, the next batch's start, or the oldest batch's end; False at the end of all."""
+    def _step(self) -> None:
+        """One thing: a task, the next batch's start, or the oldest batch's end."""
         task = found = None
         with self.condition:
             while True:
@@ -385,8 +392,6 @@ class DeviceThread:
                     found = self._next_job()
                 if task or found or self._started:
                     break
-                if self._stopping and not self._tasks:
-                    return False
                 self._idle = True
                 self.condition.notify_all()
                 self.condition.wait()
@@ -397,7 +402,6 @@ class DeviceThread:
             self._start(*found)
         else:
             self._finish()
-        return True
 
     def _next_job(self) -> tuple[Engine, Job] | None:
         """The next batch of the models in turn."""

@@ -17,7 +17,15 @@ __all__ = ["fingerprint"]
 _VERSION = 1
 # What config.json says besides the architecture.
 _NOT_ARCHITECTURE = frozenset(
-    {"_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "use_cache", "auto_map"}
+    {
+        "_name_or_path",
+        "architectures",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+        "use_cache",
+        "auto_map",
+    }
 )
 
 

@@ -82,9 +82,7 @@ def _resolve_local(model: str, revision: str | None) -> Resolved | None:
             return None
         _refuse_unless_checkpoint(model, path)
     if revision is not None:
-        raise ConfigError(
-            f"revision = {revision!r}: {model} is not on the Hub and has no revisions; leave it out"
-        )
+        raise ConfigError(f"revision = {revision!r}: {model} is not on the Hub and has no revisions; leave it out")
     return Resolved(path, model)
 
 
@@ -102,9 +100,7 @@ def _refuse_unless_checkpoint(model: str, path: Path) -> None:
     if not path.is_dir():
         raise CheckpointError(f"{model} is a file; name the folder that holds it")
     if not _holds_checkpoint(path):
-        raise CheckpointError(
-            f"folder {model} holds no checkpoint: it has neither config.json nor modules.json"
-        )
+        raise CheckpointError(f"folder {model} holds no checkpoint: it has neither config.json nor modules.json")
 
 
 def _find_in_package(said: str) -> Path:
@@ -122,17 +118,13 @@ def _find_in_package(said: str) -> Path:
         found = [folder for folder in (root, root / "model") if _holds_checkpoint(folder)][:1]
         found = found or sorted(filter(_holds_checkpoint, root.iterdir()))
         if len(found) > 1:
-            raise CheckpointError(
-                f"package {name} carries several checkpoints; name one folder: {_listed(found)}"
-            )
+            raise CheckpointError(f"package {name} carries several checkpoints; name one folder: {_listed(found)}")
         if found:
             return found[0]
     raise CheckpointError(f"package {name} carries no checkpoint: no config.json in it or in a folder of it")
 
 
-def _resolve_hub(
-    model: str, revision: str | None, cache_dir: Path | None, local_files_only: bool
-) -> Resolved:
+def _resolve_hub(model: str, revision: str | None, cache_dir: Path | None, local_files_only: bool) -> Resolved:
     from huggingface_hub import constants  # 10 ms; the client itself takes 100 and waits until it is needed
 
     snapshot = _find_snapshot(model, revision, cache_dir or Path(constants.HF_HUB_CACHE))
@@ -140,14 +132,10 @@ def _resolve_hub(
     if local_files_only or constants.HF_HUB_OFFLINE:
         if snapshot and usable:
             return _accepted(snapshot, model)
-        state = (
-            f"here only in part ({_listed(_missing(snapshot, _NEEDED))} missing)" if snapshot else "not here"
-        )
+        state = f"here only in part ({_listed(_missing(snapshot, _NEEDED))} missing)" if snapshot else "not here"
         why = "local_files_only" if local_files_only else "HF_HUB_OFFLINE"
         command = _command(model, revision)
-        raise ModelNotFoundError(
-            f"{_called(model, revision)} is {state}, and {why} is set; online, run: {command}"
-        )
+        raise ModelNotFoundError(f"{_called(model, revision)} is {state}, and {why} is set; online, run: {command}")
     # Without a listing nobody can tell that nothing lacks: the client then fetches one, and what lacks
     if snapshot and _read_listing(snapshot) and not _missing(snapshot, _WANTED):
         return _accepted(snapshot, model)
@@ -175,9 +163,7 @@ def _find_snapshot(model: str, revision: str | None, cache: Path) -> Path | None
 
 def _accepted(snapshot: Path, model: str) -> Resolved:
     if not any(snapshot.rglob("*.safetensors")):
-        raise CheckpointError(
-            f"{model} has no safetensors weights on the Hub; other formats are never loaded"
-        )
+        raise CheckpointError(f"{model} has no safetensors weights on the Hub; other formats are never loaded")
     return Resolved(snapshot, model, snapshot.name)
 
 
@@ -191,9 +177,7 @@ def _missing(snapshot: Path, patterns: Sequence[str]) -> list[str]:
         return sorted(
             name
             for name, size in listing.items()
-            if _matches(name, patterns)
-            and not _matches(name, _OTHER_RUNTIMES)
-            and _size(snapshot / name) != size
+            if _matches(name, patterns) and not _matches(name, _OTHER_RUNTIMES) and _size(snapshot / name) != size
         )
     missing = [] if _holds_checkpoint(snapshot) else ["config.json"]
     missing += [] if any(snapshot.rglob("*.safetensors")) else ["*.safetensors"]
@@ -266,6 +250,8 @@ def _explain(error: Exception, model: str, revision: str | None) -> str:
     if isinstance(error, hub.LocalEntryNotFoundError):
         cause = _first_line(error.__cause__ or error)
         return f"{called} is not here, and the Hub cannot be reached ({cause}); once online, run: {command}"
+    if isinstance(error, hub.HfHubHTTPError) and error.response.status_code in (401, 403):
+        return f"{called} is refused ({_first_line(error)}); set HF_TOKEN to a token that may read {page}"
     return f"{called} could not be downloaded ({_first_line(error)}); what came is kept: run {command}"
 
 

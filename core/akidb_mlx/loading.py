@@ -1,4 +1,4 @@
-"""Facts → a live model: weights under our names, dtype, quantisation, Dense. Strict: nothing missing, nothing left over."""
+"""Facts → a live model: weights under our names, dtype, quantisation, Dense; nothing missing or left over."""
 
 import json
 import re
@@ -29,7 +29,9 @@ def load_model(
     backbone = make_backbone(checkpoint.config)
     weights, stored = _read_weights(checkpoint.weight_files)
     in_main_file = tuple(layer.name for layer in checkpoint.dense if layer.weight_file is None)
-    dense_weights = {key: weights.pop(key) for key in list(weights) if key.startswith(in_main_file)} if in_main_file else {}
+    dense_weights = (
+        {key: weights.pop(key) for key in list(weights) if key.startswith(in_main_file)} if in_main_file else {}
+    )
     weights = backbone.sanitize(weights)
     weights = {key: weight for key, weight in weights.items() if not _ignored(key, backbone)}
     compute = getattr(mx, device.dtype(stored, dtype))
@@ -70,9 +72,11 @@ def _read_weights(files: Sequence[Path]) -> tuple[Weights, str]:
             first, last = tensor["data_offsets"]
             sizes[tensor["dtype"]] = sizes.get(tensor["dtype"], 0) + last - first
         try:
-            weights.update(mx.load(str(file)))
+            loaded = mx.load(str(file), format="safetensors")
         except Exception as error:  # MLX raises RuntimeError and ValueError
             raise CheckpointError(f"{file} cannot be loaded ({error})") from None
+        assert isinstance(loaded, dict)
+        weights.update(loaded)
     floats = {name: size for name, size in sizes.items() if name in _FLOATS}
     if not floats:
         raise CheckpointError(f"{files[0]} holds no float weights, but {sorted(sizes)}")
@@ -121,7 +125,11 @@ def _some(names: Sequence[str]) -> str:
 
 def _load_dense(spec: Dense, in_main_file: Weights, checkpoint: Checkpoint) -> DenseLayer:
     layer = DenseLayer(
-        spec.in_features, spec.out_features, bias=spec.bias, activation=spec.activation, residual=spec.residual
+        spec.in_features,
+        spec.out_features,
+        bias=spec.bias,
+        activation=spec.activation,
+        residual=spec.residual,
     )
     if spec.weight_file is not None:
         weights, _ = _read_weights([spec.weight_file])

@@ -1,7 +1,6 @@
 """EmbeddingModel: backbone → pooling → Dense, one batch to rows of float32."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -24,12 +23,10 @@ ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
 }
 
 
-class DenseLayer(nn.Module):  # type: ignore[misc]  # MLX's modules are untyped
+class DenseLayer(nn.Module):
     """A linear layer after pooling with its activation, in float32."""
 
-    def __init__(
-        self, in_features: int, out_features: int, *, bias: bool, activation: str, residual: bool
-    ) -> None:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, activation: str, residual: bool) -> None:
         """Make the layer with weights still to be loaded."""
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
@@ -47,7 +44,7 @@ class DenseLayer(nn.Module):  # type: ignore[misc]  # MLX's modules are untyped
         return out + (self.residual(x) if "residual" in self else x)
 
 
-class EmbeddingModel(nn.Module):  # type: ignore[misc]  # MLX's modules are untyped
+class EmbeddingModel(nn.Module):
     """A backbone with its pooling and Dense layers."""
 
     def __init__(self, backbone: Backbone, pooling: Sequence[str], dense: Sequence[DenseLayer]) -> None:
@@ -77,5 +74,4 @@ class EmbeddingModel(nn.Module):  # type: ignore[misc]  # MLX's modules are unty
 
     def parameter_bytes(self) -> int:
         """Memory of all weights."""
-        leaves: list[tuple[str, Any]] = tree_flatten(self.parameters())
-        return sum(leaf.nbytes for _, leaf in leaves)
+        return sum(leaf.nbytes for leaf in dict(tree_flatten(self.parameters())).values())

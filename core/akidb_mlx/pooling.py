@@ -71,9 +71,7 @@ POOLING: dict[str, Mode] = {
 }
 
 
-def pool(
-    hidden_states: mx.array, lengths: mx.array, prompt_lengths: mx.array, modes: Sequence[str]
-) -> mx.array:
+def pool(hidden_states: mx.array, lengths: mx.array, prompt_lengths: mx.array, modes: Sequence[str]) -> mx.array:
     """Pool (rows, length, width) to (rows, width × modes) float32, the modes side by side."""
     hidden = hidden_states.astype(mx.float32)
     mask = _mask(hidden, lengths, prompt_lengths)

@@ -66,7 +66,9 @@ class Tokenizer:
         token_ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         for index, ids in enumerate(token_ids):
             if not len(ids):
-                raise InputError(f"text {first_index + index} ({texts[index][:40]!r}) has no tokens, hence no vector; leave it out")
+                raise InputError(
+                    f"text {first_index + index} ({texts[index][:40]!r}) has no tokens, hence no vector; leave it out"
+                )
         limit = self.max_seq_length
         truncated = [i for i, ids in enumerate(token_ids) if len(ids) == limit and encodings[i].overflowing]
         return Tokenized(token_ids, truncated)

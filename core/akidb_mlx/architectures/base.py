@@ -15,7 +15,7 @@ T = TypeVar("T")
 _REQUIRED: Any = object()
 
 
-class Backbone(nn.Module):  # type: ignore[misc]  # MLX's modules are untyped
+class Backbone(nn.Module):
     """A transformer without its head. Subclasses are made from `config.json` and say how weights are named."""
 
     width: int

