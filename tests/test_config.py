@@ -145,9 +145,7 @@ def test_an_empty_prompt_is_a_prompt(monkeypatch):
 
 
 def test_arguments_then_variables_then_file_then_defaults(monkeypatch):
-    file = written(
-        Path("embedding_config.yaml"), "truncate_dim: 1\nmax_seq_length: 1\npooling: max\n"
-    ).absolute()
+    file = written(Path("embedding_config.yaml"), "truncate_dim: 1\nmax_seq_length: 1\npooling: max\n").absolute()
     monkeypatch.setenv("AKIDB_MLX_TRUNCATE_DIM", "2")
     monkeypatch.setenv("AKIDB_MLX_MAX_SEQ_LENGTH", "2")
     config = EmbedderConfig(truncate_dim=3)
@@ -170,9 +168,7 @@ def test_only_the_first_file_found_is_read(tmp_path, monkeypatch):
     assert (EmbedderConfig().truncate_dim, EmbedderConfig().normalize) == (2, None)
     monkeypatch.setenv("AKIDB_CONFIG", str(written(tmp_path / "named.yaml", "truncate_dim: 1")))
     assert EmbedderConfig().truncate_dim == 1
-    explicit = EmbedderConfig.from_yaml(
-        written(tmp_path / "explicit.yaml", "normalize: true"), dtype="float32"
-    )
+    explicit = EmbedderConfig.from_yaml(written(tmp_path / "explicit.yaml", "normalize: true"), dtype="float32")
     assert (explicit.truncate_dim, explicit.normalize, explicit.dtype) == (None, True, "float32")
 
 
@@ -227,9 +223,7 @@ def test_akidbs_own_file_works_unchanged(caplog):
 
 
 def test_the_embedding_section_takes_our_names_too(tmp_path):
-    file = written(
-        tmp_path / "x.yaml", "embedding:\n  model: m/n\n  truncate_dim: 8\n  auto_download: true\n"
-    )
+    file = written(tmp_path / "x.yaml", "embedding:\n  model: m/n\n  truncate_dim: 8\n  auto_download: true\n")
     config = EmbedderConfig.from_yaml(file)
     assert (config.model, config.truncate_dim, config.local_files_only) == ("m/n", 8, False)
 
@@ -274,9 +268,7 @@ def test_bad_arguments(given, message):
 
 def test_all_bad_values_are_named_at_once(monkeypatch):
     monkeypatch.setenv("AKIDB_MLX_DTYPE", "int8")
-    with pytest.raises(
-        ConfigError, match=r"(?s)truncate_dim = 0 \(argument\).*dtype = 'int8' \(AKIDB_MLX_DTYPE\)"
-    ):
+    with pytest.raises(ConfigError, match=r"(?s)truncate_dim = 0 \(argument\).*dtype = 'int8' \(AKIDB_MLX_DTYPE\)"):
         EmbedderConfig(truncate_dim=0)
 
 

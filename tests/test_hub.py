@@ -61,9 +61,7 @@ class FakeHub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def fetched(self):
-        return {
-            path.partition(f"/resolve/{COMMIT}/")[2] for method, path in self.requests if method == "GET"
-        } - {""}
+        return {path.partition(f"/resolve/{COMMIT}/")[2] for method, path in self.requests if method == "GET"} - {""}
 
     def handle_error(self, request, client_address):
         """A client that was killed or cut off is part of these tests."""
@@ -84,9 +82,7 @@ class _Answer(BaseHTTPRequestHandler):
     def answer(self):
         hub_, path = self.server, urlsplit(self.path).path
         hub_.requests.append((self.command, path))
-        refusal = hub_.troubles.get(path) or next(
-            (how for part, how in hub_.troubles.items() if part in path), None
-        )
+        refusal = hub_.troubles.get(path) or next((how for part, how in hub_.troubles.items() if part in path), None)
         if isinstance(refusal, tuple):
             status, code = refusal
             return self.reply(status, b"{}", **({"X-Error-Code": code} if code else {}))
@@ -94,9 +90,7 @@ class _Answer(BaseHTTPRequestHandler):
             commit = hub_.commits.get(path.rpartition("/")[2])
             if commit is None:
                 return self.reply(404, b"{}", **{"X-Error-Code": "RevisionNotFound"})
-            return self.reply(
-                200, json.dumps({"_id": "1", "id": MODEL, "sha": commit, "siblings": []}).encode()
-            )
+            return self.reply(200, json.dumps({"_id": "1", "id": MODEL, "sha": commit, "siblings": []}).encode())
         if path.startswith(f"/api/models/{MODEL}/tree/"):
             return self.reply(200, json.dumps([self.entry(name) for name in hub_.files]).encode())
         if refusal == "silence":
@@ -115,9 +109,7 @@ class _Answer(BaseHTTPRequestHandler):
 
     def reply(self, status, body, trouble=None, **headers):
         self.send_response(status)
-        for name, value in (
-            {"Content-Type": "application/json", "Content-Length": str(len(body))} | headers
-        ).items():
+        for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(body))} | headers).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
@@ -181,9 +173,7 @@ def message_of(error, call, *args, **kwargs):
 def test_a_folder(name, tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / name).write_text("{}")
-    assert hub.resolve(str(tmp_path / "model")) == hub.Resolved(
-        tmp_path / "model", str(tmp_path / "model"), None
-    )
+    assert hub.resolve(str(tmp_path / "model")) == hub.Resolved(tmp_path / "model", str(tmp_path / "model"), None)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert hub.resolve("~/model").path == tmp_path / "model"
     monkeypatch.chdir(tmp_path)
@@ -194,9 +184,7 @@ def test_a_folder(name, tmp_path, monkeypatch):
 def test_folders_that_are_none(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "model.safetensors").touch()
-    assert "neither config.json nor modules.json" in message_of(
-        CheckpointError, hub.resolve, str(tmp_path / "empty")
-    )
+    assert "neither config.json nor modules.json" in message_of(CheckpointError, hub.resolve, str(tmp_path / "empty"))
     assert "is a file" in message_of(CheckpointError, hub.resolve, str(tmp_path / "model.safetensors"))
     assert "no such folder" in message_of(ModelNotFoundError, hub.resolve, str(tmp_path / "absent"))
     assert "no model '~nobody-here/x'" in message_of(ModelNotFoundError, hub.resolve, "~nobody-here/x")
@@ -242,6 +230,13 @@ def test_a_package_is_found_and_not_run(inside, package):
     resolved = hub.resolve("package:carrying-pkg")
     assert resolved == hub.Resolved(package / inside, "package:carrying-pkg", None)
     assert "carrying_pkg" not in sys.modules
+
+
+def test_the_model_folder_of_a_package_is_preferred(package):
+    for name in ("a", "model"):
+        (package / name).mkdir()
+        (package / name / "config.json").write_text("{}")
+    assert hub.resolve("package:carrying_pkg").path == package / "model"
 
 
 def test_packages_without_a_checkpoint(package):
@@ -322,10 +317,7 @@ def test_offline_with_a_filled_cache_asks_nobody(fake_hub, cache, monkeypatch):
 
 def test_offline_with_nothing_here_names_the_command(fake_hub, cache, monkeypatch):
     message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
-    assert (
-        message
-        == f"{MODEL} is not here, and local_files_only is set; online, run: akidb-mlx download {MODEL}"
-    )
+    assert message == f"{MODEL} is not here, and local_files_only is set; online, run: akidb-mlx download {MODEL}"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     message = message_of(ModelNotFoundError, hub.resolve, MODEL, "v1", cache_dir=cache)
     assert message.endswith(f"HF_HUB_OFFLINE is set; online, run: akidb-mlx download {MODEL} --revision v1")
@@ -365,21 +357,15 @@ def test_a_cut_connection_then_a_second_try(fake_hub, cache, monkeypatch):
 
 def test_a_killed_process_leaves_nothing_that_is_used(fake_hub, cache):
     fake_hub.troubles["model-2-of-2"] = "stall"
-    command = (
-        f"import sys; from akidb_mlx import hub; hub.resolve({MODEL!r}, cache_dir=hub.Path(sys.argv[1]))"
-    )
+    command = f"import sys; from akidb_mlx import hub; hub.resolve({MODEL!r}, cache_dir=hub.Path(sys.argv[1]))"
     environment = os.environ | {
         "HF_ENDPOINT": fake_hub.url,
         "HF_HUB_OFFLINE": "0",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    child = subprocess.Popen(
-        [sys.executable, "-c", command, str(cache)], env=environment, stderr=subprocess.DEVNULL
-    )
+    child = subprocess.Popen([sys.executable, "-c", command, str(cache)], env=environment, stderr=subprocess.DEVNULL)
     assert fake_hub.stalled.wait(30)
-    while not (
-        snapshot_of(cache) / "config.json"
-    ).exists():  # a stalled child lasts 20 s, then this test fails
+    while not (snapshot_of(cache) / "config.json").exists():  # a stalled child lasts 20 s, then this test fails
         assert child.poll() is None
     child.send_signal(signal.SIGKILL)
     child.wait()
@@ -412,9 +398,7 @@ def test_refusals_of_the_hub(refusal, expected, fake_hub, cache, monkeypatch):
 
 
 def test_a_near_miss_of_a_known_model_is_suggested(fake_hub, cache):
-    message = message_of(
-        ModelNotFoundError, hub.resolve, "mlx-community/embedding-gemma-300m-4bit", cache_dir=cache
-    )
+    message = message_of(ModelNotFoundError, hub.resolve, "mlx-community/embedding-gemma-300m-4bit", cache_dir=cache)
     assert "did you mean mlx-community/embeddinggemma-300m-4bit?" in message
 
 

@@ -37,6 +37,8 @@ __all__ = [
     "EmbedderOptions",
     "ModelName",
     "PoolingMode",
+    "read_mapping",
+    "refuse_unknown",
     "suggestion",
 ]
 
@@ -187,6 +189,13 @@ class EmbedderConfig(EmbedderOptions, BaseSettings):
         """Like the constructor, with this file in place of the one that would be found."""
         return cls._of(_read_file(Path(path)) | _read_environment() | _arguments(given))
 
+    @classmethod
+    def from_section(cls, section: Mapping[str, Any], where: str, **given: Any) -> Self:
+        """One model's section of a larger file; what it leaves out comes from the environment, then defaults."""
+        refuse_unknown(f"key in {where}:", section, _fields())
+        said = {name: (value, f"{where}.{name}") for name, value in section.items()}
+        return cls._of(_read_environment() | said | _arguments(given))
+
     def with_changes(self, **fields: Any) -> Self:
         """A checked copy with these fields changed; the others keep value and origin."""
         kept: Said = {name: (getattr(self, name), origin) for name, origin in self._origins.items()}
@@ -194,7 +203,7 @@ class EmbedderConfig(EmbedderOptions, BaseSettings):
 
     def source_of(self, field: str) -> str:
         """Where a field's value was said: "argument", a variable, "FILE: KEY", or "default"."""
-        _refuse_unknown("field", [field], _fields())
+        refuse_unknown("field", [field], _fields())
         return self._origins.get(field, "default")
 
     @classmethod
@@ -238,7 +247,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _refuse_unknown(what: str, names: Iterable[str], known: Collection[str]) -> None:
+def refuse_unknown(what: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raise ConfigError for the first name that is not known, with the nearest one that is."""
     for name in names:
         if name not in known:
             hint = suggestion(name, known) or ";"
@@ -260,7 +270,7 @@ def _shown(value: object) -> str:
 
 
 def _arguments(given: dict[str, Any]) -> Said:
-    _refuse_unknown("argument", given, _fields())
+    refuse_unknown("argument", given, _fields())
     return {name: (value, "argument") for name, value in given.items()}
 
 
@@ -268,7 +278,7 @@ def _read_environment() -> Said:
     """Fields from `AKIDB_MLX_*`; a name that is none of ours is an error, for nobody would see it ignored."""
     variables = {PREFIX + name.upper(): name for name in _fields()}
     ours = [name for name in os.environ if name.upper().startswith(PREFIX) and name not in RESERVED_VARIABLES]
-    _refuse_unknown("environment variable", ours, variables)
+    refuse_unknown("environment variable", ours, variables)
     return {variables[name]: (os.environ[name], name) for name in ours}
 
 
@@ -291,14 +301,14 @@ def _find_file() -> Path | None:
 def _read_file(path: Path) -> Said:
     """Fields from one YAML file, ours or AkiDB's."""
     path = path.expanduser().absolute()
-    whole = _read_mapping(path)
+    whole = read_mapping(path)
     if "embedding" not in whole:
-        _refuse_unknown(f"key in {path}:", whole, _fields())
+        refuse_unknown(f"key in {path}:", whole, _fields())
         return {name: (value, f"{path}: {name}") for name, value in whole.items()}
     section = whole["embedding"]
     if not isinstance(section, dict):
         raise ConfigError(f"{path}: `embedding` should be a mapping of settings, not {_shown(section)}")
-    _refuse_unknown(f"key in {path}, section embedding:", section, {*_fields(), *_AKIDB_KEYS})
+    refuse_unknown(f"key in {path}, section embedding:", section, {*_fields(), *_AKIDB_KEYS})
     said: Said = {}
     for key, value in section.items():
         origin, field = f"{path}: embedding.{key}", _AKIDB_KEYS.get(key, key)
@@ -315,7 +325,8 @@ def _read_file(path: Path) -> Said:
     return said
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file's settings; ConfigError where it cannot be read or holds anything else."""
     import yaml  # here, because most processes have no file
 
     class Loader(yaml.SafeLoader):

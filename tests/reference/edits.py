@@ -1,0 +1,221 @@
+"""Edits of a checkpoint folder that turn what transformers 5 writes into what publishers ship, or shipped."""
+
+import shutil
+
+import torch
+from case import edit_json, edit_weights
+from safetensors.torch import load_file
+
+OLD_VERSION = "4.51.0"
+
+
+def each(*edits):
+    def apply(folder):
+        for edit in edits:
+            edit(folder)
+
+    return apply
+
+
+def add_position_ids(folder):
+    """Old checkpoints carry this buffer; it is no weight."""
+    edit_weights(folder, lambda tensors: {**tensors, "embeddings.position_ids": torch.arange(64)[None]})
+
+
+def add_inverse_frequencies(folder):
+    """Old decoders carry RoPE's frequencies; they are no weights."""
+    edit_weights(folder, lambda tensors: {**tensors, "layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})
+
+
+def rename_to_gamma_beta(folder):
+    """The names that BERT's first checkpoints have; transformers still reads them."""
+
+    def rename(name):
+        return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+    edit_weights(folder, lambda tensors: {rename(name): tensor for name, tensor in tensors.items()})
+
+
+def add_prefix(prefix):
+    def edit(folder):
+        edit_weights(folder, lambda tensors: {f"{prefix}{name}": tensor for name, tensor in tensors.items()})
+
+    return edit
+
+
+def truncate_and_pad_in_tokenizer_json(folder):
+    def edit(content):
+        cut = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+        pad = {"pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]", "pad_to_multiple_of": None}
+        padding = {"strategy": {"Fixed": 16}, "direction": "Right", **pad}
+        content |= {"truncation": cut, "padding": padding}
+
+    edit_json(folder / "tokenizer.json", edit)
+
+
+def transformers_4_config(folder):
+    """Transformers 4's form: flat `rope_theta` and `rope_scaling`, `torch_dtype`, no layer types."""
+
+    def edit(config):
+        rope = config.pop("rope_parameters")
+        config["torch_dtype"] = config.pop("dtype")
+        config["transformers_version"] = OLD_VERSION
+        config["rope_theta"] = rope.pop("rope_theta")
+        config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+        config.pop("layer_types", None)
+
+    edit_json(folder / "config.json", edit)
+
+
+def transformers_4_modernbert(folder):
+    def edit(config):
+        rope = config.pop("rope_parameters")
+        config["torch_dtype"] = config.pop("dtype")
+        config["transformers_version"] = "4.48.0"
+        config["global_rope_theta"] = rope["full_attention"]["rope_theta"]
+        config["local_rope_theta"] = rope["sliding_attention"]["rope_theta"]
+        config["global_attn_every_n_layers"] = 2
+        config["position_embedding_type"] = "absolute"  # published so; the model rotates all the same
+        del config["layer_types"]
+
+    edit_json(folder / "config.json", edit)
+
+
+def transformers_4_gemma3(folder):
+    """One base for global layers, one for local ones, and a pattern that says which is which."""
+
+    def edit(config):
+        rope = config.pop("rope_parameters")
+        config["torch_dtype"] = config.pop("dtype")
+        config["transformers_version"] = OLD_VERSION
+        config["rope_theta"] = rope["full_attention"]["rope_theta"]
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        config["rope_scaling"] = None
+        config["sliding_window_pattern"] = 2
+        del config["layer_types"]
+
+    edit_json(folder / "config.json", edit)
+
+
+def published_embeddinggemma_config(folder):
+    """embeddinggemma-300m's form: layer_types beside flat bases, and a pattern whose name begins with `_`."""
+
+    def edit(config):
+        rope = config.pop("rope_parameters")
+        config["torch_dtype"] = config.pop("dtype")
+        config["transformers_version"] = "4.57.0.dev0"
+        config["rope_theta"] = rope["full_attention"]["rope_theta"]
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        config["rope_scaling"] = None
+        config["_sliding_window_pattern"] = config.pop("sliding_window_pattern")
+
+    edit_json(folder / "config.json", edit)
+
+
+def state_unused_window(folder):
+    """Qwen's published configs state a window that `use_sliding_window: false` switches off."""
+    edit_json(folder / "config.json", lambda config: config.update(sliding_window=8, use_sliding_window=False))
+
+
+def published_nomic_config(folder):
+    """nomic-embed's own config.json speaks GPT-2's words; transformers 5's class has BERT's."""
+
+    def edit(config):
+        published = {
+            "architectures": ["NomicBertModel"],
+            "model_type": "nomic_bert",
+            "activation_function": "swiglu",
+            "attn_pdrop": 0.0,
+            "causal": False,
+            "embd_pdrop": 0.0,
+            "layer_norm_epsilon": config["layer_norm_eps"],
+            "max_trained_positions": config["max_position_embeddings"],
+            "mlp_fc1_bias": False,
+            "mlp_fc2_bias": False,
+            "n_embd": config["hidden_size"],
+            "n_head": config["num_attention_heads"],
+            "n_inner": config["intermediate_size"],
+            "n_layer": config["num_hidden_layers"],
+            "n_positions": config["max_position_embeddings"],
+            "pad_vocab_size_multiple": 4,
+            "parallel_block": False,
+            "prenorm": False,
+            "qkv_proj_bias": False,
+            "rotary_emb_base": config["rope_parameters"]["rope_theta"],
+            "rotary_emb_fraction": 1.0,
+            "rotary_emb_interleaved": False,
+            "rotary_emb_scale_base": None,
+            "rotary_scaling_factor": None,
+            "scale_attn_weights": True,
+            "torch_dtype": "float32",
+            "type_vocab_size": config["type_vocab_size"],
+            "use_cache": True,
+            "use_rms_norm": False,
+            "vocab_size": config["vocab_size"],
+        }
+        config.clear()
+        config.update(published)
+
+    edit_json(folder / "config.json", edit)
+
+
+def published_gte_config(rope_theta, factor=None):
+    """GTE's own config.json: model_type "new", whose code lives in a repository of its own."""
+
+    def edit(config):
+        del config["rope_parameters"]
+        config["torch_dtype"] = config.pop("dtype")
+        config |= {
+            "architectures": ["NewModel"],
+            "auto_map": {"AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel"},
+            "model_type": "new",
+            "layer_norm_type": "layer_norm",
+            "logn_attention_clip1": False,
+            "logn_attention_scale": False,
+            "pack_qkv": True,
+            "position_embedding_type": "rope",
+            "rope_theta": rope_theta,
+            "rope_scaling": {"factor": factor, "type": "ntk"} if factor else None,
+            "transformers_version": "4.39.1",
+            "unpad_inputs": False,
+            "use_memory_efficient_attention": False,
+        }
+
+    return lambda folder: edit_json(folder / "config.json", edit)
+
+
+def arctic_gte_config(folder):
+    """arctic-embed-m-v2.0: the same model under model_type "gte", with flat RoPE fields."""
+    edit_json(
+        folder / "config.json",
+        lambda config: config.update(
+            rope_theta=config.pop("rope_parameters")["rope_theta"],
+            rope_scaling=None,
+            layer_norm_type="layer_norm",
+            pack_qkv=True,
+            position_embedding_type="rope",
+        ),
+    )
+
+
+def published_llama_bidirectional(folder):
+    """NVIDIA's embedders: a model_type of their own instead of `is_causal`, and the pooling."""
+
+    def edit(config):
+        del config["is_causal"]
+        config |= {"model_type": "llama_bidirec", "architectures": ["LlamaBidirectionalModel"]}
+        config["pooling"] = "avg"
+
+    edit_json(folder / "config.json", edit)
+
+
+def fold_dense_and_strip(folder):
+    """As mlx-community ships EmbeddingGemma: Dense weights as root keys, `model.` prefix, no sidecars."""
+    files = sorted(folder.glob("*_Dense/model.safetensors"))
+    folded = {f"dense.{index}.weight": load_file(path)["linear.weight"] for index, path in enumerate(files)}
+    add_prefix("model.")(folder)
+    edit_weights(folder, lambda tensors: tensors | folded)
+    for path in list(folder.glob("[1-9]_*")):
+        shutil.rmtree(path)
+    for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
+        (folder / name).unlink()

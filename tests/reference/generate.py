@@ -1,0 +1,336 @@
+"""Make the tiny checkpoints of `tests/reference` and the reference's vectors for them.
+
+    python generate.py [case …]      # all of them without arguments
+
+Needs torch, transformers, sentence-transformers and model2vec; downloads nothing. README.md says what the files are.
+"""
+# ruff: noqa: E501, I001 -- a case a row reads as a table; the environment is set before the imports that read it.
+
+import logging
+import os
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+import edits
+import models
+import numpy as np
+import reference
+import sentence_transformers
+import static
+import torch
+import transformers as hf
+from case import Case, Dense, copy_checkpoint, write_checkpoint, write_facts
+from tiny_tokenizers import XLM_SPECIALS, make_byte_bpe, make_gemma_bpe, make_unigram, make_wordpiece
+
+HERE = Path(__file__).parent
+log = logging.getLogger("generate")
+
+IDENTITY = "torch.nn.modules.linear.Identity"
+RELU = "torch.nn.modules.activation.ReLU"
+HALF, BRAIN = torch.float16, torch.bfloat16
+
+SEARCH_PROMPTS = {"query": "search for: ", "document": "passage text: "}
+NOMIC_PROMPTS = {"query": "search_query: ", "document": "search_document: "}
+# Qwen3-Embedding has no space after the last colon, gte-Qwen2 has one.
+QWEN_PROMPTS = {"query": "Instruct: Find what answers the query\nQuery:", "document": ""}
+INSTRUCT_PROMPTS = {"query": "Instruct: Find what answers the query\nQuery: "}
+GEMMA_PROMPTS = {"query": "task: search result | query: ", "document": "title: none | text: "}
+
+bert_tokens = make_wordpiece
+cased_tokens = partial(make_wordpiece, lowercase=False)
+mpnet_tokens = partial(make_wordpiece, specials=XLM_SPECIALS, layout="<s> $A </s>", unk="<unk>")
+roberta_tokens = partial(make_byte_bpe, 280, XLM_SPECIALS, "<s> $A </s>", first_specials=True)
+xlm_tokens = make_unigram
+qwen_tokens = partial(make_byte_bpe, 300, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "$A <|endoftext|>")
+bare_tokens = partial(make_byte_bpe, 300, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "$A")
+llama_tokens = partial(make_byte_bpe, 300, ("<|begin_of_text|>", "<|end_of_text|>"), "<|begin_of_text|> $A")
+eurobert_tokens = partial(
+    make_byte_bpe, 300, ("<|begin_of_text|>", "<|end_of_text|>"), "<|begin_of_text|> $A <|end_of_text|>"
+)
+gemma_tokens = partial(make_gemma_bpe, layout="<bos> $A")
+embeddinggemma_tokens = partial(make_gemma_bpe, layout="<bos> $A <eos>")
+
+DEFAULT_BASE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 24}
+TWO_BASES = {
+    "full_attention": {"rope_type": "default", "rope_theta": 50000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+}
+ONE_BASE = {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in TWO_BASES}}
+
+left_padding = {"padding_side": "left"}
+
+# One row a checkpoint: name, family, what a wrong implementation gets wrong there, transformer, tokenizer, pooling, the rest.
+# fmt: off
+CASES: tuple[Case, ...] = (
+    # ── BERT: every pooling mode and every form of sentence-transformers' own files ──
+    Case("bert-cls", "bert", "first token; gelu", models.bert(), bert_tokens, "cls"),
+    Case("bert-mean", "bert", "mean of the real tokens", models.bert(), bert_tokens, "mean"),
+    Case("bert-max", "bert", "largest value of each dimension over real tokens; relu", models.bert(hidden_act="relu"), bert_tokens, "max"),
+    Case("bert-last-token", "bert", "last real token", models.bert(), bert_tokens, "lasttoken"),
+    Case("bert-mean-sqrt-len", "bert", "sum over the root of the length, unnormalised (else equal to mean); gelu_new",
+         models.bert(hidden_act="gelu_new"), bert_tokens, "mean_sqrt_len_tokens", normalize=False),
+    Case("bert-weighted-mean", "bert", "weights 1, 2, 3 …", models.bert(), bert_tokens, "weightedmean"),
+    Case("bert-concatenation", "bert", "a list of modes, joined in its order", models.bert(), bert_tokens, ("mean", "cls")),
+    Case("bert-old-pooling", "bert", "pooling_mode_* flags, word_embedding_dimension, old module paths", models.bert(), bert_tokens,
+         "cls", old_files=True),
+    Case("bert-old-two-flags", "bert", "two flags, joined in sentence-transformers' fixed order: cls, max, mean, …", models.bert(),
+         bert_tokens, ("cls", "mean"), old_files=True, normalize=False),
+    Case("bert-not-normalised", "bert", "no Normalize module: lengths differ from 1", models.bert(), bert_tokens, normalize=False),
+    Case("bert-prompts", "bert", "query and document prompts, pooled with the text", models.bert(), bert_tokens, prompts=SEARCH_PROMPTS),
+    Case("bert-exclude-prompt", "bert", "include_prompt: false, mean", models.bert(), bert_tokens, prompts=SEARCH_PROMPTS,
+         include_prompt=False),
+    Case("bert-exclude-prompt-modes", "bert", "include_prompt: false in other modes; weights keep their positions", models.bert(),
+         bert_tokens, ("cls", "max", "weightedmean", "lasttoken"), prompts=SEARCH_PROMPTS, include_prompt=False, normalize=False),
+    Case("bert-default-prompt", "bert", "encode applies default_prompt_name, encode_document does not", models.bert(), bert_tokens,
+         prompts={"query": "search for: ", "clustering": "sort this: "}, default_prompt_name="clustering"),
+    Case("bert-passage-prompt", "bert", "no document prompt: `document` holds the passage prompt's vectors", models.bert(), bert_tokens,
+         prompts={"query": "query: ", "passage": "passage: "}),
+    Case("bert-dense", "bert", "Dense with bias and tanh to another width, then normalised", models.bert(), bert_tokens, "cls",
+         dense=(Dense(12),)),
+    Case("bert-dense-unnormalised", "bert", "two Dense modules: identity without bias, then ReLU; nothing after them", models.bert(),
+         bert_tokens, normalize=False, dense=(Dense(40, bias=False, activation=IDENTITY), Dense(16, activation=RELU))),
+    Case("bert-fp16", "bert", "stored in float16, computed in float32", models.bert(), bert_tokens, "cls", dtype=HALF),
+    Case("bert-bf16", "bert", "stored in bfloat16, Dense too, computed in float32", models.bert(), bert_tokens, dtype=BRAIN, dense=(Dense(12),)),
+    Case("bert-sharded", "bert", "several weight files and their index", models.bert(), bert_tokens, shard_size="25KB"),
+    Case("bert-masked-lm", "bert", "keys with `bert.`, a masked-language head to leave out", models.bert(hf.BertForMaskedLM), bert_tokens),
+    Case("bert-gamma-beta", "bert", "LayerNorm.gamma and .beta, `bert.` keys", models.bert(hf.BertForMaskedLM), bert_tokens, "cls",
+         old_files=True, prepare=edits.rename_to_gamma_beta),
+    Case("bert-minilm-like", "bert", "tokenizer.json truncates and pads to 16; position_ids among the weights", models.bert(), bert_tokens,
+         old_files=True, prepare=edits.each(edits.add_position_ids, edits.truncate_and_pad_in_tokenizer_json)),
+    Case("bert-subfolder", "bert", "transformer, tokenizer and sentence_bert_config.json in 0_Transformer/", models.bert(), bert_tokens, "cls",
+         old_files=True, transformer_folder="0_Transformer", normalize=False),
+    Case("bert-lowercase", "bert", "do_lower_case with a tokenizer that keeps case", models.bert(), cased_tokens, old_files=True, lowercase=True),
+    Case("bert-left-padding", "bert", "padding_side left: as each text alone (the reference shifts positions in a batch)", models.bert(),
+         bert_tokens, "lasttoken", tokenizer_config=left_padding, padding_matters=True),
+    Case("bert-tokenizer-length", "bert", "no max_seq_length: the tokenizer's model_max_length", models.bert(), bert_tokens, "cls",
+         max_seq_length=40, length_from="tokenizer_config.json"),
+    Case("bert-position-table-length", "bert", "no length anywhere: the position table", models.bert(max_position_embeddings=40),
+         bert_tokens, max_seq_length=40, length_from="config.json"),
+    # ── Other encoders with position tables ──
+    Case("distilbert-mean", "distilbert", "no token types, sinusoid-free positions", models.distilbert(), bert_tokens, old_files=True),
+    Case("distilbert-masked-lm-cls", "distilbert", "`distilbert.` keys, vocab_* head, float16, relu",
+         models.distilbert(hf.DistilBertForMaskedLM, activation="relu"), bert_tokens, "cls", dtype=HALF),
+    Case("roberta-mean", "roberta", "positions from padding_idx + 1; byte-level BPE", models.roberta(), roberta_tokens),
+    Case("roberta-position-offset", "roberta", "66 stated, but 66 positions are room for 64 tokens; `roberta.` keys and lm_head",
+         models.roberta(hf.RobertaForMaskedLM), roberta_tokens, "cls", max_seq_length=66, usable_length=64, dtype=BRAIN),
+    Case("roberta-exclude-prompt", "roberta", "include_prompt: false where the prompt's last space joins the text's first word: a token more is left out",
+         models.roberta(), roberta_tokens, prompts=SEARCH_PROMPTS, include_prompt=False, dtype=HALF),
+    Case("xlm-roberta-cls", "xlm-roberta", "bge-m3's kind: cls, no prompts; unigram tokenizer",
+         models.roberta(hf.XLMRobertaModel, vocab_size=220), xlm_tokens, "cls"),
+    Case("xlm-roberta-e5", "xlm-roberta", "multilingual-e5's kind: mean, query and passage prompts, `roberta.` keys, shards",
+         models.roberta(hf.XLMRobertaForMaskedLM, vocab_size=220), xlm_tokens, prompts={"query": "query: ", "passage": "passage: "},
+         dtype=HALF, shard_size="20KB", old_files=True),
+    Case("camembert-mean", "camembert", "XLM-R by another name", models.roberta(hf.CamembertModel, vocab_size=220), xlm_tokens, dtype=BRAIN),
+    Case("camembert-dense", "camembert", "`roberta.` keys, Dense, two token types",
+         models.roberta(hf.CamembertForMaskedLM, vocab_size=220, type_vocab_size=2), xlm_tokens, "cls", dense=(Dense(12),), dtype=HALF),
+    Case("mpnet-mean", "mpnet", "relative position bias shared by the layers", models.mpnet(), mpnet_tokens, old_files=True),
+    Case("mpnet-long", "mpnet", "distances beyond the logarithmic buckets' 128; `mpnet.` keys", dtype=BRAIN,
+         model=models.mpnet(hf.MPNetForMaskedLM, max_position_embeddings=180), tokenizer=mpnet_tokens, pooling="cls", max_seq_length=170),
+    # ── Rotary encoders ──
+    Case("modernbert-cls", "modernbert", "first layer without a norm before attention; windows of 4 to each side in two layers of three",
+         models.modernbert(), bert_tokens, "cls",
+         must_matter={"window": {"local_attention": 256}, "window off by one": {"local_attention": 10}, "bases": ONE_BASE}),
+    Case("modernbert-transformers-4", "modernbert", "global_rope_theta, local_rope_theta, global_attn_every_n_layers; `model.` keys, biases",
+         models.modernbert(hf.ModernBertForMaskedLM, global_attn_every_n_layers=2, local_attention=6, attention_bias=True,
+                           mlp_bias=True, norm_bias=True, rope_parameters=TWO_BASES), bert_tokens, dtype=BRAIN, prompts=NOMIC_PROMPTS,
+         prepare=edits.transformers_4_modernbert, must_matter={"window": {"local_attention": 256}}),
+    Case("nomic-published", "nomic_bert", "the published config's names (n_embd, rotary_emb_base …)", models.nomic_bert(), bert_tokens,
+         prompts=NOMIC_PROMPTS, disguise=edits.published_nomic_config, must_matter={"base": DEFAULT_BASE}),
+    Case("nomic-transformers-5", "nomic_bert", "transformers' own config, another base, float16, unnormalised",
+         models.nomic_bert(rope_parameters={"rope_type": "default", "rope_theta": 77.0}), bert_tokens, "cls", dtype=HALF, normalize=False,
+         must_matter={"base": DEFAULT_BASE}),
+    Case("gte-multilingual", "gte", 'model_type "new", packed qkv and up_gate, RoPE base 20000 with ntk scaling by 8',
+         models.gte(rope_parameters=models.ntk(20000.0, 8.0, 8)), xlm_tokens, "cls",
+         disguise=edits.published_gte_config(20000.0, 8.0), must_matter={"scaling": DEFAULT_BASE}),
+    Case("gte-base-en", "gte", 'model_type "new" with `new.` keys, no token types, another ntk scaling; BERT tokenizer',
+         models.gte(type_vocab_size=0, vocab_size=200, pad_token_id=0, rope_parameters=models.ntk(500.0, 2.0, 8)), bert_tokens, "cls",
+         normalize=False, dtype=BRAIN, disguise=edits.each(edits.published_gte_config(500.0, 2.0), edits.add_prefix("new.")),
+         must_matter={"scaling": {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}}),
+    Case("gte-arctic", "gte", 'model_type "gte" with flat rope_theta and a query prompt (arctic-embed-m-v2.0)',
+         models.gte(rope_parameters={"rope_type": "default", "rope_theta": 300.0}), xlm_tokens, "cls", dtype=HALF,
+         prompts={"query": "query: "}, prepare=edits.arctic_gte_config),
+    Case("gte-transformers-5", "gte", "transformers' own class and config, masked-language head",
+         models.gte(hf.GteForMaskedLM), xlm_tokens, dtype=BRAIN),
+    Case("eurobert-mean", "eurobert", "a Llama without causal mask, grouped keys", models.eurobert(vocab_size=300), eurobert_tokens,
+         dtype=BRAIN, must_matter={"base": {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}}),
+    Case("eurobert-masked-lm", "eurobert", "`model.` keys, lm_head, flat rope_theta of another value, biases",
+         models.eurobert(hf.EuroBertForMaskedLM, vocab_size=300, attention_bias=True, mlp_bias=True,
+                         rope_parameters={"rope_type": "default", "rope_theta": 400.0}), eurobert_tokens, "cls", dtype=HALF,
+         prepare=edits.transformers_4_config),
+    # ── Causal decoders ──
+    Case("qwen3-embedding", "qwen3", "keys without `model.`, nested rope_parameters, <|endoftext|> appended, left padding, prompts",
+         models.decoder(hf.Qwen3Model, head_dim=16, rope_parameters={"rope_type": "default", "rope_theta": 500.0}), qwen_tokens, "lasttoken",
+         causal=True, prompts=QWEN_PROMPTS, tokenizer_config=left_padding | {"tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False},
+         must_matter={"base": DEFAULT_BASE}),
+    Case("qwen3-causal-lm", "qwen3", "`model.` keys, untied lm_head, flat rope_theta, shards; no end token, mean",
+         models.decoder(hf.Qwen3ForCausalLM, head_dim=8, tie_word_embeddings=False, attention_bias=True,
+                        rope_parameters={"rope_type": "default", "rope_theta": 300.0}), bare_tokens, causal=True, dtype=BRAIN,
+         shard_size="20KB", prepare=edits.transformers_4_config),
+    Case("qwen3-yarn", "qwen3", "yarn scaling and its attention factor",
+         models.decoder(hf.Qwen3Model, head_dim=16, rope_parameters=YARN), qwen_tokens, "lasttoken", causal=True, dtype=BRAIN,
+         must_matter={"scaling": DEFAULT_BASE}),
+    Case("qwen3-sliding-window", "qwen3", "use_sliding_window: the second layer sees 8 tokens back, itself included",
+         models.decoder(hf.Qwen3Model, head_dim=8, use_sliding_window=True, sliding_window=8, max_window_layers=1), qwen_tokens,
+         "lasttoken", causal=True, dtype=BRAIN, refusal_allowed=True, must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 9}}),
+    Case("qwen2-bidirectional", "qwen2", "gte-Qwen2's kind: is_causal false, sliding_window stated but off, prompt with a space",
+         models.decoder(hf.Qwen2Model, is_causal=False, rope_parameters={"rope_type": "default", "rope_theta": 500.0}),
+         qwen_tokens, "lasttoken", dtype=BRAIN, prompts=INSTRUCT_PROMPTS, prepare=edits.state_unused_window, must_matter={"mask": {"is_causal": True}, "base": DEFAULT_BASE}),
+    Case("qwen2-causal-lm", "qwen2", "`model.` keys, flat rope_theta, weighted mean, left padding",
+         models.decoder(hf.Qwen2ForCausalLM, rope_parameters={"rope_type": "default", "rope_theta": 300.0}), bare_tokens,
+         "weightedmean", causal=True, dtype=HALF, tokenizer_config=left_padding, prepare=edits.transformers_4_config),
+    Case("llama-nested-llama3", "llama", "llama3 scaling under rope_parameters, keys without `model.`, begin token",
+         models.decoder(hf.LlamaModel, head_dim=16, rope_parameters=LLAMA3), llama_tokens, causal=True, dtype=BRAIN,
+         must_matter={"scaling": {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}}}),
+    Case("llama-flat-llama3", "llama", "the same in transformers 4's form, `model.` keys, biases, inv_freq among the weights",
+         models.decoder(hf.LlamaForCausalLM, attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3), llama_tokens, "lasttoken",
+         causal=True, dtype=HALF, prepare=edits.each(edits.transformers_4_config, edits.add_inverse_frequencies)),
+    Case("llama-linear", "llama", "linear scaling, another base",
+         models.decoder(hf.LlamaModel, rope_parameters={"rope_type": "linear", "rope_theta": 300.0, "factor": 3.0}), llama_tokens,
+         causal=True, dtype=BRAIN, must_matter={"scaling": {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}}),
+    Case("llama-bidirectional", "llama_bidirec", "model_type llama with is_causal false",
+         models.decoder(hf.LlamaModel, is_causal=False, rope_parameters={"rope_type": "default", "rope_theta": 500.0}), llama_tokens,
+         dtype=BRAIN, must_matter={"mask": {"is_causal": True}}, tokenizer_config=left_padding),
+    Case("llama-bidirec-published", "llama_bidirec", "model_type llama_bidirec (NVIDIA's), no is_causal in the config",
+         models.decoder(hf.LlamaModel, is_causal=False, rope_parameters=LLAMA3, head_dim=16), llama_tokens, dtype=BRAIN,
+         prompts={"query": "query: ", "passage": "passage: "}, disguise=edits.published_llama_bidirectional),
+    Case("mistral-e5", "mistral", "e5-mistral's kind: last token is </s>, nested base, keys without `model.`, no window",
+         models.decoder(hf.MistralModel, vocab_size=220, sliding_window=None, rope_parameters={"rope_type": "default", "rope_theta": 500.0}),
+         xlm_tokens, "lasttoken", causal=True, dtype=BRAIN, prompts=INSTRUCT_PROMPTS, must_matter={"base": DEFAULT_BASE}),
+    Case("mistral-sliding-window", "mistral", "every layer sees 8 tokens back, itself included; `model.` keys, flat base",
+         models.decoder(hf.MistralForCausalLM, vocab_size=220, head_dim=16, sliding_window=8,
+                        rope_parameters={"rope_type": "default", "rope_theta": 300.0}), xlm_tokens, "lasttoken", causal=True,
+         dtype=HALF, refusal_allowed=True, prepare=edits.transformers_4_config,
+         must_matter={"window": {"sliding_window": None}, "window off by one": {"sliding_window": 9}}),
+    Case("gemma-mean", "gemma", "embeddings times the root of the width, not exact in bfloat16; norms stored less one; wide heads",
+         models.decoder(hf.GemmaModel, vocab_size=340, head_dim=16, num_key_value_heads=1,
+                        rope_parameters={"rope_type": "default", "rope_theta": 300.0}),
+         gemma_tokens, causal=True, must_matter={"base": DEFAULT_BASE}),
+    Case("gemma-causal-lm", "gemma", "`model.` keys, bfloat16 on disk: the scale is still the float32 root",
+         models.decoder(hf.GemmaForCausalLM, vocab_size=340, head_dim=8), gemma_tokens, "lasttoken", causal=True, dtype=BRAIN,
+         prepare=edits.transformers_4_config),
+    Case("gemma2-last-token", "gemma2", "soft-capped scores, own score scale, every other layer windowed, four norms a layer",
+         models.decoder(hf.Gemma2Model, vocab_size=340, head_dim=16, query_pre_attn_scalar=24, sliding_window=8,
+                        attn_logit_softcapping=2.0), gemma_tokens, "lasttoken", causal=True, dtype=BRAIN,
+         must_matter={"window": {"sliding_window": 512}, "cap": {"attn_logit_softcapping": 50.0}, "scale": {"query_pre_attn_scalar": 16}}),
+    Case("gemma2-causal-lm", "gemma2", "`model.` keys, window never reached", dtype=BRAIN, causal=True,
+         model=models.decoder(hf.Gemma2ForCausalLM, vocab_size=340, head_dim=16, attn_logit_softcapping=3.0), tokenizer=gemma_tokens,
+         prepare=edits.transformers_4_config),
+    Case("gemma3-layer-types", "gemma3_text", "irregular layer_types, a base for each kind, causal windows",
+         models.gemma3(layer_types=["full_attention", "sliding_attention", "sliding_attention"],
+                       rope_parameters=TWO_BASES), gemma_tokens, "lasttoken", causal=True, dtype=BRAIN,
+         must_matter={"window": {"sliding_window": 512}, "bases": ONE_BASE}),
+    Case("gemma3-transformers-4", "gemma3_text", "sliding_window_pattern, rope_local_base_freq, `model.` keys",
+         models.gemma3(hf.Gemma3ForCausalLM, sliding_window_pattern=2, rope_parameters=TWO_BASES), gemma_tokens, causal=True,
+         dtype=BRAIN, prepare=edits.transformers_4_gemma3, must_matter={"window": {"sliding_window": 512}}),
+    # ── EmbeddingGemma: |q − k| < sliding_window // 2 + 1 in local layers, nothing hidden in global ones ──
+    Case("embeddinggemma", "embeddinggemma", "bidirectional windows of 4 to each side, Dense 32 → 64 → 32 without bias, prompts",
+         models.gemma3(use_bidirectional_attention=True, sliding_window_pattern=3, rope_parameters=TWO_BASES), embeddinggemma_tokens,
+         prompts=GEMMA_PROMPTS, dense=(Dense(64, bias=False, activation=IDENTITY), Dense(32, bias=False, activation=IDENTITY)),
+         length_from="tokenizer_config.json",
+         must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 6}, "bases": ONE_BASE}),
+    Case("embeddinggemma-folded", "embeddinggemma", "mlx-community's form: dense.0 and dense.1 in the main file, `model.` keys, no sidecars",
+         models.gemma3(use_bidirectional_attention=True, sliding_window_pattern=3, rope_parameters=TWO_BASES), embeddinggemma_tokens,
+         prompts=GEMMA_PROMPTS, dense=(Dense(64, bias=False, activation=IDENTITY), Dense(32, bias=False, activation=IDENTITY)),
+         length_from="tokenizer_config.json", dtype=BRAIN, prepare=edits.published_embeddinggemma_config, disguise=edits.fold_dense_and_strip,
+         must_matter={"window off by one": {"sliding_window": 6}}),
+    # ── Other decoders of mlx-lm, one checkpoint each ──
+    Case("phi3", "phi3", "packed qkv and gate_up, part of a head rotated", models.decoder(hf.Phi3Model, partial_rotary_factor=0.5),
+         bare_tokens, causal=True, dtype=BRAIN),
+    Case("olmo2", "olmo2", "norms after each block, query and key norms over the whole width", models.decoder(hf.Olmo2Model),
+         bare_tokens, "lasttoken", causal=True, dtype=BRAIN),
+    Case("granite", "granite", "embedding, residual and attention multipliers",
+         models.decoder(hf.GraniteModel, embedding_multiplier=3.0, residual_multiplier=0.4, attention_multiplier=0.2), bare_tokens,
+         causal=True, dtype=BRAIN),
+    Case("smollm3", "smollm3", "every second layer without RoPE", models.decoder(hf.SmolLM3Model, no_rope_layer_interval=2), bare_tokens,
+         "lasttoken", causal=True, dtype=BRAIN),
+    Case("ernie4_5", "ernie4_5", "interleaved RoPE, biases", models.decoder(hf.Ernie4_5Model, head_dim=8, use_bias=True), bare_tokens,
+         causal=True, dtype=BRAIN),
+)
+# fmt: on
+
+
+def make(case: Case) -> str:
+    """Write one case's folder; gives a line about it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / case.name
+        write_checkpoint(case, folder)
+        model = reference.load(folder)
+        assert model.max_seq_length == case.max_seq_length, model.max_seq_length
+        model.max_seq_length = case.usable_length or case.max_seq_length
+        labelled, without_tokens = reference.make_texts(model)
+        texts = list(labelled.values())
+        reference.check_tokenizer_file(case, folder, model, texts)
+        vectors = reference.compute(case, model, texts)
+        reference.check_vectors(case, model, texts, vectors)
+        reference.check_pooling(case, model, texts, vectors["embeddings"])
+        reference.check_order(case, model)
+        moved = reference.check_config_matters(case, folder, texts, vectors["embeddings"])
+        if case.dtype != torch.float32:
+            stored = reference.load(folder, case.dtype)
+            stored.max_seq_length = model.max_seq_length
+            vectors["stored_dtype_embeddings"] = reference.compute(case, stored, texts)["embeddings"]
+        if case.disguise:
+            case.disguise(folder)
+        facts = {
+            "case": case.name,
+            "family": case.family,
+            "checks": case.checks,
+            "max_seq_length": model.max_seq_length,
+            "stored_dtype": str(case.dtype).removeprefix("torch."),
+            "refusal_allowed": case.refusal_allowed,
+            "labels": list(labelled),
+            "texts": texts,
+            "token_ids": reference.token_ids(model, texts),
+            "texts_without_tokens": without_tokens,
+            "config_changes_that_must_show": moved,
+        }
+        reference.check_precision(model, texts, vectors["embeddings"])
+        write_reference(folder, vectors, facts)
+        copy_checkpoint(folder, HERE / case.name)
+    return describe(case.name, case.family, vectors)
+
+
+def write_reference(folder: Path, vectors: dict[str, np.ndarray], facts: dict) -> None:
+    packages = (sentence_transformers, hf, torch)
+    facts["versions"] = {package.__name__: package.__version__ for package in packages}
+    np.savez_compressed(folder / "reference.npz", **vectors)
+    write_facts(folder / "reference.json", facts)
+
+
+def describe(name: str, family: str, vectors: dict[str, np.ndarray]) -> str:
+    size = sum(path.stat().st_size for path in (HERE / name).rglob("*") if path.is_file())
+    shape = " × ".join(str(number) for number in vectors["embeddings"].shape)
+    return f"{name:28} {family:16} {shape:10} {size // 1000:4} kB"
+
+
+def main(names: list[str]) -> None:
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
+    hf.utils.logging.set_verbosity_error()
+    hf.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    known = [case.name for case in CASES] + [case.name for case in static.CASES]
+    unknown = set(names) - set(known)
+    if unknown:
+        sys.exit(f"unknown cases: {', '.join(sorted(unknown))}")
+    for case in CASES:
+        if not names or case.name in names:
+            log.info(make(case))
+    for case in static.CASES:
+        if not names or case.name in names:
+            vectors, facts = static.make(case, HERE / case.name)
+            write_reference(HERE / case.name, vectors, facts)
+            log.info(describe(case.name, "static", vectors))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

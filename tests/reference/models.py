@@ -1,0 +1,95 @@
+"""Tiny transformers of every family: each function gives a builder, for the table of cases."""
+
+import math
+
+import transformers as hf
+
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+# Smaller, for BERT has many cases.
+BERT_SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+DECODER_SHAPE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def bert(cls=hf.BertModel, **config):
+    sizes = {"vocab_size": 200, "max_position_embeddings": 64}
+    return lambda: cls(hf.BertConfig(**{**sizes, **BERT_SHAPE, **config}))
+
+
+def distilbert(cls=hf.DistilBertModel, **config):
+    sizes = {
+        "vocab_size": 200,
+        "max_position_embeddings": 64,
+        "dim": 32,
+        "hidden_dim": 48,
+        "n_layers": 2,
+        "n_heads": 4,
+    }
+    return lambda: cls(hf.DistilBertConfig(**{**sizes, **config}))
+
+
+def roberta(cls=hf.RobertaModel, **config):
+    """RoBERTa, XLM-RoBERTa and CamemBERT: positions start at padding_idx + 1 = 2."""
+    ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    sizes = {"vocab_size": 280, "max_position_embeddings": 66, "type_vocab_size": 1}
+    return lambda: cls(cls.config_class(**{**sizes, **SHAPE, **ids, **config}))
+
+
+def mpnet(cls=hf.MPNetModel, **config):
+    sizes = {"vocab_size": 200, "max_position_embeddings": 66}
+    return lambda: cls(hf.MPNetConfig(**{**sizes, **SHAPE, **config}))
+
+
+def modernbert(cls=hf.ModernBertModel, **config):
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    # Three layers, of which the second and third look 4 tokens to each side.
+    layers = {"num_hidden_layers": 3, "local_attention": 8, "global_attn_every_n_layers": 3}
+    sizes = {"vocab_size": 200, "max_position_embeddings": 512, "intermediate_size": 32}
+    return lambda: cls(hf.ModernBertConfig(**{**SHAPE, **sizes, **ids, **layers, **config}))
+
+
+def nomic_bert(cls=hf.NomicBertModel, **config):
+    sizes = {"vocab_size": 200, "max_position_embeddings": 512}
+    return lambda: cls(hf.NomicBertConfig(**{**sizes, **SHAPE, **config}))
+
+
+def gte(cls=hf.GteModel, **config):
+    sizes = {"vocab_size": 220, "max_position_embeddings": 512}
+    return lambda: cls(hf.GteConfig(**{**sizes, **SHAPE, **config}))
+
+
+def eurobert(cls=hf.EuroBertModel, **config):
+    ids = {"vocab_size": 220, "mask_token_id": 3}
+    return lambda: cls(hf.EuroBertConfig(**{**DECODER_SHAPE, **ids, **config}))
+
+
+def decoder(cls, **config):
+    """Any of transformers' decoders, by its model class."""
+    return lambda: cls(cls.config_class(**{"vocab_size": 300, **DECODER_SHAPE, **config}))
+
+
+def gemma3(cls=hf.Gemma3TextModel, **config):
+    """Three layers, so that windows and bases alternate; a head is wider than width / heads."""
+    layers = {"num_hidden_layers": 3, "intermediate_size": 32, "sliding_window": 8}
+    heads = {"head_dim": 16, "num_key_value_heads": 1, "query_pre_attn_scalar": 24}
+    return decoder(cls, **{"vocab_size": 340, **layers, **heads, **config})
+
+
+def ntk(rope_theta, factor, head_dim):
+    """What the published "ntk" scaling of GTE ("new") amounts to, in the words of transformers 5.
+
+    The base grows by the factor, and every frequency is divided by factor ** (2 / head_dim).
+    """
+    return {
+        "rope_type": "linear",
+        "rope_theta": rope_theta * factor,
+        "factor": math.pow(factor, 2 / head_dim),
+    }
