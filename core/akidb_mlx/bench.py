@@ -1,0 +1,120 @@
+"""What a model does on this machine: time to load, documents by length, queries, memory."""
+
+import random
+import statistics
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from akidb_mlx.config import EmbedderConfig
+from akidb_mlx.embedder import Embedder
+from akidb_mlx.errors import ConfigError
+
+__all__ = ["Measured", "measure", "plot"]
+
+_WORDS = (
+    "harbour engine vector library garden snow orchestra river market lantern question answer memory paper copper "
+    "window train apple novel bridge winter signal forest kitchen island mirror candle thunder meadow compass"
+).split()
+_LENGTHS = (8, 32, 128, 256, 512, 2048)
+_ROUNDS = 3
+
+
+@dataclass
+class Measured:
+    """One run; times in seconds, medians of three rounds where there are several."""
+
+    model: str
+    device: str
+    dtype: str
+    dimension: int
+    load_s: float = 0.0
+    query_p50_ms: float = 0.0
+    query_p95_ms: float = 0.0
+    tokens_per_s: dict[int, float] = field(default_factory=dict)
+    """Words of a text → tokens a second over a list of such texts."""
+    mixed_tokens_per_s: float = 0.0
+    """Over texts of 1 word to the longest, in random order."""
+    padding_share: float = 0.0
+    peak_mb: float = 0.0
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self)
+
+
+def measure(config: EmbedderConfig, seconds: float = 2.0) -> Measured:
+    """Load the model anew and measure; about `seconds` for each length."""
+    began = time.perf_counter()
+    with Embedder.load(config) as embedder:
+        embedder.encode_query(["one text"])
+        load_s = time.perf_counter() - began
+        facts = embedder.info()
+        result = Measured(
+            facts["model_name"], f"{facts['device']} ({facts['backend']})", facts["dtype"], embedder.dimension, load_s
+        )
+        rng = random.Random(0)
+        taken = [_timed(embedder, [_text(rng, 8)], query=True)[0] for _ in range(30)]
+        result.query_p50_ms = 1000 * statistics.median(taken)
+        result.query_p95_ms = 1000 * sorted(taken)[28]
+        limit = embedder.max_seq_length or _LENGTHS[-1]
+        lengths = [length for length in _LENGTHS if length <= limit]
+        for length in lengths:
+            result.tokens_per_s[length] = _rate(embedder, rng, [length], seconds)
+        before = embedder.info()["stats"]
+        result.mixed_tokens_per_s = _rate(embedder, rng, range(1, lengths[-1]), seconds)
+        after = embedder.info()["stats"]
+        padded, real = (after[name] - before[name] for name in ("padded_tokens", "row_tokens"))
+        result.padding_share = round(1 - real / padded, 4)
+        result.peak_mb = embedder.info()["memory"]["peak_bytes"] / 2**20
+        return result
+
+
+def plot(result: Measured, file: Path) -> None:
+    """Tokens a second by length of the texts."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise ConfigError("a plot needs matplotlib: pip install matplotlib") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    axes.plot(list(result.tokens_per_s), list(result.tokens_per_s.values()), "o-", label="texts of one length")
+    axes.axhline(result.mixed_tokens_per_s, linestyle="--", label="texts of all lengths")
+    axes.set(xscale="log", xlabel="words in a text", ylabel="tokens / s", title=f"{result.model}, {result.device}")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+
+
+def _text(rng: random.Random, words: int) -> str:
+    return " ".join(rng.choices(_WORDS, k=words))
+
+
+def _timed(embedder: Embedder, texts: list[str], *, query: bool = False) -> tuple[float, int]:
+    tokens = sum(embedder.count_tokens(texts))
+    began = time.perf_counter()
+    (embedder.encode_query if query else embedder.encode_document)(texts)
+    return time.perf_counter() - began, tokens
+
+
+def _rate(embedder: Embedder, rng: random.Random, lengths: "list[int] | range", seconds: float) -> float:
+    """Median tokens a second over three lists, each sized to take a third of `seconds`."""
+
+    def texts(count: int) -> list[str]:
+        return [_text(rng, rng.choice(lengths)) for _ in range(count)]
+
+    count = 8
+    taken, tokens = _timed(embedder, texts(count))
+    while taken < seconds / 20 and count < 2**16:
+        count *= 4
+        taken, tokens = _timed(embedder, texts(count))
+    count = max(1, int(count * seconds / _ROUNDS / taken))
+    rates = []
+    for _ in range(_ROUNDS):
+        taken, tokens = _timed(embedder, texts(count))
+        rates.append(tokens / taken)
+    return statistics.median(rates)

@@ -1,0 +1,39 @@
+"""`akidb-mlx bench MODEL`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from akidb_mlx.bench import measure, plot
+from akidb_mlx.cli.options import add_config_options, add_model_argument, read_config
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_model_argument(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw tokens a second by length (PNG, SVG, PDF)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="how long to measure each length (default: 2)")
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    result = measure(read_config(args), args.seconds)
+    if args.plot:
+        plot(result, args.plot)
+    if args.json:
+        sys.stdout.write(json.dumps(result.plain(), indent=2) + "\n")
+        return 0
+    write = sys.stdout.write
+    write(f"{result.model} on {result.device}, {result.dtype}, {result.dimension} dimensions\n")
+    write(f"load and first vector   {result.load_s:.2f} s\n")
+    write(f"one query, P50 / P95    {result.query_p50_ms:.1f} / {result.query_p95_ms:.1f} ms\n")
+    for words, rate in result.tokens_per_s.items():
+        write(f"texts of {words:>4} words     {rate:>10,.0f} tokens/s\n")
+    write(f"texts of all lengths    {result.mixed_tokens_per_s:>10,.0f} tokens/s, padding {result.padding_share:.1%}\n")
+    write(f"peak memory of MLX      {result.peak_mb:.0f} MiB\n")
+    return 0
