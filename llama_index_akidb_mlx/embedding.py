@@ -1,44 +1,49 @@
 """AkiDBMLXEmbedding: LlamaIndex's `BaseEmbedding` over `akidb_mlx.Embedder`."""
 
+import functools
 import logging
 import pickle
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.embeddings.loading import RECOGNIZED_EMBEDDINGS
+from llama_index.core.schema import BaseNode
+from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation, model_serializer
 
 from akidb_mlx import EmbedderConfig, EmbedderProtocol
 from akidb_mlx.config import RUN_FIELDS, EmbedderOptions
-from akidb_mlx.errors import ConfigError
-from akidb_mlx.recipe import LazyEmbedder, settle
-from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.embeddings.loading import RECOGNIZED_EMBEDDINGS
-from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation, model_serializer
+from akidb_mlx.errors import ConfigError, InputError
+from akidb_mlx.recipe import LazyEmbedder, own_fields, settle
+from llama_index_akidb_mlx.cache import CachePerRecipe, for_queries
 
 __all__ = ["AkiDBMLXEmbedding"]
 
 _log = logging.getLogger(__name__)
-# LlamaIndex's own arguments: they change how fast, not which vectors.
-_OWN = {name: field for name, field in BaseEmbedding.model_fields.items() if name != "model_name"}
-_NOT_SERIALISED = RUN_FIELDS | set(_OWN) | {"embedder"}
+_SETTLED: Final = frozenset(EmbedderConfig.model_fields) | {"model_name", "embedder"}
 
 
 class AkiDBMLXEmbedding(EmbedderOptions, BaseEmbedding):
     """Text embeddings computed on this machine with MLX, equal to those of sentence-transformers.
 
-    `pip install "akidb-mlx[llama-index]"` (on Linux also one of the extras `cpu`, `cuda12`, `cuda13`).
+    `pip install "akidb-mlx[llama-index]"`; on Linux also one of the extras `cpu`, `cuda12`, `cuda13`.
 
     `model_name` (or `model`) is a local folder, `package:NAME`, a Hub id or an alias; further arguments are every
-    field of `akidb_mlx.EmbedderConfig` and LlamaIndex's own. What is not given comes from `AKIDB_MLX_*`
-    variables, then a YAML file, then the checkpoint; all of it is read once, here. `embedder` is a ready
-    `akidb_mlx.Embedder` (or a `FakeEmbedder`) in place of a model and its settings.
+    field of `akidb_mlx.EmbedderConfig` and LlamaIndex's own. What is not given comes from `AKIDB_MLX_*` variables,
+    then a YAML file, then the checkpoint; all of it is read once, here, and shows in the fields. `embedder` is a
+    ready `akidb_mlx.Embedder` (or a `FakeEmbedder`) in place of a model and its settings.
 
-    Nothing is loaded until the first use (or `load()`); objects with the same settings share one model.
-    What changes vectors is serialised and cannot be assigned afterwards; what changes only speed is neither.
+    Nothing is loaded until the first use (or `load()`); objects with the same settings share one model. What
+    changes vectors is serialised (and so decides the ingestion cache's key); what changes only speed is not.
+    An `embeddings_cache` is kept apart by recipe and side, so that a text never gets the vector of a query.
 
     Examples:
+        ```python
         from llama_index.core import Settings
         from llama_index_akidb_mlx import AkiDBMLXEmbedding
 
         Settings.embed_model = AkiDBMLXEmbedding(model_name="Qwen/Qwen3-Embedding-0.6B", truncate_dim=256)
+        ```
 
     Raises:
         ConfigError: (a `ValueError`) an unknown name or a bad value.
@@ -47,28 +52,40 @@ class AkiDBMLXEmbedding(EmbedderOptions, BaseEmbedding):
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
     embed_batch_size: int = Field(
-        512, gt=0, le=2048, description="Texts a call; the engine makes its own batches, by tokens."
+        default=512,
+        gt=0,
+        le=2048,
+        exclude=True,
+        description="Texts a call; the engine makes its own batches, by tokens.",
+    )
+    num_workers: int | None = Field(
+        default=None, exclude=True, description="Concurrent calls of the async batch methods."
+    )
+    embeddings_cache: Any = Field(
+        default=None, exclude=True, repr=False, description="A BaseKVStore of vectors, kept apart by recipe and side."
     )
     embedder: SkipValidation[EmbedderProtocol | None] = Field(
-        None, exclude=True, repr=False, description="A ready embedder in place of a model and its settings."
+        default=None, exclude=True, repr=False, description="A ready embedder in place of a model and its settings."
     )
     _lazy: LazyEmbedder = PrivateAttr()
 
-    if not TYPE_CHECKING:  # type checkers see the fields
+    if not TYPE_CHECKING:  # type checkers read the fields
 
         def __init__(self, /, **given: Any) -> None:
-            self._settle(settle(_one_model_name(given), _OWN), given)
+            """Settle the configuration; load nothing."""
+            given.pop("class_name", None)  # of a serialised embedding
+            self._fill(settle(given, own_fields(type(self))), given)
 
-    def _settle(self, lazy: LazyEmbedder, given: Mapping[str, Any]) -> None:
-        """Fill the fields with what was resolved."""
-        if lazy.config is None:
-            embedder = lazy.load()
-            fields = {"model_name": f"{type(embedder).__name__}-{embedder.fingerprint[:16]}"}
+    def _fill(self, lazy: LazyEmbedder, given: Mapping[str, Any]) -> None:
+        """The fields as they were resolved."""
+        if lazy.config:
+            fields: dict[str, Any] = {"model_name" if name == "model" else name: value for name, value in lazy.config}
         else:
-            fields = {"model_name" if name == "model" else name: value for name, value in lazy.config}
-        own = {name: value for name, value in given.items() if name in {*_OWN, "embedder"}}
+            fields = {"model_name": f"{type(lazy.load()).__name__}-{lazy.load().fingerprint[:16]}"}
+        own = {name: given[name] for name in (*own_fields(type(self)), "embedder") if name in given}
         super().__init__(**fields, **own)
         self._lazy = lazy
+        self.embeddings_cache = self.embeddings_cache  # __setattr__ keeps it apart
 
     @classmethod
     def class_name(cls) -> str:
@@ -79,7 +96,7 @@ class AkiDBMLXEmbedding(EmbedderOptions, BaseEmbedding):
     def from_config(cls, config: EmbedderConfig, **own: Any) -> Self:
         """An embedding with exactly this configuration; environment and files are not read again."""
         embedding = cls.__new__(cls)
-        embedding._settle(LazyEmbedder(config), own)
+        embedding._fill(LazyEmbedder(config), own)
         return embedding
 
     def load(self) -> EmbedderProtocol:
@@ -104,23 +121,77 @@ class AkiDBMLXEmbedding(EmbedderOptions, BaseEmbedding):
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return await self._lazy.aembed_documents(texts)
 
+    @functools.wraps(BaseEmbedding.get_query_embedding)  # which also keeps LlamaIndex from tracing it twice
+    def get_query_embedding(self, query: str) -> list[float]:
+        """As BaseEmbedding."""
+        with for_queries():
+            return super().get_query_embedding(query)
+
+    @functools.wraps(BaseEmbedding.aget_query_embedding)
+    async def aget_query_embedding(self, query: str) -> list[float]:
+        """As BaseEmbedding."""
+        with for_queries():
+            return await super().aget_query_embedding(query)
+
+    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Embed the nodes that have no embedding; those that have one are only validated.
+
+        Raises:
+            InputError: a node's own embedding has another dimension or is not finite; it names the node.
+        """
+        missing = self._validate_nodes(nodes)
+        if missing:
+            super().__call__(missing, **kwargs)
+        return nodes
+
+    async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """`__call__` without blocking the event loop."""
+        if any(node.embedding is not None for node in nodes):
+            await self._lazy.aload()
+        missing = self._validate_nodes(nodes)
+        if missing:
+            await super().acall(missing, **kwargs)
+        return nodes
+
+    def _validate_nodes(self, nodes: Sequence[BaseNode]) -> list[BaseNode]:
+        """Check the embeddings that are there; the nodes without one."""
+        for place, node in enumerate(nodes):
+            if node.embedding is not None:
+                try:
+                    node.embedding = self._lazy.validate([node.embedding])[0].tolist()
+                except InputError as error:
+                    problem = str(error).removeprefix("row 0 ")
+                    raise InputError(f"the embedding of node {place} ({node.node_id}) {problem}") from None
+        return [node for node in nodes if node.embedding is None]
+
     @model_serializer(mode="wrap")
     def custom_model_dump(self, handler: Any, info: Any) -> dict[str, Any]:
         """What decides vectors, as resolved at construction: LlamaIndex's ingestion cache is keyed by it."""
-        data = {name: value for name, value in handler(self).items() if name not in _NOT_SERIALISED}
+        data = {name: value for name, value in handler(self).items() if name not in RUN_FIELDS}
         return {**data, "class_name": self.class_name()}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in EmbedderConfig.model_fields or name in ("model_name", "embedder"):
+        if name in _SETTLED:
             raise ConfigError(f"{name} is settled at construction; make another {type(self).__name__}")
+        if name == "embeddings_cache" and value is not None:
+            value = CachePerRecipe.over(value, self.to_dict())
         super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._lazy})"
+
+    __str__ = __repr__
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy; with `update` one that is checked and settled anew."""
         if not update:
-            return super().model_copy(deep=deep)
-        fields = {name: value for name, value in _one_model_name(update).items() if name not in _OWN}
-        return self.from_config(self._config().with_changes(**fields), **self._own() | dict(update.items() - fields.items()))
+            return self.__copy__()
+        own = self._own()
+        fields = {name: value for name, value in update.items() if name not in own}
+        if "model_name" in fields:
+            fields["model"] = fields.pop("model_name")
+        config = self._lazy.picklable_config().with_changes(**fields)
+        return self.from_config(config, **{name: update.get(name, value) for name, value in own.items()})
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         return self.__copy__()
@@ -128,37 +199,20 @@ class AkiDBMLXEmbedding(EmbedderOptions, BaseEmbedding):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the configuration; the model is found and loaded again from it.
 
-        LlamaIndex's own way deletes what cannot be pickled from the live object.
+        LlamaIndex's own way deletes from the live object what cannot be pickled.
         """
-        config = self._config()
-        return _restore, (type(self), config, {name: value for name, value in self._own().items() if _pickles(name, value)})
+        config = self._lazy.picklable_config()
+        return _restore, (type(self), config, {name: value for name, value in self._own().items() if _pickles(value)})
 
     def _own(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _OWN}
-
-    def _config(self) -> EmbedderConfig:
-        if self._lazy.config is None:
-            raise pickle.PicklingError(
-                f"made with embedder={self.model_name}, which has no configuration to make it again from; "
-                "give a model instead of an embedder"
-            )
-        return self._lazy.config
+        return {name: getattr(self, name) for name in own_fields(type(self))}
 
 
-def _one_model_name(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`model_name` as EmbedderConfig's `model`."""
-    if "model_name" not in given:
-        return dict(given)
-    if "model" in given:
-        raise ConfigError("model_name and model mean the same; keep one")
-    return {"model" if name == "model_name" else name: value for name, value in given.items()}
-
-
-def _pickles(name: str, value: Any) -> bool:
+def _pickles(value: object) -> bool:
     try:
         pickle.dumps(value)
     except Exception:
-        _log.warning("%s cannot be pickled; the copy goes without it", name)
+        _log.warning("a %s cannot be pickled; the copy goes without it", type(value).__name__)
         return False
     return True
 

@@ -1,0 +1,168 @@
+"""What both adapters share: the imports, one load for both, and an index that knows its recipe."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from akidb_mlx import Embedder, errors
+from akidb_mlx.recipe import RECIPE_FILE, recipe_of
+from akidb_mlx.testing import FakeEmbedder
+from conftest import MINILM
+from langchain_akidb_mlx import AkiDBMLXEmbeddings
+from langchain_akidb_mlx import check_recipe as langchain_check_recipe
+from llama_index_akidb_mlx import AkiDBMLXEmbedding, check_recipe, ensure_recipe, recipe_metadata, save_recipe
+
+REFERENCE = Path(__file__).parent / "reference"
+PROMPTS = REFERENCE / "bert-prompts"
+TEXTS = ["Vectors are compared by their angle.", "A cat sleeps on the warm windowsill.", "Bread rises."]
+
+
+@pytest.mark.parametrize("adapter", ["langchain_akidb_mlx", "llama_index_akidb_mlx"])
+def test_importing_an_adapter_is_quiet_and_light(adapter):
+    code = (
+        f"import sys, {adapter}; print([name for name in ('mlx.core', 'mlx_lm', 'transformers', 'torch') "
+        "if name in sys.modules])"
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
+
+
+def test_both_adapters_give_the_same_vectors_from_one_load(monkeypatch):
+    from akidb_mlx import loaded
+
+    loads, load = [], loaded._load
+    monkeypatch.setattr(loaded, "_load", lambda *given: (loads.append(1), load(*given))[1])
+    options = {"model": PROMPTS, "truncate_dim": 16, "max_batch_tokens": 4011}
+    langchain, llama_index = AkiDBMLXEmbeddings(**options), AkiDBMLXEmbedding(**options)
+    rows = langchain.embed_documents(TEXTS)
+    np.testing.assert_allclose(rows, llama_index.get_text_embedding_batch(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(langchain.embed_query("x"), llama_index.get_query_embedding("x"), atol=1e-6)
+    assert loads == [1]
+
+
+def test_every_option_of_the_configuration_is_an_option_of_both_adapters():
+    from akidb_mlx import EmbedderConfig
+
+    for adapter in (AkiDBMLXEmbeddings, AkiDBMLXEmbedding):
+        missing = set(EmbedderConfig.model_fields) - set(adapter.model_fields) - {"model"}
+        assert missing == set()
+        shared = set(adapter.model_fields) & set(EmbedderConfig.model_fields)
+        assert all(adapter.model_fields[name].description for name in shared)
+
+
+# ── an index that knows its recipe ───────────────────────────────────────────────────────────────────
+
+
+def adapters(**options):
+    return AkiDBMLXEmbeddings(model=PROMPTS, **options), AkiDBMLXEmbedding(model_name=PROMPTS, **options)
+
+
+def test_a_new_index_gets_the_recipe_and_the_same_one_opens_it_again(tmp_path):
+    langchain, llama_index = adapters()
+    ensure_recipe(tmp_path / "index", langchain)
+    ensure_recipe(tmp_path / "index", llama_index)
+    with Embedder.load(PROMPTS, max_batch_tokens=77) as embedder:
+        ensure_recipe(tmp_path / "index", embedder)
+    stored = json.loads((tmp_path / "index" / RECIPE_FILE).read_text())
+    assert stored == recipe_of(langchain)
+    assert stored["pooling"] == "mean"
+    assert stored["dimension"] == langchain.load().dimension
+    assert [file.name for file in (tmp_path / "index").iterdir()] == [RECIPE_FILE]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"truncate_dim": 8}, "dimension 16 → 8"),
+        ({"pooling": "cls"}, "pooling 'mean' → 'cls'"),
+        ({"document_prompt": "d: "}, "document_prompt None → 'd: '"),
+        ({"normalize": False}, "normalize True → False"),
+        ({"max_seq_length": 9}, "max_seq_length 48 → 9"),
+        ({"dtype": "bfloat16"}, "dtype None → 'bfloat16'"),
+    ],
+)
+def test_another_recipe_is_refused_with_what_differs(tmp_path, options, said):
+    ensure_recipe(tmp_path, adapters()[0])
+    for other in adapters(**options):
+        with pytest.raises(errors.ConfigError) as caught:
+            ensure_recipe(tmp_path, other)
+        assert said in str(caught.value)
+        assert str(tmp_path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    ensure_recipe(tmp_path, adapters()[1])  # the refusal changed nothing
+
+
+def test_other_weights_under_the_same_name_are_noticed(tmp_path):
+    ensure_recipe(tmp_path, AkiDBMLXEmbeddings(model=REFERENCE / "bert-mean"))
+    with pytest.raises(errors.ConfigError, match=r"model_name '.*bert-mean' → '.*bert-minilm-like'"):
+        ensure_recipe(tmp_path, AkiDBMLXEmbeddings(model=REFERENCE / "bert-minilm-like"))
+    stored = json.loads((tmp_path / RECIPE_FILE).read_text()) | {"fingerprint": "0" * 64}
+    (tmp_path / RECIPE_FILE).write_text(json.dumps(stored))
+    with pytest.raises(errors.ConfigError, match="the same settings, but other weights, tokenizer or architecture"):
+        ensure_recipe(tmp_path, AkiDBMLXEmbeddings(model=REFERENCE / "bert-mean"))
+
+
+def test_an_index_of_unknown_recipe_is_refused_until_it_is_vouched_for(tmp_path):
+    (tmp_path / "index.faiss").write_bytes(b"vectors")
+    embeddings = adapters()[0]
+    with pytest.raises(errors.ConfigError, match=r"holds files, but no akidb_mlx_recipe\.json"):
+        ensure_recipe(tmp_path, embeddings)
+    save_recipe(tmp_path, embeddings)
+    ensure_recipe(tmp_path, embeddings)
+
+
+@pytest.mark.parametrize("torn", ["", "{", "[]", '"text"', "{}", "null"])
+def test_a_torn_recipe_is_an_error(tmp_path, torn):
+    (tmp_path / RECIPE_FILE).write_text(torn)
+    with pytest.raises(errors.ConfigError, match=r"does not say with which recipe|cannot be read"):
+        ensure_recipe(tmp_path, adapters()[0])
+
+
+def test_the_recipe_as_metadata_of_a_collection():
+    langchain, llama_index = adapters()
+    metadata = {"hnsw:space": "cosine", **recipe_metadata(langchain)}
+    assert set(metadata) == {"hnsw:space", "akidb_mlx"}
+    langchain_check_recipe(metadata, llama_index)
+    check_recipe(metadata["akidb_mlx"], llama_index)
+    check_recipe({b"akidb_mlx": metadata["akidb_mlx"].encode()}, langchain)  # Arrow's
+    with pytest.raises(errors.ConfigError, match="the vectors of collection news were made with another recipe"):
+        check_recipe(metadata, adapters(pooling="cls")[1], "collection news")
+    for nothing in (None, {}, {"hnsw:space": "cosine"}, ""):
+        with pytest.raises(errors.ConfigError, match="collection news does not say with which recipe"):
+            check_recipe(nothing, langchain, "collection news")
+
+
+def test_an_embedder_of_ones_own_has_a_recipe_too(tmp_path):
+    ensure_recipe(tmp_path, AkiDBMLXEmbeddings(embedder=FakeEmbedder(8)))
+    ensure_recipe(tmp_path, FakeEmbedder(8))
+    with pytest.raises(errors.ConfigError, match="dimension 8 → 4"):
+        ensure_recipe(tmp_path, AkiDBMLXEmbedding(embedder=FakeEmbedder(4)))
+
+
+# ── an embedder that cannot load ─────────────────────────────────────────────────────────────────────
+
+
+async def test_a_failed_load_fails_each_waiter_and_may_be_tried_again(monkeypatch):
+    embeddings = AkiDBMLXEmbeddings(model=PROMPTS, max_batch_tokens=4012)
+    load = Embedder.load
+
+    def broken(*given):
+        raise errors.BackendError("no device today")
+
+    monkeypatch.setattr(Embedder, "load", broken)
+    results = await asyncio.gather(*(embeddings.aembed_query("x") for _ in range(5)), return_exceptions=True)
+    assert {type(result) for result in results} == {errors.BackendError}
+    monkeypatch.setattr(Embedder, "load", load)
+    assert len(await embeddings.aembed_query("x")) == embeddings.load().dimension
+
+
+def test_minilm_through_both_adapters_is_the_same_recipe(minilm):
+    recipes = [recipe_of(each) for each in (AkiDBMLXEmbeddings(model=MINILM), AkiDBMLXEmbedding(model=MINILM), minilm)]
+    assert recipes[0] == recipes[1] == recipes[2]
+    assert recipes[0]["fingerprint"] == minilm.fingerprint

@@ -1,0 +1,87 @@
+"""Each example runs, from an empty folder; one whose packages are absent is skipped."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import MINILM
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+NEEDS = {
+    "langchain_rag": ["langchain_chroma", "langchain_text_splitters"],
+    "llama_index_rag": ["llama_index.vector_stores.qdrant", "qdrant_client"],
+    "semantic_chunking": [],
+    "switch_models": [],
+    "web_handler": ["starlette", "httpx"],
+}
+SAYS = {
+    "langchain_rag": [
+        "second run: 0 passages embedded, 7 known",
+        "Why is the bread sour? → Wild yeast makes the gas, and lactic bacteria give the sour taste. (sourdough)",
+        "What moves the sea? → Tides follow the moon. (tides)",
+        "(vectors)",
+    ],
+    "llama_index_rag": ["first run: 3 passages, 3 embedded", "second run: 3 passages, 0 embedded", "(tides)"],
+    "semantic_chunking": [
+        "2: The central bank raised its rate again. Inflation had reached five percent.",
+        "3: Sourdough rises slowly.",
+    ],
+    "switch_models": [
+        "refused: the vectors of index-old were made with another recipe: dimension 384 → 128",
+        "old: Wild yeast makes sourdough rise.",
+        "new: Wild yeast makes sourdough rise.",
+    ],
+}
+
+
+def _needs(name):
+    for module in NEEDS[name]:
+        try:
+            found = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            pytest.skip(f'needs {module}: pip install "akidb-mlx[stores]"')
+
+
+def test_every_example_is_tested():
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == set(NEEDS)
+
+
+@pytest.mark.parametrize("name", sorted(SAYS))
+def test_example(name, tmp_path):
+    _needs(name)
+    environment = {**os.environ, "AKIDB_MLX_MODEL": MINILM, "ANONYMIZED_TELEMETRY": "False"}
+    outputs = []
+    for _ in range(2):  # the second time it finds its own index
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / f"{name}.py")],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+    for line in SAYS[name]:
+        assert line in outputs[0]
+
+
+def test_web_handler(monkeypatch):
+    _needs("web_handler")
+    from starlette.testclient import TestClient
+
+    monkeypatch.setenv("AKIDB_MLX_MODEL", MINILM)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import web_handler
+
+    with TestClient(web_handler.app) as client:
+        reply = client.get("/search", params={"q": "How does bread rise?"})
+        assert (reply.status_code, reply.json()["passage"]) == (200, "Wild yeast makes sourdough rise.")
+        assert client.get("/search").status_code == 200

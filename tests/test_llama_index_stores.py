@@ -1,0 +1,152 @@
+"""AkiDBMLXEmbedding in real vector stores, and through LangChain; each is skipped where its package is absent."""
+
+import asyncio
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from llama_index.core import StorageContext, VectorStoreIndex
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.schema import TextNode
+
+from akidb_mlx import errors
+from conftest import MINILM
+from langchain_akidb_mlx import AkiDBMLXEmbeddings
+from llama_index_akidb_mlx import AkiDBMLXEmbedding, check_recipe, ensure_recipe, recipe_metadata
+
+# What other packages warn about is theirs to mend.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+PROMPTS = Path(__file__).parent / "reference" / "bert-prompts"
+TEXTS = [
+    "Vectors are compared by their angle.",
+    "A cat sleeps on the warm windowsill.",
+    "The harbour froze over in January.",
+    "Bread rises because yeast makes gas.",
+    "The parliament voted on the new budget.",
+]
+
+
+def needs(*modules):
+    """Skip the test where a package is not installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in modules:
+            pytest.importorskip(module, reason=f'needs {module}: pip install "akidb-mlx[stores]"')
+
+
+@pytest.fixture
+def embedding(minilm):
+    return AkiDBMLXEmbedding(model_name=MINILM)
+
+
+def nodes():
+    return [TextNode(text=text, id_=f"00000000-0000-0000-0000-00000000000{i}") for i, text in enumerate(TEXTS)]
+
+
+def finds_the_exact_text_first(index):
+    retriever = index.as_retriever(similarity_top_k=1)
+    for text in TEXTS:
+        assert retriever.retrieve(text)[0].text == text
+    assert retriever.retrieve("an animal naps in the sun")[0].text == TEXTS[1]
+
+
+def index_in(store, embedding):
+    context = StorageContext.from_defaults(vector_store=store)
+    index = VectorStoreIndex(nodes(), storage_context=context, embed_model=embedding)
+    finds_the_exact_text_first(index)
+    return index
+
+
+def test_chroma(embedding, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANONYMIZED_TELEMETRY", "False")
+    needs("chromadb", "llama_index.vector_stores.chroma")
+    import chromadb
+    from llama_index.vector_stores.chroma import ChromaVectorStore
+
+    client = chromadb.PersistentClient(str(tmp_path), chromadb.Settings(anonymized_telemetry=False))
+    collection = client.create_collection("texts", metadata=recipe_metadata(embedding))
+    index_in(ChromaVectorStore(chroma_collection=collection), embedding)
+    again = client.get_collection("texts")
+    check_recipe(again.metadata, embedding)
+    store = ChromaVectorStore(chroma_collection=again)
+    finds_the_exact_text_first(VectorStoreIndex.from_vector_store(store, embed_model=embedding))
+    with pytest.raises(errors.ConfigError, match="pooling 'mean' → 'cls'"):
+        check_recipe(again.metadata, AkiDBMLXEmbedding(model_name=MINILM, pooling="cls"), "texts")
+
+
+def test_faiss_persisted_with_its_recipe(embedding, tmp_path):
+    needs("faiss", "llama_index.vector_stores.faiss")
+    import faiss
+    from llama_index.core import load_index_from_storage
+    from llama_index.vector_stores.faiss import FaissVectorStore
+
+    folder = str(tmp_path / "index")
+    ensure_recipe(folder, embedding)
+    index_in(FaissVectorStore(faiss_index=faiss.IndexFlatIP(384)), embedding).storage_context.persist(folder)
+    ensure_recipe(folder, embedding)
+    store = FaissVectorStore.from_persist_dir(folder)
+    context = StorageContext.from_defaults(vector_store=store, persist_dir=folder)
+    finds_the_exact_text_first(load_index_from_storage(context, embed_model=embedding))
+    with pytest.raises(errors.ConfigError, match="document_prompt None → 'passage: '"):
+        ensure_recipe(folder, AkiDBMLXEmbedding(model_name=MINILM, document_prompt="passage: "))
+
+
+async def test_qdrant(embedding):
+    needs("qdrant_client", "llama_index.vector_stores.qdrant")
+    import qdrant_client
+    from llama_index.vector_stores.qdrant import QdrantVectorStore
+
+    store = QdrantVectorStore("texts", client=qdrant_client.QdrantClient(":memory:"))
+    index_in(store, embedding)
+
+
+async def test_qdrant_async(embedding):
+    needs("qdrant_client", "llama_index.vector_stores.qdrant")
+    import qdrant_client
+    from llama_index.vector_stores.qdrant import QdrantVectorStore
+
+    store = QdrantVectorStore("texts", aclient=qdrant_client.AsyncQdrantClient(":memory:"))
+    pipeline = IngestionPipeline(transformations=[embedding], vector_store=store)
+    await pipeline.arun(nodes=nodes())
+    retriever = VectorStoreIndex.from_vector_store(store, embed_model=embedding).as_retriever(similarity_top_k=1)
+    found = await asyncio.gather(*(retriever.aretrieve(text) for text in TEXTS))
+    assert [each[0].text for each in found] == TEXTS
+
+
+def test_lancedb(embedding, tmp_path):
+    needs("lancedb", "llama_index.vector_stores.lancedb")
+    from llama_index.vector_stores.lancedb import LanceDBVectorStore
+
+    index_in(LanceDBVectorStore(uri=str(tmp_path), mode="overwrite"), embedding)
+
+
+def test_a_store_takes_the_vectors_that_nodes_bring(embedding):
+    needs("qdrant_client", "llama_index.vector_stores.qdrant")
+    import qdrant_client
+    from llama_index.vector_stores.qdrant import QdrantVectorStore
+
+    given = nodes()
+    for node, row in zip(given, embedding.load().encode_document(TEXTS), strict=True):
+        node.embedding = row.tolist()
+    before = embedding.load().stats()["texts"]
+    store = QdrantVectorStore("texts", client=qdrant_client.QdrantClient(":memory:"))
+    context = StorageContext.from_defaults(vector_store=store)
+    index = VectorStoreIndex(embedding(given), storage_context=context, embed_model=embedding)
+    assert embedding.load().stats()["texts"] == before
+    finds_the_exact_text_first(index)
+
+
+async def test_langchain_embedding_over_ours_makes_far_fewer_forwards_than_texts(minilm):
+    needs("llama_index.embeddings.langchain")
+    from llama_index.embeddings.langchain import LangchainEmbedding
+
+    # For a while after a query batches of documents are short; here none shall be.
+    ours = AkiDBMLXEmbeddings(model=MINILM, query_latency_target_ms=60_000)
+    wrapped = LangchainEmbedding(ours, embed_batch_size=10)
+    texts = [f"{text} number {i}" for i in range(20) for text in TEXTS]
+    before = ours.load().stats()["batches"]
+    rows = await wrapped.aget_text_embedding_batch(texts)
+    assert ours.load().stats()["batches"] - before <= len(texts) / 10
+    np.testing.assert_allclose(rows, ours.load().encode_document(texts), atol=1e-6)
