@@ -2,8 +2,8 @@
 
     python benchmarks/forward.py [--model MODEL] [--dtype D] [--shapes 1x16,8x64,32x256] [--rounds 15]
 
-The ceiling is the best rate of one large product in the model's dtype, measured in the same run between the
-shapes. Operations: 2 a weight and token (embedding tables not counted), and 4 × length × width a token and layer for attention.
+The ceiling is the rate of a large product of the model's width and inner width in its dtype, measured in the
+same run between the shapes. Operations: 2 a weight and token (embedding tables not counted), and 4 × length × width a token and layer for attention.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from akidb_mlx.batching import Batch
 from akidb_mlx.engine import DEVICE_THREAD
 
 SHAPES = {"cpu": "1x8,1x16,1x64,8x32,8x64,8x128,4x256", "cuda": "1x16,8x64,64x128,32x512,256x64,64x256,8x2048"}
-CEILING = {"cpu": (2048, 1536, 1536), "cuda": (16384, 3072, 4096), "metal": (4096, 3072, 3072)}
+ROWS = {"cpu": 2048, "cuda": 16384, "metal": 8192}
 
 
 def median_seconds(work: Any, rounds: int) -> float:
@@ -35,18 +35,21 @@ def median_seconds(work: Any, rounds: int) -> float:
     return statistics.median(taken)
 
 
-def ceiling(kind: str, dtype: str, rounds: int) -> float:
-    """Operations a second of a large product."""
+def ceiling(kind: str, dtype: str, width: int, inner: int, rounds: int) -> float:
+    """Operations a second of a large product of the model's own width and inner width."""
     import mlx.core as mx
 
-    m, k, n = CEILING[kind]
+    m, k, n = ROWS[kind], width, inner
     a = mx.random.normal((m, k)).astype(getattr(mx, dtype))
     b = mx.random.normal((k, n)).astype(getattr(mx, dtype))
     mx.eval(a, b)
     repeats = 1 if kind == "cpu" else 10
 
+    others = [a + i for i in range(repeats)]
+    mx.eval(others)
+
     def work() -> None:
-        mx.eval([a @ (b + i) for i in range(repeats)] if repeats > 1 else a @ b)
+        mx.eval([other @ b for other in others])
 
     return 2 * m * k * n * repeats / median_seconds(work, rounds)
 
@@ -66,11 +69,12 @@ def measure(embedder: Any, kind: str, dtype: str, shapes: list[tuple[int, int]],
 
     model = embedder._loaded.engine._model
     rng = np.random.default_rng(0)
+    inner = embedder._checkpoint.config.get("intermediate_size") or 4 * model.backbone.width
     print("| rows × length | ms | tokens/s | TFLOP/s | share of the ceiling |\n|---|---|---|---|---|")
     for rows, length in shapes:
         ids = rng.integers(1000, 20_000, (rows, length), dtype=np.int32)
         batch = Batch(ids, np.full(rows, length, np.int32), np.zeros(rows, np.int32))
-        top = ceiling(kind, dtype, max(3, rounds // 3))
+        top = ceiling(kind, dtype, model.backbone.width, inner, max(3, rounds // 3))
         seconds = median_seconds(lambda batch=batch: mx.eval(model(batch)), rounds)
         rate = operations(model, rows, length) / seconds
         print(f"| {rows} × {length} | {1000 * seconds:.2f} | {rows * length / seconds:,.0f} | {rate / 1e12:.3f} | {rate / top:.0%} |", flush=True)

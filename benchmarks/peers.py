@@ -164,13 +164,15 @@ def run(args: argparse.Namespace) -> None:
     import corpus_text
     import numpy as np
 
-    from akidb_mlx import Embedder
+    from akidb_mlx.checkpoint import read_checkpoint
+    from akidb_mlx.tokenizer import Tokenizer
 
     folder = str(Path(args.folder).resolve())
     texts = corpus_text.documents(args.documents, args.sentences)
     queries = corpus_text.queries(args.queries)
-    with Embedder.load(folder, device="cpu") as counter:
-        counts = counter.count_tokens(texts)
+    checkpoint = read_checkpoint(Path(folder))
+    tokenizer = Tokenizer(checkpoint.tokenizer_file, checkpoint.max_seq_length)
+    counts = [len(ids) for ids in tokenizer.tokenize(texts).token_ids]
     tokens = sum(counts)
     pythons = {
         "ours": sys.executable,

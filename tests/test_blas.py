@@ -185,12 +185,13 @@ def test_mlx_imported_first_is_told_once(tmp_path):
 
 @reference_blas
 @pytest.mark.parametrize(
-    ("variables", "pool"),
-    [({}, None), ({"OPENBLAS_NUM_THREADS": "1"}, 1), ({"OMP_NUM_THREADS": "1"}, 1)],
+    ("variables", "threads"),
+    [({}, None), ({"OPENBLAS_NUM_THREADS": "3"}, 3), ({"OMP_NUM_THREADS": "4"}, 4)],
 )
-def test_the_pool_has_as_many_threads_as_we_may_use(tmp_path, variables, pool):
+def test_the_library_has_one_thread_and_the_variables_stay(tmp_path, variables, threads):
     found = report(tmp_path, **variables)
-    assert found.pool == found.threads == (pool or blas.threads())
+    assert found.pool == 1
+    assert found.threads == (threads or blas.threads())
     assert found.variable == variables.get("OPENBLAS_NUM_THREADS")
 
 

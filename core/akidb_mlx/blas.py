@@ -106,7 +106,9 @@ def _reference_blas() -> bool:
     spec = importlib.util.find_spec("mlx")
     for package in (spec and spec.submodule_search_locations) or ():
         site = Path(package).parent
-        if any(site.glob("mlx_cuda*")):  # its libmlx.so overwrites the CPU build's
+        if not (Path(package) / "lib").is_dir():  # a folder that happens to be called mlx
+            continue
+        if any(site.glob("mlx_cuda*.dist-info")):  # its libmlx.so overwrites the CPU build's
             return False
         if any(site.glob("mlx_cpu.libs/libblas-*")):  # auditwheel's folder: what came in the wheel
             return True
@@ -114,15 +116,21 @@ def _reference_blas() -> bool:
 
 
 def _load(library: str) -> str:
-    """Load a library into the global scope and return its name; OSError where it does not serve."""
-    ours = not any(os.environ.get(name) for name in _THREAD_VARIABLES)
-    if ours:  # OpenBLAS reads it while it loads; by itself it does not know of cgroup quotas
-        os.environ[_THREAD_VARIABLES[0]] = str(threads())
+    """Load a library into the global scope and return its name; OSError where it does not serve.
+
+    It gets one thread: the engine computes a batch on each core instead. Its own threads wait for one another
+    at each product, and where a neighbour has a core that takes many times as long.
+    """
+    name = _THREAD_VARIABLES[0]
+    users = os.environ.get(name)
+    os.environ[name] = "1"  # OpenBLAS reads it while it loads
     try:
         loaded = ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
     finally:
-        if ours:
-            del os.environ[_THREAD_VARIABLES[0]]
+        if users is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = users
     if not hasattr(loaded, _SYMBOLS[0]):
         raise OSError(f"{library} has no {_SYMBOLS[0]}")
     return library

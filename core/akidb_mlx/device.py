@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
+from akidb_mlx import blas
 from akidb_mlx.errors import BackendError, ConfigError
 
 __all__ = ["Device", "choose_device", "require_backend"]
@@ -28,6 +29,12 @@ class Device:
     cache_limit_mb: int
     """Freed memory that MLX may keep for reuse."""
     survives_fork: bool
+    cpu_lanes: int = 0
+    """Batches that compute at the same time, each on a core; 0 on a GPU.
+
+    MLX's CPU build computes all but products of matrices on one core, so that two batches on two cores take
+    half the time that two threads in the BLAS would save, and a busy neighbour slows one of them only.
+    """
 
     def dtype(self, stored: str, requested: str | None) -> str:
         """The dtype to compute in: as requested, else as stored on a GPU; float32 on the CPU.
@@ -65,8 +72,8 @@ def choose_device(requested: Literal["gpu", "cpu"] | None = None) -> Device:
         raise ConfigError('device is "gpu", but MLX finds none here; leave the setting out or set "cpu"')
     if requested == "cpu" or not gpu:
         name = str(mx.device_info(mx.cpu).get("device_name", "CPU"))
-        return Device("cpu", name, 4096, length_steps=32, cache_limit_mb=512, survives_fork=True)
+        return Device("cpu", name, 1024, 32, cache_limit_mb=512, survives_fork=True, cpu_lanes=blas.threads())
     name = str(mx.device_info(mx.gpu).get("device_name", "GPU"))
     if metal:
-        return Device("metal", name, 16_384, length_steps=8, cache_limit_mb=2048, survives_fork=False)
-    return Device("cuda", name, 65_536, length_steps=8, cache_limit_mb=8192, survives_fork=False)
+        return Device("metal", name, 16_384, length_steps=16, cache_limit_mb=2048, survives_fork=False)
+    return Device("cuda", name, 65_536, length_steps=16, cache_limit_mb=8192, survives_fork=False)

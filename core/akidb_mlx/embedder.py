@@ -1,13 +1,14 @@
 """Embedder, the face of akidb-mlx: texts in, (n, dimension) float32 out."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import Future
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar, runtime_checkable
@@ -16,10 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from akidb_mlx import vectors
-from akidb_mlx.checkpoint import Checkpoint
 from akidb_mlx.config import EmbedderConfig
+from akidb_mlx.effective import document_prompt, effective_normalize, effective_prompts, fingerprint_facts
 from akidb_mlx.engine import DEVICE_THREAD
-from akidb_mlx.errors import AkiDBMLXError, ClosedError, ConfigError, InputError, QueueFullError, UnsupportedModelError
+from akidb_mlx.errors import AkiDBMLXError, ClosedError, ConfigError, InputError, QueueFullError
 from akidb_mlx.fingerprint import fingerprint
 from akidb_mlx.loaded import LoadedModel, acquire
 from akidb_mlx.tokenizer import Tokenized
@@ -31,12 +32,12 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 P = ParamSpec("P")
 # Texts that are tokenised and queued at a time: the device starts on the first while the next are tokenised.
-_PART = 256
+_PART = {"cpu": 256, "cuda": 1024, "metal": 1024}
 # Up to so many characters are tokenised in the event loop's own thread (well under a millisecond each 1,000).
 _INLINE_CHARACTERS = 20_000
 _STREAM_CHUNKS_IN_FLIGHT = 3
 # A chunk of a stream ends early at so many characters, so that long texts do not fill the memory.
-_CHUNK_CHARACTERS = 2**22
+_CHUNK_CHARACTERS = 2**20
 OnError = Callable[[int, AkiDBMLXError], None]
 Side = Literal["query", "document"]
 _NO_TOKENS = np.empty(0, np.int32)
@@ -78,6 +79,8 @@ class _Call:
     usage: Usage = field(default_factory=Usage)
     errors: dict[int, AkiDBMLXError] | None = None
     """Why texts have no row, by place, where that is not to end the call."""
+    wait: bool = False
+    """Whether to wait where the queue is full."""
 
 
 class Embedder:
@@ -91,9 +94,11 @@ class Embedder:
         self.config = config
         self._loaded = loaded
         self._checkpoint = loaded.recipe.checkpoint
-        self._prompts = _effective_prompts(config, self._checkpoint)
-        self._normalize = _effective_normalize(config, self._checkpoint)
-        self._dimension = self._checked_dimension(config.truncate_dim, ConfigError)
+        self._part = _PART[loaded.recipe.device.kind]
+        self._prompts = effective_prompts(config, loaded.recipe)
+        self._normalize = effective_normalize(config, loaded.recipe)
+        wanted = self._checkpoint.truncate_dim if config.truncate_dim is None else config.truncate_dim
+        self._dimension = self._checked_dimension(wanted, ConfigError)
         self._prompt_lengths: dict[str, int] = {}
         # A thread of its own: closing waits for the device, and the garbage collector may run on its thread.
         self._finalizer = weakref.finalize(self, lambda: threading.Thread(target=loaded.release).start())
@@ -139,7 +144,7 @@ class Embedder:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides the vectors (hex); equal on every machine. Computed on first use."""
-        return fingerprint(self._recipe())
+        return fingerprint(fingerprint_facts(self.config, self._loaded.recipe, self.dimension))
 
     def encode(
         self,
@@ -183,9 +188,13 @@ class Embedder:
         truncate_dim: int | None = None,
         normalize: bool | None = None,
         show_progress: bool = False,
+        wait: bool = False,
     ) -> Embeddings:
-        """Embed documents with the document prompt. Otherwise as `encode`."""
-        call = self._call(self._document_prompt(), truncate_dim, normalize)
+        """Embed documents with the document prompt. Otherwise as `encode`.
+
+        With `wait` it waits for room in a full queue rather than raise QueueFullError.
+        """
+        call = replace(self._call(self._document_prompt(), truncate_dim, normalize), wait=wait)
         return self._encode(texts, call, show_progress)
 
     async def aencode(
@@ -220,9 +229,10 @@ class Embedder:
         truncate_dim: int | None = None,
         normalize: bool | None = None,
         show_progress: bool = False,
+        wait: bool = False,
     ) -> Embeddings:
         """`encode_document` without blocking the event loop."""
-        call = self._call(self._document_prompt(), truncate_dim, normalize)
+        call = replace(self._call(self._document_prompt(), truncate_dim, normalize), wait=wait)
         return await self._aencode(texts, call, show_progress)
 
     async def aencode_with_usage(
@@ -368,9 +378,7 @@ class Embedder:
         return self._prompts.get("query", "")
 
     def _document_prompt(self) -> str:
-        if self.config.document_prompt is not None:
-            return self.config.document_prompt
-        return next((self._prompts[name] for name in ("document", "passage", "corpus") if self._prompts.get(name)), "")
+        return document_prompt(self.config, self._prompts)
 
     def _call(
         self,
@@ -418,22 +426,11 @@ class Embedder:
             )
         return truncate_dim
 
-    def _warn_once(self, message: str) -> None:
-        if message not in self._loaded.warned:
-            self._loaded.warned.add(message)
+    def _warn_once(self, message: str, kind: str | None = None) -> None:
+        kind = kind or message
+        if kind not in self._loaded.warned:
+            self._loaded.warned.add(kind)
             _log.warning(message)
-
-    def _recipe(self) -> dict[str, Any]:
-        return {
-            "checkpoint": self._checkpoint,
-            "pooling": self._loaded.recipe.pooling,
-            "prompts": {**self._prompts, "document": self._document_prompt(), "query": self._query_prompt()},
-            "default_prompt": self._checkpoint.default_prompt_name,
-            "normalize": self._normalize,
-            "dimension": self.dimension,
-            "max_seq_length": self.max_seq_length,
-            "dtype": self.config.dtype,
-        }
 
     # ── the path of a text ───────────────────────────────────────────────────────────────────────────
 
@@ -442,7 +439,7 @@ class Embedder:
         futures: Queued = []
         with _Progress(len(texts), show_progress) as progress:
             try:
-                self._queue(texts, 0, call, futures, progress, wait=False)
+                self._queue(texts, 0, call, futures, progress, wait=call.wait)
                 return self._finish([future.result() for future in futures], call)
             except BaseException:
                 _cancel(futures)
@@ -453,9 +450,9 @@ class Embedder:
         futures: Queued = []
         with _Progress(len(texts), show_progress) as progress:
             try:
-                await self._aqueue(texts, 0, call, futures, progress, wait=False)
+                await self._aqueue(texts, 0, call, futures, progress, wait=call.wait)
                 rows = [await asyncio.wrap_future(future) for future in futures]
-                return await _in_thread(len(texts) > _PART, self._finish, rows, call)
+                return await _in_thread(len(texts) > self._part, self._finish, rows, call)
             except BaseException:
                 _cancel(futures)
                 raise
@@ -471,9 +468,11 @@ class Embedder:
                 self._queue(chunk, first, call, chunks[-1][1], _Progress.none, wait=True)
                 first += len(chunk)
                 if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT:
-                    yield self._finish_chunk(*chunks.popleft(), call, on_error)
+                    yield self._finish_chunk(*chunks[0], call, on_error)
+                    chunks.popleft()  # not sooner: a chunk that is waited for is cancelled with the others
             while chunks:
-                yield self._finish_chunk(*chunks.popleft(), call, on_error)
+                yield self._finish_chunk(*chunks[0], call, on_error)
+                chunks.popleft()
         finally:
             _cancel(future for _, futures in chunks for future in futures)
 
@@ -493,15 +492,15 @@ class Embedder:
                 await self._aqueue(chunk, first, call, chunks[-1][1], _Progress.none, wait=True)
                 first += len(chunk)
                 if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT:
-                    yield await self._afinish_chunk(*chunks.popleft(), call, on_error)
+                    yield await self._afinish_chunk(*chunks[0], call, on_error)
+                    chunks.popleft()
             while chunks:
-                yield await self._afinish_chunk(*chunks.popleft(), call, on_error)
+                yield await self._afinish_chunk(*chunks[0], call, on_error)
+                chunks.popleft()
         finally:
             _cancel(future for _, futures in chunks for future in futures)
 
-    async def _afinish_chunk(
-        self, first: int, futures: "Queued", call: _Call, on_error: OnError | None
-    ) -> Embeddings:
+    async def _afinish_chunk(self, first: int, futures: "Queued", call: _Call, on_error: OnError | None) -> Embeddings:
         parts = [await asyncio.wrap_future(future) for future in futures]
         rows = await _in_thread(len(parts) > 1, self._finish, parts, call)
         _report(call, range(first, first + len(rows)), on_error)
@@ -518,11 +517,41 @@ class Embedder:
         wait: bool,
     ) -> None:
         """Tokenise and submit part by part, adding to `futures`; the first is refused where the queue is full."""
-        for start in range(0, len(texts), _PART):
-            part = self._tokenize(texts[start : start + _PART], first + start, call)
-            while (future := self._submit(part, first + start, call, wait=wait or start > 0)) is None:
-                self._loaded.engine.room(_tokens(part)).result()
-            futures.append(progress.watch(future, len(part.token_ids)))
+        with contextlib.closing(self._tokenized_parts(texts, first, call)) as parts:
+            for start, part in parts:
+                while (future := self._submit(part, start, call, wait=wait or start > first)) is None:
+                    self._loaded.engine.room(_tokens(part)).result()
+                futures.append(progress.watch(future, len(part.token_ids)))
+
+    def _tokenized_parts(self, texts: Sequence[str], first: int, call: _Call) -> Generator[tuple[int, Tokenized], None, None]:
+        """(place of its first text, part) in order; the next part is tokenised on another thread meanwhile."""
+        starts = range(0, len(texts), self._part)
+        if len(starts) < 2:
+            for start in starts:
+                yield first + start, self._tokenize(texts, first + start, call)
+            return
+        # The tokenizer works outside Python's lock: while one part is there, another's ids become arrays here.
+        with ThreadPoolExecutor(2, thread_name_prefix="akidb-mlx-tokenize") as executor:
+            ahead: deque[tuple[int, Future[Tokenized]]] = deque()
+            try:
+                for start in starts:
+                    some = texts[start : start + self._part]
+                    ahead.append((first + start, self._tokenize_in(executor, some, first + start, call)))
+                    if len(ahead) > 2:
+                        place, part = ahead.popleft()
+                        yield place, part.result()
+                for place, part in ahead:
+                    yield place, part.result()
+            finally:
+                executor.shutdown(wait=True, cancel_futures=True)
+
+    def _tokenize_in(self, executor: ThreadPoolExecutor, *part: Any) -> "Future[Tokenized]":
+        try:
+            return executor.submit(self._tokenize, *part)
+        except RuntimeError:  # no thread is to be had: the process is ending
+            future: Future[Tokenized] = Future()
+            future.set_result(self._tokenize(*part))
+            return future
 
     async def _aqueue(
         self,
@@ -535,9 +564,9 @@ class Embedder:
         wait: bool,
     ) -> None:
         """`_queue` for an event loop."""
-        for start in range(0, len(texts), _PART):
-            some = texts[start : start + _PART]
-            much = sum(map(len, some)) > _INLINE_CHARACTERS
+        for start in range(0, len(texts), self._part):
+            some = texts[start : start + self._part]
+            much = len(texts) > self._part or sum(map(len, some)) > _INLINE_CHARACTERS
             part = await _in_thread(much, self._tokenize, some, first + start, call)
             while (future := self._submit(part, first + start, call, wait=wait or start > 0)) is None:
                 await asyncio.wrap_future(self._loaded.engine.room(_tokens(part)))
@@ -558,7 +587,8 @@ class Embedder:
             self._loaded.engine.stats.truncated_texts += len(part.truncated)
             self._warn_once(
                 f"{len(part.truncated)} of {len(texts)} texts have more than {limit} tokens and are cut there; "
-                "later ones are only counted (info())"
+                "later ones are only counted (info())",
+                kind="truncated",
             )
         return part
 
@@ -633,6 +663,7 @@ class _Progress:
 
     def __init__(self, total: int, shown: bool) -> None:
         self._bar = None
+        self._lock = threading.Lock()  # texts are counted on the device's thread
         if shown:
             from tqdm import tqdm
 
@@ -645,34 +676,23 @@ class _Progress:
         return future
 
     def _count(self, texts: int) -> None:
-        if self._bar is not None:
-            self._bar.update(texts)
+        with self._lock:
+            if self._bar is not None:
+                self._bar.update(texts)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    def __exit__(self, kind: object, *exc: object) -> None:
+        with self._lock:
+            if self._bar is not None:
+                if kind is None:  # answers are counted a moment after they are given
+                    self._bar.update(self._bar.total - self._bar.n)
+                self._bar.close()
+                self._bar = None
 
 
 _Progress.none = _Progress(0, False)
-
-
-def _effective_prompts(config: EmbedderConfig, checkpoint: Checkpoint) -> dict[str, str]:
-    """The checkpoint's prompts with the user's on top."""
-    said = {"query": config.query_prompt, "document": config.document_prompt}
-    return {**checkpoint.prompts, **{name: prompt for name, prompt in said.items() if prompt is not None}}
-
-
-def _effective_normalize(config: EmbedderConfig, checkpoint: Checkpoint) -> bool:
-    if config.normalize is not None:
-        return config.normalize
-    if checkpoint.normalize is None:
-        raise UnsupportedModelError(
-            f"{checkpoint.name} does not say whether its vectors are scaled to unit length; set normalize"
-        )
-    return checkpoint.normalize
 
 
 def _checked(texts: Sequence[str]) -> Sequence[str]:

@@ -5,6 +5,8 @@ device computes one batch the thread pads and starts the next, so that the devic
 """
 
 import atexit
+import contextlib
+import copy
 import functools
 import logging
 import os
@@ -13,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -29,12 +32,16 @@ if TYPE_CHECKING:
 
     from akidb_mlx.model import EmbeddingModel
 
-__all__ = ["DEVICE_THREAD", "DeviceThread", "Engine"]
+__all__ = ["DEVICE_THREAD", "FORKED", "DeviceThread", "Engine"]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-# One batch computes, one is ready behind it.
-_IN_FLIGHT = 2
+FORKED = (
+    "this process was forked from one that uses the GPU, which a child cannot share; "
+    'start it with multiprocessing\'s "spawn", or fork before the first model is loaded'
+)
+# On each lane one batch computes, one is ready behind it.
+_BATCHES_A_LANE = 2
 _EXIT_S = 10.0
 
 
@@ -48,14 +55,19 @@ class Engine:
         max_queued_tokens: int,
         *,
         survives_fork: bool,
+        cpu_lanes: int = 0,
         thread: "DeviceThread | None" = None,
     ) -> None:
-        """Serve `model`, which was loaded on the device thread."""
+        """Serve `model`, which was loaded on the device thread.
+
+        `cpu_lanes` batches compute at the same time, each on a core; 0 stands for a GPU.
+        """
         self.stats = Stats()
         self.scheduler = scheduler
         self.max_queued_tokens = max_queued_tokens
         self.dimension = model.dimension
         self.closed = False
+        self.cpu_lanes = cpu_lanes
         self._model: EmbeddingModel | None = model
         self._survives_fork = survives_fork
         self._process = os.getpid()
@@ -121,21 +133,22 @@ class Engine:
         self._offer_room()
 
         def drop() -> None:
-            import mlx.core as mx
-
             self._model = None
-            mx.clear_cache()
+            self._thread.clear_cache()
 
         if self._survives_fork or self._process == os.getpid():
-            self._thread.run(drop).result()
+            with contextlib.suppress(ClosedError):  # the process is ending: nothing to give back any more
+                self._thread.run(drop).result()
 
     def fail(self, requests: Sequence[Request], error: Exception) -> None:
         """Give an error to requests that are not answered yet."""
         for request in requests:
             if not request.future.done():
                 self.stats.failed_requests += 1
+                self._settle(request)
                 try:
-                    request.future.set_exception(error)
+                    # Its own, for one error raised in many threads gathers all their tracebacks.
+                    request.future.set_exception(copy.copy(error))
                 except InvalidStateError:  # cancelled in between
                     continue
 
@@ -148,6 +161,11 @@ class Engine:
         rows = self._model(batch)
         mx.async_eval(rows)
         return rows
+
+    def in_flight_limit(self, now: float) -> int:
+        """Batches on the device at a time: while queries are about, none is ready behind those that compute."""
+        lanes = max(1, self.cpu_lanes)
+        return lanes if self.scheduler.queries_are_about(now) else _BATCHES_A_LANE * lanes
 
     def finish(self, job: Job, started: "mx.array", seconds: Callable[[], float]) -> None:
         """Wait for a batch and answer whose rows are complete. On the device thread."""
@@ -163,17 +181,17 @@ class Engine:
             self.stats.row_tokens += sum(len(row.token_ids) for row in job.rows)
             self.stats.padded_tokens += job.padded_tokens
         for row, values, is_finite in zip(job.rows, rows, finite, strict=True):
-            for request, index in row.owners:
+            while row.owners:
+                request, index = row.owners[-1]
                 if is_finite:
                     self._fill(request, index, values)
                 else:
                     self._refuse(request, index, _not_finite(request.first_index + index))
+                row.owners.pop()  # served, should the batch be tried again
 
     def recover(self, job: Job, error: Exception) -> None:
         """A batch failed: try its halves, so that only the rows that cause it fail. On the device thread."""
-        import mlx.core as mx
-
-        mx.clear_cache()  # most often the device is out of memory
+        self._thread.clear_cache()  # most often the device is out of memory
         if len(job.rows) == 1:
             reason = BackendError(f"the device failed on a text of {job.length} tokens: {error}")
             for request, index in job.rows[0].owners:
@@ -200,10 +218,7 @@ class Engine:
         if self.closed:
             raise ClosedError("the embedder is closed; load it again")
         if self._process != os.getpid() and not self._survives_fork:
-            raise BackendError(
-                "this process was forked from one that uses the GPU, which a child cannot share; "
-                'start it with multiprocessing\'s "spawn" or load the model in the child'
-            )
+            raise BackendError(FORKED)
 
     def _queue_full(self, tokens: int) -> QueueFullError:
         waiting = self.scheduler.queued_tokens
@@ -237,10 +252,16 @@ class Engine:
         if rows is not None and not request.future.done():
             seconds = time.monotonic() - request.arrived
             (self.stats.query_latency if request.urgent else self.stats.document_latency).add(seconds)
+            self._settle(request)
             try:
                 request.future.set_result(rows)
             except InvalidStateError:  # cancelled in between
                 return
+
+    def _settle(self, request: Request) -> None:
+        """Out of the queue before its caller knows, who may come again at once."""
+        with self._thread.condition:
+            self.scheduler.done(request)
 
     def _release(self, request: Request) -> None:
         with self._thread.condition:
@@ -255,7 +276,8 @@ class Engine:
             while self._room:
                 tokens, future = self._room[0]
                 waiting = self.scheduler.queued_tokens
-                if waiting and waiting + tokens > self.max_queued_tokens and not self.closed:
+                full = waiting and waiting + tokens > self.max_queued_tokens
+                if full and not self.closed and not future.cancelled():
                     break
                 self._room.popleft()
                 granted.append(future)
@@ -275,6 +297,19 @@ def _since(began: float) -> float:
     return time.perf_counter() - began
 
 
+@dataclass(eq=False)
+class _Started:
+    """A batch on the device."""
+
+    engine: Engine
+    job: Job
+    rows: "mx.array"
+    lane: int
+    began: float
+    due: float
+    """When it should end, by the engine's measure."""
+
+
 class DeviceThread:
     """The thread that touches MLX: it starts with the first use and ends with the process.
 
@@ -286,19 +321,25 @@ class DeviceThread:
         """Start nothing yet."""
         self.deaths = 0
         self._engines: list[Engine] = []
+        # Before they touch the cache MLX waits for all CPU streams, which never answers in a forked child:
+        # the threads of its parent's streams are not there.
+        self._has_run = self.inherits_streams = False
         self._reset()
 
     def _reset(self) -> None:
         self.condition = threading.Condition()
         self._tasks: deque[Callable[[], None]] = deque()
-        self._started: deque[tuple[Engine, Job, mx.array, float]] = deque()
+        self._started: list[_Started] = []
+        self._lanes: list[mx.Stream] = []
+        self._starting: tuple[Engine, Job] | None = None
         self._thread: threading.Thread | None = None
         self._pauses = 0
         self._idle = True
         self._stopping = False
         self._dead = False
         self._turn = 0
-        self._free_since = 0.0
+        self._free_since: dict[int, float] = {}
+        """Lane → when its last batch ended."""
 
     @property
     def healthy(self) -> bool:
@@ -335,6 +376,20 @@ class DeviceThread:
             self.wake()
         return future
 
+    def clear_cache(self) -> None:
+        """Give freed memory back to the system. On the thread."""
+        import mlx.core as mx
+
+        if not self.inherits_streams:
+            mx.clear_cache()
+
+    def set_cache_limit(self, megabytes: int) -> None:
+        """Bound the freed memory that is kept; a forked child keeps its parent's bound. On the thread."""
+        import mlx.core as mx
+
+        if not self.inherits_streams:
+            mx.set_cache_limit(megabytes * 2**20)
+
     def wake(self) -> None:
         """Tell the thread that something waits, and start it if there is none. The caller holds the lock."""
         if self._stopping:
@@ -343,6 +398,7 @@ class DeviceThread:
             self._dead = False
             self._thread = threading.Thread(target=self._live, name="akidb-mlx", daemon=True)
             self._thread.start()
+            self._has_run = True
         self.condition.notify_all()
 
     def stop(self) -> None:
@@ -375,6 +431,7 @@ class DeviceThread:
 
     def after_fork(self) -> None:
         """In the child there is no such thread, and nobody holds the lock."""
+        self.inherits_streams = self.inherits_streams or self._has_run
         self._reset()
         for engine in self._engines:
             engine.after_fork()
@@ -391,10 +448,15 @@ class DeviceThread:
     def _fail_all(self, error: Exception) -> None:
         with self.condition:
             self._dead, self._idle, self._thread = True, True, None
-            failed = [(engine, [r for row in job.rows for r, _ in row.owners]) for engine, job, *_ in self._started]
+            begun = [(batch.engine, batch.job) for batch in self._started]
+            begun += [self._starting] if self._starting else []
+            failed = [(engine, [r for row in job.rows for r, _ in row.owners]) for engine, job in begun]
             failed += [(engine, engine.scheduler.drain()) for engine in self._engines]
             self._started.clear()
+            self._starting = None
             self.condition.notify_all()
+            if self._tasks and not self._stopping:
+                self.wake()
         for engine, requests in failed:
             engine.fail(requests, error)
 
@@ -403,7 +465,7 @@ class DeviceThread:
         task = found = None
         with self.condition:
             while True:
-                may_start = not self._pauses and not self._stopping and len(self._started) < _IN_FLIGHT
+                may_start = not self._pauses and not self._stopping
                 if self._tasks and not self._started and not self._pauses:
                     task = self._tasks.popleft()
                 elif may_start and not self._tasks:
@@ -422,36 +484,60 @@ class DeviceThread:
             self._finish()
 
     def _next_job(self) -> tuple[Engine, Job] | None:
-        """The next batch of the models in turn."""
+        """The next batch of the models in turn, where the device has room for it."""
+        now = time.monotonic()
         for _ in range(len(self._engines)):
             self._turn = (self._turn + 1) % len(self._engines)
             engine = self._engines[self._turn]
-            if engine.scheduler:
-                job = engine.scheduler.next_job(time.monotonic(), len(self._started))
+            if engine.scheduler and len(self._started) < engine.in_flight_limit(now):
+                job = engine.scheduler.next_job(now)
                 if job is not None:
                     return engine, job
         return None
 
     def _start(self, engine: Engine, job: Job) -> None:
+        self._starting = engine, job
+        lanes = [batch.lane for batch in self._started]
+        lane = min(range(max(1, engine.cpu_lanes)), key=lanes.count)
         began = time.perf_counter()
+        behind = max((batch.due for batch in self._started if batch.lane == lane), default=began)
+        due = behind + engine.scheduler.speed.seconds(job.padded_tokens)
         try:
-            self._started.append((engine, job, engine.start(job), began))
+            with self._on(engine, lane):
+                self._started.append(_Started(engine, job, engine.start(job), lane, began, due))
         except Exception as error:
-            engine.recover(job, error)
+            self._recover(engine, job, error)
+        self._starting = None
 
     def _finish(self) -> None:
-        engine, job, started, began = self._started[0]
+        # A query's short batch may end before a long one that another lane began earlier.
+        batch = min(self._started, key=lambda batch: batch.due)
 
         def seconds() -> float:
             now = time.perf_counter()
-            taken, self._free_since = now - max(began, self._free_since), now
+            taken = now - max(batch.began, self._free_since.get(batch.lane, 0.0))
+            self._free_since[batch.lane] = now
             return taken
 
         try:
-            engine.finish(job, started, seconds)
+            batch.engine.finish(batch.job, batch.rows, seconds)
         except Exception as error:
+            self._recover(batch.engine, batch.job, error)
+        self._started.remove(batch)
+
+    def _recover(self, engine: Engine, job: Job, error: Exception) -> None:
+        with self._on(engine, 0):
             engine.recover(job, error)
-        self._started.popleft()
+
+    def _on(self, engine: Engine, lane: int) -> "contextlib.AbstractContextManager[object]":
+        """Where a batch computes: a GPU's own stream, or the lane's on the CPU."""
+        if not engine.cpu_lanes:
+            return contextlib.nullcontext()
+        import mlx.core as mx
+
+        while len(self._lanes) <= lane:
+            self._lanes.append(mx.new_stream(mx.cpu))
+        return mx.stream(self._lanes[lane])
 
 
 DEVICE_THREAD = DeviceThread()

@@ -1,5 +1,6 @@
 """A loaded model and who uses it: equal settings share one, loaded once, dropped with its last user."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -7,15 +8,19 @@ import threading
 from collections.abc import Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from akidb_mlx.checkpoint import Checkpoint, read_checkpoint
 from akidb_mlx.config import EmbedderConfig
 from akidb_mlx.device import Device, choose_device
-from akidb_mlx.engine import DEVICE_THREAD, Engine
-from akidb_mlx.errors import ConfigError, UnsupportedModelError
+from akidb_mlx.engine import DEVICE_THREAD, FORKED, Engine
+from akidb_mlx.errors import BackendError, ConfigError, UnsupportedModelError
 from akidb_mlx.hub import Resolved, resolve
 from akidb_mlx.scheduler import Scheduler
 from akidb_mlx.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from akidb_mlx.model import EmbeddingModel
 
 __all__ = ["LoadedModel", "Recipe", "acquire", "read_recipe"]
 
@@ -133,23 +138,18 @@ def _warn_once(message: str) -> None:
 
 def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
     checkpoint, device = recipe.checkpoint, recipe.device
+    if DEVICE_THREAD.inherits_streams and not device.survives_fork:
+        raise BackendError(FORKED)
 
-    def load() -> tuple[Engine, int, int]:
+    def load() -> "EmbeddingModel":
         import mlx.core as mx
 
         from akidb_mlx.loading import load_model
 
         limit = device.cache_limit_mb if config.cache_limit_mb is None else config.cache_limit_mb
-        mx.set_cache_limit(limit * 2**20)
-        model = load_model(checkpoint, recipe.pooling, device, config.dtype)
-        scheduler = Scheduler(
-            config.max_batch_tokens or device.max_batch_tokens,
-            config.query_latency_target_ms / 1000,
-            recipe.max_seq_length,
-            device.length_steps,
-        )
-        engine = Engine(model, scheduler, config.max_queued_tokens, survives_fork=device.survives_fork)
-        return engine, model.dimension, model.parameter_bytes()
+        DEVICE_THREAD.set_cache_limit(limit)
+        with mx.stream(mx.cpu) if device.kind == "cpu" else contextlib.nullcontext():
+            return load_model(checkpoint, recipe.pooling, device, config.dtype)
 
     loading = DEVICE_THREAD.run(load)
     tokenizer = Tokenizer(  # meanwhile, in this thread
@@ -157,9 +157,26 @@ def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
         recipe.max_seq_length,
         do_lower_case=checkpoint.do_lower_case,
         truncation_side=checkpoint.truncation_side,
+        vocab_size=checkpoint.config.get("vocab_size"),
+        **checkpoint.tokenizer_rules,
     )
-    engine, dimension, parameter_bytes = loading.result()
-    return LoadedModel(key, recipe, tokenizer, engine, dimension, parameter_bytes)
+    scheduler = Scheduler(
+        config.max_batch_tokens or device.max_batch_tokens,
+        config.query_latency_target_ms / 1000,
+        recipe.max_seq_length,
+        device.length_steps,
+        lanes=max(1, device.cpu_lanes),
+    )
+    model = loading.result()
+    # Last, for the thread knows the engine from then on: nothing may fail after it.
+    engine = Engine(
+        model,
+        scheduler,
+        config.max_queued_tokens,
+        survives_fork=device.survives_fork,
+        cpu_lanes=device.cpu_lanes,
+    )
+    return LoadedModel(key, recipe, tokenizer, engine, model.dimension, model.parameter_bytes())
 
 
 def _after_fork() -> None:

@@ -24,6 +24,11 @@ __all__ = ["Job", "Request", "Row", "Scheduler", "SpeedMeter"]
 _TURN = 32
 # A round's size in batches: large enough to sort by length, small enough that nobody waits long for the next.
 _ROUND_BATCHES = 16
+# Tokens under which a batch is not split among lanes: its fixed cost would weigh more.
+_LEAST_SHARE = 128
+# A batch that takes so many times as long as expected says more about the machine than about the model.
+_MOST_SURPRISE = 3.0
+_BATCHES_TO_KNOW = 6
 # For so long after a query, batches of documents stay short (seconds).
 _QUERY_MEMORY_S = 1.0
 
@@ -94,10 +99,14 @@ class SpeedMeter:
     def __init__(self, decay: float = 0.9) -> None:
         """Know nothing yet."""
         self._decay = decay
+        self._batches = 0
         self._sums = np.zeros(5)  # weights, tokens, seconds, tokens², tokens × seconds
 
     def add(self, tokens: int, seconds: float) -> None:
-        """Learn from one batch."""
+        """Learn from one batch. A stall, which is no measure of the device, counts as a few times the usual."""
+        if self._batches >= _BATCHES_TO_KNOW:
+            seconds = min(seconds, _MOST_SURPRISE * self.seconds(tokens))
+        self._batches += 1
         self._sums = self._decay * self._sums + (1.0, tokens, seconds, tokens * tokens, tokens * seconds)
 
     def line(self) -> tuple[float, float] | None:
@@ -113,10 +122,21 @@ class SpeedMeter:
             return 0.0, float(mean_seconds / mean_tokens)
         return float(mean_seconds - slope * mean_tokens), float(slope)
 
-    def tokens_within(self, seconds: float) -> int | None:
-        """Padded tokens that a batch may have to end within `seconds`; None while nothing is known."""
+    def seconds(self, tokens: int) -> float:
+        """What a batch should take; 0 while nothing is known."""
         line = self.line()
-        return None if line is None else max(1, int((seconds - line[0]) / line[1]))
+        return 0.0 if line is None else line[0] + line[1] * tokens
+
+    def tokens_within(self, seconds: float) -> int | None:
+        """Padded tokens that a batch may have to end within `seconds`; None while nothing is known.
+
+        At least as many as take the overhead's time again, or the device would do little else than start batches.
+        """
+        line = self.line()
+        if line is None:
+            return None
+        overhead, per_token = line
+        return max(1, int(max(seconds - overhead, overhead) / per_token))
 
 
 class Scheduler:
@@ -128,8 +148,12 @@ class Scheduler:
         query_latency_target_s: float,
         max_seq_length: int | None = None,
         length_steps: int = 8,
+        lanes: int = 1,
     ) -> None:
-        """Budgets in padded tokens and seconds; `length_steps` as in `padded_length`."""
+        """Budgets in padded tokens and seconds; `length_steps` as in `padded_length`.
+
+        `lanes` batches compute at the same time: what would fill fewer is shared out among them.
+        """
         self.max_batch_tokens = max_batch_tokens
         self.query_latency_target_s = query_latency_target_s
         self.speed = SpeedMeter()
@@ -137,6 +161,7 @@ class Scheduler:
         """Tokens of all requests that are not answered yet."""
         self._limit = max_seq_length
         self._steps = length_steps
+        self._lanes = lanes
         self._urgent: deque[Request] = deque()
         self._bulk: deque[Request] = deque()
         self._queries: Rows = {}
@@ -170,11 +195,8 @@ class Scheduler:
         self._round = []
         return list(waiting.values())
 
-    def next_job(self, now: float, in_flight: int = 0) -> Job | None:
-        """Cut the next batch; None where nothing waits (or all of it was cancelled).
-
-        `in_flight` batches already on the device share the latency target with this one.
-        """
+    def next_job(self, now: float) -> Job | None:
+        """Cut the next batch; None where nothing waits (or all of it was cancelled)."""
         while self._urgent:
             _collect(self._urgent.popleft(), None, self._queries)
         bulk_waits = bool(self._bulk or self._round)
@@ -183,16 +205,22 @@ class Scheduler:
             if job := self._query_job():
                 return job
         self._queries_had_their_turn = False
-        self._round = [row for row in self._round if _wanted(row)]
-        while self._bulk and not self._round:
-            self._fill_round()
-        if not self._round:
-            return self._query_job()
         budget = self.max_batch_tokens
-        if now - self._last_query < _QUERY_MEMORY_S:
-            budget = min(budget, self._budget_beside_queries(in_flight))
-        job, self._round = self._cut(self._round, budget, urgent=False)
-        return job
+        if self.queries_are_about(now):
+            budget = min(budget, self._budget_beside_queries())
+        while self._bulk or self._round:
+            if not self._round:
+                self._fill_round()
+                continue
+            job, self._round = self._cut(self._round, budget, urgent=False)
+            job.rows = [row for row in job.rows if _wanted(row)]  # others may have been cancelled since
+            if job.rows:
+                return job
+        return self._query_job()
+
+    def queries_are_about(self, now: float) -> bool:
+        """Whether a query came lately."""
+        return now - self._last_query < _QUERY_MEMORY_S
 
     def _query_job(self) -> Job | None:
         rows = sorted(filter(_wanted, self._queries.values()), key=_length)
@@ -203,8 +231,8 @@ class Scheduler:
         self._queries = {_key(row.token_ids, row.prompt_length): row for row in left}
         return job
 
-    def _budget_beside_queries(self, in_flight: int) -> int:
-        within = self.speed.tokens_within(self.query_latency_target_s / (1 + in_flight))
+    def _budget_beside_queries(self) -> int:
+        within = self.speed.tokens_within(self.query_latency_target_s)
         return self.max_batch_tokens if within is None else within
 
     def _fill_round(self) -> None:
@@ -220,6 +248,9 @@ class Scheduler:
     def _cut(self, rows: list[Row], budget: int, *, urgent: bool) -> tuple[Job, list[Row]]:
         """Longest rows first, as many as the budget holds at their padded length, at least one."""
         length = padded_length(_length(rows[-1]), self._limit, self._steps)
+        if self._lanes > 1:
+            left = sum(map(_length, rows))
+            budget = min(budget, max(-(-left // self._lanes), _LEAST_SHARE))
         count = max(1, min(len(rows), budget // length))
         return Job(rows[-count:], length, urgent), rows[:-count]
 

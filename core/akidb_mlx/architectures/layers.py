@@ -6,15 +6,31 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from akidb_mlx.errors import UnsupportedModelError
+from akidb_mlx.architectures import cpu
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["ACTIVATIONS", "Activation", "GatedMLP", "PostNormLayer", "SelfAttention", "activation", "make_mask"]
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "GatedMLP",
+    "PostNormLayer",
+    "SelfAttention",
+    "activation",
+    "attend",
+    "make_mask",
+]
 
 Activation = Callable[[mx.array], mx.array]
 Rope = Callable[[mx.array], mx.array]
 
+
+def gelu(x: mx.array) -> mx.array:
+    """Exact GELU, by the device's fastest way."""
+    return cpu.gelu(x) if cpu.computes_on_cpu(x) else nn.gelu(x)
+
+
 ACTIVATIONS: dict[str, Activation] = {
-    "gelu": nn.gelu,
+    "gelu": gelu,
     "gelu_new": nn.gelu_approx,
     "gelu_pytorch_tanh": nn.gelu_approx,
     "relu": nn.relu,
@@ -26,7 +42,7 @@ ACTIVATIONS: dict[str, Activation] = {
 def activation(config: Mapping[str, Any], key: str = "hidden_act") -> Activation:
     """The activation that config.json names under `key`."""
     name = config.get(key)
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise UnsupportedModelError(f"config.json: {key} is {name!r}; supported: {known}")
     return ACTIVATIONS[name]
@@ -47,6 +63,16 @@ def make_mask(attention_mask: mx.array | None, length: int, window: int | None =
     return near if padding is None else (near & padding) | (distance == 0)
 
 
+def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None, scale: float) -> mx.array:
+    """Softmax attention over (rows, heads, length, head_dim), by the device's fastest way."""
+    if cpu.computes_on_cpu(queries) and keys.shape[1] == queries.shape[1]:
+        return cpu.attention(queries, keys, values, mask, scale)
+    if mask is not None and mask.dtype == mx.bool_ and not mx.metal.is_available():
+        # CUDA's fused attention takes an additive mask three times as fast as a boolean one.
+        mask = mx.where(mask, 0.0, mx.finfo(queries.dtype).min).astype(queries.dtype)
+    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+
+
 class SelfAttention(nn.Module):
     """Attention in which queries, keys and values come from one product of matrices."""
 
@@ -55,6 +81,8 @@ class SelfAttention(nn.Module):
     ) -> None:
         """Make it with `heads` of `width / heads` channels; fewer `kv_heads` are shared by groups of heads."""
         super().__init__()
+        if heads < 1 or width % heads:
+            raise CheckpointError(f"config.json: {heads} attention heads cannot share {width} channels")
         self._head = width // heads
         self._heads, self._kv_heads = heads, kv_heads or heads
         self.qkv = nn.Linear(width, (heads + 2 * self._kv_heads) * self._head, bias=bias)
@@ -67,7 +95,7 @@ class SelfAttention(nn.Module):
         queries, keys, values = mx.split(qkv, (self._heads, self._heads + self._kv_heads), axis=1)
         if rope is not None:
             queries, keys = rope(queries), rope(keys)
-        attended = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self._head**-0.5, mask=mask)
+        attended = attend(queries, keys, values, mask, self._head**-0.5)
         return self.out(attended.swapaxes(1, 2).reshape(rows, length, -1))
 
 

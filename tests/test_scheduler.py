@@ -1,0 +1,379 @@
+"""Which rows go into the next batch: pure logic, no MLX, no threads."""
+
+import numpy as np
+import pytest
+from akidb_mlx.batching import padded_length
+from akidb_mlx.scheduler import Request, Scheduler, SpeedMeter
+from hypothesis import given
+from hypothesis import strategies as st
+
+BUDGET = 64
+
+
+def make_request(lengths, *, urgent=False, prompt_length=0, arrived=0.0, value=None):
+    """A request whose texts are of these lengths; all different unless `value` is given."""
+    rows = []
+    for length in lengths:
+        make_request.counter += 1
+        rows.append(np.full(length, make_request.counter if value is None else value, np.int32))
+    return Request(rows, urgent, prompt_length, arrived)
+
+
+make_request.counter = 0
+
+
+def run(scheduler, now=0.0):
+    """All jobs until nothing waits."""
+    jobs = []
+    while scheduler:
+        job = scheduler.next_job(now)
+        if job is not None:
+            jobs.append(job)
+    return jobs
+
+
+def cancel(scheduler, request):
+    """As the engine does."""
+    request.future.cancel()
+    scheduler.done(request)
+
+
+def owners(jobs):
+    return [(id(request), index) for job in jobs for row in job.rows for request, index in row.owners]
+
+
+def texts_of(requests):
+    return [(id(request), index) for request in requests for index in range(len(request.token_ids))]
+
+
+lengths = st.lists(st.integers(1, 80), min_size=1, max_size=60)
+# (lengths, urgent, how many jobs are cut before it arrives, whether it is cancelled then)
+arrivals = st.lists(st.tuples(lengths, st.booleans(), st.integers(0, 3), st.booleans()), max_size=8)
+
+
+@given(arrivals, st.data())
+def test_every_text_is_cut_once_and_batches_keep_the_budget(arrivals, data):
+    scheduler = Scheduler(BUDGET, 0.02)
+    requests, jobs, cancelled = [], [], set()
+    for sizes, urgent, steps, cancels in arrivals:
+        for _ in range(steps):
+            if job := scheduler.next_job(0.0):
+                jobs.append(job)
+        if cancels and requests:
+            victim = data.draw(st.sampled_from(requests))
+            cancel(scheduler, victim)
+            cancelled.add(id(victim))
+        requests.append(make_request(sizes, urgent=urgent))
+        scheduler.add(requests[-1])
+    jobs += run(scheduler)
+    cut = owners(jobs)
+    assert len(cut) == len(set(cut))
+    wanted = {text for text in texts_of(requests) if text[0] not in cancelled}
+    assert wanted <= set(cut) <= set(texts_of(requests))
+    for job in jobs:
+        assert job.length >= max(len(row.token_ids) for row in job.rows)
+        assert job.padded_tokens == len(job.rows) * job.length
+        assert job.padded_tokens <= BUDGET or len(job.rows) == 1
+
+
+def test_nothing_waits_at_first():
+    scheduler = Scheduler(BUDGET, 0.02)
+    assert not scheduler
+    assert scheduler.next_job(0.0) is None
+    assert scheduler.drain() == []
+
+
+def test_the_longest_rows_of_a_round_come_first():
+    scheduler = Scheduler(BUDGET, 0.02)
+    scheduler.add(make_request([3, 50, 9, 20, 1, 33]))
+    cut = [[len(row.token_ids) for row in job.rows] for job in run(scheduler)]
+    assert cut == [[50], [33], [3, 9, 20], [1]]  # padded to 52, 36, 20 and 1: the budget is 64
+
+
+def test_a_text_beyond_the_budget_goes_alone():
+    scheduler = Scheduler(BUDGET, 0.02)
+    scheduler.add(make_request([BUDGET * 3, 2, 2]))
+    first, *rest = run(scheduler)
+    assert len(first.rows) == 1 and first.padded_tokens >= BUDGET * 3
+    assert sum(len(job.rows) for job in rest) == 2
+
+
+def test_lengths_are_padded_to_a_few():
+    scheduler = Scheduler(4096, 0.02, length_steps=8)
+    scheduler.add(make_request([100]))
+    assert run(scheduler)[0].length == 104
+
+
+def test_padding_stops_at_the_models_limit():
+    scheduler = Scheduler(4096, 0.02, max_seq_length=257, length_steps=8)
+    scheduler.add(make_request([257]))
+    assert run(scheduler)[0].length == 257 < padded_length(257)
+
+
+def test_equal_texts_are_computed_once():
+    scheduler = Scheduler(BUDGET, 0.02)
+    one, other = make_request([4] * 5, value=7), make_request([4] * 3, value=7)
+    scheduler.add(one)
+    scheduler.add(other)
+    jobs = run(scheduler)
+    assert [len(job.rows) for job in jobs] == [1]
+    assert sorted(owners(jobs)) == sorted(texts_of([one, other]))
+
+
+def test_equal_queries_are_computed_once():
+    scheduler = Scheduler(BUDGET, 0.02)
+    for _ in range(5):
+        scheduler.add(make_request([4], urgent=True, value=7))
+    jobs = run(scheduler)
+    assert [len(job.rows) for job in jobs] == [1]
+    assert len(owners(jobs)) == 5
+
+
+def test_equal_ids_after_prompts_of_other_lengths_are_two_rows():
+    scheduler = Scheduler(BUDGET, 0.02)
+    scheduler.add(make_request([4], value=7, prompt_length=2))
+    scheduler.add(make_request([4], value=7, prompt_length=0))
+    (job,) = run(scheduler)
+    assert sorted(row.prompt_length for row in job.rows) == [0, 2]
+
+
+def test_a_cancelled_request_costs_nothing():
+    scheduler = Scheduler(BUDGET, 0.02)
+    kept, gone = make_request([5, 6]), make_request([5, 6])
+    for request in (kept, gone):
+        scheduler.add(request)
+    cancel(scheduler, gone)
+    assert sorted(owners(run(scheduler))) == texts_of([kept])
+
+
+def test_a_request_cancelled_in_the_midst_of_its_round_costs_no_more():
+    scheduler = Scheduler(BUDGET, 0.02)
+    request = make_request([30] * 10)
+    scheduler.add(request)
+    assert scheduler.next_job(0.0) is not None
+    cancel(scheduler, request)
+    assert scheduler.next_job(0.0) is None
+    assert not scheduler
+
+
+def test_cancelled_queries_cost_nothing():
+    scheduler = Scheduler(BUDGET, 0.02)
+    queries = [make_request([60], urgent=True) for _ in range(3)]
+    for query in queries:
+        scheduler.add(query)
+    assert scheduler.next_job(0.0) is not None
+    for query in queries:
+        cancel(scheduler, query)
+    assert scheduler.next_job(0.0) is None
+    assert not scheduler
+
+
+def test_a_row_that_one_of_two_still_wants_is_computed():
+    scheduler = Scheduler(BUDGET, 0.02)
+    gone, kept = make_request([5], value=9), make_request([5], value=9)
+    scheduler.add(gone)
+    scheduler.add(kept)
+    cancel(scheduler, gone)
+    (job,) = run(scheduler)
+    assert (id(kept), 0) in owners([job])
+
+
+def test_a_row_of_a_round_that_one_of_two_still_wants_is_computed():
+    scheduler = Scheduler(BUDGET, 0.02)
+    gone, kept = make_request([40, 5], value=9), make_request([5], value=9)
+    scheduler.add(gone)
+    scheduler.add(kept)
+    assert scheduler.next_job(0.0).length == 40  # the round is cut, the short row waits
+    cancel(scheduler, gone)
+    (job,) = run(scheduler)
+    assert (id(kept), 0) in owners([job])
+
+
+def test_a_query_is_in_the_very_next_batch():
+    scheduler = Scheduler(BUDGET, 0.02)
+    scheduler.add(make_request([30] * 100))
+    for _ in range(5):
+        assert not scheduler.next_job(0.0).urgent
+        query = make_request([4], urgent=True)
+        scheduler.add(query)
+        job = scheduler.next_job(0.0)
+        assert job.urgent and owners([job]) == texts_of([query])
+
+
+def test_bulk_progresses_under_a_steady_stream_of_queries():
+    scheduler = Scheduler(BUDGET, 0.02)
+    bulk = make_request([30] * 40)
+    scheduler.add(bulk)
+    jobs = []
+    for _ in range(40):
+        scheduler.add(make_request([4] * 3, urgent=True))
+        jobs.append(scheduler.next_job(0.0))
+    assert [job.urgent for job in jobs] == [True, False] * 20
+    assert set(texts_of([bulk])) <= set(owners(jobs))
+
+
+def test_more_queries_than_a_batch_holds_alternate_with_bulk():
+    scheduler = Scheduler(BUDGET, 0.02)
+    scheduler.add(make_request([30] * 20))
+    scheduler.add(make_request([30] * 20, urgent=True))
+    kinds = [scheduler.next_job(0.0).urgent for _ in range(12)]
+    assert kinds == [True, False] * 6
+
+
+def test_without_bulk_queries_follow_on_queries():
+    scheduler = Scheduler(BUDGET, 0.02)
+    scheduler.add(make_request([60] * 5, urgent=True))
+    assert [job.urgent for job in run(scheduler)] == [True] * 5
+
+
+def test_a_big_request_never_starves_a_small_one():
+    scheduler = Scheduler(1024, 0.02)
+    scheduler.add(make_request([16] * 10_000))  # 157 batches
+    for _ in range(3):
+        scheduler.next_job(0.0)
+    small = make_request([16])
+    scheduler.add(small)
+    jobs = [scheduler.next_job(0.0) for _ in range(32)]  # the rest of this round, and its own
+    assert (id(small), 0) in owners(jobs)
+
+
+def test_waiting_requests_progress_side_by_side():
+    scheduler = Scheduler(BUDGET, 0.02)
+    big = [make_request([16] * 1000) for _ in range(4)]
+    for request in big:
+        scheduler.add(request)
+    done = owners([scheduler.next_job(0.0) for _ in range(100)])
+    shares = [sum(owner == id(request) for owner, _ in done) for request in big]
+    assert min(shares) > 0.5 * max(shares)
+
+
+def slow_device(scheduler, overhead=0.002, per_token=0.0001):
+    for tokens in (16, 32, 48, 64, 16, 64):
+        scheduler.speed.add(tokens, overhead + per_token * tokens)
+
+
+def test_bulk_batches_end_within_the_target_while_queries_are_about():
+    scheduler = Scheduler(100_000, 0.02)
+    slow_device(scheduler)
+    scheduler.add(make_request([10] * 20_000))
+    full = scheduler.next_job(100.0)
+    assert full.padded_tokens > 10_000
+    scheduler.add(make_request([5], urgent=True, arrived=100.0))
+    assert scheduler.next_job(100.0).urgent
+    short = scheduler.next_job(100.1)
+    assert 0.5 * 0.02 < 0.002 + 0.0001 * short.padded_tokens <= 0.02 + 1e-9
+    assert scheduler.next_job(105.0).padded_tokens > 10_000  # the queries have gone
+
+
+def test_an_overloaded_device_still_gets_bulk_rows():
+    scheduler = Scheduler(100_000, 0.001)  # the target is less than a batch's overhead
+    slow_device(scheduler, overhead=0.006, per_token=0.00001)
+    scheduler.add(make_request([10] * 500))
+    scheduler.add(make_request([5], urgent=True, arrived=10.0))
+    assert scheduler.next_job(10.0).urgent
+    # At least half of its time is the rows' own: 600 tokens take as long as starting a batch does.
+    assert 500 <= scheduler.next_job(10.1).padded_tokens <= 600
+
+
+def test_a_stall_is_no_measure_of_the_device():
+    scheduler = Scheduler(100_000, 0.02)
+    slow_device(scheduler)
+    before = scheduler.speed.seconds(64)
+    scheduler.speed.add(64, 1000 * before)
+    assert scheduler.speed.seconds(64) < 2 * before
+
+
+def test_queued_tokens_count_from_arrival_to_answer():
+    scheduler = Scheduler(BUDGET, 0.02)
+    one, other = make_request([5, 6]), make_request([7], urgent=True)
+    scheduler.add(one)
+    scheduler.add(other)
+    assert (one.tokens, scheduler.queued_tokens) == (11, 18)
+    run(scheduler)
+    assert scheduler.queued_tokens == 18  # cut, not answered
+    scheduler.done(one)
+    scheduler.done(one)
+    assert scheduler.queued_tokens == 7
+    scheduler.done(other)
+    assert scheduler.queued_tokens == 0
+
+
+def test_draining_gives_each_request_that_waits_for_a_row():
+    scheduler = Scheduler(BUDGET, 0.02)
+    finished = make_request([4], urgent=True)
+    scheduler.add(finished)
+    scheduler.next_job(0.0)
+    partly = make_request([30] * 8)
+    scheduler.add(partly)
+    scheduler.next_job(0.0)
+    waiting = [partly, make_request([4], urgent=True), make_request([9, 9])]
+    for request in waiting[1:]:
+        scheduler.add(request)
+    drained = scheduler.drain()
+    assert {id(request) for request in drained} == {id(request) for request in waiting}
+    assert len(drained) == 3
+    assert not scheduler
+
+
+# ── SpeedMeter ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nothing_is_known_at_first():
+    assert SpeedMeter().line() is None
+    assert SpeedMeter().tokens_within(1.0) is None
+
+
+@given(
+    st.floats(0, 0.1),
+    st.floats(1e-6, 1e-2),
+    st.lists(st.integers(1, 20_000), min_size=2, max_size=30).filter(lambda sizes: max(sizes) > 2 * min(sizes)),
+)
+def test_a_line_is_found_again(overhead, per_token, sizes):
+    meter = SpeedMeter()
+    for tokens in sizes:
+        meter.add(tokens, overhead + per_token * tokens)
+    weights = 0.9 ** np.arange(len(sizes))[::-1]
+    mean = np.average(sizes, weights=weights)
+    spread = np.average((np.array(sizes) - mean) ** 2, weights=weights)
+    if spread < 0.02 * mean**2:  # as good as one size
+        return
+    found = meter.line()
+    assert found == pytest.approx((overhead, per_token), rel=1e-4, abs=1e-6)
+
+
+def test_one_size_of_batches_counts_wholly_as_the_tokens_cost():
+    meter = SpeedMeter()
+    for _ in range(5):
+        meter.add(100, 0.5)
+    assert meter.line() == pytest.approx((0.0, 0.005))
+    assert meter.tokens_within(0.1) == pytest.approx(20, abs=1)
+
+
+def test_tokens_within_by_hand():
+    meter = SpeedMeter()
+    for tokens in (100, 200, 300):
+        meter.add(tokens, 0.010 + 0.0001 * tokens)
+    assert meter.seconds(500) == pytest.approx(0.06)
+    assert meter.tokens_within(0.0301) == pytest.approx(201, abs=1)
+    # less than the overhead: then as much as takes its time again
+    assert meter.tokens_within(0.005) == pytest.approx(100, abs=1)
+
+
+@given(st.lists(st.tuples(st.integers(1, 10_000), st.floats(1e-6, 10)), min_size=1, max_size=20))
+def test_whatever_was_measured_the_line_is_usable(batches):
+    meter = SpeedMeter()
+    for tokens, seconds in batches:
+        meter.add(tokens, seconds)
+    overhead, slope = meter.line()
+    assert overhead >= 0 or overhead == pytest.approx(0, abs=1e-6)
+    assert slope > 0
+    assert meter.tokens_within(0.02) >= 1
+
+
+def test_a_device_that_slows_down_is_followed():
+    meter = SpeedMeter()
+    for tokens in [100, 200] * 20:
+        meter.add(tokens, 0.0001 * tokens)
+    for tokens in [100, 200] * 20:
+        meter.add(tokens, 0.001 * tokens)
+    assert meter.line()[1] == pytest.approx(0.001, rel=0.1)
