@@ -49,6 +49,7 @@ def fingerprint(recipe: Mapping[str, Any]) -> str:
             "include_prompt": checkpoint.include_prompt,
             "do_lower_case": checkpoint.do_lower_case,
             "truncation_side": checkpoint.truncation_side,
+            "tokenizer_rules": dict(checkpoint.tokenizer_rules),
             "truncation_layer_norm": checkpoint.truncation_layer_norm,
         },
         "version": _VERSION,

@@ -1,13 +1,13 @@
 """Facts → a live model: weights under our names, dtype, quantisation, Dense; nothing missing or left over."""
 
-import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 
 from akidb_mlx.architectures import Backbone, make_backbone
@@ -15,11 +15,35 @@ from akidb_mlx.checkpoint import Checkpoint, Dense
 from akidb_mlx.device import Device
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model import DenseLayer, EmbeddingModel
+from akidb_mlx.quantization import check_quantization, dequantize, packed, quantize_modules
+from akidb_mlx.safetensors_header import read_float_dtype, read_header
 
 __all__ = ["load_model", "read_header"]
 
-_FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 Weights = dict[str, mx.array]
+_DTYPES = {
+    "BOOL": mx.bool_,
+    "U8": mx.uint8,
+    "I8": mx.int8,
+    "U16": mx.uint16,
+    "I16": mx.int16,
+    "U32": mx.uint32,
+    "I32": mx.int32,
+    "U64": mx.uint64,
+    "I64": mx.int64,
+    "F16": mx.float16,
+    "BF16": mx.bfloat16,
+    "F32": mx.float32,
+}
+_is_child = False
+
+
+def _after_fork() -> None:
+    global _is_child
+    _is_child = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def load_model(
@@ -27,17 +51,29 @@ def load_model(
 ) -> EmbeddingModel:
     """Load a checkpoint's weights; call it on the thread that will compute."""
     backbone = make_backbone(checkpoint.config)
-    weights, stored = _read_weights(checkpoint.weight_files)
+    weights = _read_weights(checkpoint.weight_files)
+    stored = read_float_dtype(checkpoint.weight_files)
+    check_quantization(checkpoint.quantization, packed(weights), checkpoint.config_file)
     in_main_file = tuple(layer.name for layer in checkpoint.dense if layer.weight_file is None)
     dense_weights = (
         {key: weights.pop(key) for key in list(weights) if key.startswith(in_main_file)} if in_main_file else {}
     )
-    weights = backbone.sanitize(weights)
+    try:
+        weights = backbone.sanitize(weights)
+    except ValueError as error:  # what is joined has other shapes
+        raise UnsupportedModelError(
+            f"{checkpoint.weight_files[0]}: layers that are computed together differ in shape or bits ({error})"
+        ) from None
     weights = {key: weight for key, weight in weights.items() if not _ignored(key, backbone)}
-    compute = getattr(mx, device.dtype(stored, dtype))
-    if checkpoint.quantization is not None:
-        weights = _quantize(backbone, weights, checkpoint.quantization, keep=device.keeps_quantization)
-    _load(backbone, _cast(weights, compute, backbone), checkpoint.weight_files[0])
+    compute = device.dtype(stored, dtype)
+    if compute == "float16" and backbone.overflows_in_float16:
+        raise UnsupportedModelError(
+            f'{checkpoint.name}: {checkpoint.model_type} overflows in float16; set dtype="bfloat16" or "float32"'
+        )
+    if not device.keeps_quantization:
+        weights = dequantize(backbone, weights, checkpoint.config_file)
+    quantize_modules(backbone, weights, checkpoint.config_file)
+    _load(backbone, _cast(weights, getattr(mx, compute)), checkpoint.weight_files[0])
     dense = [_load_dense(layer, dense_weights, checkpoint) for layer in checkpoint.dense]
     model = EmbeddingModel(backbone, pooling, dense)
     model.eval()
@@ -45,60 +81,42 @@ def load_model(
     return model
 
 
-def read_header(file: Path) -> dict[str, dict[str, Any]]:
-    """Name → dtype, shape and offsets of each tensor of a safetensors file; CheckpointError if it was cut short."""
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            size = file.stat().st_size
-            if not 0 < length <= size - 8:
-                raise ValueError("its header is cut short")
-            header: dict[str, dict[str, Any]] = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-        if 8 + length + end != size:
-            raise ValueError(f"it should have {8 + length + end} bytes and has {size}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is no whole safetensors file ({error}); download it again") from None
-    return header
-
-
-def _read_weights(files: Sequence[Path]) -> tuple[Weights, str]:
-    """All tensors and the float dtype that most of their bytes have."""
+def _read_weights(files: Sequence[Path]) -> Weights:
+    """All tensors."""
     weights: Weights = {}
-    sizes: dict[str, int] = {}
     for file in files:
-        for tensor in read_header(file).values():
-            first, last = tensor["data_offsets"]
-            sizes[tensor["dtype"]] = sizes.get(tensor["dtype"], 0) + last - first
+        read_header(file)  # says plainly what is wrong with a torn file
         try:
-            loaded = mx.load(str(file), format="safetensors")
+            loaded = _read_in_child(file) if _is_child else mx.load(str(file), format="safetensors")
         except Exception as error:  # MLX raises RuntimeError and ValueError
             raise CheckpointError(f"{file} cannot be loaded ({error})") from None
         assert isinstance(loaded, dict)
         weights.update(loaded)
-    floats = {name: size for name, size in sizes.items() if name in _FLOATS}
-    if not floats:
-        raise CheckpointError(f"{files[0]} holds no float weights, but {sorted(sizes)}")
-    return weights, _FLOATS[max(floats, key=lambda name: floats[name])]
+    return weights
+
+
+def _read_in_child(file: Path) -> Weights:
+    """As `mx.load`, without MLX's threads for reading, which a forked child lacks: it would wait for ever."""
+    data = np.memmap(file, np.uint8, "r")
+    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    weights: Weights = {}
+    for name, tensor in read_header(file).items():
+        first, last = tensor["data_offsets"]
+        values = mx.array(data[start + first : start + last]).view(_DTYPES[tensor["dtype"]])
+        weights[name] = values.reshape(tensor["shape"])
+    return weights
 
 
 def _ignored(key: str, backbone: Backbone) -> bool:
     return any(re.match(pattern, key) for pattern in backbone.ignored_weights)
 
 
-def _cast(weights: Weights, dtype: mx.Dtype, backbone: Backbone) -> Weights:
-    """Floats in the dtype to compute in; the scales of quantised weights stay as they are."""
-    quantized = {key.removesuffix("scales") for key in weights if key.endswith(".scales")}
-    kept = {f"{path}{kind}" for path in quantized for kind in ("weight", "scales", "biases")}
+def _cast(weights: Weights, dtype: mx.Dtype) -> Weights:
+    """Floats in the dtype to compute in, the scales of quantised weights among them; packed numbers are integers."""
     return {
-        key: weight.astype(dtype) if key not in kept and mx.issubdtype(weight.dtype, mx.floating) else weight
+        key: weight.astype(dtype) if mx.issubdtype(weight.dtype, mx.floating) else weight
         for key, weight in weights.items()
     }
-
-
-def _quantize(backbone: Backbone, weights: Weights, quantization: Mapping[str, Any], *, keep: bool) -> Weights:
-    raise UnsupportedModelError("config.json: quantised weights are not supported yet")
 
 
 def _load(module: nn.Module, weights: Weights, file: Path) -> None:
@@ -132,7 +150,7 @@ def _load_dense(spec: Dense, in_main_file: Weights, checkpoint: Checkpoint) -> D
         residual=spec.residual,
     )
     if spec.weight_file is not None:
-        weights, _ = _read_weights([spec.weight_file])
+        weights = _read_weights([spec.weight_file])
     else:
         prefix = f"{spec.name}."
         weights = {
@@ -141,5 +159,6 @@ def _load_dense(spec: Dense, in_main_file: Weights, checkpoint: Checkpoint) -> D
             if key.startswith(prefix)
         }
     file = spec.weight_file or checkpoint.weight_files[0]
+    weights = dequantize(layer, weights, checkpoint.config_file)
     _load(layer, {key: weight.astype(mx.float32) for key, weight in weights.items()}, file)
     return layer

@@ -1,7 +1,7 @@
 """FakeEmbedder: deterministic vectors without a model, for users' own tests."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
@@ -52,10 +52,12 @@ class FakeEmbedder:
         return self.encode_document(texts)
 
     def _vectors(self, prompt: str, texts: Sequence[str]) -> Embeddings:
-        if isinstance(texts, str):
-            raise TypeError("texts must be a list of str, not a str; wrap one text in a list")
+        if isinstance(texts, str | bytes | Mapping | Set) or not hasattr(texts, "__len__"):
+            raise TypeError(f"texts must be a list of str, not a {type(texts).__name__}; wrap one text in a list")
         rows = np.empty((len(texts), self.dimension), np.float32)
-        for row, text in zip(rows, texts, strict=True):
+        for index, (row, text) in enumerate(zip(rows, texts, strict=True)):
+            if not isinstance(text, str):
+                raise TypeError(f"item {index} is a {type(text).__name__}, not a str")
             digest = hashlib.sha256(f"{prompt}{text}".encode("utf-8", "surrogatepass")).digest()
             row[:] = np.random.default_rng(int.from_bytes(digest)).standard_normal(self.dimension)
         return finish(rows, self.dimension, normalize=True)

@@ -254,6 +254,22 @@ CASES: tuple[Case, ...] = (
          "lasttoken", causal=True, dtype=BRAIN),
     Case("ernie4_5", "ernie4_5", "interleaved RoPE, biases", models.decoder(hf.Ernie4_5Model, head_dim=8, use_bias=True), bare_tokens,
          causal=True, dtype=BRAIN),
+    Case("cohere", "cohere", "attention and network side by side on one norm, interleaved RoPE, query and key norms",
+         models.decoder(hf.CohereModel, use_qk_norm=True, rope_parameters={"rope_type": "default", "rope_theta": 500.0}), bare_tokens,
+         causal=True, dtype=BRAIN, must_matter={"base": DEFAULT_BASE}),
+    Case("glm", "glm", "half of a head rotated, interleaved; packed gate_up", models.decoder(hf.GlmModel, head_dim=16), bare_tokens, "lasttoken",
+         causal=True, dtype=BRAIN),
+    Case("glm4", "glm4", "norms before and after each block, half of a head rotated", models.decoder(hf.Glm4Model, head_dim=16, attention_bias=True),
+         bare_tokens, causal=True, dtype=BRAIN),
+    Case("helium", "helium", "interleaved RoPE", models.decoder(hf.HeliumModel, head_dim=8), bare_tokens, "lasttoken", causal=True, dtype=BRAIN),
+    Case("hunyuan", "hunyuan_v1_dense", "query and key norms after RoPE", models.decoder(hf.HunYuanDenseV1Model, head_dim=8), bare_tokens,
+         causal=True, dtype=BRAIN),
+    Case("nemotron", "nemotron", "squared ReLU without a gate, norms stored less one, half of a head rotated",
+         models.decoder(hf.NemotronModel, head_dim=8), bare_tokens, "lasttoken", causal=True, dtype=BRAIN),
+    Case("seed_oss", "seed_oss", "biases in attention, none after it", models.decoder(hf.SeedOssModel, head_dim=8, attention_bias=True),
+         bare_tokens, causal=True, dtype=BRAIN),
+    Case("stablelm", "stablelm", "layer norms with biases, a quarter of a head rotated",
+         models.decoder(hf.StableLmModel, use_qkv_bias=True, partial_rotary_factor=0.25), bare_tokens, causal=True, dtype=BRAIN),
 )
 # fmt: on
 

@@ -26,6 +26,8 @@ class Backbone(nn.Module):
     """(pattern, replacement) pairs that turn the checkpoint's names into ours, applied in order."""
     fused: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Our layer → the checkpoint's layers whose outputs it gives side by side."""
+    overflows_in_float16: ClassVar[bool] = False
+    """Whether hidden states of its checkpoints are too large for float16."""
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
         """(rows, length) token ids, and True on real tokens or None where all are → (rows, length, width)."""

@@ -25,7 +25,7 @@ class Embeddings(nn.Module):
 
     def __call__(self, input_ids: mx.array, positions: mx.array) -> mx.array:
         """(rows, length) and positions that broadcast to it → (rows, length, width)."""
-        by_position = self.position(positions) + self.token_type(mx.array(0))
+        by_position = self.position(positions) + self.token_type(mx.array([0]))
         return self.norm(self.word(input_ids) + by_position)
 
 

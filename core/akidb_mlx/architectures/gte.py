@@ -63,7 +63,7 @@ class Gte(Backbone):
         """Hidden states of the last layer, (rows, length, width)."""
         x = self.word(input_ids)
         if "token_type" in self:
-            x = x + self.token_type(mx.array(0))
+            x = x + self.token_type(mx.array([0]))
         x = self.norm(x)
         mask = make_mask(attention_mask, input_ids.shape[1])
         for layer in self.layers:

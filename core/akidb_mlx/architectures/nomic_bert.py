@@ -70,16 +70,14 @@ class NomicBert(Backbone):
         self.token_type = nn.Embedding(read(config, "type_vocab_size", int), self.width)
         self.norm = nn.LayerNorm(self.width, eps)
         self.layers = [
-            GatedPostNormLayer(
-                self.width, heads, inner, activation(config), eps, attention_bias=False, down_bias=False
-            )
+            GatedPostNormLayer(self.width, heads, inner, activation(config), eps, attention_bias=False, down_bias=False)
             for _ in range(read(config, "num_hidden_layers", int))
         ]
         self._rope = make_rope(self.width // heads, rope_parameters(config))
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.norm(self.word(input_ids) + self.token_type(mx.array(0)))
+        x = self.norm(self.word(input_ids) + self.token_type(mx.array([0])))
         mask = make_mask(attention_mask, input_ids.shape[1])
         for layer in self.layers:
             x = layer(x, mask, self._rope)

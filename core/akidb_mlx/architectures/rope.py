@@ -1,6 +1,7 @@
 """Rotary positions (Su et al. 2021, arXiv:2104.09864) with frequencies as transformers computes them, in float32."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -9,53 +10,148 @@ from numpy.typing import NDArray
 
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["Rope", "frequencies", "make_rope", "rope_parameters"]
+__all__ = ["Rope", "make_rope", "rope_parameters"]
+
+Frequencies = NDArray[np.float32]
 
 
 class Rope:
-    """Turns pairs of channels (i, i + dims / 2) by position × frequency."""
+    """Turns pairs of channels by position × frequency: (i, i + dims / 2), or interleaved (2i, 2i + 1)."""
 
-    def __init__(self, inverse_frequencies: NDArray[np.float32]) -> None:
+    def __init__(self, inverse_frequencies: Frequencies, *, interleaved: bool = False, scale: float = 1.0) -> None:
         """Take `dims / 2` frequencies; MLX wants wavelengths, and its own `base` is off at long positions."""
         self._dims = 2 * len(inverse_frequencies)
         self._wavelengths = mx.array(1.0 / inverse_frequencies.astype(np.float32))
+        self._interleaved = interleaved
+        self._scale = scale
 
     def __call__(self, x: mx.array) -> mx.array:
         """(rows, heads, length, channels) → the same shape; channels beyond `dims` pass."""
+        if self._scale != 1:  # the sines and cosines' factor
+            turned, passed = x[..., : self._dims], x[..., self._dims :]
+            x = mx.concatenate([turned * self._scale, passed], axis=-1)
         return mx.fast.rope(
-            x, self._dims, traditional=False, base=None, scale=1.0, offset=0, freqs=self._wavelengths
+            x, self._dims, traditional=self._interleaved, base=None, scale=1.0, offset=0, freqs=self._wavelengths
         )
 
 
-def frequencies(dims: int, base: float) -> NDArray[np.float32]:
+def rope_parameters(config: Mapping[str, Any], kind: str | None = None) -> dict[str, Any]:
+    """The rotary settings in one form: transformers 5 nests them, earlier files have `rope_theta` and `rope_scaling`.
+
+    `kind` is the layer type, where each has settings of its own.
+    """
+    nested = config.get("rope_parameters")
+    if nested is not None:
+        if kind is not None and isinstance(nested, dict):
+            nested = nested.get(kind)
+        if not isinstance(nested, dict):
+            raise CheckpointError(f"config.json: rope_parameters must be an object, not {nested!r}")
+        parameters = dict(nested)
+    else:
+        parameters = dict(config.get("rope_scaling") or {})
+    parameters.setdefault("rope_type", parameters.get("type", "default"))
+    parameters.setdefault("rope_theta", config.get("rope_theta"))
+    if config.get("partial_rotary_factor") is not None:
+        parameters.setdefault("partial_rotary_factor", config["partial_rotary_factor"])
+    trained = config.get("original_max_position_embeddings")  # Phi-3's place for it
+    if trained is not None and parameters["rope_type"] in ("llama3", "yarn", "longrope"):
+        parameters["original_max_position_embeddings"] = trained
+    parameters.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
+    if parameters["rope_theta"] is None:
+        raise CheckpointError("config.json has neither rope_parameters nor rope_theta")
+    return parameters
+
+
+def make_rope(dims: int, parameters: Mapping[str, Any], *, interleaved: bool = False) -> Rope:
+    """The rotary positions of heads with `dims` channels that `rope_parameters` describe."""
+    kind = parameters["rope_type"]
+    if kind not in _KINDS:
+        raise UnsupportedModelError(
+            f"config.json: rope_type {kind!r} is not supported; supported: {', '.join(map(repr, _KINDS))}"
+        )
+    unknown = sorted(parameters.keys() - _FIELDS.split())
+    if unknown:
+        raise UnsupportedModelError(f"config.json: {unknown[0]!r} among the rotary settings is not known here")
+    turned = int(dims * (parameters.get("partial_rotary_factor") or 1.0))
+    try:
+        frequencies, scale = _KINDS[kind](turned, parameters)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"config.json: rope_type {kind!r} lacks a setting or has a wrong one ({error!r})"
+        ) from None
+    return Rope(frequencies, interleaved=interleaved, scale=scale)
+
+
+def _default(dims: int, parameters: Mapping[str, Any]) -> tuple[Frequencies, float]:
     """`base ** (-2i / dims)` for i in 0 … dims / 2 - 1."""
+    return _frequencies(dims, float(parameters["rope_theta"])), 1.0
+
+
+def _linear(dims: int, parameters: Mapping[str, Any]) -> tuple[Frequencies, float]:
+    """Positions interpolated by a factor."""
+    return _default(dims, parameters)[0] / np.float32(parameters["factor"]), 1.0
+
+
+def _ntk(dims: int, parameters: Mapping[str, Any]) -> tuple[Frequencies, float]:
+    """GTE's ("new") fixed NTK scaling: base and frequencies both give way, the first fully, the last not at all."""
+    factor = float(parameters["factor"])
+    return _frequencies(dims, float(parameters["rope_theta"]) * factor) / np.float32(factor ** (2 / dims)), 1.0
+
+
+def _llama3(dims: int, parameters: Mapping[str, Any]) -> tuple[Frequencies, float]:
+    """Llama 3.1's: long wavelengths interpolated, short ones kept, a ramp between."""
+    plain, _ = _default(dims, parameters)
+    factor, trained = float(parameters["factor"]), float(parameters["original_max_position_embeddings"])
+    low, high = float(parameters["low_freq_factor"]), float(parameters["high_freq_factor"])
+    turns = np.float32(trained) / (np.float32(2 * math.pi) / plain)  # within the trained length
+    ramp = np.clip((turns - np.float32(low)) / np.float32(high - low), 0, 1)
+    mixed = (1 - ramp) * plain / np.float32(factor) + ramp * plain
+    return np.where(turns < low, plain / np.float32(factor), np.where(turns > high, plain, mixed)), 1.0
+
+
+def _yarn(dims: int, parameters: Mapping[str, Any]) -> tuple[Frequencies, float]:
+    """YaRN (Peng et al. 2023, arXiv:2309.00071): a ramp over the channels, and a factor on sines and cosines."""
+    plain, _ = _default(dims, parameters)
+    base, factor = float(parameters["rope_theta"]), float(parameters["factor"])
+    trained = float(parameters["original_max_position_embeddings"])
+
+    def channel(turns: float) -> float:
+        """The channel that turns so often within the trained length."""
+        return dims * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    first, last = channel(parameters.get("beta_fast") or 32), channel(parameters.get("beta_slow") or 1)
+    if parameters.get("truncate", True):
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, dims - 1)
+    width = (last - first) or 0.001
+    ramp = np.clip((np.arange(dims // 2, dtype=np.float32) - np.float32(first)) / np.float32(width), 0, 1)
+    return plain / np.float32(factor) * ramp + plain * (1 - ramp), _yarn_scale(factor, parameters)
+
+
+def _yarn_scale(factor: float, parameters: Mapping[str, Any]) -> float:
+    def grown(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    if parameters.get("attention_factor") is not None:
+        return float(parameters["attention_factor"])
+    if parameters.get("mscale") and parameters.get("mscale_all_dim"):
+        return grown(parameters["mscale"]) / grown(parameters["mscale_all_dim"])
+    return grown(1.0)
+
+
+def _frequencies(dims: int, base: float) -> Frequencies:
     exponents = np.arange(0, dims, 2, dtype=np.float32) / np.float32(dims)
     return (1.0 / np.power(np.float32(base), exponents, dtype=np.float32)).astype(np.float32)
 
 
-def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary settings in one form: transformers 5 nests them, earlier files have `rope_theta` and `rope_scaling`."""
-    nested = config.get("rope_parameters")
-    if nested is not None:
-        if not isinstance(nested, dict):
-            raise CheckpointError(f"config.json: rope_parameters must be an object, not {nested!r}")
-        return dict(nested)
-    scaling = config.get("rope_scaling") or {}
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    if config.get("rope_theta") is None:
-        raise CheckpointError("config.json has neither rope_parameters nor rope_theta")
-    return {**scaling, "rope_type": kind, "rope_theta": config["rope_theta"]}
-
-
-def make_rope(dims: int, parameters: Mapping[str, Any]) -> Rope:
-    """The rotary positions that `rope_parameters` describe."""
-    kind, base = parameters.get("rope_type", "default"), float(parameters["rope_theta"])
-    if kind == "default":
-        return Rope(frequencies(dims, base))
-    if kind == "linear":
-        return Rope(frequencies(dims, base) / np.float32(parameters["factor"]))
-    if kind == "ntk":
-        # GTE's ("new") fixed NTK scaling: base and frequencies both give way, the first fully, the last not at all.
-        factor = float(parameters["factor"])
-        return Rope(frequencies(dims, base * factor) / np.float32(factor ** (2 / dims)))
-    raise UnsupportedModelError(f"config.json: rope_type {kind!r} is not supported for this architecture")
+_KINDS: dict[str, Callable[[int, Mapping[str, Any]], tuple[Frequencies, float]]] = {
+    "default": _default,
+    "linear": _linear,
+    "llama3": _llama3,
+    "ntk": _ntk,
+    "yarn": _yarn,
+}
+_FIELDS = """
+    type rope_type rope_theta factor partial_rotary_factor original_max_position_embeddings low_freq_factor
+    high_freq_factor beta_fast beta_slow attention_factor mscale mscale_all_dim truncate
+"""

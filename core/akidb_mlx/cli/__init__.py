@@ -5,10 +5,12 @@ Exit code 2 for a user's mistake, 1 for a failure at run time, with one line on 
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import akidb_mlx
 from akidb_mlx import errors
@@ -19,7 +21,12 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "demo": "index real texts through LangChain and LlamaIndex and ask questions of them",
     "info": "show a model's recipe and which file says what; loads no weights",
+    "doctor": "load a model and probe whether it behaves as an embedder must",
+    "bench": "measure a model on this machine",
     "download": "bring a model's files here",
+    "embed": "turn files of texts into a file of vectors; run it again after an interruption and it goes on",
+    "serve": "answer HTTP requests for vectors: OpenAI's endpoints, AkiDB's, and a page to try them",
+    "bridge": "answer AkiDB's line protocol on standard input and output",
 }
 _USERS_MISTAKES = (
     errors.ConfigError,
@@ -33,6 +40,9 @@ _USERS_MISTAKES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no "→" still gets the line
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parser(arguments).parse_args(arguments)
@@ -50,8 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error) or repr(error), 1)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one line, as all our errors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with code 2."""
+        sys.exit(_fail(f"{message}; see {self.prog} --help", 2))
+
+
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("akidb-mlx", description=akidb_mlx.__doc__)
+    parser = _Parser("akidb-mlx", description=akidb_mlx.__doc__)
     parser.add_argument("--version", action="version", version=f"akidb-mlx {akidb_mlx.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, help_ in COMMANDS.items():

@@ -5,7 +5,9 @@ import json
 import sys
 
 from akidb_mlx.cli.options import add_config_options, add_model_argument, read_config
-from akidb_mlx.info import describe
+from akidb_mlx.effective import fingerprint_facts
+from akidb_mlx.fingerprint import fingerprint
+from akidb_mlx.info import describe, read_dimension
 from akidb_mlx.loaded import read_recipe
 
 __all__ = ["add_arguments", "run"]
@@ -21,14 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the recipe."""
     config = read_config(args)
-    facts = describe(config, read_recipe(config))
+    recipe = read_recipe(config)
+    dimension = read_dimension(config, recipe)
+    facts = describe(config, recipe) | {"dimension": dimension}
+    # Where nobody says whether to normalise there is no recipe yet; `encode` says what to set.
+    known = facts["normalize"] is not None
+    facts["fingerprint"] = fingerprint(fingerprint_facts(config, recipe, dimension)) if known else None
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
         return 0
-    sources = facts.pop("sources")
+    sources, suggestions = facts.pop("sources"), facts.pop("suggestions")
     width = max(map(len, facts))
     for name, value in facts.items():
         shown = "–" if value in (None, [], {}) else value
-        source = f"  ({sources[name]})" if name in sources and sources[name] != "default" else ""
+        source = f"  ({sources[name]})" if sources.get(name, "default") != "default" else ""
         sys.stdout.write(f"{name:<{width}}  {shown}{source}\n")
+    for suggestion in suggestions:
+        sys.stdout.write(f"{'suggested':<{width}}  {suggestion}\n")
     return 0

@@ -1,0 +1,139 @@
+"""Decoders (Qwen3, Llama, Mistral, Gemma …): mlx-lm's layers with our rotary positions and masks.
+
+mlx-lm's classes ignore some of what config.json says; `decoder_table` accounts for every field.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from akidb_mlx.architectures.base import Backbone, allow, read
+from akidb_mlx.architectures.decoder_table import DECODERS, SLIDING, Family, account_for, layer_kinds
+from akidb_mlx.architectures.layers import Activation, activation, make_mask
+from akidb_mlx.architectures.mlx_lm import import_model
+from akidb_mlx.architectures.rope import Rope, make_rope, rope_parameters
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+
+__all__ = ["Decoder"]
+
+Mask = mx.array | str | None
+
+
+class Decoder(Backbone):
+    """Hidden states of the last layer, normed."""
+
+    ignored_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.", r".*\.rotary_emb\.inv_freq$")
+    renames: ClassVar[tuple[tuple[str, str], ...]] = ((r"^(?!model\.|lm_head\.)", "model."),)
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Make the backbone that config.json describes; mlx-lm is imported here."""
+        super().__init__()
+        family = DECODERS[config["model_type"]]
+        self.width = read(config, "hidden_size", int)
+        self.model = _make_theirs(family, config)
+        self._kinds = layer_kinds(family, config, len(self.model.layers))
+        self._window = read(config, "sliding_window", int) if SLIDING in self._kinds else None
+        self._causal = self.is_causal(family, config)
+        self._scale = family.scale(config) if family.scale else None
+        self._mask_array = family.mask_array
+        ropes = {kind: self.make_rope(family, config, kind) for kind in set(self._kinds)}
+        for layer, kind in zip(self.model.layers, self._kinds, strict=True):
+            _complete(layer, family, config, ropes[kind])
+
+    def is_causal(self, family: Family, config: Mapping[str, Any]) -> bool:
+        """Whether tokens see only what is before them."""
+        causal = read(config, "is_causal", bool, family.causal)
+        if not causal and self._window is not None:
+            raise UnsupportedModelError("config.json: is_causal false with a sliding window is not supported")
+        return causal
+
+    def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope:
+        """The rotary positions of layers of this kind."""
+        parameters = rope_parameters(config)
+        allow({**config, **parameters}, "rope_type", ("default", "linear", "llama3", "yarn"))
+        if family.partial:
+            read(parameters, "partial_rotary_factor", float)
+        return make_rope(_head(config), parameters, interleaved=family.interleaved)
+
+    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+        """Hidden states of the last layer, (rows, length, width)."""
+        x = self.model.embed_tokens(input_ids).astype(self.model.norm.weight.dtype)  # quantised ones give bfloat16
+        if self._scale is not None:
+            x = x * self._scale
+        masks = {kind: self.mask(attention_mask, input_ids.shape[1], kind) for kind in set(self._kinds)}
+        for layer, kind in zip(self.model.layers, self._kinds, strict=True):
+            x = layer(x, masks[kind], None)
+        return self.model.norm(x)
+
+    def mask(self, attention_mask: mx.array | None, length: int, kind: str) -> Mask:
+        """Who sees whom, in the form that MLX's attention takes.
+
+        With padding on the right a causal model needs no mask for it: no real token sees it.
+        """
+        if not self._causal:
+            return make_mask(attention_mask, length)
+        window = self._window if kind == SLIDING else None
+        if window is None or window >= length:
+            if not self._mask_array:
+                return "causal"
+            window = length
+        distance = mx.arange(length)[:, None] - mx.arange(length)[None, :]
+        return (distance >= 0) & (distance < window)
+
+
+class GatedNetwork(nn.Module):
+    """mlx-lm's gated network with another activation."""
+
+    def __init__(self, theirs: Any, act: Activation) -> None:
+        """Take over its layers."""
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = theirs.gate_proj, theirs.up_proj, theirs.down_proj
+        self._activation = act
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(…, width) → the same shape."""
+        return self.down_proj(self._activation(self.gate_proj(x)) * self.up_proj(x))
+
+
+def _make_theirs(family: Family, config: Mapping[str, Any]) -> Any:
+    """mlx-lm's transformer without its head: it has `embed_tokens`, `layers` and `norm`."""
+    module = import_model(family.module)
+    fields = inspect.signature(module.ModelArgs).parameters
+    account_for(family, config, fields)
+    if "head_dim" not in fields:
+        allow(config, "head_dim", (None, read(config, "hidden_size", int) // read(config, "num_attention_heads", int)))
+    ours = dict.fromkeys(("layer_types", "rope_parameters", "rope_scaling", "sliding_window"))
+    replaced = {"rope_theta": 10000.0, "partial_rotary_factor": 1.0, "tie_word_embeddings": True}
+    said = {**config, **ours, **replaced}
+    try:
+        args = module.ModelArgs(**{key: said[key] for key in fields if said.get(key) is not None})
+        return module.Model(args).model
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"config.json lacks a setting or has a wrong one: {error}") from None
+
+
+def _head(config: Mapping[str, Any]) -> int:
+    """Channels of a head."""
+    return config.get("head_dim") or read(config, "hidden_size", int) // read(config, "num_attention_heads", int)
+
+
+def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope) -> None:
+    """Give one of mlx-lm's layers what config.json says and its class ignores."""
+    attention = layer.self_attn
+    if type(attention.rope).__name__ != "NoPE":  # SmolLM3 turns only some layers
+        attention.rope = rope
+    for name in family.biases:
+        if read(config, "attention_bias", bool, False):
+            attention[name].bias = mx.zeros(attention[name].weight.shape[0])
+    name = read(config, family.activation_key, str)
+    if family.module == "gemma" and name == "gelu":  # what the first Gemmas' files say for the approximation
+        name = "gelu_pytorch_tanh"
+    if name == family.activation or (name, family.activation) == ("swish", "silu"):
+        return
+    act = activation({family.activation_key: name}, family.activation_key)
+    if "gate_proj" not in layer.mlp:
+        allow(config, family.activation_key, (family.activation,))
+    layer.mlp = GatedNetwork(layer.mlp, act)

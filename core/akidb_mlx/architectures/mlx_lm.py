@@ -1,0 +1,41 @@
+"""mlx-lm's models without mlx-lm's package, whose import takes seconds (transformers) and lowers RLIMIT_NOFILE."""
+
+import importlib
+import importlib.util
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+from akidb_mlx.errors import BackendError, UnsupportedModelError
+
+__all__ = ["has_model", "import_model"]
+
+# Our own name for the folder `mlx_lm/models`; a user's `import mlx_lm` is another copy, untouched by ours.
+_PACKAGE = "akidb_mlx_mlx_lm_models"
+
+
+def import_model(name: str) -> Any:
+    """The module of one of mlx-lm's models; it has `Model` and `ModelArgs`."""
+    if _PACKAGE not in sys.modules:
+        package = types.ModuleType(_PACKAGE, "mlx-lm's models, loaded by akidb-mlx.")
+        package.__path__ = [str(_folder())]
+        sys.modules[_PACKAGE] = package
+    try:
+        return importlib.import_module(f"{_PACKAGE}.{name}")
+    except ImportError as error:
+        raise UnsupportedModelError(
+            f"mlx-lm's model {name!r} cannot be imported here ({error}); pip install -U mlx-lm"
+        ) from None
+
+
+def has_model(name: str) -> bool:
+    """Whether mlx-lm has a model of this name; imports nothing."""
+    return name.isidentifier() and (_folder() / f"{name}.py").exists()
+
+
+def _folder() -> Path:
+    spec = importlib.util.find_spec("mlx_lm")  # finds it without running it
+    if spec is None or not spec.submodule_search_locations:
+        raise BackendError("mlx-lm is not installed: pip install mlx-lm")
+    return Path(spec.submodule_search_locations[0]) / "models"

@@ -1,0 +1,18 @@
+"""Files of any size become vectors, and survive interruption; needs the extra `[corpus]` (pyarrow).
+
+In the order of the flow: sources → columns → reading → embedding → parts → writing; `run` is the whole.
+"""
+
+import importlib.util
+
+from akidb_mlx.errors import ConfigError
+
+if importlib.util.find_spec("pyarrow") is None:
+    raise ConfigError('reading and writing corpora needs pyarrow: pip install "akidb-mlx[corpus]"')
+
+from akidb_mlx.corpus.embedding import Encoder
+from akidb_mlx.corpus.output import read_output, read_recipe
+from akidb_mlx.corpus.quantization import quantize
+from akidb_mlx.corpus.run import Corpus, Summary, embed_corpus, read_corpus
+
+__all__ = ["Corpus", "Encoder", "Summary", "embed_corpus", "quantize", "read_corpus", "read_output", "read_recipe"]

@@ -1,0 +1,213 @@
+"""Rows → parts: each row gets a vector or the reason why it has none; a part at a time is in memory."""
+
+import re
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from akidb_mlx import vectors
+from akidb_mlx.config import EmbedderConfig
+from akidb_mlx.corpus.arrays import make_column, make_vectors
+from akidb_mlx.corpus.parts import PartFacts
+from akidb_mlx.corpus.progress import Progress
+from akidb_mlx.corpus.reading import Row
+from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError
+from akidb_mlx.vectors import Embeddings
+
+__all__ = ["Encoder", "PlacedRow", "embed_parts", "finish_part"]
+
+# A part ends after so many seconds, or when its texts and vectors take so much memory.
+_PART_S = 20.0
+_PART_BYTES = 64 * 2**20
+_ROW_BYTES = 3000  # a row's Python objects, about
+# A chunk takes about so many seconds: on a slow device a kill costs little, a fast one has enough at a time.
+_CHUNK_S = 1.0
+_FIRST_CHUNK, _SMALLEST_CHUNK, _LARGEST_CHUNK = 256, 128, 4096
+# So many texts in a row on which the device fails are no fault of the texts.
+_HOPELESS = 100
+
+PlacedRow = tuple[int, Row]
+"""With the index of its source."""
+
+
+class Encoder(Protocol):
+    """What embeds: an `Embedder`, or several behind Ray."""
+
+    config: EmbedderConfig
+
+    @property
+    def dimension(self) -> int: ...  # noqa: D102
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+    def info(self) -> dict[str, Any]: ...  # noqa: D102
+    def stats(self) -> dict[str, Any]: ...  # noqa: D102
+    def encode_stream(  # noqa: D102
+        self, texts: Iterable[str], chunk_size: int = ..., *, side: Any = ..., on_error: Any = ...
+    ) -> Iterator[Embeddings]: ...
+
+
+def embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, progress: Progress) -> Iterator[list[PlacedRow]]:
+    """The rows in order, in parts to commit, each row with a vector or a reason; the device goes on meanwhile."""
+    unit_length = bool(encoder.info()["normalize"])
+    part, chunk_size, ahead = _Part(encoder.dimension, progress), _FIRST_CHUNK, None
+    while ahead is None or not ahead.exhausted:
+        ahead = _Ahead(rows, encoder.dimension, unit_length)
+        began, embedded = time.monotonic(), 0
+        for chunk in encoder.encode_stream(ahead.texts(), chunk_size, side="document", on_error=ahead.refuse):
+            ahead.fill(chunk)
+            part.add(ahead.done())
+            if part.due:
+                yield part.take()
+            seconds, embedded = time.monotonic() - began, embedded + len(chunk)
+            if not ahead.stopped and seconds > 2 * _CHUNK_S:
+                suited = min(max(int(embedded / seconds * _CHUNK_S), _SMALLEST_CHUNK), _LARGEST_CHUNK)
+                if not chunk_size / 2 <= suited <= chunk_size * 2:
+                    ahead.stopped, chunk_size = True, suited
+        ahead.check_device()
+        part.add(ahead.done())
+        if part.due:
+            yield part.take()
+    if part.rows:
+        yield part.take()
+
+
+def finish_part(
+    part: Sequence[PlacedRow], dimension: int, text_column: str
+) -> tuple[pa.Table, list[dict[str, Any]], PartFacts]:
+    """What `Parts.add` wants: the table of good rows, the rejected ones, and what is in them."""
+    good = [row for _, row in part if row.reason is None]
+    rejects = [
+        {"source": row.source, "row": row.number, "reason": row.reason, "id": row.id, text_column: row.text}
+        for _, row in part
+        if row.reason is not None
+    ]
+    matrix = np.empty((len(good), dimension), np.float32)
+    for place, row in enumerate(good):
+        matrix[place] = row.vector
+    columns = {"id": make_column([row.id for row in good]), "embedding": make_vectors(matrix)}
+    for name in dict.fromkeys(name for row in good for name in row.kept):
+        columns[name] = make_column([row.kept.get(name) for row in good])
+    index, last = part[-1]
+    facts = PartFacts(
+        rows=len(good),
+        rejected=len(rejects),
+        given=sum(row.given for row in good),
+        largest=float(np.abs(matrix).max(initial=0.0)),
+        source=index,
+        number=last.number,
+        position=last.position,
+    )
+    return pa.table(columns), rejects, facts
+
+
+class _Part:
+    """Finished rows that no commit has yet."""
+
+    def __init__(self, dimension: int, progress: Progress) -> None:
+        """Begin with no rows."""
+        self._dimension = dimension
+        self._progress = progress
+        self._begin()
+
+    def _begin(self) -> None:
+        self.rows: list[PlacedRow] = []
+        self._size = 0
+        self._until = time.monotonic() + _PART_S
+
+    def add(self, rows: Iterable[PlacedRow]) -> None:
+        before = len(self.rows)
+        for placed in rows:
+            self.rows.append(placed)
+            self._size += placed[1].size + 4 * self._dimension
+        if len(self.rows) > before:
+            index, last = self.rows[-1]
+            self._progress.update(index, last.position, len(self.rows) - before)
+
+    @property
+    def due(self) -> bool:
+        return bool(self.rows) and (self._size > _PART_BYTES or time.monotonic() > self._until)
+
+    def take(self) -> list[PlacedRow]:
+        rows = self.rows
+        self._begin()
+        return rows
+
+
+class _Ahead:
+    """Rows that wait for their vectors, and finished ones behind them."""
+
+    def __init__(self, rows: Iterator[PlacedRow], dimension: int, unit_length: bool) -> None:
+        """Read from `rows`; another reads on from there."""
+        self.exhausted = False
+        self.stopped = False
+        """Set to end the texts early."""
+        self._rows = rows
+        self._dimension = dimension
+        self._unit_length = unit_length
+        self._waiting: deque[PlacedRow] = deque()
+        self._wanted: deque[Row] = deque()
+        self._filled = 0
+        self._size = 0
+        self._any_vector = False
+        self._failures: list[BackendError] = []
+
+    def texts(self) -> Iterator[str]:
+        """What is to be embedded; ends early before rows that are not would fill the memory."""
+        while not self.stopped and self._size < _PART_BYTES:
+            placed = next(self._rows, None)
+            if placed is None:
+                self.exhausted = True
+                return
+            row = placed[1]
+            if row.reason is None and row.vector is not None:
+                _check_vector(row, self._dimension, self._unit_length)
+            row.size = _ROW_BYTES + len(row.text or "") + 4 * self._dimension * row.given
+            self._waiting.append(placed)
+            self._size += row.size
+            if row.reason is None and row.vector is None and row.text is not None:
+                self._wanted.append(row)
+                yield row.text
+
+    def refuse(self, place: int, error: AkiDBMLXError) -> None:
+        """The text at this place of the stream has no vector."""
+        # Its place in the stream tells the user nothing.
+        reason = re.sub(r"\btext \d+\b", "the text", str(error), count=1)
+        self._wanted[place - self._filled].reason = reason
+        if isinstance(error, BackendError):
+            self._failures.append(error)
+
+    def fill(self, chunk: Embeddings) -> None:
+        """The vectors of the next texts."""
+        for vector in chunk:
+            row = self._wanted.popleft()
+            if row.reason is None:
+                row.vector, self._any_vector = vector, True
+        self._filled += len(chunk)
+        if len(self._failures) >= _HOPELESS and not self._any_vector:
+            raise self._failures[-1]
+
+    def done(self) -> Iterator[PlacedRow]:
+        """Take out the first rows, up to one that waits for its vector."""
+        while self._waiting:
+            row = self._waiting[0][1]
+            if row.reason is None and row.vector is None:
+                return
+            self._size -= row.size
+            yield self._waiting.popleft()
+
+    def check_device(self) -> None:
+        """At the end of the texts: raise where the device failed on all of them."""
+        if self._failures and not self._any_vector:
+            raise self._failures[-1]
+
+
+def _check_vector(row: Row, dimension: int, unit_length: bool) -> None:
+    try:
+        row.vector = vectors.validate([row.vector], dimension, unit_length=unit_length)[0]
+        row.given = True
+    except InputError as error:
+        row.reason = str(error).replace("row 0", "its vector", 1)

@@ -1,0 +1,57 @@
+"""Reading what was written: the recipe, and ids, vectors and columns in batches."""
+
+import json
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from akidb_mlx.corpus.arrays import read_vectors
+from akidb_mlx.errors import InputError
+
+__all__ = ["KEY", "beside", "read_output", "read_recipe"]
+
+KEY = b"akidb_mlx"
+
+
+def read_recipe(output: str | PathLike[str]) -> dict[str, Any]:
+    """How a file's vectors were made: model, prompts, fingerprint, calibration, columns.
+
+    Raises:
+        InputError: it cannot be read, or `akidb-mlx embed` did not write it.
+    """
+    output = Path(output)
+    try:
+        if output.suffix == ".parquet":
+            text = (pq.read_schema(output).metadata or {}).get(KEY, b"null")
+        else:
+            text = beside(output, "meta.json").read_bytes() if output.exists() else b"null"
+        recipe: dict[str, Any] | None = json.loads(text)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"cannot read the recipe of {output}: {' '.join(str(error).split())}") from None
+    if recipe is None:
+        raise InputError(f"{output} carries no recipe: akidb-mlx did not write it")
+    return recipe
+
+
+def read_output(
+    output: str | PathLike[str], batch_size: int = 1024
+) -> Iterator[tuple[list[Any], NDArray[Any], list[dict[str, Any]]]]:
+    """Ids, (n, dimension) vectors and the kept columns of a Parquet output, a batch at a time.
+
+    The vectors are NumPy's: as Python floats they would take eight times the memory.
+    """
+    with pq.ParquetFile(output) as file:
+        for batch in file.iter_batches(batch_size):
+            table = pa.table(batch)
+            records = table.drop_columns(["id", "embedding"]).to_pylist()
+            yield table["id"].to_pylist(), read_vectors(table["embedding"]), records
+
+
+def beside(output: Path, name: str) -> Path:
+    """The name of a file that belongs to an output."""
+    return output.with_name(f"{output.name}.{name}")

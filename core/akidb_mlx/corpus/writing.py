@@ -1,0 +1,125 @@
+"""Parts → the output, in the format of its suffix, under its name only when it is whole.
+
+OUT.parquet carries its recipe in its metadata (key `akidb_mlx`); OUT.jsonl and OUT.npy have it beside them in
+OUT.meta.json, and OUT.npy its ids and kept columns in OUT.rows.jsonl. Rejected rows are in OUT.rejects.jsonl.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from akidb_mlx.corpus.arrays import as_json, cast_table, make_vectors, read_vectors, unify
+from akidb_mlx.corpus.output import KEY, beside
+from akidb_mlx.corpus.parts import Parts, replaced
+from akidb_mlx.corpus.quantization import OUTPUT_DTYPES, quantize
+from akidb_mlx.errors import ConfigError
+
+__all__ = ["FORMATS", "check_format", "write_output"]
+
+# Rows of a row group: the file does not depend on where the parts begin and end.
+_GROUP = 8192
+
+
+def write_output(output: Path, parts: Parts, recipe: Mapping[str, Any]) -> None:
+    """Put the parts together. The output's own name appears last: where it is, everything is."""
+    always = pa.schema([("id", pa.null()), ("embedding", pa.list_(pa.float32(), recipe["dimension"]))])
+    schema = unify([always, *parts.schemas()])
+    batches = _quantized(_regrouped(parts, schema), recipe)
+    rejects = beside(output, "rejects.jsonl")
+    if any(facts.rejected for facts in parts.facts):
+        with replaced(rejects) as stream:
+            stream.writelines(parts.rejects())
+    else:
+        rejects.unlink(missing_ok=True)
+    if output.suffix != ".parquet":
+        with replaced(beside(output, "meta.json")) as stream:
+            stream.write(json.dumps(recipe, indent=2, ensure_ascii=False).encode())
+    rows = sum(facts.rows for facts in parts.facts)
+    with replaced(output) as stream:
+        FORMATS[output.suffix](stream, output, batches, rows, recipe)
+
+
+def _regrouped(parts: Parts, schema: pa.Schema) -> Iterator[pa.Table]:
+    """Tables of _GROUP rows whatever the parts' sizes; the last may have fewer."""
+    waiting = schema.empty_table()
+    for table in parts.tables():
+        waiting = pa.concat_tables([waiting, cast_table(table, schema)])
+        while len(waiting) >= _GROUP:
+            yield waiting.slice(0, _GROUP).combine_chunks()
+            waiting = waiting.slice(_GROUP)
+    yield waiting.combine_chunks()
+
+
+def _quantized(tables: Iterator[pa.Table], recipe: Mapping[str, Any]) -> Iterator[pa.Table]:
+    for table in tables:
+        index = table.schema.get_field_index("embedding")
+        rows = quantize(read_vectors(table["embedding"]), recipe["output_dtype"], recipe["calibration"])
+        yield table.set_column(index, "embedding", make_vectors(rows))
+
+
+Write = Callable[[BinaryIO, Path, Iterator[pa.Table], int, Mapping[str, Any]], None]
+
+
+def _write_parquet(
+    stream: BinaryIO, output: Path, tables: Iterator[pa.Table], rows: int, recipe: Mapping[str, Any]
+) -> None:
+    first = next(tables)
+    schema = first.schema.with_metadata({KEY: json.dumps(recipe)})
+    others = [name for name in schema.names if name != "embedding"]
+    numbers = "embedding.list.element"
+    # Floats do not compress. Parquet spends four bytes on an int8 unless it is an index into a dictionary.
+    small = recipe["output_dtype"] in ("int8", "binary")
+    options: dict[str, Any] = {
+        "compression": dict.fromkeys(others, "zstd") | {numbers: "zstd" if small else "none"},
+        "use_dictionary": [*others, numbers] if small else others,
+        "write_statistics": others,
+    }
+    with pq.ParquetWriter(stream, schema, **options) as writer:
+        writer.write_table(first)
+        for table in tables:
+            if len(table):
+                writer.write_table(table)
+
+
+def _write_jsonl(
+    stream: BinaryIO, output: Path, tables: Iterator[pa.Table], rows: int, recipe: Mapping[str, Any]
+) -> None:
+    for table in tables:
+        vectors = read_vectors(table["embedding"])
+        # Arrow writes the shortest digits that give the same float32 again; Python would write a float64's.
+        numbers = pc.cast(pa.array(vectors.astype(np.float32).reshape(-1)), pa.string())
+        offsets = pa.array(np.arange(len(vectors) + 1, dtype=np.int64) * vectors.shape[1])
+        joined = pc.binary_join(pa.LargeListArray.from_arrays(offsets, numbers), ",")
+        for record, row in zip(table.drop_columns("embedding").to_pylist(), joined, strict=True):
+            stream.write(f'{as_json(record)[:-1]}, "embedding": [{row.as_py()}]}}\n'.encode())
+
+
+def _write_npy(
+    stream: BinaryIO, output: Path, tables: Iterator[pa.Table], rows: int, recipe: Mapping[str, Any]
+) -> None:
+    dtype = np.dtype(OUTPUT_DTYPES[recipe["output_dtype"]])
+    header: dict[str, Any] | None = None
+    with replaced(beside(output, "rows.jsonl")) as others:
+        for table in tables:
+            vectors = read_vectors(table["embedding"])
+            if header is None:
+                header = {"descr": dtype.str, "fortran_order": False, "shape": (rows, vectors.shape[1])}
+                np.lib.format.write_array_header_1_0(stream, header)
+            stream.write(np.ascontiguousarray(vectors, dtype).tobytes())
+            for record in table.drop_columns("embedding").to_pylist():
+                others.write(as_json(record).encode() + b"\n")
+
+
+FORMATS: dict[str, Write] = {".parquet": _write_parquet, ".jsonl": _write_jsonl, ".npy": _write_npy}
+
+
+def check_format(output: Path) -> None:
+    """Raise ConfigError where the suffix says no format."""
+    if output.suffix not in FORMATS:
+        raise ConfigError(f"cannot tell the format of {output}: its name must end in {', '.join(FORMATS)}")

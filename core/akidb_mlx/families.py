@@ -1,0 +1,206 @@
+"""What must be known of a model when its files are silent, as stripped conversions are: a small table.
+
+A row is found by the model's exact Hub id, by one that the README names as `base_model`, or by facts in the
+files; never by a part of a name. No MLX here.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["FAMILIES", "Family", "find_family"]
+
+Config = Mapping[str, Any]
+_TASK = "Given a web search query, retrieve relevant passages that answer the query"
+_BGE_QUERY = "Represent this sentence for searching relevant passages: "
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row; None where the models differ or their documentation does not say."""
+
+    name: str
+    ids: tuple[str, ...]
+    pooling: str
+    normalize: bool | None = True
+    query_prompt: str = ""
+    document_prompt: str = ""
+    max_seq_length: int | None = None
+    """Only where it is less than what tokenizer and config.json say."""
+    dense: int = 0
+    """Dense layers without bias and activation, in the main file under `dense.0`, `dense.1` …"""
+    matryoshka: tuple[int, ...] | None = None
+    truncation_layer_norm: bool = False
+    config: Config = field(default_factory=dict)
+    """Fields of config.json that its code takes for granted."""
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """By sentence-transformers' names; none where both are empty."""
+        said = {"query": self.query_prompt, "document": self.document_prompt}
+        return said if any(said.values()) else {}
+
+
+def _ids(owner: str, names: str) -> tuple[str, ...]:
+    return tuple(f"{owner}/{name}" for name in names.split())
+
+
+QWEN3 = Family(
+    "Qwen3-Embedding",
+    _ids("Qwen", "Qwen3-Embedding-0.6B Qwen3-Embedding-4B Qwen3-Embedding-8B"),
+    "last_token",
+    query_prompt=f"Instruct: {_TASK}\nQuery:",  # no space at the end
+    matryoshka=(32, 64, 128, 256, 512, 768, 1024, 2560, 4096),  # any from 32 up to the full width
+)
+EMBEDDING_GEMMA = Family(
+    "EmbeddingGemma",
+    _ids(
+        "google",
+        "embeddinggemma-300m embeddinggemma-300m-qat-q4_0-unquantized embeddinggemma-300m-qat-q8_0-unquantized",
+    ),
+    "mean",
+    query_prompt="task: search result | query: ",
+    document_prompt="title: none | text: ",
+    max_seq_length=2048,
+    dense=2,
+    matryoshka=(128, 256, 512, 768),
+)
+FAMILIES: tuple[Family, ...] = (
+    QWEN3,
+    EMBEDDING_GEMMA,
+    Family(
+        "bge-en", _ids("BAAI", "bge-small-en-v1.5 bge-base-en-v1.5 bge-large-en-v1.5"), "cls", query_prompt=_BGE_QUERY
+    ),
+    Family(
+        "bge-zh",
+        _ids("BAAI", "bge-small-zh-v1.5 bge-base-zh-v1.5 bge-large-zh-v1.5"),
+        "cls",
+        query_prompt="为这个句子生成表示以用于检索相关文章：",
+    ),
+    Family("bge-m3", ("BAAI/bge-m3",), "cls"),
+    Family("mxbai", ("mixedbread-ai/mxbai-embed-large-v1",), "cls", normalize=None, query_prompt=_BGE_QUERY),
+    Family(
+        "arctic v1",
+        _ids(
+            "Snowflake",
+            "snowflake-arctic-embed-xs snowflake-arctic-embed-s snowflake-arctic-embed-m snowflake-arctic-embed-l",
+        ),
+        "cls",
+        query_prompt=_BGE_QUERY,
+    ),
+    Family(
+        "arctic v1.5",
+        ("Snowflake/snowflake-arctic-embed-m-v1.5",),
+        "cls",
+        query_prompt=_BGE_QUERY,
+        matryoshka=(256, 768),
+    ),
+    Family(
+        "arctic v2",
+        _ids("Snowflake", "snowflake-arctic-embed-m-v2.0 snowflake-arctic-embed-l-v2.0"),
+        "cls",
+        query_prompt="query: ",
+        matryoshka=(256, 768, 1024),
+    ),
+    Family(
+        "e5",
+        _ids(
+            "intfloat",
+            "e5-small-v2 e5-base-v2 e5-large-v2 multilingual-e5-small multilingual-e5-base multilingual-e5-large",
+        ),
+        "mean",
+        query_prompt="query: ",
+        document_prompt="passage: ",
+        max_seq_length=512,
+    ),
+    Family(
+        "e5-instruct",
+        ("intfloat/multilingual-e5-large-instruct",),
+        "mean",
+        query_prompt=f"Instruct: {_TASK}\nQuery: ",
+        max_seq_length=512,
+    ),
+    Family(
+        "e5-mistral",
+        ("intfloat/e5-mistral-7b-instruct",),
+        "last_token",
+        query_prompt=f"Instruct: {_TASK}\nQuery: ",
+    ),
+    Family(
+        "gte-Qwen2",
+        _ids("Alibaba-NLP", "gte-Qwen2-1.5B-instruct gte-Qwen2-7B-instruct"),
+        "last_token",
+        query_prompt=f"Instruct: {_TASK}\nQuery: ",
+        config={"is_causal": False},  # its own code attends both ways
+    ),
+    Family(
+        "gte",
+        _ids("Alibaba-NLP", "gte-base-en-v1.5 gte-large-en-v1.5 gte-multilingual-base gte-modernbert-base"),
+        "cls",
+        normalize=None,
+        max_seq_length=8192,
+    ),
+    Family(
+        "nomic v1",
+        _ids("nomic-ai", "nomic-embed-text-v1"),
+        "mean",
+        query_prompt="search_query: ",
+        document_prompt="search_document: ",
+        max_seq_length=8192,
+    ),
+    Family(
+        "nomic v1.5",
+        _ids("nomic-ai", "nomic-embed-text-v1.5"),
+        "mean",
+        normalize=None,
+        query_prompt="search_query: ",
+        document_prompt="search_document: ",
+        max_seq_length=8192,
+        matryoshka=(64, 128, 256, 512, 768),
+        truncation_layer_norm=True,
+    ),
+    Family(
+        "modernbert-embed",
+        _ids("nomic-ai", "modernbert-embed-base"),
+        "mean",
+        query_prompt="search_query: ",
+        document_prompt="search_document: ",
+        max_seq_length=8192,
+        matryoshka=(256, 768),
+    ),
+    Family("all-MiniLM-L6", ("sentence-transformers/all-MiniLM-L6-v2",), "mean", max_seq_length=256),
+    Family("all-mpnet", ("sentence-transformers/all-mpnet-base-v2",), "mean", max_seq_length=384),
+)
+_BY_ID = {name.casefold(): family for family in FAMILIES for name in family.ids}
+_QWEN3_END = 151643  # <|endoftext|>, which only the embedders' tokenizer appends
+
+
+def find_family(
+    names: Iterable[tuple[str, str]], config: Config, read_tokenizer: Callable[[], Mapping[str, Any]]
+) -> tuple[Family, str] | None:
+    """A row and the reason for it; `names` are (Hub id, where it was said), `read_tokenizer` reads tokenizer.json."""
+    for name, where in names:
+        family = _BY_ID.get(name.casefold())
+        if family is not None:
+            return family, f"{family.name}, {where}"
+    if config.get("model_type") == "gemma3_text" and config.get("use_bidirectional_attention"):
+        return EMBEDDING_GEMMA, f"{EMBEDDING_GEMMA.name}, config.json: use_bidirectional_attention"
+    if config.get("model_type") == "qwen3" and _QWEN3_END in _appended(read_tokenizer().get("post_processor")):
+        return QWEN3, f"{QWEN3.name}, tokenizer.json: the post-processor appends {_QWEN3_END}"
+    return None
+
+
+def _appended(post_processor: Any) -> list[int]:
+    """Ids of the special tokens that a post-processor puts after the text."""
+    if not isinstance(post_processor, Mapping):
+        return []
+    if post_processor.get("type") == "Sequence":
+        return [token for part in post_processor.get("processors", []) for token in _appended(part)]
+    appended: list[int] = []
+    ids = post_processor.get("special_tokens", {})
+    for step in post_processor.get("single") or []:
+        if "Sequence" in step:
+            appended = []
+        elif "SpecialToken" in step:
+            appended += ids.get(step["SpecialToken"]["id"], {}).get("ids", [])
+    return appended

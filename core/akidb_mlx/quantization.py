@@ -1,0 +1,96 @@
+"""Weights packed by mlx-lm's converter: affine 1–8 bit, mxfp4, mxfp8, nvfp4; kept as they are, or made floats again.
+
+How a layer is packed follows from the shapes and dtypes of its parts, given how wide its input is; so overrides
+for single layers need no names, which differ between conversions.
+"""
+
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+
+__all__ = ["check_quantization", "dequantize", "packed", "quantize_modules"]
+
+Weights = dict[str, mx.array]
+Packing = dict[str, Any]  # group_size, bits, mode
+
+_AFFINE_BITS, _AFFINE_GROUPS = (1, 2, 3, 4, 5, 6, 8), (16, 32, 64, 128)
+# Modes whose scales are bytes: (bits, group size) tells which.
+_BYTE_SCALES = {(4, 16): "nvfp4", (4, 32): "mxfp4", (8, 32): "mxfp8"}
+_MODES = ("affine", *_BYTE_SCALES.values())
+
+
+def packed(weights: Mapping[str, mx.array]) -> set[str]:
+    """Layers that are quantised: those with scales."""
+    return {key.removesuffix(".scales") for key in weights if key.endswith(".scales")}
+
+
+def check_quantization(said: Mapping[str, Any] | None, layers: Set[str], file: Path) -> None:
+    """Refuse what was packed by something else than MLX, and weights that contradict config.json."""
+    if said is None:
+        if layers:
+            raise CheckpointError(f"{file} says nothing of quantization, but {min(layers)} is quantised")
+        return
+    if "quant_method" in said:
+        raise UnsupportedModelError(
+            f"{file}: weights quantised with {said['quant_method']!r} are not supported; "
+            "take the original weights, or an MLX conversion (mlx_lm.convert)"
+        )
+    for settings in (said, *(value for value in said.values() if isinstance(value, Mapping))):
+        mode = settings.get("mode", "affine")
+        if mode not in _MODES:
+            raise UnsupportedModelError(f"{file}: quantization mode {mode!r}; known: {', '.join(_MODES)}")
+
+
+def quantize_modules(module: nn.Module, weights: Weights, file: Path) -> None:
+    """Make the layers of `module` quantised whose weights are."""
+    layers = packed(weights)
+    if not layers:
+        return
+
+    def how(path: str, layer: nn.Module) -> Packing | bool:
+        return _packing(path, layer, weights, file) if path in layers else False
+
+    nn.quantize(module, class_predicate=how)
+
+
+def dequantize(module: nn.Module, weights: Weights, file: Path) -> Weights:
+    """The weights with floats (float32) for what is quantised; `module` says how wide each layer's input is.
+
+    Tables stay packed: of them only the rows that are looked up become floats, to the same numbers.
+    """
+    modules = dict(module.named_modules())
+    weights = dict(weights)
+    for path in packed(weights):
+        if path not in modules or isinstance(modules[path], nn.Embedding):
+            continue  # what belongs nowhere is left over: loading will say so
+        packing = _packing(path, modules[path], weights, file)
+        scales, biases = weights.pop(f"{path}.scales"), weights.pop(f"{path}.biases", None)
+        if packing["mode"] == "affine":
+            assert biases is not None
+            scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+        weight = weights[f"{path}.weight"]
+        weights[f"{path}.weight"] = mx.dequantize(weight, scales, biases, **packing, dtype=mx.float32)
+    return weights
+
+
+def _packing(path: str, layer: nn.Module, weights: Weights, file: Path) -> Packing:
+    """Group size, bits and mode of one layer."""
+    weight, scales = weights.get(f"{path}.weight"), weights[f"{path}.scales"]
+    if weight is None or "weight" not in layer or weight.dtype != mx.uint32:
+        raise CheckpointError(f"{file.parent}: {path} has scales, but no quantised weight")
+    width = layer.weight.shape[-1]
+    bits, rest = divmod(weight.shape[-1] * 32, width)
+    group_size, uneven = divmod(width, scales.shape[-1])
+    is_affine = scales.dtype != mx.uint8
+    known = bits in _AFFINE_BITS and group_size in _AFFINE_GROUPS if is_affine else (bits, group_size) in _BYTE_SCALES
+    if rest or uneven or not known or is_affine is not (f"{path}.biases" in weights):
+        raise CheckpointError(
+            f"{file.parent}: {path} is packed to {weight.shape} with scales of {scales.shape} {scales.dtype}, "
+            f"which does not fit an input of {width} channels (config.json)"
+        )
+    return {"group_size": group_size, "bits": bits, "mode": "affine" if is_affine else _BYTE_SCALES[bits, group_size]}

@@ -1,0 +1,41 @@
+"""AkiDB's endpoint: POST /api/v1/embed."""
+
+import time
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from akidb_mlx.config import POOLING_SPELLINGS
+from akidb_mlx.embedder import Usage
+from akidb_mlx.server.problems import Problem
+from akidb_mlx.server.reading import check_texts, read_request
+from akidb_mlx.server.schemas import AkiDBEmbedRequest
+from akidb_mlx.server.state import State, note, state_of
+from akidb_mlx.server.writing import akidb_response
+from akidb_mlx.vectors import Embeddings
+
+__all__ = ["embed"]
+
+
+async def embed(request: Request) -> Response:
+    """Texts → vectors, as documents: the same as `EmbeddingService.embed` and `akidb-mlx bridge`."""
+    began = time.monotonic()
+    state = state_of(request)
+    asked = await read_request(request, AkiDBEmbedRequest, state.settings)
+    check_texts(asked.texts, state.settings)
+    name = asked.model or state.models.default
+    rows, usage = await state.answer(request, _embed(state, asked, name))
+    note(request, name, len(asked.texts), usage)
+    return await akidb_response(rows, name, usage.tokens, time.monotonic() - began)
+
+
+async def _embed(state: State, asked: AkiDBEmbedRequest, name: str) -> tuple[Embeddings, Usage]:
+    model = await state.model(name)
+    pooling = model.facts["pooling"]
+    if asked.pooling is not None and POOLING_SPELLINGS.get(asked.pooling, asked.pooling) != pooling:
+        raise Problem(
+            400, f'{name} pools with "{pooling}", not "{asked.pooling}"; send that or leave it out', param="pooling"
+        )
+    return await model.embedder.aencode_with_usage(
+        asked.texts, side="document", normalize=asked.normalize, max_tokens=state.settings.max_request_tokens
+    )

@@ -1,0 +1,53 @@
+"""The application: which path leads where."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
+
+from akidb_mlx.server import akidb, openai, operation
+from akidb_mlx.server.gate import Gate
+from akidb_mlx.server.models import Models
+from akidb_mlx.server.problems import HANDLERS
+from akidb_mlx.server.settings import ServerSettings
+from akidb_mlx.server.state import State
+
+__all__ = ["create_app"]
+
+_ROUTES = [
+    Route("/v1/embeddings", openai.create_embeddings, methods=["POST"]),
+    Route("/v1/models", openai.list_models, methods=["GET"]),
+    Route("/v1/models/{model:path}", openai.show_model, methods=["GET"]),
+    Route("/api/v1/embed", akidb.embed, methods=["POST"]),
+    Route("/health", operation.health, methods=["GET"]),
+    Route("/metrics", operation.metrics, methods=["GET"]),
+    Route("/openapi.json", operation.openapi, methods=["GET"]),
+    Route("/", operation.page, methods=["GET"]),
+]
+
+
+def create_app(models: Models, settings: ServerSettings | None = None, api_key: str | None = None) -> Starlette:
+    """An ASGI application that serves these models; it closes them when it ends."""
+    state = State(settings or ServerSettings(), models, api_key)
+    state.metrics.watch(models)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await models.close()
+
+    gate = Middleware(Gate, state=state, routes=frozenset(route.path for route in _ROUTES))
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=state.settings.cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type"],
+    )
+    middleware = [cors, gate] if state.settings.cors_origins else [gate]
+    app = Starlette(routes=_ROUTES, middleware=middleware, exception_handlers=HANDLERS, lifespan=lifespan)
+    app.router.redirect_slashes = False
+    app.state.server = state
+    return app

@@ -1,0 +1,96 @@
+"""The OpenAPI document, from the schemas."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+import akidb_mlx
+from akidb_mlx.server import schemas
+
+__all__ = ["document"]
+
+_PROBLEMS = {
+    400: "The request is wrong; the message says where.",
+    401: "The API key is missing or wrong.",
+    403: "The Host header names another host.",
+    404: "No such model, or path.",
+    408: "The body came too slowly.",
+    413: "The body is too large.",
+    415: "The body is not application/json.",
+    429: "The queue is full: try again after Retry-After.",
+    500: "The server failed.",
+    503: "The server is shutting down.",
+    504: "No answer in time.",
+}
+_GET, _POST = (401, 403, 404, 429, 500), (400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
+
+
+def document(models: Sequence[str]) -> dict[str, Any]:
+    """OpenAPI 3.1, with the names of the models served as examples."""
+    used = [getattr(schemas, name) for name in schemas.__all__]
+    template = "#/components/schemas/{model}"
+    _, definitions = models_json_schema([(one, "validation") for one in used], ref_template=template)
+    parameter = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    for name in ("EmbeddingsRequest", "AkiDBEmbedRequest"):
+        definitions["$defs"][name]["properties"]["model"]["examples"] = list(models)
+    unhealthy = {"503": _json("Not ready, or the worker has ended.", schemas.Health)}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "akidb-mlx", "version": akidb_mlx.__version__, "license": {"name": "Apache-2.0"}},
+        "paths": {
+            "/v1/embeddings": {
+                "post": _post("Embed texts, as OpenAI does", schemas.EmbeddingsRequest, schemas.EmbeddingsResponse)
+            },
+            "/api/v1/embed": {
+                "post": _post("Embed texts, as AkiDB asks", schemas.AkiDBEmbedRequest, schemas.AkiDBEmbedResponse)
+            },
+            "/v1/models": {"get": _get("The models served", _json("The models.", schemas.ModelList))},
+            "/v1/models/{model}": {
+                "get": _get(
+                    "One of them",
+                    _json("The model.", schemas.ModelCard),
+                    parameters=[parameter | {"example": models[0]}],
+                )
+            },
+            "/health": {"get": _get("Liveness and readiness", _json("Welcome.", schemas.Health), unhealthy)},
+            "/metrics": {"get": _get("Prometheus' figures", _text("text/plain"))},
+            "/openapi.json": {"get": _get("This document", _text("application/json", "object"))},
+            "/": {"get": _get("A page to try it", _text("text/html"))},
+        },
+        "components": {
+            "schemas": definitions["$defs"],
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }
+
+
+def _post(summary: str, request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]:
+    body = {"required": True, "content": {"application/json": {"schema": _reference(request)}}}
+    return {
+        "summary": summary,
+        "requestBody": body,
+        "responses": {"200": _json("The vectors.", response), **_problems(_POST)},
+    }
+
+
+def _get(summary: str, answer: dict[str, Any], others: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    return {"summary": summary, "responses": {"200": answer, **_problems(_GET), **(others or {})}, **more}
+
+
+def _problems(statuses: tuple[int, ...]) -> dict[str, Any]:
+    return {str(status): _json(_PROBLEMS[status], schemas.ErrorResponse) for status in statuses}
+
+
+def _json(description: str, schema: type[BaseModel]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _reference(schema)}}}
+
+
+def _text(kind: str, type_: str = "string") -> dict[str, Any]:
+    return {"description": "It.", "content": {kind: {"schema": {"type": type_}}}}
+
+
+def _reference(schema: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{schema.__name__}"}

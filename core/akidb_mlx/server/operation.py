@@ -1,0 +1,70 @@
+"""What operators ask for: /health, /metrics, the OpenAPI document and the page at /."""
+
+import asyncio
+import base64
+import hashlib
+import re
+from importlib import resources
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+import akidb_mlx
+from akidb_mlx.server.openapi import document
+from akidb_mlx.server.schemas import Health
+from akidb_mlx.server.state import State, state_of
+
+__all__ = ["health", "metrics", "openapi", "page"]
+
+
+async def health(request: Request) -> Response:
+    """200 where requests are welcome, else 503."""
+    state = state_of(request)
+    worker = all(model.embedder.healthy for model in state.models.loaded)
+    ready = not state.stopping and not state.loading
+    status = "stopping" if state.stopping else "unhealthy" if not worker else "ok" if ready else "loading"
+    if not worker:
+        _revive(state)
+    answer = Health(status=status, ready=ready, worker=worker, version=akidb_mlx.__version__)
+    return JSONResponse(answer.model_dump(), 200 if status == "ok" else 503)
+
+
+def _revive(state: State) -> None:
+    """Whoever balances load sends nothing to a sick server, and only a request would start its thread again."""
+    for model in state.models.loaded:
+        asyncio.get_running_loop().run_in_executor(None, model.embedder.info)
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus' text."""
+    return Response(state_of(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def openapi(request: Request) -> Response:
+    """The OpenAPI document."""
+    return JSONResponse(document(list(state_of(request).models.configs)))
+
+
+_PAGE = (resources.files(__package__) / "page.html").read_text(encoding="utf-8")
+
+
+def _hashes(element: str) -> str:
+    """The page's own scripts and styles are the only ones that a browser may run, and it may talk to us alone."""
+    inline = re.findall(f"<{element}>(.*?)</{element}>", _PAGE, re.DOTALL)
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in inline)
+
+
+_PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        f"default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"frame-ancestors 'none'; script-src {_hashes('script')}; style-src {_hashes('style')}"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+async def page(_: Request) -> Response:
+    """The page at /."""
+    return HTMLResponse(_PAGE, headers=_PAGE_HEADERS)

@@ -1,0 +1,75 @@
+"""The bytes of a request → a checked schema, within the limits."""
+
+import asyncio
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from akidb_mlx.server.problems import Problem
+from akidb_mlx.server.settings import ServerSettings
+
+__all__ = ["check_texts", "read_request"]
+
+Schema = TypeVar("Schema", bound=BaseModel)
+_CLOSE = {"Connection": "close"}
+
+
+async def read_request(request: Request, schema: type[Schema], settings: ServerSettings) -> Schema:
+    """The body as `schema`.
+
+    Raises:
+        Problem: no JSON, too large, too slow, or what the schema refuses.
+        ClientDisconnect: the client left before the end.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # Not only for tidiness: a page of another origin may send any other type without asking first.
+    if kind != "application/json":
+        raise Problem(415, f"send the body as application/json, not {kind or 'without a content-type'}")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Problem(415, "send the body without a content-encoding")
+    limit = settings.body_timeout_s
+    try:
+        async with asyncio.timeout(limit):
+            body = await _read_body(request, settings.max_request_bytes)
+    except TimeoutError:
+        raise Problem(408, f"the body did not arrive within {limit:g} s (body_timeout_s)", headers=_CLOSE) from None
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        raise _from_validation(error) from None
+
+
+def check_texts(texts: list[str], settings: ServerSettings) -> list[str]:
+    """The texts unaltered, unless there are too many."""
+    if len(texts) > settings.max_texts:
+        raise Problem(400, f"{len(texts)} texts in one request; at most {settings.max_texts} are taken (max_texts)")
+    return texts
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    # The rest is read and thrown away by uvicorn: a client that is cut off while it sends never sees the answer.
+    too_large = Problem(413, f"the body has more than {limit} bytes (max_request_bytes)")
+    said = request.headers.get("content-length", "")
+    if said.isdecimal() and int(said) > limit:
+        raise too_large
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise too_large
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _from_validation(error: ValidationError) -> Problem:
+    """The first thing wrong with a body, in a line."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if first["type"] == "json_invalid":
+        return Problem(400, f"the body is no valid JSON: {message.removeprefix('Invalid JSON: ')}")
+    if first["type"] == "extra_forbidden":
+        return Problem(400, f"unknown field {first['loc'][-1]!r}", param=str(first["loc"][0]))
+    path = [str(part) for part in first["loc"]]
+    where = ".".join(path) or "the body"
+    return Problem(400, f"{where}: {message}", param=path[0] if path else None)

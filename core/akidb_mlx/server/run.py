@@ -1,0 +1,111 @@
+"""A process that serves until it is told to stop, and then finishes what it accepted."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from akidb_mlx.server.app import create_app
+from akidb_mlx.server.models import Models
+from akidb_mlx.server.settings import ServerSettings
+from akidb_mlx.server.state import State
+
+__all__ = ["serve"]
+
+_log = logging.getLogger(__name__)
+# So long a connection that is kept alive may still bring a request after the shutdown began, and be told to close.
+_LAST_REQUESTS_S = 1.0
+
+
+def serve(models: Models, settings: ServerSettings, api_key: str | None) -> None:
+    """Serve until SIGINT or SIGTERM; a second one does not wait for requests.
+
+    Raises:
+        OSError: the address cannot be had. What `Embedder.load` raises, for a model loaded at the start.
+    """
+    if not settings.is_loopback and api_key is None:
+        _log.warning("anybody who reaches %s:%d may use this server: set an API key", settings.host, settings.port)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+    with listener:
+        asyncio.run(_serve(listener, models, settings, api_key))
+
+
+async def _serve(listener: socket.socket, models: Models, settings: ServerSettings, api_key: str | None) -> None:
+    app = create_app(models, settings, api_key)
+    server = _Server(app.state.server, _uvicorn_config(app, settings))
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    _log.info("listening", extra={"fields": {"url": url, "models": list(models.configs)}})
+    preload = asyncio.create_task(_preload(app.state.server, server))
+    await server.serve(sockets=[listener])
+    _log.info("stopped")
+    preload.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await preload
+
+
+async def _preload(state: State, server: uvicorn.Server) -> None:
+    if state.preloads:
+        try:
+            await state.models.preload()
+        except BaseException:
+            server.should_exit = True
+            raise
+
+
+def _uvicorn_config(app: object, settings: ServerSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        lifespan="on",
+        http="h11",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.shutdown_timeout_s),
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which ends with exit code 0 and says goodbye before it closes connections."""
+
+    def __init__(self, state: State, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._state = state
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no new connection, tell the others to close with their next answer, then finish what runs."""
+        self._state.stopping = True
+        _log.info("stopping", extra={"fields": {"requests": len(self.server_state.tasks)}})
+        for server in self.servers:
+            server.close()
+        deadline = asyncio.get_running_loop().time() + _LAST_REQUESTS_S
+        while self.server_state.connections and asyncio.get_running_loop().time() < deadline and not self.force_exit:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """In place of uvicorn's, which raises the signal again at the end, as if the shutdown had failed."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        if self.should_exit:
+            self.force_exit = True
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+        self.should_exit = True

@@ -1,0 +1,150 @@
+"""What requests may say and what answers hold, as pydantic models; the OpenAPI document is made of them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+__all__ = [
+    "AkiDBEmbedRequest",
+    "AkiDBEmbedResponse",
+    "EmbeddingsRequest",
+    "EmbeddingsResponse",
+    "ErrorResponse",
+    "Health",
+    "ModelCard",
+    "ModelList",
+]
+
+
+def _one_or_many(value: Any) -> Any:
+    """A list of one or more; LangChain's OpenAI client sends ids of OpenAI's own tokenizer, which mean nothing here."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise ValueError("should be a text or a list of texts")
+    if not value:
+        raise ValueError("should hold at least one text")
+    first = value[0][0] if isinstance(value[0], list) and value[0] else value[0]
+    if isinstance(first, int) and not isinstance(first, bool):
+        raise ValueError(
+            "holds token ids, which belong to another model's tokenizer; send text "
+            "(with LangChain's OpenAIEmbeddings: check_embedding_ctx_length=False)"
+        )
+    return value
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+_Texts = Annotated[list[str], Field(min_length=1)]
+_OneOrMany = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+
+
+class EmbeddingsRequest(_Request):
+    """OpenAI's request; `input_type`, `prompt_name` and `truncate` are this server's own."""
+
+    input: Annotated[list[str], BeforeValidator(_one_or_many), WithJsonSchema(_OneOrMany)] = Field(
+        description="One text, or a list."
+    )
+    model: str = Field(min_length=1, description="A name that `/v1/models` lists.")
+    dimensions: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Keep only the first so many dimensions; the vectors are scaled to unit length again."
+    )
+    encoding_format: Literal["float", "base64"] | None = Field(
+        None, description="Numbers (default), or base64 of little-endian float32."
+    )
+    user: str | None = Field(None, description="Taken and ignored.")
+    input_type: Literal["query", "document"] | None = Field(
+        None, description="Apply the model's prompt for queries or documents; queries overtake documents."
+    )
+    prompt_name: str | None = Field(None, description="Apply the model's prompt of this name.")
+    truncate: bool | None = Field(
+        None, description="Whether texts beyond the model's limit are cut, or refused. By default as configured."
+    )
+
+
+class AkiDBEmbedRequest(_Request):
+    """AkiDB's request."""
+
+    texts: _Texts
+    model: Annotated[str, Field(min_length=1)] | None = Field(None, description="By default the first one served.")
+    pooling: str | None = Field(None, description="Must be the model's own, where it is given.")
+    normalize: bool | None = Field(None, description="By default as the model says.")
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class _EmbeddingItem(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsResponse(BaseModel):
+    """OpenAI's answer; the token counts are what the model read, special tokens and prompt included."""
+
+    object: Literal["list"]
+    data: list[_EmbeddingItem]
+    model: str
+    usage: _Usage
+
+
+class _AkiDBUsage(BaseModel):
+    total_tokens: int
+    duration_ms: int
+
+
+class AkiDBEmbedResponse(BaseModel):
+    """AkiDB's answer."""
+
+    embeddings: list[list[float]]
+    model: str
+    dimension: int
+    usage: _AkiDBUsage
+
+
+class ModelCard(BaseModel):
+    """OpenAI's entry of a model; what follows `owned_by` is known once the model is loaded."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "akidb-mlx"
+    loaded: bool
+    dimension: int | None = None
+    max_seq_length: int | None = None
+    prompts: list[str] | None = None
+
+
+class ModelList(BaseModel):
+    """OpenAI's list of models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Health(BaseModel):
+    """Whether to send requests here."""
+
+    status: Literal["ok", "loading", "stopping", "unhealthy"]
+    live: Literal[True] = True
+    ready: bool = Field(description="False while models are preloaded, and from the start of a shutdown.")
+    worker: bool = Field(description="False where the thread that computes has ended unexpectedly.")
+    version: str
+
+
+class _Error(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """OpenAI's shape of an error."""
+
+    error: _Error

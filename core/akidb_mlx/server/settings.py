@@ -1,0 +1,106 @@
+"""What the server allows and whom it serves; each model's own settings are an EmbedderConfig."""
+
+import os
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from akidb_mlx.config import EmbedderConfig, read_mapping, refuse_unknown
+from akidb_mlx.errors import ConfigError
+
+__all__ = ["API_KEY_VARIABLE", "ServerSettings", "make_settings", "read_api_key", "read_server_file"]
+
+API_KEY_VARIABLE = "AKIDB_API_KEY"
+
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(gt=0)]
+
+
+class ServerSettings(BaseModel):
+    """How to serve; each field is an option of `akidb-mlx serve` and a key under `server:` in its file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 is every network.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    api_key_file: Path | None = Field(
+        None, description=f"File with the key that clients must send as bearer token. Or set {API_KEY_VARIABLE}."
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (), description="Web origins whose pages may call this server, such as https://example.org. None by default."
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Host names that requests may name besides the loopback's own, while listening there."
+    )
+    max_request_bytes: _Count = Field(8 * 2**20, description="Largest body of a request.")
+    max_texts: _Count = Field(2048, description="Most texts in one request.")
+    max_request_tokens: _Count = Field(1_000_000, description="Most tokens in one request.")
+    max_requests: _Count = Field(1024, description="Most requests at a time; what comes beyond is refused (429).")
+    body_timeout_s: _Seconds = Field(30.0, description="Seconds a client may take to send a request's body.")
+    request_timeout_s: _Seconds = Field(300.0, description="Seconds a request may take, waiting included.")
+    shutdown_timeout_s: _Seconds = Field(60.0, description="Seconds a shutdown waits for requests to finish.")
+    preload: bool | None = Field(
+        None, description="Load the models at the start. By default where there is just one, else on first use."
+    )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def make_settings(said: Mapping[str, Any]) -> ServerSettings:
+    """Settings from options and file; ConfigError for a value that cannot be."""
+    try:
+        return ServerSettings(**said)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        raise ConfigError("; ".join(f"{p['loc'][0]} = {p['input']!r}: {p['msg']}" for p in problems)) from None
+
+
+def read_server_file(path: Path, **given: Any) -> tuple[dict[str, EmbedderConfig], dict[str, Any]] | None:
+    """The models by name, and what `server:` says; None for a file without `models:`, which is no server's.
+
+    `given` are EmbedderConfig's fields that win in every model.
+
+    Raises:
+        ConfigError: naming the file, the key and what is allowed.
+    """
+    content = read_mapping(path)
+    if "models" not in content:
+        return None
+    refuse_unknown(f"key in {path}:", content, {"models", "server"})
+    models, server = content["models"], content.get("server") or {}
+    if not isinstance(models, dict) or not models:
+        raise ConfigError(f"{path}: `models` should map names to settings, such as `minilm: {{model: …}}`")
+    if not isinstance(server, dict):
+        raise ConfigError(f"{path}: `server` should be a mapping of settings, not {server!r}")
+    refuse_unknown(f"key in {path}, section server:", server, ServerSettings.model_fields)
+    return {name: _read_model(f"{path}: models.{name}", section, given) for name, section in models.items()}, server
+
+
+def read_api_key(settings: ServerSettings) -> str | None:
+    """The key that clients must send, if one is set; never an option, for `ps` shows those to everybody."""
+    if settings.api_key_file is None:
+        key, source = os.environ.get(API_KEY_VARIABLE), API_KEY_VARIABLE
+    else:
+        try:
+            key, source = settings.api_key_file.expanduser().read_text(), str(settings.api_key_file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read api_key_file {settings.api_key_file}: {error}") from None
+    if key is not None and not (key := key.strip()):
+        raise ConfigError(f"{source} holds no API key; put one there, or leave it out to serve without")
+    return key
+
+
+def _read_model(where: str, section: Any, given: Mapping[str, Any]) -> EmbedderConfig:
+    section = {"model": section} if isinstance(section, str) else section
+    if not isinstance(section, dict) or "model" not in section:
+        raise ConfigError(f"{where} should be a model's name, or a mapping of settings with the key `model`")
+    return EmbedderConfig.from_section(section, where, **given)

@@ -1,0 +1,95 @@
+"""What the endpoints share, and how long they wait for the models."""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from starlette.requests import ClientDisconnect, Request
+
+from akidb_mlx.embedder import Usage
+from akidb_mlx.server.metrics import Metrics
+from akidb_mlx.server.models import Models, ServedModel
+from akidb_mlx.server.problems import Problem
+from akidb_mlx.server.settings import ServerSettings
+
+__all__ = ["State", "note", "state_of"]
+
+T = TypeVar("T")
+
+
+@dataclass
+class State:
+    """One server."""
+
+    settings: ServerSettings
+    models: Models
+    api_key: str | None
+    metrics: Metrics = field(default_factory=Metrics)
+    stopping: bool = False
+    """From the beginning of a shutdown."""
+
+    @property
+    def loading(self) -> bool:
+        """Whether models that should be there from the start are not yet."""
+        return self.preloads and sum(1 for _ in self.models.loaded) < len(self.models.configs)
+
+    @property
+    def preloads(self) -> bool:
+        """Whether the models are loaded at the start: asked for, or just one."""
+        asked = self.settings.preload
+        return len(self.models.configs) == 1 if asked is None else asked
+
+    def known_name(self, name: str) -> str:
+        """The served name that a request's name stands for; a Problem that lists what is served."""
+        known = self.models.known_name(name)
+        if known is None:
+            served = ", ".join(self.models.configs)
+            raise Problem(
+                404, f"no model is served as {name!r}; there is {served}", param="model", code="model_not_found"
+            )
+        return known
+
+    async def model(self, name: str) -> ServedModel:
+        """The model of a request's name, loaded if need be."""
+        return await self.models.get(self.known_name(name))
+
+    async def answer(self, request: Request, work: Awaitable[T]) -> T:
+        """Work for a request whose body is read; cancelled when the client leaves or the time is up.
+
+        Raises:
+            Problem: 504. ClientDisconnect.
+        """
+        task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+        try:
+            async with asyncio.timeout(self.settings.request_timeout_s):
+                await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ClientDisconnect
+            return task.result()
+        except TimeoutError:
+            if task.done():  # the work's own
+                raise
+            limit = self.settings.request_timeout_s
+            raise Problem(504, f"no answer within {limit:g} s (request_timeout_s)", code="timeout") from None
+        finally:
+            gone.cancel()
+            task.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def state_of(request: Request) -> State:
+    """The server that a request came to."""
+    return cast(State, request.app.state.server)
+
+
+def note(request: Request, model: str, texts: int, usage: Usage) -> None:
+    """For the request's line in the log."""
+    fields: dict[str, Any] = request.scope["log_fields"]
+    fields |= {"model": model, "texts": texts, "tokens": usage.tokens}
+    if usage.truncated_texts:
+        fields["truncated_texts"] = usage.truncated_texts

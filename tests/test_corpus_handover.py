@@ -1,0 +1,98 @@
+"""docs/corpora.md: its Python runs; each store finds the exact text first and embeds nothing but the query."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from akidb_mlx import Embedder
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # the stores' own warnings are not ours
+
+PAGE = (Path(__file__).parents[1] / "docs" / "corpora.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"(?:<!-- (.*?) -->\n)?```python\n(.*?)```", PAGE, re.DOTALL)
+ALWAYS = {tag: code for tag, code in BLOCKS if tag.startswith("always")}
+STORES = [(tag.removeprefix("needs: "), code) for tag, code in BLOCKS if tag.startswith("needs: l")]
+TEXTS = [
+    "MLX is an array framework for machine learning on Apple silicon.",
+    "A tokenizer splits text into pieces that a model knows.",
+    "The harbour was full of copper lanterns that winter.",
+    "Parquet stores columns in row groups, with their statistics.",
+    "Ray starts actors on every machine of a cluster.",
+    "Violins are made of spruce and maple.",
+]
+
+
+@pytest.fixture(autouse=True)
+def articles(tmp_path, monkeypatch, minilm):
+    """The page's first piece, on a small corpus: articles.parquet."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": i, "text": text, "package": f"p{i}"} for i, text in enumerate(TEXTS)]
+    Path("articles.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    exec(next(code for tag, code in BLOCKS if "embed_corpus(" in code), {})
+
+
+def needs(modules):
+    for module in modules.split(", "):
+        try:
+            found = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            pytest.skip(f"{module} is not installed")
+
+
+def test_the_page_has_every_store_in_both_frameworks():
+    assert len(STORES) == 8
+
+
+@pytest.mark.parametrize(("modules", "code"), STORES, ids=[tag for tag, _ in STORES])
+def test_a_store_takes_the_vectors_and_finds_them(modules, code, tmp_path, monkeypatch):
+    needs(modules)
+    space = {}
+    exec(ALWAYS["always"], space)
+    if "batches()" in code and "def batches" not in code:
+        needs("llama_index.core")
+        exec(ALWAYS["always: llama_index"], space)
+    embedded, real = [], Embedder.encode_document
+
+    def recorded(self, texts, **options):
+        embedded.extend(texts)
+        return real(self, texts, **options)
+
+    monkeypatch.setattr(Embedder, "encode_document", recorded)
+    exec(code.replace('"chroma"', repr(str(tmp_path / "chroma"))), space)  # Chroma remembers paths as written
+    for i, text in enumerate(TEXTS):
+        if "store" in space:
+            (found,) = space["store"].similarity_search(text, k=1)
+            content, metadata = found.page_content, found.metadata
+        else:
+            (found,) = space["index"].as_retriever(similarity_top_k=1).retrieve(text)
+            content, metadata = found.node.get_content(), found.node.metadata
+        assert content == text
+        assert metadata["package"] == f"p{i}"
+    assert not set(TEXTS).intersection(embedded)  # LangChain's Qdrant embeds a probe
+
+
+def test_ray_pieces_run(minilm):
+    needs("ray, llama_index.ingestion.ray")
+    import pyarrow.dataset
+    import ray
+
+    pieces = [code for tag, code in BLOCKS if tag == "needs: ray"]
+    assert len(pieces) == 2
+    Path("articles").mkdir()
+    Path("articles.parquet").rename("articles/a.parquet")
+    ray.init(num_cpus=4, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    try:
+        exec(pieces[0].replace("text_column=", "output_column='again', text_column="), {})
+        table = pyarrow.dataset.dataset("embedded").to_table().sort_by("id")
+        a, b = (table[name].to_pylist() for name in ("embedding", "again"))
+        assert max(abs(x - y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)) < 1e-6
+        space = {}
+        exec(pieces[1], space)
+        assert all(len(row["embedding"]) == 384 for row in space["embedded"].take_all())
+    finally:
+        ray.shutdown()

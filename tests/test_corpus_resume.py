@@ -1,0 +1,259 @@
+"""A run that is killed, anywhere, and its successor leave what an undisturbed run leaves."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from akidb_mlx import Embedder
+from akidb_mlx.corpus import embed_corpus, embedding
+from akidb_mlx.corpus.parts import Parts
+from akidb_mlx.errors import ConfigError
+
+REFERENCE = Path(__file__).parent / "reference"
+ROWS = 400
+
+# A child that dies at its N-th step that changes the disk, without a chance to tidy up; the parent counts on.
+CRASHES = textwrap.dedent(
+    """
+    import hashlib, os, shutil, sys
+    from pathlib import Path
+    import numpy as np
+    from akidb_mlx import EmbedderConfig, corpus
+    from akidb_mlx.corpus import embedding
+
+    embedding._PART_BYTES = 450_000
+    os.fsync = lambda handle: None  # a kill does not lose what the kernel has
+    folder, suffix = Path(sys.argv[1]), sys.argv[2]
+
+    class Stub:  # no MLX, so that a fork is harmless
+        config, dimension, fingerprint = EmbedderConfig(), 8, "f"
+        def info(self):
+            names = ("model_name revision pooling normalize prompts query_prompt document_prompt max_seq_length "
+                     "dimension similarity quantization").split()
+            return dict.fromkeys(names) | {"dimension": 8}
+        def stats(self):
+            return {"tokens": 0, "truncated_texts": 0}
+        def encode_stream(self, texts, chunk_size, *, side, on_error):
+            for text in texts:
+                digest = hashlib.sha256(text.encode()).digest()
+                yield np.frombuffer(digest, np.uint8)[None, :8].astype(np.float32)
+
+    def run(out):
+        return corpus.embed_corpus([folder / "in.jsonl"], out, Stub(), output_dtype="int8")
+
+    def die_at(step):
+        count = [0]
+        def dying(real):
+            def call(*args, **kwargs):
+                count[0] += 1
+                if count[0] == step:
+                    os._exit(9)
+                return real(*args, **kwargs)
+            return call
+        for name in ("fsync", "replace", "unlink", "mkdir", "rmdir", "open"):
+            setattr(os, name, dying(getattr(os, name)))
+        Path.replace, Path.unlink, Path.open = dying(Path.replace), dying(Path.unlink), dying(Path.open)
+
+    def contents(out):
+        return {p.name.removeprefix(out.name): p.read_bytes() for p in out.parent.iterdir()}
+
+    (folder / "whole").mkdir()
+    run(folder / "whole" / f"out{suffix}")
+    whole = contents(folder / "whole" / f"out{suffix}")
+    step = 0
+    while True:
+        step += 1
+        place = folder / f"crash{step}"
+        place.mkdir()
+        out = place / f"out{suffix}"
+        child = os.fork()
+        if child == 0:
+            die_at(step)
+            run(out)
+            os._exit(0)
+        died = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert died in (0, 9), died
+        run(out)
+        assert contents(out) == whole, (step, sorted(contents(out)), sorted(whole))
+        shutil.rmtree(place)
+        if died == 0:
+            break
+    print(step)
+    """
+)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    with Embedder.load(REFERENCE / "bert-prompts") as embedder:
+        yield embedder
+
+
+def corpus(path):
+    rows = [{"id": i, "text": f"row {i} of the corpus" if i % 20 else None, "n": i / 2} for i in range(ROWS)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".npy"])
+def test_a_crash_at_each_step_that_touches_the_disk_changes_nothing(tmp_path, suffix):
+    """Byte for byte: the stub's vectors do not depend on their batch."""
+    corpus(tmp_path / "in.jsonl")
+    command = [sys.executable, "-c", CRASHES, tmp_path, suffix]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 40
+
+
+def same(a, b):
+    a, b = pq.read_table(a), pq.read_table(b)
+    assert a.drop_columns("embedding").equals(b.drop_columns("embedding"))
+    rows = [np.array(table["embedding"].to_pylist(), np.float32) for table in (a, b)]
+    np.testing.assert_allclose(*rows, atol=1e-6)
+
+
+def killed_runs(source, out, delays):
+    """Start the command again and again and kill it after these seconds, then let it end; how many kills hit."""
+    program = (
+        "import sys; from akidb_mlx.corpus import embedding; embedding._PART_BYTES = 60_000; "
+        "from akidb_mlx.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    model = REFERENCE / "bert-prompts"
+    command = [sys.executable, "-c", program, "embed", source, "--to", out, "--model", model, "--no-progress"]
+    hits = 0
+    for delay in delays:
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            run.wait(delay)
+        except subprocess.TimeoutExpired:
+            run.send_signal(signal.SIGKILL)
+            hits += 1
+            run.wait()
+    last = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert last.returncode == 0, last.stderr
+    return hits
+
+
+def test_kill_9_and_again_until_it_is_done(tiny, tmp_path, monkeypatch):
+    source = corpus(tmp_path / "in.jsonl")
+    embed_corpus([source], tmp_path / "whole.parquet", tiny)
+    # Killed when its first parts are there, once; then left alone.
+    monkeypatch.setattr(sys, "argv", [""])
+    program = (
+        "import sys, time; from akidb_mlx.corpus import embedding, parts; embedding._PART_BYTES = 60_000\n"
+        "add = parts.Parts.add\n"
+        "def slow(self, *args): add(self, *args); print('part', flush=True); time.sleep(0.2)\n"
+        "parts.Parts.add = slow\n"
+        "from akidb_mlx.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    out = tmp_path / "out.parquet"
+    command = [sys.executable, "-c", program, "embed", source, "--to", out, "--no-progress"]
+    with subprocess.Popen(
+        [*command, "--model", REFERENCE / "bert-prompts"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        assert [run.stdout.readline(), run.stdout.readline()] == [b"part\n"] * 2
+        run.kill()
+    assert run.returncode == -signal.SIGKILL
+    assert not out.exists()
+    summary = embed_corpus([source], out, tiny)
+    assert ROWS > summary.resumed > 0
+    same(out, tmp_path / "whole.parquet")
+    rejects = [Path(f"{tmp_path / name}.parquet.rejects.jsonl").read_bytes() for name in ("out", "whole")]
+    assert rejects[0] == rejects[1]
+    assert not Path(f"{out}.parts").exists()
+
+
+@pytest.mark.slow
+def test_kill_9_at_twenty_random_moments(tiny, tmp_path):
+    source = corpus(tmp_path / "in.jsonl")
+    began = time.monotonic()
+    assert killed_runs(source, tmp_path / "whole.parquet", []) == 0
+    alone = time.monotonic() - began
+    moments = random.Random(8)
+    hits = killed_runs(source, tmp_path / "out.parquet", [moments.uniform(0.3, 1.0) * alone for _ in range(20)])
+    assert hits > 0
+    same(tmp_path / "out.parquet", tmp_path / "whole.parquet")
+
+
+def test_parts_of_another_recipe_are_not_mixed_in(tiny, tmp_path, monkeypatch):
+    source, out = corpus(tmp_path / "in.jsonl"), tmp_path / "out.parquet"
+    monkeypatch.setattr(embedding, "_PART_BYTES", 60_000)
+
+    def interrupted(parts, *args):
+        real(parts, *args)
+        if len(parts.facts) == 3:
+            raise KeyboardInterrupt
+
+    real = Parts.add
+    monkeypatch.setattr(Parts, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embed_corpus([source], out, tiny)
+    monkeypatch.setattr(Parts, "add", real)
+    with Embedder.load(REFERENCE / "bert-prompts", document_prompt="other: ") as other:
+        with pytest.raises(ConfigError, match=r"out\.parquet\.parts was begun otherwise: document_prompt was null"):
+            embed_corpus([source], out, other)
+        assert embed_corpus([source], out, other, overwrite=True).resumed == 0
+        embed_corpus([source], tmp_path / "whole.parquet", other)
+    same(out, tmp_path / "whole.parquet")
+
+
+def test_two_runs_do_not_write_one_output(tiny, tmp_path):
+    source, out = corpus(tmp_path / "in.jsonl"), tmp_path / "out.parquet"
+    first = Parts(out)
+    with pytest.raises(ConfigError, match="another run is writing"):
+        embed_corpus([source], out, tiny)
+    first.close()
+    assert embed_corpus([source], out, tiny).rows == ROWS - ROWS // 20
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_other_formats_go_on_where_they_were(tiny, tmp_path, monkeypatch, suffix):
+    import pyarrow as pa
+    import pyarrow.csv
+
+    table = pa.table({"id": list(range(ROWS)), "text": [f"row {i}" for i in range(ROWS)]})
+    source, out = tmp_path / f"in{suffix}", tmp_path / "out.parquet"
+    if suffix == ".csv":
+        pyarrow.csv.write_csv(table, source)
+    else:
+        pq.write_table(table, source, row_group_size=33)
+    second = tmp_path / "second.jsonl"
+    second.write_text('{"id": 1000, "text": "the last"}\n')
+    monkeypatch.setattr(embedding, "_PART_BYTES", 60_000)
+    real = Parts.add
+    for limit in (1, 3, 5, 6, 20):
+
+        def interrupted(parts, *args, limit=limit):
+            real(parts, *args)
+            if len(parts.facts) == limit:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Parts, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            embed_corpus([source, second], out, tiny)
+    monkeypatch.setattr(Parts, "add", real)
+    assert embed_corpus([source, second], out, tiny).resumed > 300
+    expected = [str(i) for i in range(ROWS)] if suffix == ".csv" else list(range(ROWS))
+    assert list(map(str, pq.read_table(out)["id"].to_pylist())) == [*map(str, expected), "1000"]
+
+
+def test_an_interruption_leaves_no_open_file(tiny, tmp_path):
+    """The lock is free again at once."""
+    source, out = corpus(tmp_path / "in.jsonl"), tmp_path / "out.parquet"
+    open_files = Path("/proc/self/fd")
+    if not open_files.exists():
+        pytest.skip("only Linux lists a process's open files")
+    before = len(list(open_files.iterdir()))
+    with pytest.raises(ConfigError):
+        embed_corpus([source], out, tiny, output_dtype="nonsense")
+    embed_corpus([source], out, tiny)
+    assert len(list(open_files.iterdir())) <= before

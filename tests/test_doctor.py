@@ -1,0 +1,188 @@
+"""`akidb-mlx doctor`: a sound model passes, and each fault shows in its own line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from akidb_mlx import Embedder
+from akidb_mlx.cli import main
+from akidb_mlx.doctor import _PROBES, examine, report
+from akidb_mlx.errors import ConfigError
+
+REFERENCE = Path(__file__).parent / "reference"
+QWEN = REFERENCE / "qwen3-embedding"
+# Random weights know nothing of meaning.
+MEANING = {"similar above different", "answer above other"}
+
+
+def outcomes(embedder, reference=None):
+    return {finding.probe: finding for finding in examine(embedder, reference)}
+
+
+class Spoilt:
+    """An embedder with a fault in `encode`."""
+
+    def __init__(self, embedder, spoil):
+        self._embedder, self._spoil = embedder, spoil
+
+    def __getattr__(self, name):
+        return getattr(self._embedder, name)
+
+    def encode(self, texts):
+        return self._spoil(self._embedder.encode(texts))
+
+
+def test_minilm_passes(minilm):
+    found = outcomes(minilm)
+    assert found.keys() == _PROBES.keys()
+    assert [finding.passed for finding in found.values()].count(False) == 0
+    assert found["similar above different"].detail == "cat/feline 0.5612, cat/weather -0.0046"
+    assert found["terminator"].passed is None
+
+
+@pytest.mark.parametrize("name", ["qwen3-embedding", "bert-cls", "static-root", "embeddinggemma", "bert-last-token"])
+def test_sound_models_pass(name):
+    with Embedder.load(REFERENCE / name) as embedder:
+        found = outcomes(embedder)
+    assert {probe for probe, finding in found.items() if finding.passed is False} <= MEANING
+
+
+def test_a_missing_terminator(tmp_path):
+    folder = shutil.copytree(QWEN, tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["post_processor"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with Embedder.load(folder) as embedder:
+        finding = outcomes(embedder)["terminator"]
+    assert finding.passed is False
+    assert "texts end with different tokens" in finding.detail
+
+
+def test_rows_that_depend_on_their_batch(minilm):
+    def spoil(rows):
+        return rows if len(rows) == 1 else rows[:, ::-1]
+
+    found = outcomes(Spoilt(minilm, spoil))
+    assert found["batch = single"].passed is False
+    assert found["padding"].passed is False
+
+
+def test_rows_in_the_wrong_order(minilm):
+    found = outcomes(Spoilt(minilm, lambda rows: rows[np.argsort(rows[:, 0])]))
+    assert found["order"].passed is False
+
+
+def test_rows_that_are_not_finite(minilm):
+    found = outcomes(Spoilt(minilm, lambda rows: rows * np.nan))
+    assert found["at the length limit"].passed is False
+    assert found["shape and length"].passed is False
+
+
+def test_rows_of_another_length(minilm):
+    assert outcomes(Spoilt(minilm, lambda rows: rows * 2))["shape and length"].passed is False
+
+
+def test_vectors_that_mean_nothing(minilm):
+    found = outcomes(Spoilt(minilm, lambda rows: np.roll(rows, 1, axis=0)))
+    assert found["similar above different"].passed is False
+
+
+def test_prompts_without_effect():
+    with Embedder.load(QWEN) as embedder:
+        broken = Spoilt(embedder, lambda rows: rows)
+        broken.encode_query = embedder.encode_document
+        finding = outcomes(broken)["query ≠ document"]
+    assert finding.passed is False
+
+
+def test_a_probe_that_raises_is_a_failure_and_the_others_go_on(minilm):
+    def spoil(rows):
+        raise RuntimeError("boom")
+
+    found = outcomes(Spoilt(minilm, spoil))
+    assert found["order"].passed is False
+    assert found["order"].detail == "RuntimeError: boom"
+    assert found["answer above other"].passed is True
+
+
+# ── a reference's vectors ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def reference_file(tmp_path):
+    facts = json.loads((QWEN / "reference.json").read_text())
+    vectors = np.load(QWEN / "reference.npz")
+    file = tmp_path / "reference.npz"
+    np.savez(
+        file,
+        texts=np.array(facts["texts"]),
+        **vectors,
+        made_with=np.array(json.dumps({"sentence_transformers": "6.2.0"})),
+    )
+    return file
+
+
+def test_equal_vectors_pass(reference_file):
+    with Embedder.load(QWEN) as embedder:
+        found = outcomes(embedder, reference_file)
+    for name in ("embeddings", "query", "document"):
+        assert found[f"reference: {name}"].passed is True
+    assert "(sentence_transformers 6.2.0)" in found["reference: query"].detail
+
+
+def test_another_pooling_fails(reference_file):
+    with Embedder.load(QWEN, pooling="mean") as embedder:
+        finding = outcomes(embedder, reference_file)["reference: embeddings"]
+    assert finding.passed is False
+    assert "at least 0.99999 wanted" in finding.detail
+
+
+def test_another_width_fails(reference_file):
+    with Embedder.load(QWEN, truncate_dim=16) as embedder:
+        finding = outcomes(embedder, reference_file)["reference: embeddings"]
+    assert finding.passed is False
+    assert "the reference has shape (14, 32), this model gives (14, 16)" in finding.detail
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip file", None])
+def test_a_file_that_is_no_reference(tmp_path, content):
+    file = tmp_path / "reference.npz"
+    if content is None:
+        np.savez(file, vectors=np.zeros(3))
+    else:
+        file.write_bytes(content)
+    with Embedder.load(QWEN) as embedder, pytest.raises(ConfigError, match=r"is no reference file.*make_reference\.py"):
+        list(examine(embedder, file))
+
+
+# ── the command ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_exit_codes_and_lines(reference_file, capsys):
+    assert main(["doctor", str(REFERENCE / "static-root")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(_PROBES)
+    assert lines[0].startswith("pass  shape and length")
+    assert main(["doctor", str(QWEN), "--pooling", "mean", "--reference", str(reference_file)]) == 1
+    assert "FAIL  reference: embeddings" in capsys.readouterr().out
+    assert main(["doctor", str(QWEN), "--reference", "nowhere.npz"]) == 2
+
+
+def test_json(capsys):
+    assert main(["doctor", str(REFERENCE / "static-root"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["passed"] is True
+    assert found["findings"][0] == {
+        "probe": "shape and length",
+        "passed": True,
+        "detail": "32 numbers, unit length",
+    }
+
+
+def test_report(minilm):
+    found = report(list(examine(minilm)), minilm)
+    assert found["passed"] is True
+    assert found["fingerprint"] == minilm.fingerprint

@@ -1,0 +1,607 @@
+"""Requests in, rows out, with a fake model whose rows are known: isolation, backpressure, death, closing."""
+
+import gc
+import logging
+import random
+import threading
+import time
+import weakref
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+
+import akidb_mlx  # noqa: F401  # before mlx
+import mlx.core as mx
+import numpy as np
+import pytest
+from akidb_mlx.engine import DeviceThread, Engine
+from akidb_mlx.errors import BackendError, ClosedError, InputError, QueueFullError
+from akidb_mlx.scheduler import Scheduler
+from akidb_mlx.stats import Histogram, Stats
+
+NOT_FINITE, RAISES, KILLS = 666, 667, 668  # tokens that make the fake model misbehave
+LONG_S = 30.0
+
+
+class FakeModel:
+    """Rows of length, sum, first token and prompt length; batches wait at a gate."""
+
+    dimension = 4
+
+    def __init__(self):
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+        self.batches = []
+        self.most_rows = None
+        self.seconds = 0.0
+
+    def __call__(self, batch):
+        self.batches.append(batch)
+        self.entered.release()
+        assert self.gate.wait(LONG_S)
+        time.sleep(self.seconds)
+        if (batch.input_ids == KILLS).any():
+            raise SystemExit("killed by a test")
+        if (batch.input_ids == RAISES).any() or (self.most_rows and len(batch.input_ids) > self.most_rows):
+            raise RuntimeError("[malloc] no memory")
+        rows = np.stack(
+            [batch.lengths, batch.input_ids.sum(axis=1), batch.input_ids[:, 0], batch.prompt_lengths], axis=1
+        ).astype(np.float32)
+        rows[(batch.input_ids == NOT_FINITE).any(axis=1)] = np.nan
+        return mx.array(rows)
+
+
+def expected(texts, prompt_length=0):
+    return [[len(ids), sum(ids), ids[0], prompt_length] for ids in texts]
+
+
+def arrays(texts):
+    return [np.array(ids, np.int32) for ids in texts]
+
+
+def submit(engine, texts, **options):
+    return engine.submit(arrays(texts), **options)
+
+
+@pytest.fixture(scope="module")
+def shared_thread():
+    return DeviceThread()
+
+
+@pytest.fixture
+def make(shared_thread):
+    """Engines that are closed at the end, on one thread but where a test brings its own."""
+    engines = []
+
+    def make_engine(max_batch_tokens=64, max_queued_tokens=1_000_000, thread=None, **options):
+        scheduler = Scheduler(max_batch_tokens, 0.02)
+        options = {"survives_fork": True, **options}
+        engine = Engine(FakeModel(), scheduler, max_queued_tokens, thread=thread or shared_thread, **options)
+        engines.append((engine, engine._model))
+        return engine, engine._model
+
+    yield make_engine
+    for engine, model in engines:
+        model.gate.set()
+        engine.close()
+
+
+def busy(engine, model):
+    """Close the gate and let one batch reach it."""
+    model.gate.clear()
+    future = submit(engine, [[9, 9, 9]])
+    assert model.entered.acquire(timeout=LONG_S)
+    return future
+
+
+# ── answers ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_rows_come_in_the_order_of_the_texts(make):
+    engine, _ = make()
+    texts = [[3], [5, 6, 7, 8], [2, 2], [9] * 30, [1, 4]]
+    rows = submit(engine, texts).result(LONG_S)
+    assert rows.tolist() == expected(texts)
+    assert rows.dtype == np.float32
+
+
+def test_the_prompts_length_reaches_the_model(make):
+    engine, _ = make()
+    assert submit(engine, [[3, 4]], prompt_length=1).result(LONG_S).tolist() == expected([[3, 4]], 1)
+
+
+def test_what_waits_is_joined_into_one_batch(make):
+    engine, model = make()
+    first = busy(engine, model)
+    others = [submit(engine, [[i + 1, i + 2]]) for i in range(6)]
+    model.gate.set()
+    for i, future in enumerate(others):
+        assert future.result(LONG_S).tolist() == expected([[i + 1, i + 2]])
+    assert first.result(LONG_S).tolist() == expected([[9, 9, 9]])
+    assert [len(batch.input_ids) for batch in model.batches] == [1, 6]
+
+
+def test_equal_texts_of_several_requests_are_computed_once(make):
+    engine, model = make()
+    first = busy(engine, model)
+    others = [submit(engine, [[7, 8], [7, 8]]) for _ in range(5)]
+    model.gate.set()
+    for future in [first, *others]:
+        future.result(LONG_S)
+    assert [len(batch.input_ids) for batch in model.batches] == [1, 1]
+    rows = [future.result() for future in others]
+    rows[0][:] = 0  # each has its own copy
+    assert rows[1].tolist() == expected([[7, 8], [7, 8]])
+
+
+def test_a_query_overtakes_documents(make):
+    engine, model = make()
+    done = []
+    bulk = submit(engine, [[i + 1] * 40 for i in range(30)])
+    bulk.add_done_callback(lambda _: done.append("bulk"))
+    query = submit(engine, [[5]], urgent=True)
+    query.add_done_callback(lambda _: done.append("query"))
+    wait([bulk, query], LONG_S)
+    assert done == ["query", "bulk"]
+    place = next(i for i, batch in enumerate(model.batches) if batch.lengths.tolist() == [1])
+    assert place <= 3
+
+
+def test_models_on_one_thread_take_turns(make):
+    engine, model = make()
+    other, _ = make()
+    first = busy(engine, model)
+    bulk = submit(engine, [[i + 1] * 40 for i in range(20)])
+    small = submit(other, [[3]])
+    model.gate.set()
+    small.result(LONG_S)
+    assert len(model.batches) <= 5
+    assert len(bulk.result(LONG_S)) == 20 and first.done()
+
+
+# ── backpressure ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_full_queue_says_so(make):
+    engine, model = make(max_queued_tokens=10)
+    first = busy(engine, model)
+    second = submit(engine, [[1] * 7])
+    with pytest.raises(QueueFullError, match="10 tokens wait already and 1 more .*max_queued_tokens=10.*try again"):
+        submit(engine, [[1]])
+    try:
+        submit(engine, [[1, 1, 1]])
+    except QueueFullError as error:
+        assert error.retry_after_s > 0
+    assert engine.stats.refused_requests == 2
+    model.gate.set()
+    assert len(second.result(LONG_S)) == len(first.result(LONG_S)) == 1
+    assert submit(engine, [[1]]).result(LONG_S).tolist() == expected([[1]])
+
+
+def test_a_request_beyond_the_limit_is_taken_when_nothing_waits(make):
+    engine, _ = make(max_queued_tokens=10)
+    assert len(submit(engine, [[1, 2, 3]] * 9).result(LONG_S)) == 9
+
+
+def test_an_answered_request_leaves_the_queue_before_its_caller_knows(make, monkeypatch):
+    engine, _ = make(max_queued_tokens=10)
+    release = engine._release
+
+    def late(request):
+        time.sleep(0.01)
+        release(request)
+
+    monkeypatch.setattr(engine, "_release", late)
+    for _ in range(20):
+        assert len(submit(engine, [[1] * 8]).result(LONG_S)) == 1
+
+
+def test_room_is_given_when_enough_has_left(make):
+    engine, model = make(max_queued_tokens=10)
+    assert engine.room(10).result(LONG_S) is None
+    first = busy(engine, model)
+    second = submit(engine, [[1] * 7])
+    room = engine.room(5)
+    assert not room.done()
+    model.gate.set()
+    room.result(LONG_S)
+    assert first.result(LONG_S) is not None and second.result(LONG_S) is not None
+
+
+def test_room_is_given_when_a_request_is_cancelled(make):
+    engine, model = make(max_queued_tokens=10)
+    first = busy(engine, model)
+    second = submit(engine, [[1] * 7])
+    room = engine.room(5)
+    second.cancel()
+    assert room.result(LONG_S) is None and not first.done()
+
+
+def test_who_no_longer_waits_for_room_is_in_nobodys_way(make):
+    engine, model = make(max_queued_tokens=10)
+    busy(engine, model)
+    submit(engine, [[1] * 6])  # one more token fits
+    gone, small = engine.room(9), engine.room(1)
+    gone.cancel()
+    assert engine.room(1).result(LONG_S) is None
+    assert small.result(LONG_S) is None
+
+
+# ── cancelling ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_cancelled_request_leaves_the_queue_and_costs_nothing(make):
+    engine, model = make()
+    first = busy(engine, model)
+    second = submit(engine, [[1] * 7])
+    third = submit(engine, [[2] * 5])
+    waiting = engine.scheduler.queued_tokens
+    assert second.cancel()
+    assert engine.scheduler.queued_tokens == waiting - 7
+    model.gate.set()
+    assert first.result(LONG_S) is not None and third.result(LONG_S) is not None
+    assert [batch.lengths.tolist() for batch in model.batches] == [[3], [5]]
+    assert engine.stats.cancelled_requests == 1
+    assert engine.scheduler.queued_tokens == 0
+
+
+def test_a_request_cancelled_on_the_device_harms_nobody(make):
+    engine, model = make()
+    first = busy(engine, model)
+    assert first.cancel()
+    model.gate.set()
+    assert submit(engine, [[4]]).result(LONG_S).tolist() == expected([[4]])
+
+
+# ── isolation ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_only_the_guilty_request_of_a_batch_fails(make, caplog):
+    engine, model = make(max_batch_tokens=1000)
+    first = busy(engine, model)
+    texts = [[[i + 1, i + 1], [50 + i]] for i in range(8)]
+    texts[5] = [[1], [RAISES, 2], [3]]
+    futures = [submit(engine, some) for some in texts]
+    model.gate.set()
+    with caplog.at_level(logging.WARNING):
+        for i, future in enumerate(futures):
+            if i == 5:
+                with pytest.raises(BackendError, match=r"text of 2 tokens: \[malloc\] no memory"):
+                    future.result(LONG_S)
+            else:
+                assert future.result(LONG_S).tolist() == expected(texts[i])
+    assert first.result(LONG_S) is not None
+    assert engine.stats.failed_requests == 1
+    assert "trying its halves" in caplog.text
+    assert engine.scheduler.queued_tokens == 0
+
+
+def test_a_batch_too_large_for_memory_is_halved(make):
+    engine, model = make(max_batch_tokens=1000)
+    model.most_rows = 3
+    texts = [[i + 1] * (i + 1) for i in range(20)]
+    assert submit(engine, texts).result(LONG_S).tolist() == expected(texts)
+    assert engine.stats.failed_requests == 0
+
+
+def test_a_failing_batch_does_not_disturb_the_one_behind_it(make):
+    engine, model = make(max_batch_tokens=8)
+    first = busy(engine, model)
+    bad = submit(engine, [[RAISES] * 8])
+    good = [submit(engine, [[i + 1] * 6]) for i in range(10)]
+    model.gate.set()
+    for i, future in enumerate(good):
+        assert future.result(LONG_S).tolist() == expected([[i + 1] * 6])
+    with pytest.raises(BackendError):
+        bad.result(LONG_S)
+    assert first.result(LONG_S) is not None
+
+
+def test_a_row_that_is_not_finite_fails_its_request_by_index(make):
+    engine, model = make()
+    first = busy(engine, model)
+    bad = submit(engine, [[1], [2], [NOT_FINITE], [3]], first_index=256)
+    good = submit(engine, [[4], [5]])
+    model.gate.set()
+    with pytest.raises(InputError, match=r"vector of text 258 is not finite"):
+        bad.result(LONG_S)
+    assert good.result(LONG_S).tolist() == expected([[4], [5]])
+    assert first.result(LONG_S) is not None
+
+
+def test_each_failed_request_has_an_error_of_its_own(make):
+    """One error raised in many threads would gather all their tracebacks."""
+    engine, model = make()
+    busy(engine, model)
+    futures = [submit(engine, [[1, 2]]) for _ in range(3)]
+    model.gate.set()
+    engine.close()
+    errors = [future.exception(LONG_S) for future in futures if not isinstance(future.exception(LONG_S), type(None))]
+    assert len({id(error) for error in errors}) == len(errors)
+
+
+# ── death ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_threads_death_is_told_and_the_next_request_revives_it(make, caplog):
+    thread = DeviceThread()
+    engine, model = make(thread=thread)
+    assert thread.healthy
+    first = busy(engine, model)
+    killer = submit(engine, [[KILLS] * 60])
+    behind = submit(engine, [[i + 1] * 30 for i in range(9)])
+    query = submit(engine, [[3]], urgent=True)
+    with caplog.at_level(logging.ERROR):
+        model.gate.set()
+        for future in (killer, behind):
+            with pytest.raises(BackendError, match="device thread ended.*try again"):
+                future.result(LONG_S)
+    wait([first, query], LONG_S)  # before the killer: answered
+    assert not thread.healthy
+    assert thread.deaths == 1
+    assert "ended unexpectedly" in caplog.text
+    assert engine.scheduler.queued_tokens == 0
+    assert submit(engine, [[5, 6]]).result(LONG_S).tolist() == expected([[5, 6]])
+    assert thread.healthy
+
+
+def test_death_at_a_batchs_end_is_told(make, monkeypatch, caplog):
+    thread = DeviceThread()
+    engine, _ = make(thread=thread)
+
+    def finish(*_):
+        raise SystemExit("killed by a test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "finish", finish)
+        with pytest.raises(BackendError, match="device thread ended"):
+            submit(engine, [[1]]).result(LONG_S)
+    assert submit(engine, [[5, 6]]).result(LONG_S).tolist() == expected([[5, 6]])
+
+
+def test_death_while_halving_is_told(make, caplog):
+    thread = DeviceThread()
+    engine, model = make(thread=thread, max_batch_tokens=1000)
+    first = busy(engine, model)
+    futures = [submit(engine, [[RAISES]]), submit(engine, [[KILLS, 1]]), submit(engine, [[1, 2, 3]])]
+    model.gate.set()
+    for future in futures:
+        assert isinstance(future.exception(LONG_S), BackendError) or future.result() is not None
+    assert first in wait([first], LONG_S).done
+
+
+def test_work_that_waits_for_the_thread_survives_its_death(make, caplog):
+    thread = DeviceThread()
+    engine, model = make(thread=thread)
+    model.gate.clear()
+    killer = submit(engine, [[KILLS]])
+    assert model.entered.acquire(timeout=LONG_S)
+    task = thread.run(lambda: "done")
+    model.gate.set()
+    with pytest.raises(BackendError):
+        killer.result(LONG_S)
+    try:
+        assert task.result(5) == "done"
+    except BackendError:
+        pass  # as good: it does not hang
+
+
+def test_an_engine_can_be_closed_after_the_threads_death(make, caplog):
+    thread = DeviceThread()
+    engine, _ = make(thread=thread)
+    with pytest.raises(BackendError):
+        submit(engine, [[KILLS]]).result(LONG_S)
+    engine.close()
+
+
+# ── tasks ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_task_runs_on_the_thread_and_its_error_comes_back(shared_thread):
+    assert shared_thread.run(lambda: threading.current_thread().name).result(LONG_S) == "akidb-mlx"
+
+    def fail():
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        shared_thread.run(fail).result(LONG_S)
+    assert shared_thread.run(lambda: 5).result(LONG_S) == 5
+
+
+def test_a_cancelled_task_is_not_run(make, shared_thread):
+    engine, model = make()
+    busy(engine, model)
+    ran = []
+    task = shared_thread.run(lambda: ran.append(1))
+    assert task.cancel()
+    model.gate.set()
+    shared_thread.run(lambda: None).result(LONG_S)
+    assert not ran
+
+
+# ── closing ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_closing_answers_what_is_computed_and_fails_what_waits(make):
+    engine, model = make()
+    running = busy(engine, model)
+    waiting = [submit(engine, [[i + 1] * 60]) for i in range(5)]
+    room = engine.room(2_000_000)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    for future in waiting:
+        with pytest.raises(ClosedError, match="closed while this request waited"):
+            future.result(LONG_S)
+    room.result(LONG_S)  # who waited for room shall find out
+    with pytest.raises(ClosedError, match="load it again"):
+        submit(engine, [[1]])
+    with pytest.raises(ClosedError):
+        engine.room(1)
+    model.gate.set()
+    closing.join(LONG_S)
+    assert not closing.is_alive()
+    assert running.result(LONG_S).tolist() == expected([[9, 9, 9]])
+    engine.close()
+
+
+def test_closing_drops_the_model(make):
+    engine, model = make()
+    submit(engine, [[1]]).result(LONG_S)
+    alive = weakref.ref(model.batches[0])
+    model.batches.clear()
+    engine.close()
+    assert engine._model is None
+    gc.collect()
+    assert alive() is None
+
+
+def test_closing_one_engine_leaves_the_others(make):
+    engine, _ = make()
+    other, _ = make()
+    engine.close()
+    assert submit(other, [[4]]).result(LONG_S).tolist() == expected([[4]])
+
+
+# ── the process's end, and forks ─────────────────────────────────────────────────────────────────────
+
+
+def test_stopping_ends_the_batch_and_fails_the_rest(make):
+    thread = DeviceThread()
+    engine, model = make(thread=thread)
+    running = busy(engine, model)
+    waiting = [submit(engine, [[i + 1] * 60]) for i in range(3)]
+    stopping = threading.Thread(target=thread.stop)
+    stopping.start()
+    time.sleep(0.05)
+    model.gate.set()
+    stopping.join(LONG_S)
+    assert running.result(LONG_S).tolist() == expected([[9, 9, 9]])
+    for future in waiting:
+        with pytest.raises(ClosedError, match="process is ending"):
+            future.result(LONG_S)
+    with pytest.raises(ClosedError):
+        submit(engine, [[1]])
+    with pytest.raises(ClosedError):
+        thread.run(lambda: None)
+    engine.close()  # is quiet
+
+
+def test_before_a_fork_the_device_runs_empty(make):
+    thread = DeviceThread()
+    engine, model = make(thread=thread)
+    model.seconds = 0.01
+    bulk = submit(engine, [[i + 1] * 60 for i in range(40)])
+    for _ in range(5):
+        time.sleep(0.01)
+        thread.pause()
+        computed = len(model.batches)
+        assert not thread._started
+        time.sleep(0.03)
+        assert len(model.batches) == computed
+        thread.resume()
+    assert len(bulk.result(LONG_S)) == 40
+
+
+def test_a_child_of_a_process_with_a_gpu_is_refused(make):
+    engine, _ = make(survives_fork=False)
+    engine._process -= 1  # as in a child
+    try:
+        with pytest.raises(BackendError, match='forked.*"spawn"'):
+            submit(engine, [[1]])
+        with pytest.raises(BackendError):
+            engine.room(1)
+    finally:
+        engine._process += 1
+
+
+# ── counters ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_counters(make):
+    engine, model = make()
+    first = busy(engine, model)
+    documents = submit(engine, [[1] * 5, [2] * 3, [1] * 5])
+    model.gate.set()
+    wait([first, documents], LONG_S)
+    submit(engine, [[7]], urgent=True).result(LONG_S)
+    engine._thread.run(lambda: None).result(LONG_S)
+    stats = engine.stats
+    assert (stats.requests, stats.texts, stats.tokens) == (3, 5, 3 + 13 + 1)
+    assert (stats.batches, stats.rows, stats.row_tokens) == (3, 4, 3 + 1 + 8)
+    assert stats.padded_tokens == 3 + 1 + 10
+    assert stats.padding_share == pytest.approx(1 - 12 / 14)
+    assert sum(stats.query_latency.counts) == 1
+    assert sum(stats.document_latency.counts) == 2
+    assert stats.snapshot()["padding_share"] == pytest.approx(0.1429)
+
+
+def test_a_histogram_by_hand():
+    histogram = Histogram()
+    for seconds in (0.0005, 0.001, 0.0011, 29, 31):
+        histogram.add(seconds)
+    assert histogram.counts == [2, 1, *[0] * 11, 1, 1]
+    assert histogram.sum_s == pytest.approx(60.0026)
+    assert len(histogram.counts) == len(histogram.bounds_s) + 1
+
+
+def test_engines_do_not_share_counters():
+    one, other = Stats(), Stats()
+    one.query_latency.add(1)
+    assert sum(other.query_latency.counts) == 0
+    assert other.padding_share == 0.0
+
+
+# ── everything at once ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_at_random_nothing_is_lost_wrong_or_left_hanging(make, seed, caplog):
+    engine, model = make(max_batch_tokens=200, max_queued_tokens=3000)
+    caplog.set_level(logging.CRITICAL)
+    model.most_rows = 20
+    wrong = []
+
+    def client(number):
+        rng = random.Random(seed * 1000 + number)
+        for place in range(200):
+            texts = [[rng.randrange(1, 600)] * rng.choice((1, 2, 5, 30)) for _ in range(rng.choice((1, 1, 2, 8, 40)))]
+            kind = rng.choice(("fine", "fine", "fine", "cancelled", "not finite", "raises"))
+            if kind in ("not finite", "raises"):
+                texts[rng.randrange(len(texts))][0] = NOT_FINITE if kind == "not finite" else RAISES
+            try:
+                future = submit(engine, texts, urgent=rng.random() < 0.3)
+            except QueueFullError:
+                engine.room(sum(map(len, texts))).result(LONG_S)
+                continue
+            except ClosedError:
+                return
+            if kind == "cancelled" and rng.random() < 0.5:
+                time.sleep(rng.random() * 0.002)
+                future.cancel()
+            try:
+                rows = future.result(LONG_S).tolist()
+                if rows != expected(texts) or kind in ("not finite", "raises"):
+                    wrong.append((number, place, kind))
+            except CancelledError:
+                if kind != "cancelled":
+                    wrong.append((number, place, kind, "cancelled"))
+            except InputError:
+                if kind != "not finite":
+                    wrong.append((number, place, kind, "not finite"))
+            except BackendError:
+                if kind != "raises":
+                    wrong.append((number, place, kind, "raises"))
+            except ClosedError:
+                if not engine.closed:
+                    wrong.append((number, place, kind, "closed"))
+                return
+
+    with ThreadPoolExecutor(8) as pool:
+        clients = [pool.submit(client, number) for number in range(8)]
+        if seed == 2:
+            time.sleep(0.4)
+            engine.close()
+        for one in clients:
+            one.result(LONG_S)
+    assert not wrong
+    assert engine.scheduler.queued_tokens == 0
+    assert not engine.scheduler

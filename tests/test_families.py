@@ -1,0 +1,256 @@
+"""What is known of a model when its files are silent, and what is refused because nobody knows."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from akidb_mlx import Embedder
+from akidb_mlx.checkpoint import read_checkpoint
+from akidb_mlx.cli import main
+from akidb_mlx.config import POOLING_MODES
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.families import FAMILIES
+
+REFERENCE = Path(__file__).parent / "reference"
+SIDECARS = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+
+
+@pytest.fixture
+def stripped(tmp_path):
+    """A checkpoint without sentence-transformers' files, as mlx-lm's converter leaves it."""
+
+    def make(name, readme=None):
+        folder = tmp_path / name
+        shutil.copytree(REFERENCE / name, folder)
+        for file in SIDECARS:
+            (folder / file).unlink(missing_ok=True)
+        for module in folder.glob("[1-9]_*"):
+            shutil.rmtree(module)
+        if readme is not None:
+            (folder / "README.md").write_text(readme, encoding="utf-8")
+        return folder
+
+    return make
+
+
+def edit_json(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+# ── found by name ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_by_the_exact_hub_id(stripped):
+    checkpoint = read_checkpoint(stripped("bert-cls"), "BAAI/bge-small-en-v1.5")
+    assert (checkpoint.pooling, checkpoint.normalize) == (("cls",), True)
+    assert checkpoint.prompts["query"] == "Represent this sentence for searching relevant passages: "
+    for fact in ("pooling", "normalize", "prompts"):
+        assert checkpoint.sources[fact] == "family table: bge-en, by its name"
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        "base_model: intfloat/e5-base-v2",
+        "license: mit\nbase_model:\n- some/other\n- intfloat/e5-base-v2\ntags:\n- x",
+        'base_model: ["intfloat/e5-base-v2"]',
+    ],
+)
+def test_by_base_model_in_the_readme(stripped, front):
+    checkpoint = read_checkpoint(stripped("bert-mean", f"---\n{front}\n---\n# A conversion"), "someone/e5-mlx")
+    assert checkpoint.pooling == ("mean",)
+    assert checkpoint.prompts == {"query": "query: ", "document": "passage: "}
+    assert checkpoint.sources["pooling"] == "family table: e5, README.md: base_model"
+
+
+@pytest.mark.parametrize(
+    ("name", "readme"),
+    [
+        ("me/bge-small-en-v1.5-finetuned", None),
+        ("bge-small-en-v1.5", None),
+        ("me/x", "---\ntags: [BAAI/bge-small-en-v1.5]\n---\nbase_model: BAAI/bge-small-en-v1.5"),
+        ("me/x", "base_model: BAAI/bge-small-en-v1.5"),
+    ],
+)
+def test_never_by_a_part_of_a_name_nor_from_the_readmes_text(stripped, name, readme):
+    checkpoint = read_checkpoint(stripped("bert-cls", readme), name)
+    assert checkpoint.pooling is None
+    assert "pooling" not in checkpoint.sources
+
+
+# ── found by facts in the files ──────────────────────────────────────────────────────────────────────
+
+
+def test_qwen3_embedding_by_what_its_tokenizer_appends(stripped):
+    folder = stripped("qwen3-embedding")
+    assert read_checkpoint(folder).pooling is None  # a Qwen3 whose tokenizer appends another token
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    end = tokenizer["post_processor"]["special_tokens"]["<|endoftext|>"]
+    end["ids"] = [151643]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.pooling == ("last_token",)
+    assert checkpoint.prompts["query"].endswith("\nQuery:")
+    assert checkpoint.sources["prompts"].endswith("tokenizer.json: the post-processor appends 151643")
+    tokenizer["post_processor"] = {
+        "type": "Sequence",
+        "processors": [{"type": "ByteLevel"}, tokenizer["post_processor"]],
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert read_checkpoint(folder).pooling == ("last_token",)
+
+
+def test_embeddinggemma_by_its_attention_with_dense_layers_in_the_main_file():
+    checkpoint = read_checkpoint(REFERENCE / "embeddinggemma-folded")
+    assert checkpoint.pooling == ("mean",)
+    assert [(layer.name, layer.in_features, layer.out_features) for layer in checkpoint.dense] == [
+        ("dense.0", 32, 64),
+        ("dense.1", 64, 32),
+    ]
+    assert checkpoint.prompts["document"] == "title: none | text: "
+
+
+def test_embeddinggemma_without_its_dense_layers_is_refused(tmp_path):
+    shutil.copytree(REFERENCE / "embeddinggemma-folded", tmp_path / "model")
+    file = str(tmp_path / "model" / "model.safetensors")
+    weights = mx.load(file)
+    mx.save_safetensors(file, {key: weight for key, weight in weights.items() if not key.startswith("dense.1")})
+    with pytest.raises(CheckpointError, match=r"has 2 Dense layers after pooling, but .* nor weights called dense.1"):
+        read_checkpoint(tmp_path / "model")
+
+
+def test_nvidias_llama_says_its_pooling_in_config_json(stripped):
+    checkpoint = read_checkpoint(stripped("llama-bidirec-published"))
+    assert checkpoint.pooling == ("mean",)
+    assert checkpoint.sources["pooling"] == "config.json"
+    assert checkpoint.normalize is None
+
+
+def test_gte_qwen2_sees_both_ways_by_its_name(stripped):
+    """Its own code does; config.json does not say so."""
+    folder = stripped("qwen2-bidirectional")
+    config = json.loads((folder / "config.json").read_text())
+    del config["is_causal"]
+    config["auto_map"] = {"AutoModel": "modeling_qwen.Qwen2Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match=r"own code .modeling_qwen.Qwen2Model.*is_causal"):
+        Embedder.load(folder, pooling="last_token", normalize=True)
+    checkpoint = read_checkpoint(folder, "Alibaba-NLP/gte-Qwen2-1.5B-instruct")
+    assert checkpoint.config["is_causal"] is False
+    assert checkpoint.sources["is_causal"].startswith("family table: gte-Qwen2")
+
+
+# ── what files say stays ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_sidecars_win_and_what_they_leave_out_is_suggested(tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(REFERENCE / "bert-mean", folder)
+    (folder / "README.md").write_text("---\nbase_model: BAAI/bge-base-en-v1.5\n---\n")
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.pooling == ("mean",)  # the files', not the table's cls
+    assert checkpoint.prompts == {}
+    assert checkpoint.suggestions == (
+        "query_prompt='Represent this sentence for searching relevant passages: ' "
+        "(bge-en's; the checkpoint's files name none)",
+    )
+    assert main(["info", str(folder)]) == 0
+    assert "suggested" in capsys.readouterr().out
+    assert main(["info", str(folder), "--query-prompt", ""]) == 0
+    assert "suggested" not in capsys.readouterr().out
+
+
+def test_a_passage_prompt_stands_for_the_document_prompt(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(REFERENCE / "xlm-roberta-e5", folder)
+    checkpoint = read_checkpoint(folder, "intfloat/multilingual-e5-small")
+    assert checkpoint.suggestions == ()
+
+
+def test_a_family_only_lowers_the_length(stripped):
+    folder = stripped("bert-mean")  # 64 positions
+    assert read_checkpoint(folder, "sentence-transformers/all-MiniLM-L6-v2").max_seq_length == 64
+    edit_json(folder / "config.json", max_position_embeddings=512)
+    checkpoint = read_checkpoint(folder, "sentence-transformers/all-MiniLM-L6-v2")
+    assert checkpoint.max_seq_length == 256
+    assert checkpoint.sources["max_seq_length"].startswith("family table: all-MiniLM-L6")
+
+
+def test_a_user_who_contradicts_the_table_is_told(stripped, caplog):
+    folder = stripped("bert-cls", "---\nbase_model: BAAI/bge-base-en-v1.5\n---\n")
+    with caplog.at_level(logging.WARNING), Embedder.load(folder, pooling="mean") as embedder:
+        assert embedder.info()["pooling"] == "mean"
+    assert 'was trained with pooling "cls" (family table: bge-en, README.md: base_model)' in caplog.text
+
+
+# ── nobody knows ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_chat_model_is_refused_until_somebody_says_how_to_pool(stripped):
+    folder = stripped("qwen3-causal-lm")
+    with pytest.raises(UnsupportedModelError, match=r"does not say how its token vectors become one.*set pooling"):
+        Embedder.load(folder)
+    with pytest.raises(UnsupportedModelError, match=r"does not say whether its vectors are scaled.*set normalize"):
+        Embedder.load(folder, pooling="last_token")
+    with Embedder.load(folder, pooling="last_token", normalize=True) as embedder:
+        assert embedder.encode(["a"]).shape == (1, 32)
+
+
+# ── widths that a model was trained to be cut to ─────────────────────────────────────────────────────
+
+
+def test_trained_widths_from_the_model_card(tmp_path, caplog):
+    folder = tmp_path / "model"
+    shutil.copytree(REFERENCE / "bert-mean", folder)
+    with caplog.at_level(logging.WARNING), Embedder.load(folder, truncate_dim=8):
+        assert "nothing says that" in caplog.text
+    card = '* Loss: MatryoshkaLoss with\n```json\n{\n  "matryoshka_dims": [\n 16,\n 8\n ]\n}\n```'
+    (folder / "README.md").write_text(card)
+    caplog.clear()
+    with Embedder.load(folder, truncate_dim=8) as embedder:
+        assert embedder.info()["matryoshka"] == [8, 16]
+        assert embedder.info()["sources"]["matryoshka"] == "README.md"
+    assert "nothing says that" not in caplog.text
+
+
+def test_a_width_that_the_checkpoint_itself_wants(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(REFERENCE / "bert-mean", folder)
+    edit_json(folder / "config_sentence_transformers.json", truncate_dim=8)
+    with Embedder.load(folder) as embedder, Embedder.load(folder, truncate_dim=16) as whole:
+        assert embedder.dimension == 8
+        rows = whole.encode(["a b c"])[:, :8]
+        assert np.abs(embedder.encode(["a b c"]) - rows / np.linalg.norm(rows)).max() < 1e-6
+
+
+def test_nomic_cuts_after_a_layer_norm(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(REFERENCE / "nomic-published", folder)
+    (folder / "README.md").write_text("---\nbase_model: nomic-ai/nomic-embed-text-v1.5\n---\n")
+    with Embedder.load(folder) as embedder:
+        whole, cut = (embedder.encode(["a sentence"], truncate_dim=size, normalize=False) for size in (None, 8))
+        centred = whole - whole.mean()
+        expected = (centred / np.sqrt((centred**2).mean() + 1e-5))[:, :8]
+        assert np.abs(cut - expected).max() < 1e-5
+        assert np.linalg.norm(embedder.encode(["a sentence"], truncate_dim=8)) == pytest.approx(1, abs=1e-6)
+
+
+# ── the table ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_table_is_sound():
+    ids = [name.casefold() for family in FAMILIES for name in family.ids]
+    assert len(ids) == len(set(ids))
+    assert all(name.count("/") == 1 for name in ids)
+    assert all(family.pooling in POOLING_MODES for family in FAMILIES)
+    qwen, others = (
+        FAMILIES[0].query_prompt,
+        [f for f in FAMILIES if f.name in ("e5-instruct", "gte-Qwen2", "e5-mistral")],
+    )
+    assert qwen.endswith("Query:")  # without a space, the others with one
+    assert all(family.query_prompt.endswith("Query: ") for family in others)

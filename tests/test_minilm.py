@@ -1,0 +1,55 @@
+"""Real weights: all-MiniLM-L6-v2 gives sentence-transformers' vectors, and they mean something."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_reference_minilm import TEXTS
+
+REFERENCE = dict(np.load(Path(__file__).with_name("reference_minilm.npz")))
+
+
+def test_the_reference_is_of_these_texts():
+    assert REFERENCE["embeddings"].shape == (len(TEXTS), 384)
+    assert len(TEXTS) == len(set(TEXTS)) >= 40
+    np.testing.assert_allclose(np.linalg.norm(REFERENCE["embeddings"], axis=1), 1, atol=1e-5)
+
+
+def test_tokens_are_counted_as_the_reference_does(minilm):
+    assert minilm.count_tokens(TEXTS) == REFERENCE["lengths"].tolist()
+    assert max(minilm.count_tokens(TEXTS)) == 256 == minilm.max_seq_length
+
+
+def test_vectors_equal_the_references(minilm):
+    rows = minilm.encode(TEXTS)
+    assert rows.shape == (len(TEXTS), 384)
+    assert float(np.abs(rows - REFERENCE["embeddings"]).max()) <= 1e-5
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_texts_alone_equal_the_references(minilm, order):
+    places = list(range(len(TEXTS)))[::order][:12]
+    for place in places:
+        rows = minilm.encode([TEXTS[place]])
+        assert float(np.abs(rows[0] - REFERENCE["embeddings"][place]).max()) <= 1e-5
+
+
+def test_queries_and_documents_are_alike_without_prompts(minilm):
+    np.testing.assert_allclose(minilm.encode_query(TEXTS[:5]), minilm.encode_document(TEXTS[:5]), atol=1e-6)
+
+
+def test_meaning(minilm):
+    documents = [
+        "A valve lets the water down to the fields.",
+        "Slice the onions and let them soften in butter.",
+        "Trains stop when there is too much snow on the line.",
+    ]
+    questions = ["irrigation", "how do I cook onions?", "why is there no railway service in winter?"]
+    scores = minilm.similarity(minilm.encode_query(questions), minilm.encode_document(documents))
+    assert scores.argmax(axis=1).tolist() == [0, 1, 2]
+
+
+def test_what_the_checkpoint_says(minilm):
+    info = minilm.info()
+    assert (info["dimension"], info["pooling"], info["normalize"], info["max_seq_length"]) == (384, "mean", True, 256)
+    assert (info["architecture"], info["similarity"], info["prompts"]) == ("bert", "cosine", {})

@@ -1,0 +1,102 @@
+"""Backbone → pooling → Dense: what is in the padding is irrelevant; Dense layers by hand."""
+
+import json
+from pathlib import Path
+
+import akidb_mlx  # noqa: F401  # before mlx
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from akidb_mlx import Embedder
+from akidb_mlx.batching import Batch, make_batch
+from akidb_mlx.engine import DEVICE_THREAD
+from akidb_mlx.errors import CheckpointError
+from akidb_mlx.model import ACTIVATIONS, DenseLayer, EmbeddingModel
+
+REFERENCE = Path(__file__).parent / "reference"
+CASES = sorted(folder.parent.name for folder in REFERENCE.glob("*/reference.json"))
+NUMBERS = [-2.0, -0.5, 0.0, 0.5, 2.0]
+BY_HAND = {
+    "identity": NUMBERS,
+    "relu": [0, 0, 0, 0.5, 2],
+    "tanh": np.tanh(NUMBERS),
+    "sigmoid": 1 / (1 + np.exp(-np.array(NUMBERS))),
+    "silu": np.array(NUMBERS) / (1 + np.exp(-np.array(NUMBERS))),
+    # x · Φ(x), with Φ(0.5) = 0.6914624613 and Φ(2) = 0.9772498681
+    "gelu": [-2 * 0.0227501319, -0.5 * 0.3085375387, 0, 0.5 * 0.6914624613, 2 * 0.9772498681],
+}
+
+
+def compute(embedder, batch):
+    return DEVICE_THREAD.run(lambda: np.array(embedder._loaded.engine._model(batch))).result(60)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_in_the_padding_is_irrelevant(name):
+    """Also more of it, and rows of one length, which need no mask."""
+    facts = json.loads((REFERENCE / name / "reference.json").read_text(encoding="utf-8"))
+    with Embedder.load(REFERENCE / name) as embedder:
+        rows = embedder._loaded.tokenizer.tokenize(facts["texts"][:10]).token_ids
+        longest, prompts = max(map(len, rows)), [0] * len(rows)
+        zeros = make_batch(rows, prompts, longest)
+        expected = compute(embedder, zeros)
+        rng = np.random.default_rng(0)
+        real = np.arange(longest) < zeros.lengths[:, None]
+        ids = np.where(real, zeros.input_ids, rng.integers(1, max(map(max, rows)), zeros.input_ids.shape))
+        rubbish = Batch(ids.astype(np.int32), zeros.lengths, zeros.prompt_lengths)
+        tolerance = 2e-6 * max(1.0, float(np.abs(expected).max()))
+        assert np.abs(compute(embedder, rubbish) - expected).max() <= tolerance
+        more = longest + 1 if longest < (embedder.max_seq_length or 10**9) else longest
+        assert np.abs(compute(embedder, make_batch(rows, prompts, more)) - expected).max() <= tolerance
+        for place in (0, len(rows) // 2, len(rows) - 1):
+            alone = compute(embedder, make_batch([rows[place]], [0], len(rows[place])))
+            assert np.abs(alone - expected[place]).max() <= tolerance
+
+
+def test_every_activation_is_tested():
+    assert set(BY_HAND) == set(ACTIVATIONS)
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_activations_by_hand(name):
+    np.testing.assert_allclose(np.array(ACTIVATIONS[name](mx.array(NUMBERS))), BY_HAND[name], atol=1e-6)
+
+
+def dense(bias, residual, out_features=2):
+    layer = DenseLayer(3, out_features, bias=bias, activation="relu", residual=residual)
+    weights = [("linear.weight", mx.array([[1.0, 2.0, 3.0], [-1.0, 0.0, 1.0]])[:out_features])]
+    weights += [("linear.bias", mx.array([10.0, -10.0])[:out_features])] if bias else []
+    weights += [("residual.weight", mx.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))] if residual else []
+    layer.load_weights(weights)
+    return np.array(layer(mx.array([[1.0, 2.0, -1.0]]))).tolist()
+
+
+def test_dense_layers_by_hand():
+    assert dense(bias=False, residual=False) == [[2, 0]]
+    assert dense(bias=True, residual=False) == [[12, 0]]
+    assert dense(bias=True, residual=True) == [[14, 1]]
+
+
+def test_a_residual_of_one_width_is_the_input():
+    layer = DenseLayer(2, 2, bias=False, activation="identity", residual=True)
+    layer.load_weights([("linear.weight", mx.array([[1.0, 1.0], [0.0, 1.0]]))])
+    assert np.array(layer(mx.array([[3.0, 4.0]]))).tolist() == [[10, 8]]
+
+
+class Constant(nn.Module):
+    """A backbone of known width."""
+
+    width = 3
+
+
+def test_dense_layers_must_follow_on_each_other():
+    first = DenseLayer(6, 4, bias=True, activation="tanh", residual=False)
+    second = DenseLayer(4, 5, bias=True, activation="tanh", residual=False)
+    model = EmbeddingModel(Constant(), ["mean", "max"], [first, second])
+    assert model.dimension == 5
+    assert EmbeddingModel(Constant(), ["cls"], []).dimension == 3
+    with pytest.raises(CheckpointError, match="a Dense layer takes 6 numbers and gets 3"):
+        EmbeddingModel(Constant(), ["mean"], [first])
+    with pytest.raises(CheckpointError, match="a Dense layer takes 6 numbers and gets 5"):
+        EmbeddingModel(Constant(), ["mean", "max"], [first, second, first])

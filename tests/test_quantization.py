@@ -1,0 +1,242 @@
+"""Weights that mlx-lm's converter packed equal their dequantised selves; what cannot be unpacked is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from akidb_mlx import Embedder
+from akidb_mlx.batching import make_batch
+from akidb_mlx.checkpoint import read_checkpoint
+from akidb_mlx.device import Device
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.loading import load_model
+
+REFERENCE = Path(__file__).parent / "reference"
+GPU = Device("cuda", "pretended", 4096, length_steps=8, cache_limit_mb=512, survives_fork=False)
+# The mode's name → the converter's arguments.
+PACKINGS = {
+    "2 bit": {"bits": 2, "group_size": 32},
+    "3 bit": {"bits": 3, "group_size": 32},
+    "4 bit": {"bits": 4, "group_size": 32},
+    "5 bit": {"bits": 5, "group_size": 32},
+    "6 bit": {"bits": 6, "group_size": 32},
+    "8 bit": {"bits": 8, "group_size": 32},
+    "mxfp4": {"bits": 4, "group_size": 32, "mode": "mxfp4"},
+    "mxfp8": {"bits": 8, "group_size": 32, "mode": "mxfp8"},
+    "nvfp4": {"bits": 4, "group_size": 16, "mode": "nvfp4"},
+}
+DECODERS = ["qwen3-embedding", "llama-linear", "mistral-e5", "gemma-mean", "phi3"]
+# Least cosine with the float32 vectors of these tiny random models, whose weights are no easier to pack than noise.
+LEAST_COSINE = {"4 bit": 0.8, "8 bit": 0.999, "mxfp8": 0.98}
+
+
+def read_texts(name):
+    return json.loads((REFERENCE / name / "reference.json").read_text(encoding="utf-8"))["texts"]
+
+
+def convert(name, folder, packing, predicate=None):
+    """What mlx-lm's converter makes of a tiny checkpoint: its classes, its quantize_model, its files."""
+    from mlx_lm import utils
+
+    shutil.copytree(REFERENCE / name, folder)
+    config = json.loads((folder / "config.json").read_text())
+    weights = mx.load(str(folder / "model.safetensors"))
+    dense = {key: weights.pop(key) for key in list(weights) if key.startswith("dense.")}
+    model_class, args_class = utils._get_classes(config)
+    model = model_class(args_class.from_dict(config | {"rope_theta": 10000.0, "rope_scaling": None}))
+    weights = {key if key.startswith(("model.", "lm_head.")) else f"model.{key}": w for key, w in weights.items()}
+    weights = {key: weight.astype(mx.float32) for key, weight in weights.items()}
+    model.load_weights(
+        list(model.sanitize(weights).items() if hasattr(model, "sanitize") else weights.items()), strict=False
+    )
+    arguments = {"mode": "affine", **packing}
+    model, config = utils.quantize_model(model, config, **arguments, quant_predicate=predicate)
+    (folder / "model.safetensors").unlink()
+    utils.save_model(folder, model)
+    utils.save_config(config, folder / "config.json")
+    if dense:
+        add_weights(
+            folder, packed_by_hand({key: weight.astype(mx.float32) for key, weight in dense.items()}, arguments)
+        )
+    return folder
+
+
+def packed_by_hand(weights, packing):
+    """Every matrix that is wide enough, quantised."""
+    packed = {}
+    for key, weight in weights.items():
+        if weight.ndim == 2 and key.endswith(".weight") and weight.shape[1] % packing["group_size"] == 0:
+            parts = mx.quantize(weight, **packing)
+            packed.update(zip((key, f"{key[:-7]}.scales", f"{key[:-7]}.biases"), parts, strict=False))
+        else:
+            packed[key] = weight
+    return packed
+
+
+def add_weights(folder, weights):
+    mx.save_safetensors(str(folder / "model.safetensors"), mx.load(str(folder / "model.safetensors")) | weights)
+    (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+
+
+def dequantise(folder, target):
+    """The same checkpoint with the floats that its packed weights stand for."""
+    shutil.copytree(folder, target)
+    weights = mx.load(str(target / "model.safetensors"))
+    config = json.loads((target / "config.json").read_text())
+    said = config.pop("quantization")
+    config.pop("quantization_config", None)
+    for path in [key[:-7] for key in weights if key.endswith(".scales")]:
+        packing = said.get(path, {key: said[key] for key in ("group_size", "bits", "mode")})
+        scales, biases = weights.pop(f"{path}.scales"), weights.pop(f"{path}.biases", None)
+        weights[f"{path}.weight"] = mx.dequantize(
+            weights[f"{path}.weight"], scales, biases, **packing, dtype=mx.float32
+        )
+    mx.save_safetensors(str(target / "model.safetensors"), weights)
+    (target / "config.json").write_text(json.dumps(config))
+    (target / "model.safetensors.index.json").unlink(missing_ok=True)
+    return target
+
+
+def encode(folder, texts):
+    with Embedder.load(folder) as embedder:
+        return embedder.encode(texts)
+
+
+def rows_as_on_a_gpu(folder, texts):
+    """The rows of a model that keeps its packed weights, and how many layers it has so."""
+    with Embedder.load(folder) as embedder:
+        ids = embedder._loaded.tokenizer.tokenize(texts).token_ids
+    checkpoint = read_checkpoint(folder)
+    model = load_model(checkpoint, checkpoint.pooling, GPU)
+    rows = np.array(model(make_batch(ids, [0] * len(ids), max(map(len, ids)))))
+    kept = sum(isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding) for _, module in model.named_modules())
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True), kept
+
+
+def cosines(a, b):
+    return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_every_packing_equals_its_dequantised_self(tmp_path, packing):
+    texts = read_texts("qwen3-embedding")
+    folder = convert("qwen3-embedding", tmp_path / "packed", PACKINGS[packing])
+    ours = encode(folder, texts)
+    assert np.abs(ours - encode(dequantise(folder, tmp_path / "floats"), texts)).max() <= 1e-6
+    kept_rows, kept = rows_as_on_a_gpu(folder, texts)
+    assert kept == 15  # seven matrices in each of two layers, and the embeddings
+    assert np.abs(ours - kept_rows).max() <= 1e-5
+    original = np.load(REFERENCE / "qwen3-embedding" / "reference.npz")["embeddings"]
+    assert cosines(ours, original).min() >= LEAST_COSINE.get(packing, 0)
+
+
+@pytest.mark.parametrize("name", [*DECODERS, "embeddinggemma-folded"])
+def test_decoders_in_4_bit(tmp_path, name):
+    texts = read_texts(name)
+    folder = convert(name, tmp_path / "packed", PACKINGS["4 bit"])
+    assert any(key.endswith(".scales") for key in mx.load(str(folder / "model.safetensors")))
+    ours = encode(folder, texts)
+    assert np.abs(ours - encode(dequantise(folder, tmp_path / "floats"), texts)).max() <= 1e-6
+
+
+def test_folded_dense_layers_are_unpacked(tmp_path):
+    folder = convert("embeddinggemma-folded", tmp_path / "packed", PACKINGS["8 bit"])
+    names = mx.load(str(folder / "model.safetensors")).keys()
+    assert {"dense.0.scales", "dense.1.scales", "dense.0.biases"} <= names
+    texts = read_texts("embeddinggemma-folded")
+    ours = encode(folder, texts)
+    original = np.load(REFERENCE / "embeddinggemma-folded" / "reference.npz")["embeddings"]
+    assert cosines(ours, original).min() > 0.99
+
+
+@pytest.mark.parametrize(
+    "name", ["roberta-mean", "modernbert-cls", "nomic-transformers-5", "gte-base-en", "eurobert-mean", "mpnet-mean"]
+)
+def test_encoders_whose_layers_we_join(tmp_path, name):
+    """Joined layers are packed side by side; on a GPU they stay so."""
+    texts = read_texts(name)
+    folder = tmp_path / "packed"
+    shutil.copytree(REFERENCE / name, folder)
+    weights = {key: weight.astype(mx.float32) for key, weight in mx.load(str(folder / "model.safetensors")).items()}
+    packing = {"group_size": 32, "bits": 8, "mode": "affine"}
+    mx.save_safetensors(str(folder / "model.safetensors"), packed_by_hand(weights, packing))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization": packing}))
+    ours = encode(folder, texts)
+    assert np.abs(ours - encode(dequantise(folder, tmp_path / "floats"), texts)).max() <= 1e-5
+    kept_rows, kept = rows_as_on_a_gpu(folder, texts)
+    assert kept >= 7
+    unit = ours / np.linalg.norm(ours, axis=1, keepdims=True)
+    assert np.abs(unit - kept_rows).max() <= 1e-5
+
+
+def test_layers_with_packings_of_their_own(tmp_path):
+    """A dict or false for single layers, as mlx-lm's mixed recipes write it."""
+
+    def predicate(path, module):
+        if path.endswith("down_proj"):
+            return {"group_size": 64, "bits": 6}
+        return not path.endswith("o_proj")
+
+    texts = read_texts("qwen3-embedding")
+    folder = convert("qwen3-embedding", tmp_path / "packed", PACKINGS["4 bit"], predicate)
+    said = json.loads((folder / "config.json").read_text())["quantization"]
+    assert said["model.layers.0.mlp.down_proj"] == {"group_size": 64, "bits": 6}
+    names = mx.load(str(folder / "model.safetensors")).keys()
+    assert "model.layers.0.self_attn.o_proj.scales" not in names
+    ours = encode(folder, texts)
+    assert np.abs(ours - rows_as_on_a_gpu(folder, texts)[0]).max() <= 1e-5
+    assert rows_as_on_a_gpu(folder, texts)[1] == 13
+    assert np.abs(ours - encode(dequantise(folder, tmp_path / "floats"), texts)).max() <= 1e-6
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def test_other_quantisers_are_refused(tmp_path):
+    shutil.copytree(REFERENCE / "llama-linear", tmp_path / "model")
+    edit_config(tmp_path / "model", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    with pytest.raises(UnsupportedModelError, match=r"quantised with 'bitsandbytes'.*MLX conversion"):
+        Embedder.load(tmp_path / "model")
+
+
+def test_an_unknown_mode_is_refused(tmp_path):
+    folder = convert("qwen3-embedding", tmp_path / "packed", PACKINGS["4 bit"])
+    edit_config(folder, quantization={"group_size": 32, "bits": 4, "mode": "int3"})
+    with pytest.raises(UnsupportedModelError, match=r"quantization mode 'int3'; known: affine, nvfp4, mxfp4, mxfp8"):
+        Embedder.load(folder)
+
+
+def test_packed_weights_that_config_does_not_mention(tmp_path):
+    folder = convert("qwen3-embedding", tmp_path / "packed", PACKINGS["4 bit"])
+    edit_config(folder, quantization=None, quantization_config=None)
+    with pytest.raises(CheckpointError, match=r"says nothing of quantization, but .* is quantised"):
+        Embedder.load(folder)
+
+
+def test_packed_weights_of_another_width(tmp_path):
+    folder = convert("qwen3-embedding", tmp_path / "packed", PACKINGS["4 bit"])
+    edit_config(folder, intermediate_size=96)
+    with pytest.raises(CheckpointError, match=r"down_proj is packed to .* does not fit an input of 96 channels"):
+        Embedder.load(folder)
+
+
+def test_parts_joined_with_other_bits_are_refused_on_a_gpu_and_here(tmp_path):
+    folder = tmp_path / "packed"
+    shutil.copytree(REFERENCE / "eurobert-mean", folder)
+    weights = {key: weight.astype(mx.float32) for key, weight in mx.load(str(folder / "model.safetensors")).items()}
+    values = {key: weight for key, weight in weights.items() if "v_proj" in key}
+    others = {key: weight for key, weight in weights.items() if "v_proj" not in key}
+    packing = {"group_size": 32, "bits": 4, "mode": "affine"}
+    packed = packed_by_hand(others, packing) | packed_by_hand(values, packing | {"bits": 8})
+    mx.save_safetensors(str(folder / "model.safetensors"), packed)
+    edit_config(folder, quantization=packing)
+    with pytest.raises(UnsupportedModelError, match=r"computed together differ in shape or bits"):
+        Embedder.load(folder)

@@ -1,0 +1,181 @@
+"""What is refused rather than computed wrongly, each with its message; run as a script this writes the docs."""
+# ruff: noqa: E501 -- a refusal a row reads as a table.
+
+import akidb_mlx  # isort: skip  # noqa: F401  # before mlx, also where this runs as a script
+
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import mlx.core as mx
+import pytest
+
+from akidb_mlx import Embedder
+from akidb_mlx.errors import AkiDBMLXError
+
+REFERENCE = Path(__file__).parent / "reference"
+DOCS = Path(__file__).parent.parent / "docs" / "refusals.md"
+
+
+class Refusal(NamedTuple):
+    """A checkpoint that is not computed."""
+
+    what: str
+    base: str
+    """The tiny checkpoint that it is made from."""
+    edit: Callable[[Path], object]
+    message: str
+    """Its beginning, without the file's path."""
+    settings: dict | None = None
+
+
+def config(**changes):
+    return lambda folder: edit_json(folder / "config.json", **changes)
+
+
+def modules(*kinds):
+    def edit(folder):
+        rows = [{"idx": i, "name": str(i), "path": path, "type": f"x.{kind}"} for i, (kind, path) in enumerate(kinds)]
+        (folder / "modules.json").write_text(json.dumps(rows))
+
+    return edit
+
+
+def edit_json(file, **changes):
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in content.items() if value != "absent"}))
+
+
+def weights(**changes):
+    def edit(folder):
+        file = str(folder / "model.safetensors")
+        mx.save_safetensors(file, mx.load(file) | changes)
+
+    return edit
+
+
+def strip(folder):
+    for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
+        (folder / name).unlink()
+
+
+def drop(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def to_pickle(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+BERT, LLAMA, QWEN = "bert-mean", "llama-linear", "qwen3-embedding"
+TRANSFORMER, POOLING = ("Transformer", ""), ("Pooling", "1_Pooling")
+REFUSALS = (
+    # ── architectures ──
+    Refusal("an architecture that nobody computes", BERT, config(model_type="t5"), "model_type 't5' is not supported; supported: "),
+    Refusal("a decoder of mlx-lm's without a reference", LLAMA, config(model_type="mamba"),
+            "model_type 'mamba' is a model of mlx-lm's, but no reference has verified its vectors here, so it is refused; supported: "),
+    Refusal("a model that looks at images too", LLAMA, config(model_type="qwen3_vl"), "model_type 'qwen3_vl' is a model of mlx-lm's, but"),
+    Refusal("Jina v3's adapters", BERT, config(model_type="xlm-roberta", lora_adaptations=["retrieval.query"]),
+            "config.json: lora_adaptations: Jina v3 switches an adapter on for each task, which is not supported"),
+    Refusal("code of the checkpoint's own", BERT, config(auto_map={"AutoModel": "modeling.Other"}),
+            "config.json: auto_map names the checkpoint's own code (modeling.Other), which is never run and may compute something else than bert"),
+    Refusal("the same for a decoder", "qwen2-causal-lm", config(auto_map={"AutoModel": "modeling_qwen.Qwen2Model"}),
+            "config.json: auto_map names the checkpoint's own code (modeling_qwen.Qwen2Model), which is never run and may compute something "
+            "else than qwen2; if it differs only in what tokens see, say so there with is_causal (true or false)"),
+    Refusal("ALiBi positions (Jina v2)", BERT, config(position_embedding_type="alibi"),
+            "config.json: position_embedding_type is 'alibi'; for bert only 'absolute' is supported"),
+    Refusal("a field that mlx-lm's class ignores", LLAMA, config(attention_chunk_size=64),
+            "config.json: 'attention_chunk_size' (64) is not known for llama and might change vectors; delete it there if transformers ignores it"),
+    Refusal("rotary positions that depend on the text's length", LLAMA,
+            config(rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}),
+            "config.json: rope_type is 'dynamic'; for llama only 'default', 'linear', 'llama3', 'yarn' is supported"),
+    Refusal("LongRoPE", "phi3", config(rope_parameters={"rope_type": "longrope", "rope_theta": 10000.0}),
+            "config.json: rope_type is 'longrope'; for phi3 only 'default', 'linear', 'llama3', 'yarn' is supported"),
+    Refusal("windows in a bidirectional decoder", "mistral-sliding-window", config(is_causal=False),
+            "config.json: is_causal false with a sliding window is not supported"),
+    Refusal("bidirectional Gemma 1 and 2, broken in transformers", "gemma-mean", config(use_bidirectional_attention=True),
+            "config.json: use_bidirectional_attention is True; for gemma only None, False is supported"),
+    Refusal("a required field left out", BERT, config(layer_norm_eps="absent"), "config.json lacks 'layer_norm_eps', which bert needs"),
+    # ── what follows the transformer ──
+    Refusal("no word about pooling: a chat model", "qwen3-causal-lm", strip,
+            "does not say how its token vectors become one (no modules.json, no known family); look it up in the model's "
+            "documentation and set pooling and normalize"),
+    Refusal("… nor about normalising", "qwen3-causal-lm", strip,
+            "does not say whether its vectors are scaled to unit length; set normalize", {"pooling": "last_token"}),
+    Refusal("a module that is not known", BERT, modules(TRANSFORMER, POOLING, ("LayerNorm", "2_LayerNorm")),
+            "module LayerNorm (2_LayerNorm) is not supported here; known: Transformer, StaticEmbedding, Pooling, Dense, Normalize, Dropout"),
+    Refusal("another first module", BERT, modules(("CLIPModel", "")), "the first module is CLIPModel; only Transformer and StaticEmbedding"),
+    Refusal("Normalize before the end", BERT, modules(TRANSFORMER, POOLING, ("Normalize", ""), ("Dense", "2_Dense")),
+            "Dense follows Normalize, which must come last"),
+    Refusal("an unknown pooling", BERT, lambda folder: edit_json(folder / "1_Pooling" / "config.json", pooling_mode="attention"),
+            "unknown pooling_mode ['attention']; known: cls, max, mean"),
+    Refusal("EmbeddingGemma without its Dense layers", "embeddinggemma-folded",
+            lambda folder: mx.save_safetensors(str(folder / "model.safetensors"), {"model.norm.weight": mx.ones(32)}),
+            "EmbeddingGemma has 2 Dense layers after pooling, but this checkpoint has neither modules.json nor weights called dense.0"),
+    # ── weights ──
+    Refusal("a weight that nobody uses", BERT, weights(**{"adapter.weight": mx.zeros((2, 2))}),
+            "has weights that this architecture does not use: adapter.weight; its vectors would be wrong"),
+    Refusal("a missing weight", QWEN, config(num_hidden_layers=3, layer_types=["full_attention"] * 3),
+            "lacks model.layers.2.input_layernorm.weight, model.layers.2.mlp.down_proj.weight, model.layers.2.mlp.gate_proj.weight and 8 more"),
+    Refusal("a weight of another shape", BERT, config(vocab_size=100), "embeddings.word.weight has shape (200, 16); config.json wants (100, 16)"),
+    Refusal("pickled weights", BERT, to_pickle, "lacks model.safetensors; pytorch_model.bin is a pickle, which is never loaded"),
+    Refusal("other quantisers' weights", LLAMA, config(quantization_config={"quant_method": "gptq", "bits": 4}),
+            "weights quantised with 'gptq' are not supported; take the original weights, or an MLX conversion (mlx_lm.convert)"),
+    Refusal("float16 where it overflows", "embeddinggemma", lambda folder: None,
+            'gemma3_text overflows in float16; set dtype="bfloat16" or "float32"', {"dtype": "float16"}),
+    # ── tokenizers ──
+    Refusal("no tokenizer.json", BERT, drop("tokenizer.json"), "tokenizer.json is missing; make it where transformers is installed: python -c"),
+)  # fmt: skip
+
+
+def message_of(refusal, folder):
+    shutil.copytree(REFERENCE / refusal.base, folder)
+    refusal.edit(folder)
+    try:
+        Embedder.load(folder, **(refusal.settings or {})).close()
+    except AkiDBMLXError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.what)
+def test_refused_with_this_message(refusal, tmp_path):
+    error = message_of(refusal, tmp_path / "model")
+    assert error is not None, "it was loaded"
+    assert refusal.message in str(error)
+
+
+def test_the_docs_list_them():
+    text = DOCS.read_text(encoding="utf-8")
+    assert as_markdown() == text, "run python tests/test_refusals.py"
+
+
+def as_markdown():
+    rows = []
+    for refusal in REFUSALS:
+        with tempfile.TemporaryDirectory() as folder:
+            error = message_of(refusal, Path(folder) / "model")
+            said = str(error).replace(folder, "…")
+        said = re.sub(r"(supported: )bert, .*", r"\1…", re.sub(r"supported: [a-z0-9_, -]+$", "supported: …", said))
+        rows.append(f"| {refusal.what} | {type(error).__name__} | {said.replace('|', chr(92) + '|')} |")
+    return HEAD + "\n".join(rows) + "\n"
+
+
+HEAD = """# What is refused
+
+A checkpoint gives the vectors of sentence-transformers, or an error that says why not and what to do. No message here
+is a warning: nothing is computed after it. The table is written by `python tests/test_refusals.py` from the errors
+that really come; `…` stands for the checkpoint's folder or for a list.
+
+| what | error | message |
+|---|---|---|
+"""
+
+if __name__ == "__main__":
+    DOCS.write_text(as_markdown(), encoding="utf-8")
+    sys.stdout.write(f"{DOCS}\n")

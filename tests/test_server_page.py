@@ -1,0 +1,162 @@
+"""The page at / in a real headless browser: heat map, search, live figures, an API key, and nothing from outside."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from conftest import MINILM
+from serving import PATIENCE_S, serve_process, until
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromium-driver (apt-get install)"),
+    pytest.mark.skipif(importlib.util.find_spec("selenium") is None, reason="needs selenium (the extra [clients])"),
+]
+TEXTS = ["The cat sleeps.", "A kitten naps.", "Interest rates rose."]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serve_process("--model", f"minilm={MINILM}") as server:
+        with server.client() as client:
+            until(lambda: client.get("/health").status == 200)
+        yield server
+
+
+@pytest.fixture
+def browser(tmp_path):
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (
+        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1240,980"),
+        *("--disable-background-networking", "--no-first-run", f"--user-data-dir={tmp_path}"),
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_page_load_timeout(PATIENCE_S)
+    yield driver
+    driver.quit()
+
+
+def find(browser, selector):
+    return browser.find_element("css selector", selector)
+
+
+def find_all(browser, selector):
+    return browser.find_elements("css selector", selector)
+
+
+def write(browser, selector, text):
+    find(browser, selector).clear()
+    find(browser, selector).send_keys(text)
+
+
+def opened(browser, server):
+    browser.get(server.url)
+    until(lambda: find_all(browser, "#model option"))
+
+
+def test_heat_map_search_and_figures(browser, server, minilm):
+    opened(browser, server)
+    assert [option.text for option in find_all(browser, "#model option")] == ["minilm"]
+    write(browser, "#texts", "\n".join(TEXTS))
+    find(browser, "#compare button").click()
+    until(lambda: find(browser, "#heat").is_displayed())
+    cells = [float(cell.text) for cell in find_all(browser, "#heat tbody td")]
+    rows = minilm.encode(TEXTS)
+    assert cells == pytest.approx((rows @ rows.T).ravel().tolist(), abs=0.0051)
+    assert find(browser, "#heat tbody td").value_of_css_property("background-color") != "rgba(0, 0, 0, 0)"
+    assert f"{sum(minilm.count_tokens(TEXTS))} tokens" in find(browser, "#compare .timing").text
+
+    write(
+        browser,
+        "#documents",
+        "Parcels are sent by freight.\n\nRefunds are paid within five days.\n\n  \n\nWe fix grinders.",
+    )
+    write(browser, "#question", "When do I get my money back?")
+    find(browser, "#search button").click()
+    until(lambda: len(find_all(browser, "#hits li")) == 3)
+    assert find(browser, "#hits li span").text == "Refunds are paid within five days."
+    scores = [float(hit.text) for hit in find_all(browser, "#hits li b")]
+    assert scores == sorted(scores, reverse=True)
+
+    with ThreadPoolExecutor(4) as threads, server.client() as client:
+        busy = threads.submit(client.embed, ["some words to keep it busy " * 8] * 64, "minilm")
+        until(lambda: figure(browser, "#speed") > 0)
+        until(lambda: find(browser, "#chart polyline").get_attribute("points"))
+        assert busy.result().status == 200
+    until(lambda: figure(browser, "#queued") == 0)
+
+
+def figure(browser, selector):
+    text = find(browser, selector).text.replace(",", "").replace("k", "000")
+    return int(text) if re.fullmatch(r"\d+", text) else -1
+
+
+def test_it_says_what_went_wrong(browser, server):
+    opened(browser, server)
+    write(browser, "#texts", "one line only")
+    find(browser, "#compare button").click()
+    until(lambda: "at least two lines" in find(browser, "section .error").text)
+    write(browser, "#texts", "\n".join(["a"] * 2049))
+    find(browser, "#compare button").click()
+    until(lambda: "2049 texts in one request" in find(browser, "section .error").text)
+
+
+def test_text_is_shown_as_text(browser, server):
+    opened(browser, server)
+    nasty = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    write(browser, "#texts", f"{nasty}\nsomething else")
+    find(browser, "#compare button").click()
+    until(lambda: find(browser, "#heat").is_displayed())
+    assert nasty in find(browser, "#heat tbody th").get_attribute("textContent")
+    assert not find_all(browser, "#heat img, #heat script")
+
+
+def test_nothing_comes_from_outside_and_nothing_is_blocked(browser, server):
+    opened(browser, server)
+    find(browser, "#compare button").click()
+    until(lambda: find(browser, "#heat").is_displayed())
+    complaints = [line for line in browser.get_log("browser") if line["level"] in ("WARNING", "SEVERE")]
+    assert not complaints
+    messages = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
+    sent = [one["params"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+    asked = {one["request"]["url"] for one in sent if one["documentURL"].startswith(server.url)}
+    assert f"{server.url}/v1/embeddings" in asked
+    assert not {url for url in asked if not url.startswith((f"{server.url}/", "data:"))}
+
+
+def test_an_api_key_is_asked_for(browser):
+    with serve_process("--model", f"minilm={MINILM}", variables={"AKIDB_API_KEY": "sesame"}) as server:
+        browser.get(server.url)
+        until(lambda: find(browser, "#key").is_displayed())
+        assert not find_all(browser, "#model option")
+        find(browser, "#key").send_keys("sesame\n")
+        until(lambda: find_all(browser, "#model option"))
+        find(browser, "#compare button").click()
+        until(lambda: find(browser, "#heat").is_displayed())
+
+
+def test_the_screenshot_of_the_docs(browser, server, tmp_path):
+    """Kept under docs/ by hand: SCREENSHOT names where to."""
+    opened(browser, server)
+    find(browser, "#compare button").click()
+    find(browser, "#search button").click()
+    until(lambda: find(browser, "#heat").is_displayed() and len(find_all(browser, "#hits li")) == 5)
+    with ThreadPoolExecutor(1) as threads, server.client() as client:
+        busy = threads.submit(lambda: [client.embed([f"{i} words to see it work"] * 8, "minilm") for i in range(40)])
+        until(lambda: busy.done() and len(find(browser, "#chart polyline").get_attribute("points").split()) > 3)
+    path = Path(os.environ.get("SCREENSHOT", tmp_path / "page.png"))
+    assert browser.save_screenshot(str(path))
+    assert path.stat().st_size > 50_000

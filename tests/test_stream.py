@@ -1,0 +1,309 @@
+"""encode_stream and aencode_stream: any iterable in order and in bounded memory, stopping whenever one likes."""
+
+import asyncio
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from akidb_mlx import Embedder
+from akidb_mlx.errors import ClosedError, InputError
+from test_async import stalled, until
+
+REFERENCE = Path(__file__).parent / "reference"
+TEXTS = [f"{text} {i}" for i in range(40) for text in ("", "a", "Snow fell through the night.", "tea 🍵", "a " * 60)]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    with Embedder.load(REFERENCE / "bert-prompts", max_batch_tokens=2002) as embedder:
+        yield embedder
+
+
+@pytest.fixture(scope="module")
+def expected(tiny):
+    return tiny.encode(TEXTS)
+
+
+def close_to(a, b, tolerance=1e-6):
+    assert a.shape == b.shape
+    return float(np.abs(a - b).max(initial=0)) <= tolerance
+
+
+class Source:
+    """An iterable that knows how far it was read and whether it was closed."""
+
+    def __init__(self, texts):
+        self.texts, self.read, self.closed = texts, 0, False
+
+    def __iter__(self):
+        try:
+            for text in self.texts:
+                self.read += 1
+                yield text
+        finally:
+            self.closed = True
+
+    async def again(self):
+        for text in self:
+            await asyncio.sleep(0)
+            yield text
+
+
+# ── sync ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 64, 200, 1000])
+def test_chunks_in_order(tiny, expected, chunk_size):
+    chunks = list(tiny.encode_stream(Source(TEXTS), chunk_size))
+    assert all(len(chunk) == chunk_size for chunk in chunks[:-1])
+    assert 0 < len(chunks[-1]) <= chunk_size
+    assert all(chunk.dtype == np.float32 for chunk in chunks)
+    assert close_to(np.concatenate(chunks), expected)
+
+
+@pytest.mark.parametrize("kind", [list, iter, tuple, dict.fromkeys, lambda texts: (text for text in texts)])
+def test_any_iterable(tiny, expected, kind):
+    assert close_to(np.concatenate(list(tiny.encode_stream(kind(TEXTS)))), expected)
+
+
+def test_no_texts(tiny):
+    assert list(tiny.encode_stream([])) == []
+
+
+def test_options(tiny, caplog):
+    (rows,) = tiny.encode_stream(TEXTS, prompt_name="query", truncate_dim=4, normalize=False)
+    assert close_to(rows, tiny.encode(TEXTS, prompt_name="query", truncate_dim=4, normalize=False))
+    (rows,) = tiny.encode_stream(TEXTS, side="query")
+    assert close_to(rows, tiny.encode_query(TEXTS))
+    (rows,) = tiny.encode_stream(TEXTS, side="document")
+    assert close_to(rows, tiny.encode_document(TEXTS))
+    (rows,) = tiny.encode_stream(TEXTS, prompt="x ")
+    assert close_to(rows, tiny.encode(TEXTS, prompt="x "))
+    with pytest.raises(InputError, match="not both"):
+        tiny.encode_stream(TEXTS, side="query", prompt="x")
+    with pytest.raises(InputError, match="not both"):
+        tiny.encode_stream(TEXTS, side="query", prompt_name="document")
+
+
+def test_an_endless_source_is_read_only_a_few_chunks_ahead(tiny):
+    source = Source(f"a {i}" for i in itertools.count())
+    stream = tiny.encode_stream(source, 10)
+    assert source.read == 0  # nothing happens before the first chunk is wanted
+    for taken in range(1, 50):
+        assert next(stream).shape == (10, 16)
+        assert source.read <= 10 * (taken + 3)
+    stream.close()
+    assert source.closed
+    assert tiny.stats()["queued_tokens"] == 0
+
+
+def test_stopping_early_takes_what_is_queued_out(tiny):
+    with stalled(tiny) as (release, _):
+        release()
+        stream = tiny.encode_stream(Source(TEXTS), 20)
+        next(stream)
+    with stalled(tiny) as (release, _):
+        before = tiny.stats()
+        stream.close()
+        assert tiny.stats()["queued_tokens"] <= 20 * 48  # a batch that was begun
+        release()
+    assert tiny.stats()["texts"] == before["texts"]
+
+
+def test_a_broken_loop_stops_the_source(tiny):
+    source = Source(f"a {i}" for i in itertools.count())
+    for _ in tiny.encode_stream(source, 5):
+        break
+    assert source.closed and source.read <= 20
+
+
+def test_a_full_queue_is_waited_for():
+    with Embedder.load(REFERENCE / "bert-prompts", max_queued_tokens=60) as embedder:
+        chunks = list(embedder.encode_stream(TEXTS, 7))
+        assert close_to(np.concatenate(chunks), embedder.encode(TEXTS))
+        assert embedder.stats()["queued_tokens"] == 0
+
+
+def test_memory_is_bounded_by_characters_too(tiny, monkeypatch):
+    from akidb_mlx import embedder as module
+
+    monkeypatch.setattr(module, "_CHUNK_CHARACTERS", 1000)
+    source = Source(["a" * 400] * 30)
+    chunks = [len(chunk) for chunk in tiny.encode_stream(source, 10)]
+    assert chunks == [3] * 10
+
+
+def test_an_error_of_the_source_comes_through(tiny):
+    def source():
+        yield from ["a"] * 25
+        raise OSError("disk gone")
+
+    stream = tiny.encode_stream(source(), 10)
+    with pytest.raises(OSError, match="disk gone"):
+        list(stream)
+    assert tiny.stats()["queued_tokens"] == 0
+
+
+@pytest.mark.parametrize("texts", ["text", b"text"])
+def test_a_bare_str_is_a_mistake(tiny, texts):
+    with pytest.raises(TypeError, match="str"):
+        tiny.encode_stream(texts)
+
+
+@pytest.mark.parametrize("texts", [None, 5])
+def test_what_cannot_be_iterated(tiny, texts):
+    with pytest.raises(TypeError):
+        tiny.encode_stream(texts)
+
+
+def test_a_wrong_item_is_named_by_its_place(tiny):
+    with pytest.raises(TypeError, match="item 1234 is a NoneType"):
+        list(tiny.encode_stream(itertools.chain(["a"] * 1234, [None]), 100))
+    assert tiny.stats()["queued_tokens"] == 0
+
+
+@pytest.mark.parametrize(("size", "error"), [(0, InputError), (-1, InputError), (1.5, TypeError), (True, TypeError)])
+def test_a_wrong_chunk_size(tiny, size, error):
+    with pytest.raises(error, match="chunk_size"):
+        tiny.encode_stream(TEXTS, size)
+    with pytest.raises(error, match="chunk_size"):
+        tiny.aencode_stream(TEXTS, size)
+
+
+def test_a_text_too_long_ends_the_stream_or_gives_a_row_of_nan():
+    texts = ["a", "a " * 60, "b", "a " * 61, "c"]
+    with Embedder.load(REFERENCE / "bert-prompts", on_overlong="error") as embedder:
+        with pytest.raises(InputError, match="text 1 has more than 48 tokens"):
+            list(embedder.encode_stream(texts, 2))
+        rejected = []
+        rows = np.concatenate(list(embedder.encode_stream(texts, 2, on_error=lambda *said: rejected.append(said))))
+        assert [place for place, _ in rejected] == [1, 3]
+        assert all(isinstance(error, InputError) for _, error in rejected)
+        assert np.isnan(rows[[1, 3]]).all()
+        assert close_to(rows[[0, 2, 4]], embedder.encode(["a", "b", "c"]))
+        only = list(embedder.encode_stream(["a " * 60], on_error=lambda *_: None))
+        assert np.isnan(only[0]).all() and only[0].shape == (1, 16)
+
+
+def test_a_row_that_the_device_cannot_compute_is_told(tiny):
+    engine = tiny._loaded.engine
+    model = engine._model
+
+    def fails(batch):
+        if (batch.lengths == 5).any():
+            raise RuntimeError("[malloc] no memory")
+        return model(batch)
+
+    texts = [f"{'a ' * i}" for i in range(12)]
+    place = tiny.count_tokens(texts).index(5)
+    engine._model = fails
+    try:
+        rejected = []
+        rows = np.concatenate(list(tiny.encode_stream(texts, 5, on_error=lambda *said: rejected.append(said))))
+    finally:
+        engine._model = model
+    ((rejected_place, error),) = rejected
+    assert rejected_place == place and "no memory" in str(error)
+    assert np.flatnonzero(np.isnan(rows).any(axis=1)).tolist() == [place]
+    others = [i for i in range(12) if i != place]
+    assert close_to(rows[others], tiny.encode([texts[i] for i in others]))
+
+
+def test_closing_midway():
+    embedder = Embedder.load(REFERENCE / "bert-prompts", max_batch_tokens=2003)
+    stream = embedder.encode_stream(Source(TEXTS), 5)
+    next(stream)
+    embedder.close()
+    with pytest.raises(ClosedError):
+        list(stream)
+
+
+def test_two_streams_side_by_side(tiny, expected):
+    one, other = tiny.encode_stream(TEXTS, 30), tiny.encode_stream(TEXTS[::-1], 20)
+    rows = [list(part) for part in zip(*zip(one, other, strict=False), strict=True)]
+    assert close_to(np.concatenate(rows[0])[:140], expected[:140])
+    assert close_to(np.concatenate(rows[1])[:140], expected[::-1][:140])
+    other.close()
+
+
+# ── async ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("chunk_size", [7, 200])
+@pytest.mark.parametrize("kind", ["list", "iterator", "async"])
+async def test_async_chunks_in_order(tiny, expected, chunk_size, kind):
+    source = Source(TEXTS)
+    texts = {"list": TEXTS, "iterator": source, "async": source.again()}[kind]
+    chunks = [chunk async for chunk in tiny.aencode_stream(texts, chunk_size)]
+    assert all(len(chunk) == chunk_size for chunk in chunks[:-1])
+    assert close_to(np.concatenate(chunks), expected)
+
+
+async def test_async_options(tiny):
+    (rows,) = [chunk async for chunk in tiny.aencode_stream(TEXTS, side="query")]
+    assert close_to(rows, tiny.encode_query(TEXTS))
+
+
+async def test_an_endless_async_source_is_read_only_a_few_chunks_ahead(tiny):
+    source = Source(f"a {i}" for i in itertools.count())
+    stream = tiny.aencode_stream(source.again(), 10)
+    for taken in range(1, 20):
+        assert (await anext(stream)).shape == (10, 16)
+        assert source.read <= 10 * (taken + 3)
+    await stream.aclose()
+    assert tiny.stats()["queued_tokens"] == 0
+
+
+async def test_a_cancelled_stream_takes_all_it_has_queued_out(tiny):
+    async def consume():
+        async for _ in tiny.aencode_stream(Source(f"{i}" for i in itertools.count()), 600):
+            pass
+
+    with stalled(tiny) as (release, entered):
+        consuming = asyncio.create_task(consume())
+        await until(lambda: entered.acquire(blocking=False))
+        await until(lambda: tiny.stats()["queued_tokens"] > 3000)
+        await asyncio.sleep(0.05)
+        consuming.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await consuming
+        assert tiny.stats()["queued_tokens"] == 0
+        release()
+
+
+async def test_an_async_stream_waits_for_a_full_queue():
+    with Embedder.load(REFERENCE / "bert-prompts", max_queued_tokens=60) as embedder:
+        chunks = [chunk async for chunk in embedder.aencode_stream(TEXTS, 7)]
+        assert close_to(np.concatenate(chunks), embedder.encode(TEXTS))
+
+
+async def test_async_mistakes(tiny):
+    with pytest.raises(TypeError, match="item 3 is a int"):
+        async for _ in tiny.aencode_stream(Source(["a", "b", "c", 5]).again()):
+            pass
+    with pytest.raises(TypeError, match="str"):
+        tiny.aencode_stream("text")
+
+
+async def test_a_slow_source_does_not_block_the_loop(tiny):
+    async def slow():
+        for i in range(10):
+            await asyncio.sleep(0.02)
+            yield f"a {i}"
+
+    ticks = 0
+
+    async def tick():
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    ticking = asyncio.create_task(tick())
+    began = time.monotonic()
+    chunks = [chunk async for chunk in tiny.aencode_stream(slow(), 2)]
+    assert np.concatenate(chunks).shape == (10, 16)
+    ticking.cancel()
+    assert ticks >= 5 or time.monotonic() - began > 1
