@@ -1,4 +1,4 @@
-"""Real text for benchmarks: the descriptions of the installed packages, as sentences; needs the standard library only."""
+"""Real text for benchmarks: sentences of the installed packages' descriptions; needs the standard library only."""
 
 import importlib.metadata
 import random

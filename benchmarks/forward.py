@@ -3,7 +3,8 @@
     python benchmarks/forward.py [--model MODEL] [--dtype D] [--shapes 1x16,8x64,32x256] [--rounds 15]
 
 The ceiling is the rate of a large product of the model's width and inner width in its dtype, measured in the
-same run between the shapes. Operations: 2 a weight and token (embedding tables not counted), and 4 × length × width a token and layer for attention.
+same run between the shapes. Operations: 2 a weight and token (embedding tables not counted), and
+4 × length × width a token and layer for attention.
 """
 
 import argparse
@@ -58,7 +59,11 @@ def operations(model: Any, rows: int, length: int) -> float:
     """Of one forward."""
     from mlx.utils import tree_flatten
 
-    weights = sum(w.size for name, w in tree_flatten(model.backbone.parameters()) if w.ndim == 2 and "embed" not in name and "word" not in name)
+    weights = sum(
+        w.size
+        for name, w in tree_flatten(model.backbone.parameters())
+        if w.ndim == 2 and "embed" not in name and "word" not in name
+    )
     layers = getattr(model.backbone, "layers", None) or model.backbone.model.layers
     return rows * length * (2 * weights + 4 * length * model.backbone.width * len(layers))
 
@@ -77,7 +82,8 @@ def measure(embedder: Any, kind: str, dtype: str, shapes: list[tuple[int, int]],
         top = ceiling(kind, dtype, model.backbone.width, inner, max(3, rounds // 3))
         seconds = median_seconds(lambda batch=batch: mx.eval(model(batch)), rounds)
         rate = operations(model, rows, length) / seconds
-        print(f"| {rows} × {length} | {1000 * seconds:.2f} | {rows * length / seconds:,.0f} | {rate / 1e12:.3f} | {rate / top:.0%} |", flush=True)
+        speed = f"{1000 * seconds:.2f} | {rows * length / seconds:,.0f} | {rate / 1e12:.3f} | {rate / top:.0%}"
+        print(f"| {rows} × {length} | {speed} |", flush=True)
 
 
 def main() -> None:
@@ -94,7 +100,10 @@ def main() -> None:
         spelled = args.shapes or SHAPES.get(kind, SHAPES["cuda"])
         shapes = [(int(a), int(b)) for a, b in (shape.split("x") for shape in spelled.split(","))]
         dtype = args.dtype or ("float32" if kind == "cpu" else "bfloat16")
-        print(f"{info['model_name']}, {dtype}, {info['device']} ({kind}), {os.cpu_count()} cores, mlx {version('mlx')}, ", end="")
+        print(
+            f"{info['model_name']}, {dtype}, {info['device']} ({kind}), {os.cpu_count()} cores, mlx {version('mlx')}, ",
+            end="",
+        )
         print(f"Python {platform.python_version()}\n")
         DEVICE_THREAD.run(lambda: measure(embedder, kind, dtype, shapes, args.rounds)).result()
 

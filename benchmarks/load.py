@@ -19,16 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from akidb_mlx import Embedder
+from akidb_mlx.bench import WORDS
 
 Row = tuple[str, str, str]
-WORDS = (
-    "harbour engine vector library garden snow orchestra river market lantern question answer memory paper copper "
-    "window train apple novel bridge winter signal forest kitchen island mirror candle thunder meadow compass"
-).split()
 
 
 def texts(count: int, shortest: int, longest: int, seed: int = 0) -> list[str]:
@@ -108,7 +106,7 @@ def ingest(embedder: Embedder) -> Iterator[Callable[[], float]]:
             yield rng.choice(documents)
 
     def run() -> None:
-        for _ in embedder.encode_stream(endless(), chunk_size=64):
+        for _ in embedder.encode_stream(endless(), chunk_size=64 if embedder.info()["backend"] == "cpu" else 1024):
             pass
 
     mean = statistics.mean(counts.values())
@@ -161,12 +159,16 @@ def memory(embedder: Embedder, count: int) -> Iterator[Row]:
     done = 0
     for rows in embedder.encode_stream(stream, chunk_size=256):
         done += len(rows)
-        if done >= count // 10 and len(marks) == 0 or done == count:
+        if (done >= count // 10 and len(marks) == 0) or done == count:
             gc.collect()
             facts = embedder.info()["memory"]
             marks.append((_resident(), facts["active_bytes"] + facts["cache_bytes"]))
     (early, early_mlx), (late, late_mlx) = marks[0], marks[-1]
-    yield f"{count:,} texts of 1–256 tokens: resident after 10 % → end", f"{early / 2**20:.0f} → {late / 2**20:.0f} MiB", ""
+    yield (
+        f"{count:,} texts of 1–256 tokens: resident after 10 % → end",
+        f"{early / 2**20:.0f} → {late / 2**20:.0f} MiB",
+        "",
+    )
     yield "… growth", f"{100 * (late / early - 1):+.1f} %", "≤ 5 %"
     yield "… MLX active + cache", f"{early_mlx / 2**20:.0f} → {late_mlx / 2**20:.0f} MiB", ""
 
@@ -188,7 +190,7 @@ def overhead(embedder: Embedder, rounds: int = 7) -> Iterator[Row]:
     jobs = []
     start = engine.start
 
-    def record(job):  # type: ignore[no-untyped-def]
+    def record(job: Any) -> Any:
         jobs.append(job)
         return start(job)
 

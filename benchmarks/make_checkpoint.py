@@ -1,6 +1,6 @@
 """A checkpoint of a real model's shape with random weights, for measuring speed where no download is possible.
 
-    python benchmarks/make_checkpoint.py qwen3-0.6b|minilm|bert-large FOLDER --tokenizer tokenizer.json [--dtype bfloat16]
+    python benchmarks/make_checkpoint.py qwen3-0.6b|minilm|bert-large FOLDER --tokenizer FILE [--dtype bfloat16]
 
 The folder is in sentence-transformers' layout, so that every peer loads it. The tokenizer is any WordPiece
 tokenizer.json (MiniLM's); Qwen3's shape then reads its ids out of a larger vocabulary, which changes no time.
@@ -12,8 +12,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import akidb_mlx  # noqa: F401  # before mlx
 import mlx.core as mx
+
+import akidb_mlx  # noqa: F401  # before mlx
 
 BERT = {
     "architectures": ["BertModel"],
@@ -27,7 +28,13 @@ BERT = {
     "position_embedding_type": "absolute",
 }
 SHAPES: dict[str, dict[str, Any]] = {
-    "minilm": {**BERT, "hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 12, "num_hidden_layers": 6},
+    "minilm": {
+        **BERT,
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 6,
+    },
     "bert-large": {
         **BERT,
         "hidden_size": 1024,
@@ -77,7 +84,11 @@ def names(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.bias"] = (channels,)
 
     if config["model_type"] == "bert":
-        for table, rows in (("word", "vocab_size"), ("position", "max_position_embeddings"), ("token_type", "type_vocab_size")):
+        for table, rows in (
+            ("word", "vocab_size"),
+            ("position", "max_position_embeddings"),
+            ("token_type", "type_vocab_size"),
+        ):
             shapes[f"embeddings.{table}_embeddings.weight"] = (config[rows], width)
         norm("embeddings.LayerNorm", width)
         for index in range(config["num_hidden_layers"]):

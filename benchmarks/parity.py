@@ -63,9 +63,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, kinds: list[str], tokens: list
     for kind in [*dict.fromkeys(kinds), "all"]:
         chosen = np.array([kind in (one, "all") for one in kinds])
         count = sum(length for length, included in zip(tokens, chosen, strict=True) if included)
-        yield (
-            f"{kind:<14}{chosen.sum():>8}{count:>10}{difference[chosen].max():>18.2e}{cosine[chosen].min():>16.9f}"
-        )
+        yield (f"{kind:<14}{chosen.sum():>8}{count:>10}{difference[chosen].max():>18.2e}{cosine[chosen].min():>16.9f}")
 
 
 def main() -> None:

@@ -30,8 +30,9 @@ HERE = Path(__file__).resolve()
 
 def ours(folder: str, dtype: str | None) -> tuple[Callable[..., Any], Callable[[list[str]], Any], Callable[[], dict]]:
     """Embed documents, embed a query, tell versions."""
-    import akidb_mlx
     from importlib.metadata import version
+
+    import akidb_mlx
 
     embedder = akidb_mlx.Embedder.load(folder, **({"dtype": dtype} if dtype else {}))
 
@@ -62,8 +63,9 @@ def sentence_transformers(folder: str, dtype: str | None) -> tuple[Any, Any, Any
 
 def mlx_embeddings(folder: str, dtype: str | None) -> tuple[Any, Any, Any]:
     """mlx-embeddings as its documentation shows: sorted by length here, as the others do by themselves."""
-    import numpy as np
     from importlib.metadata import version
+
+    import numpy as np
     from mlx_embeddings.utils import load
 
     model, tokenizer = load(folder)
@@ -97,7 +99,9 @@ def work(name: str, folder: str, dtype: str | None) -> None:
     query(["one text"])
     answer: dict[str, Any] = {"cold_s": time.time() - started}
     while True:
-        answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
+        answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+            1024 if sys.platform == "linux" else 2**20
+        )
         print("@" + json.dumps(answer), flush=True)
         line = sys.stdin.readline()
         if not line:
@@ -212,7 +216,9 @@ def run(args: argparse.Namespace) -> None:
                 cold_peak[name].append(peer.first["peak_mb"])
                 peer.end()
     stats = facts["ours"]
-    print(f"{Path(folder).name}, {args.dtype or 'float32'}: {len(texts)} texts, {tokens} tokens, longest {max(counts)};")
+    print(
+        f"{Path(folder).name}, {args.dtype or 'float32'}: {len(texts)} texts, {tokens} tokens, longest {max(counts)};"
+    )
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {_versions(facts)}")
     print(f"padding share of ours {stats['padding_share']}\n\n| | {' | '.join(rows)} |\n|---|{'---|' * len(rows)}")
 

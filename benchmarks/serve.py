@@ -188,7 +188,8 @@ def main() -> None:
     code = server.process.wait(120)
     served = Counter(line["status"] for line in server.log() if line.get("path") == "/v1/embeddings")
     print(f"\nSIGTERM under load: clients saw {dict(tally.statuses)}; exit code {code}")
-    print("".join(line for line in Path(server.file.name).open(encoding="utf-8") if not line.startswith("{")), end="")
+    log = Path(server.file.name).read_text(encoding="utf-8").splitlines()
+    print("\n".join(line for line in log if not line.startswith("{")))
     print(f"answers in the server's whole log by status: {dict(served)}")
 
     limit = 3000

@@ -74,7 +74,7 @@ def main() -> None:
     versions = f"sentence-transformers {sentence_transformers.__version__}, torch {torch.__version__}"
     target = Path(__file__).with_name("reference_minilm.npz")
     np.savez_compressed(target, embeddings=embeddings, lengths=lengths, versions=versions)
-    print(f"{embeddings.shape} → {target} ({versions}); tokens {lengths}")  # noqa: T201
+    print(f"{embeddings.shape} → {target} ({versions}); tokens {lengths}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from akidb_mlx import Embedder
 from akidb_mlx.errors import ClosedError, InputError, QueueFullError
 

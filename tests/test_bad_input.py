@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from akidb_mlx import Embedder, EmbedderConfig, errors
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputError, ModelNotFoundError
 
@@ -133,7 +134,10 @@ def test_a_checkpoint_that_does_not_say_how_to_pool(folder):
     (folder / "modules.json").unlink()
     refuse(errors.UnsupportedModelError, "set pooling", Embedder.load, folder)
     refuse(errors.UnsupportedModelError, "set normalize", Embedder.load, folder, pooling="mean")
-    with Embedder.load(folder, pooling="mean", normalize=True) as said, Embedder.load(REFERENCE / "bert-prompts") as own:
+    with (
+        Embedder.load(folder, pooling="mean", normalize=True) as said,
+        Embedder.load(REFERENCE / "bert-prompts") as own,
+    ):
         np.testing.assert_allclose(said.encode(["a b"]), own.encode(["a b"]), atol=1e-6)
 
 

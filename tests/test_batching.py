@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from akidb_mlx.batching import make_batch, padded_length
 from hypothesis import given
 from hypothesis import strategies as st
+
+from akidb_mlx.batching import make_batch, padded_length
 
 ids = st.lists(st.integers(0, 30_000), min_size=1, max_size=40).map(lambda row: np.array(row, np.int32))
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from akidb_mlx.checkpoint import POOLING_NAMES, Dense, read_checkpoint
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
 
@@ -313,6 +314,12 @@ def test_an_unknown_similarity(folder):
 def test_a_length_that_is_none(folder, length):
     change(folder / "sentence_bert_config.json", max_seq_length=length)
     refuse(folder, CheckpointError, "sentence_bert_config.json", str(length))
+
+
+@pytest.mark.parametrize("side", ["up", None, 5, ["left"], ""])
+def test_an_unknown_side(folder, side):
+    change(folder / "tokenizer_config.json", truncation_side=side)
+    refuse(folder, CheckpointError, "tokenizer_config.json", "truncation_side", "left or right")
 
 
 VALUES = (None, True, 5, -1, 0, 1.5, 1e30, "", "x", [], [1], [[1]], {}, {"a": 1}, "NaN")

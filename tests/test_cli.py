@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import akidb_mlx
 import pytest
+
+import akidb_mlx
 from akidb_mlx import EmbedderConfig, errors
 from akidb_mlx.cli import COMMANDS, main
 from akidb_mlx.cli import info as info_command

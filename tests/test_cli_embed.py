@@ -80,7 +80,7 @@ def test_every_config_field_is_an_option(rows):
         (["--to", "out.npy", "--id-column", "isbn"], "in.jsonl has no column 'isbn' (it has key, body, n)"),
         (["--to", "out.npy", "--output-dtype", "int4"], "float32, float16, int8, binary"),
         (["--to", "out.npy", "--truncate-dim", "900"], "truncate_dim is 900"),
-        (["--to", "out.npy", "--calibration", "in.jsonl"], "cannot read the recipe of in.jsonl"),
+        (["--to", "out.npy", "--calibration", "in.jsonl"], "in.jsonl carries no recipe"),
         (["--to", "in.jsonl"], "both input and output"),
         (["--to", "out.npy", "--text-column", "title"], "in.jsonl has no column 'title'"),
     ],

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+
 from akidb_mlx import Embedder, EmbedderConfig, EmbedderProtocol
 from akidb_mlx.engine import DEVICE_THREAD
 from akidb_mlx.errors import ClosedError, ConfigError, InputError, QueueFullError
-from safetensors.numpy import load_file, save_file
 
 REFERENCE = Path(__file__).parent / "reference"
 LONG_S = 30.0
@@ -448,9 +449,7 @@ def test_a_failing_call_takes_its_texts_out_of_the_queue(folder):
             running = pool.submit(embedder.encode, ["b"])
             assert gate.entered.acquire(timeout=LONG_S)
             with pytest.raises(InputError, match="on_overlong"):
-                embedder._encode(
-                    ["a"] * 600 + ["a " * 99], embedder._call("", None, None, on_overlong="error"), False
-                )
+                embedder._encode(["a"] * 600 + ["a " * 99], embedder._call("", None, None, on_overlong="error"), False)
             assert embedder.stats()["queued_tokens"] == 3
             gate.open.set()
             running.result(LONG_S)
@@ -534,6 +533,7 @@ def test_settings_of_the_host_share_a_model_and_others_do_not(folder, monkeypatc
             Embedder.load(link),
             Embedder.load(EmbedderConfig(model=str(folder))),
             Embedder.load(folder, truncate_dim=4, normalize=False, query_prompt="x", on_overlong="error"),
+            Embedder.load(folder, local_files_only=True, cache_dir=tmp_path),
         ]
         assert len(loads) == 1
         others = [

@@ -8,10 +8,11 @@ import time
 import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
-import akidb_mlx  # noqa: F401  # before mlx
 import mlx.core as mx
 import numpy as np
 import pytest
+
+import akidb_mlx  # noqa: F401  # before mlx
 from akidb_mlx.engine import DeviceThread, Engine
 from akidb_mlx.errors import BackendError, ClosedError, InputError, QueueFullError
 from akidb_mlx.scheduler import Scheduler

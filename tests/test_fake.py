@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
+
 from akidb_mlx import EmbedderProtocol
 from akidb_mlx.testing import FakeEmbedder
 

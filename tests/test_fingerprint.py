@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+
 from akidb_mlx import Embedder
 from akidb_mlx import fingerprint as module
-from safetensors.numpy import load_file, save_file
 
 REFERENCE = Path(__file__).parent / "reference"
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+
 from akidb_mlx import Embedder, loaded, loading
 from akidb_mlx.engine import DEVICE_THREAD
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputError, UnsupportedModelError
 from akidb_mlx.loading import read_header
-from safetensors.numpy import load_file, save_file
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -243,7 +244,21 @@ def test_a_field_that_would_change_vectors(folder, key, value):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("num_attention_heads", 3), ("num_attention_heads", 0), ("num_attention_heads", -2), ("num_hidden_layers", -1)],
+    [
+        ("num_attention_heads", 3),
+        ("num_attention_heads", 0),
+        ("num_attention_heads", -2),
+        ("num_hidden_layers", -1),
+        ("hidden_size", 0),
+        ("hidden_size", -1),
+        ("intermediate_size", 0),
+        ("intermediate_size", -1),
+        ("vocab_size", -1),
+        ("type_vocab_size", -1),
+        ("max_position_embeddings", -1),
+        ("layer_norm_eps", 0),
+        ("layer_norm_eps", -1),
+    ],
 )
 def test_a_number_that_cannot_be(folder, key, value):
     change(folder / "config.json", **{key: value})

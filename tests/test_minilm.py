@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from make_reference_minilm import TEXTS
 
 REFERENCE = dict(np.load(Path(__file__).with_name("reference_minilm.npz")))

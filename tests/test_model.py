@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
-import akidb_mlx  # noqa: F401  # before mlx
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+
+import akidb_mlx  # noqa: F401  # before mlx
 from akidb_mlx import Embedder
 from akidb_mlx.batching import Batch, make_batch
 from akidb_mlx.engine import DEVICE_THREAD

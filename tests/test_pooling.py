@@ -2,10 +2,11 @@
 
 import math
 
-import akidb_mlx  # noqa: F401  # before mlx
 import mlx.core as mx
 import numpy as np
 import pytest
+
+import akidb_mlx  # noqa: F401  # before mlx
 from akidb_mlx.checkpoint import POOLING_NAMES
 from akidb_mlx.config import POOLING_MODES
 from akidb_mlx.pooling import POOLING, pool

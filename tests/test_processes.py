@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from akidb_mlx import Embedder
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -120,7 +121,9 @@ print("slowest", slowest)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_forking_under_load(tmp_path):
     """The device runs empty before a fork; parent and child go on."""
-    code, out, err = run("import warnings; warnings.simplefilter('ignore')\nFORKS, BUSY_TEXTS = 20, 300\n" + FORKS, tmp_path)
+    code, out, err = run(
+        "import warnings; warnings.simplefilter('ignore')\nFORKS, BUSY_TEXTS = 20, 300\n" + FORKS, tmp_path
+    )
     assert (code, err) == (0, "")
     assert out.startswith("slowest") and float(out.split()[1]) < 15
 
@@ -254,6 +257,15 @@ asyncio.run(main())
     "with a thread that is waited for": """
 embedder = Embedder.load(MODEL)
 threading.Thread(target=lambda: [embedder.encode(TEXTS * 50) for _ in range(5)]).start()
+""",
+    "while threads keep the interpreter's lock": """
+embedder = Embedder.load(MODEL)
+embedder.encode(TEXTS)
+def spin():
+    while True:
+        pass
+for _ in range(8):
+    threading.Thread(target=spin, daemon=True).start()
 """,
     "with a model that compiles": BUSY + "import mlx.core as mx\nmx.eval(mx.compile(lambda x: x + 1)(mx.array(1)))",
 }

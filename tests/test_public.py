@@ -5,8 +5,9 @@ import json
 import subprocess
 import sys
 
-import akidb_mlx
 import pytest
+
+import akidb_mlx
 from akidb_mlx import Embedder, EmbedderConfig, EmbedderProtocol, EmbeddingService, errors, testing
 
 
@@ -17,13 +18,17 @@ def in_a_process(script):
 
 
 def test_the_public_names():
-    assert akidb_mlx.__all__ == sorted(akidb_mlx.__all__) == [
-        "Embedder",
-        "EmbedderConfig",
-        "EmbedderProtocol",
-        "EmbeddingService",
-        "errors",
-    ]
+    assert (
+        akidb_mlx.__all__
+        == sorted(akidb_mlx.__all__)
+        == [
+            "Embedder",
+            "EmbedderConfig",
+            "EmbedderProtocol",
+            "EmbeddingService",
+            "errors",
+        ]
+    )
     for name in akidb_mlx.__all__:
         assert getattr(akidb_mlx, name).__doc__
     assert testing.__all__ == ["FakeEmbedder"]

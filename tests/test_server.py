@@ -3,6 +3,7 @@
 import base64
 import struct
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -386,8 +387,10 @@ def test_a_request_that_takes_too_long_is_504_and_leaves_the_queue():
     with serving({"m": REFERENCE / "bert-mean"}, request_timeout_s=0.2) as server, server.client() as client:
         until(lambda: client.embed("warm", "m").status == 200)
         with held_device():
+            began = time.monotonic()
             answer = client.embed("too late", "m")
             assert answer.status == 504
+            assert 0.2 <= time.monotonic() - began < 10
             assert "0.2 s" in answer.error["message"]
             until(lambda: queued(server) == 0)
         assert client.embed("in time", "m").status == 200
@@ -399,8 +402,10 @@ def test_a_body_that_comes_too_slowly_is_408():
         client.connection.putheader("Content-Type", "application/json")
         client.connection.putheader("Content-Length", "100")
         client.connection.endheaders(b"{")
+        began = time.monotonic()
         answer = client.connection.getresponse()
         assert answer.status == 408
+        assert time.monotonic() - began < 10
         assert answer.headers["Connection"] == "close"
         answer.read()
 
@@ -415,6 +420,7 @@ def test_more_requests_than_max_requests_are_429():
                 answer = client.get("/v1/models")
                 assert answer.status == 429
                 assert answer.headers["Retry-After"] == "1"
+                assert client.get("/health").status == 200
             assert waiting.result().status == 200
 
 

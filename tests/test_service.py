@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from akidb_mlx import Embedder, EmbeddingService
 from akidb_mlx.errors import ClosedError, ConfigError, ModelNotFoundError
 

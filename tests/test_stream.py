@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from akidb_mlx import Embedder
 from akidb_mlx.errors import ClosedError, InputError
 from test_async import stalled, until

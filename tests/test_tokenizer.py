@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as HFTokenizer
+from tokenizers import models, normalizers, pre_tokenizers, processors
+
 from akidb_mlx.checkpoint import read_checkpoint
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
 from akidb_mlx.tokenizer import Tokenizer
-from tokenizers import Tokenizer as HFTokenizer
-from tokenizers import models, normalizers, pre_tokenizers, processors
 
 REFERENCE = Path(__file__).parent / "reference"
 CASES = sorted(folder.parent.name for folder in REFERENCE.glob("bert-*/reference.json"))
@@ -156,9 +157,7 @@ def test_lower_casing_comes_before_the_files_own_normalizer(tmp_path):
 # ── prompts ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
-    ("template", "length"), [("[CLS] $A [SEP]", 3), ("$A [SEP]", 2), ("[CLS] $A", 3), (None, 2)]
-)
+@pytest.mark.parametrize(("template", "length"), [("[CLS] $A [SEP]", 3), ("$A [SEP]", 2), ("[CLS] $A", 3), (None, 2)])
 def test_a_prompts_length_is_without_a_special_token_at_its_end(tmp_path, template, length):
     tokenizer = Tokenizer(make_file(tmp_path, template), 10)
     assert tokenizer.prompt_length("a b") == length

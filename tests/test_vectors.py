@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from akidb_mlx.errors import InputError
 from akidb_mlx.vectors import finish, similarity, validate
 

@@ -11,12 +11,15 @@ from akidb_mlx.config import EmbedderConfig
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["Measured", "measure", "plot"]
+__all__ = ["WORDS", "Measured", "measure", "plot"]
 
-_WORDS = (
-    "harbour engine vector library garden snow orchestra river market lantern question answer memory paper copper "
-    "window train apple novel bridge winter signal forest kitchen island mirror candle thunder meadow compass"
-).split()
+# fmt: off
+WORDS = [
+    "harbour", "engine", "vector", "library", "garden", "snow", "orchestra", "river", "market", "lantern", "question",
+    "answer", "memory", "paper", "copper", "window", "train", "apple", "novel", "bridge", "winter", "signal", "forest",
+    "kitchen", "island", "mirror", "candle", "thunder", "meadow", "compass",
+]
+# fmt: on
 _LENGTHS = (8, 32, 128, 256, 512, 2048)
 _ROUNDS = 3
 
@@ -91,7 +94,7 @@ def plot(result: Measured, file: Path) -> None:
 
 
 def _text(rng: random.Random, words: int) -> str:
-    return " ".join(rng.choices(_WORDS, k=words))
+    return " ".join(rng.choices(WORDS, k=words))
 
 
 def _timed(embedder: Embedder, texts: list[str], *, query: bool = False) -> tuple[float, int]:

@@ -109,10 +109,12 @@ def _read_lengths(
     if not isinstance(positions, int) or isinstance(positions, bool) or positions < 1:
         positions = None
     tokenizer_file = transformer / "tokenizer_config.json"
-    if tokenizer_file.exists():
-        tokenizer = read_json(tokenizer_file)
-        facts["truncation_side"] = tokenizer.get("truncation_side", "right")
-        facts["tokenizer_rules"] = _tokenizer_rules(tokenizer, config)
+    tokenizer = read_json(tokenizer_file) if tokenizer_file.exists() else {}
+    facts["tokenizer_rules"] = _tokenizer_rules(tokenizer, config)
+    if tokenizer:
+        facts["truncation_side"] = side = tokenizer.get("truncation_side", "right")
+        if side not in ("left", "right"):
+            raise CheckpointError(f"{tokenizer_file}: truncation_side is {side!r}; it must be left or right")
         limit = tokenizer.get("model_max_length")
         if isinstance(limit, int | float) and 0 < limit < 10**9:  # 1e30 stands for "no limit"
             limits[_relative(tokenizer_file, path)] = int(limit)

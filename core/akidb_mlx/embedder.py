@@ -7,7 +7,17 @@ import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Set,
+)
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
@@ -523,7 +533,9 @@ class Embedder:
                     self._loaded.engine.room(_tokens(part)).result()
                 futures.append(progress.watch(future, len(part.token_ids)))
 
-    def _tokenized_parts(self, texts: Sequence[str], first: int, call: _Call) -> Generator[tuple[int, Tokenized], None, None]:
+    def _tokenized_parts(
+        self, texts: Sequence[str], first: int, call: _Call
+    ) -> Generator[tuple[int, Tokenized], None, None]:
         """(place of its first text, part) in order; the next part is tokenised on another thread meanwhile."""
         starts = range(0, len(texts), self._part)
         if len(starts) < 2:

@@ -10,6 +10,7 @@ import copy
 import functools
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -293,6 +294,10 @@ def _not_finite(index: int) -> AkiDBMLXError:
     )
 
 
+def _sleep_for_ever(lock: threading.Lock) -> None:
+    lock.acquire()
+
+
 def _since(began: float) -> float:
     return time.perf_counter() - began
 
@@ -414,7 +419,18 @@ class DeviceThread:
             self.condition.wait_for(lambda: self._idle, _EXIT_S)
         for engine, requests in waiting:
             engine.fail(requests, ClosedError("the process is ending"))
-        time.sleep(0.01)  # without Python's lock, so that the thread gets to where it sleeps
+        until = time.monotonic() + _EXIT_S
+        while not self._sleeps_for_ever() and time.monotonic() < until:
+            time.sleep(0.001)  # without Python's lock, so that the thread gets to where it sleeps
+
+    def _sleeps_for_ever(self) -> bool:
+        """Whether the thread needs Python's lock no more; a fixed wait was too short on a busy machine."""
+        thread = self._thread
+        frame = None if thread is None or thread.ident is None else sys._current_frames().get(thread.ident)
+        if frame is None:
+            return True
+        # At the function's first line the lock may still change hands; after it, only within `acquire`.
+        return frame.f_code is _sleep_for_ever.__code__ and frame.f_lineno > frame.f_code.co_firstlineno
 
     def pause(self) -> None:
         """Let the device run empty and keep the lock: a fork in the midst of a product of matrices hangs."""
@@ -454,6 +470,7 @@ class DeviceThread:
             failed += [(engine, engine.scheduler.drain()) for engine in self._engines]
             self._started.clear()
             self._starting = None
+            self._lanes.clear()  # streams belong to the thread that made them
             self.condition.notify_all()
             if self._tasks and not self._stopping:
                 self.wake()
@@ -470,18 +487,23 @@ class DeviceThread:
                     task = self._tasks.popleft()
                 elif may_start and not self._tasks:
                     found = self._next_job()
-                if task or found or self._started:
+                self._idle = not (task or found or self._started)
+                if not self._idle:
                     break
-                self._idle = True
                 self.condition.notify_all()
+                if self._stopping:
+                    break
                 self.condition.wait()
-            self._idle = False
         if task:
             task()
         elif found:
             self._start(*found)
-        else:
+        elif self._started:
             self._finish()
+        else:
+            lock = threading.Lock()
+            lock.acquire()
+            _sleep_for_ever(lock)
 
     def _next_job(self) -> tuple[Engine, Job] | None:
         """The next batch of the models in turn, where the device has room for it."""

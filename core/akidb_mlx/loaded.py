@@ -26,8 +26,9 @@ __all__ = ["LoadedModel", "Recipe", "acquire", "read_recipe"]
 
 _log = logging.getLogger(__name__)
 
-# Applied by each embedder on the host, so that they need no model of their own.
-_ON_THE_HOST = frozenset({"model", "normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong"})
+# Applied by each embedder on the host, or settled once the files are found: they need no model of their own.
+_ON_THE_HOST = frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong"})
+_FOR_FINDING = frozenset({"model", "revision", "cache_dir", "local_files_only"})
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ _loaded: dict[Hashable, "Future[LoadedModel]"] = {}
 def acquire(config: EmbedderConfig) -> LoadedModel:
     """The model for these settings, loaded by the first caller while the others wait; counts one user."""
     source = resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
-    settings = tuple((name, value) for name, value in config if name not in _ON_THE_HOST)
+    settings = tuple((name, value) for name, value in config if name not in _ON_THE_HOST | _FOR_FINDING)
     key: Hashable = (source.path.resolve(), settings)
     while True:
         with _lock:

@@ -29,6 +29,8 @@ _LEAST_SHARE = 128
 # A batch that takes so many times as long as expected says more about the machine than about the model.
 _MOST_SURPRISE = 3.0
 _BATCHES_TO_KNOW = 6
+# Longer batches gain nothing: they are full, pad more, and a query that comes meanwhile waits for them.
+_FULL_BATCH_S = 0.06
 # For so long after a query, batches of documents stay short (seconds).
 _QUERY_MEMORY_S = 1.0
 
@@ -205,9 +207,8 @@ class Scheduler:
             if job := self._query_job():
                 return job
         self._queries_had_their_turn = False
-        budget = self.max_batch_tokens
-        if self.queries_are_about(now):
-            budget = min(budget, self._budget_beside_queries())
+        beside_queries = self.queries_are_about(now)
+        budget = self._budget_within(self.query_latency_target_s if beside_queries else _FULL_BATCH_S)
         while self._bulk or self._round:
             if not self._round:
                 self._fill_round()
@@ -231,9 +232,9 @@ class Scheduler:
         self._queries = {_key(row.token_ids, row.prompt_length): row for row in left}
         return job
 
-    def _budget_beside_queries(self) -> int:
-        within = self.speed.tokens_within(self.query_latency_target_s)
-        return self.max_batch_tokens if within is None else within
+    def _budget_within(self, seconds: float) -> int:
+        within = self.speed.tokens_within(seconds)
+        return self.max_batch_tokens if within is None else min(within, self.max_batch_tokens)
 
     def _fill_round(self) -> None:
         rows: Rows = {}

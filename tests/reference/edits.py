@@ -53,6 +53,11 @@ def truncate_and_pad_in_tokenizer_json(folder):
     edit_json(folder / "tokenizer.json", edit)
 
 
+def contradict_in_tokenizer_json(folder):
+    """A normalizer that transformers replaces by what tokenizer_config.json says, for BertTokenizer and its kin."""
+    edit_json(folder / "tokenizer.json", lambda content: content["normalizer"].update(lowercase=False))
+
+
 def transformers_4_config(folder):
     """Transformers 4's form: flat `rope_theta` and `rope_scaling`, `torch_dtype`, no layer types."""
 

@@ -17,7 +17,7 @@ from akidb_mlx.architectures.mpnet import MPNet
 from akidb_mlx.architectures.nomic_bert import NomicBert
 from akidb_mlx.architectures.roberta import Roberta
 from akidb_mlx.architectures.static import Static
-from akidb_mlx.errors import UnsupportedModelError
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
 __all__ = ["ARCHITECTURES", "Backbone", "make_backbone"]
 
@@ -48,6 +48,7 @@ def make_backbone(config: Mapping[str, Any]) -> Backbone:
 
     Raises:
         UnsupportedModelError: what it describes is not computed here, or not faithfully.
+        CheckpointError: a field is missing, or of a type or size that cannot be.
     """
     model_type = str(config.get("model_type"))
     if "lora_adaptations" in config:
@@ -69,4 +70,7 @@ def make_backbone(config: Mapping[str, Any]) -> Backbone:
             f"config.json: auto_map names the checkpoint's own code ({own_code}), which is never run and may compute "
             f"something else than {model_type}{hint if model_type in DECODERS else ''}"
         )
-    return ARCHITECTURES[model_type](config)
+    try:
+        return ARCHITECTURES[model_type](config)
+    except (ArithmeticError, TypeError, ValueError) as error:  # sizes of nought, or less, or of another type
+        raise CheckpointError(f"config.json describes no {model_type} that could be: {error}") from None

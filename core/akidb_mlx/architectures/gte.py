@@ -56,7 +56,7 @@ class Gte(Backbone):
         """The checkpoint's weights under our names; it has `up` before `gate`."""
         weights = super().sanitize(weights)
         for name in [name for name in weights if ".mlp.gate_up." in name]:
-            weights[name] = mx.concatenate(mx.split(weights[name], 2)[::-1])
+            weights[name] = mx.concatenate([*reversed(mx.split(weights[name], 2))])
         return weights
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:

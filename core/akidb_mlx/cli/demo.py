@@ -62,7 +62,9 @@ class Hit:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--ask", metavar="TEXT", help="ask this instead of the five questions")
-    parser.add_argument("--docs", metavar="FOLDER", type=Path, help="index the .txt and .md files of this folder, whole")
+    parser.add_argument(
+        "--docs", metavar="FOLDER", type=Path, help="index the .txt and .md files of this folder, whole"
+    )
     add_config_options(parser, model_option=True)
 
 

@@ -29,7 +29,9 @@ def read_recipe(output: str | PathLike[str]) -> dict[str, Any]:
         if output.suffix == ".parquet":
             text = (pq.read_schema(output).metadata or {}).get(KEY, b"null")
         else:
-            text = beside(output, "meta.json").read_bytes() if output.exists() else b"null"
+            output.stat()
+            meta = beside(output, "meta.json")
+            text = meta.read_bytes() if meta.exists() else b"null"
         recipe: dict[str, Any] | None = json.loads(text)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"cannot read the recipe of {output}: {' '.join(str(error).split())}") from None

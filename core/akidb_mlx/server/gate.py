@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
 # Without a key: whether the server lives, and the page that asks for the key.
 _OPEN = frozenset({"/", "/health"})
+# Asked every few seconds, and most of all where much goes on.
+_MACHINES = frozenset({"/health", "/metrics"})
 _CLIENT_LEFT = 499
 
 
@@ -69,8 +71,8 @@ class Gate:
         except asyncio.CancelledError:  # uvicorn's, when a shutdown has waited long enough
             if status or not self._state.stopping:
                 raise
-            problem = Problem(503, "the server shut down before this was done", code="shutting_down")
-            await problem_response(problem)(scope, receive, send_with_headers)
+            too_late = Problem(503, "the server shut down before this was done", code="shutting_down")
+            await problem_response(too_late)(scope, receive, send_with_headers)
         except Exception:
             status = 500
             raise
@@ -93,7 +95,7 @@ class Gate:
                     code="invalid_api_key",
                     headers={"WWW-Authenticate": "Bearer"},
                 )
-        if self._in_flight > self._state.settings.max_requests:
+        if self._in_flight > self._state.settings.max_requests and scope["path"] not in _MACHINES:
             raise Problem.too_many(f"{self._in_flight - 1} requests wait already (max_requests)", 1.0)
 
     def _record(self, scope: Scope, status: int, seconds: float, number: str, fields: dict[str, Any]) -> None:
@@ -109,12 +111,8 @@ class Gate:
             "client": (scope.get("client") or ("",))[0],
             **fields,
         }
-        level = logging.DEBUG if route in _QUIET and status == 200 else logging.INFO
+        level = logging.DEBUG if route in _MACHINES and status == 200 else logging.INFO
         _log.log(level, "request", extra={"fields": about})
-
-
-# Asked every few seconds by machines.
-_QUIET = frozenset({"/health", "/metrics"})
 
 
 def _digest(text: str) -> bytes:

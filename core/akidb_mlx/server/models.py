@@ -71,6 +71,7 @@ class Models:
         task = self._loading.get(name)
         if task is None:
             task = self._loading[name] = asyncio.create_task(self._load_model(name))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # logged, if nobody waits
         return await asyncio.shield(task)
 
     async def preload(self) -> None:

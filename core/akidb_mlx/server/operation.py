@@ -33,7 +33,8 @@ async def health(request: Request) -> Response:
 def _revive(state: State) -> None:
     """Whoever balances load sends nothing to a sick server, and only a request would start its thread again."""
     for model in state.models.loaded:
-        asyncio.get_running_loop().run_in_executor(None, model.embedder.info)
+        asking = asyncio.get_running_loop().run_in_executor(None, model.embedder.info)
+        asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # the next /health says it
 
 
 async def metrics(request: Request) -> Response:
