@@ -62,5 +62,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.all: $(VENV)/.dev
-	$(PIP) -e ".[dev,stores,$(BACKEND)]"
+	$(PIP) -e ".[dev,stores,clients,ray,$(BACKEND)]"
 	@touch $@

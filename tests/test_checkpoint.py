@@ -66,7 +66,35 @@ def test_the_facts_of_a_whole_checkpoint(folder):
     assert checkpoint.sources["dense"] == "2_Dense"
 
 
-@pytest.mark.parametrize(("theirs", "ours"), POOLING_NAMES.items())
+NAMES = {
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weighted_mean",
+    "lasttoken": "last_token",
+}
+FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_weightedmean_tokens": "weighted_mean",
+    "pooling_mode_lasttoken": "last_token",
+}
+
+
+@pytest.mark.parametrize(("flag", "ours"), FLAGS.items())
+def test_each_flag_of_the_old_form(folder, flag, ours):
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({**dict.fromkeys(FLAGS, False), flag: True}))
+    assert read_checkpoint(folder).pooling == (ours,)
+
+
+def test_every_name_is_tested():
+    assert POOLING_NAMES == NAMES
+
+
+@pytest.mark.parametrize(("theirs", "ours"), NAMES.items())
 def test_the_new_form_of_the_pooling_file(folder, theirs, ours):
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 16, "pooling_mode": theirs}))
     assert read_checkpoint(folder).pooling == (ours,)
@@ -123,6 +151,8 @@ def test_similarity(folder, kind):
         (None, 1e30, 64, 64),  # "no limit"
         (None, 512, 64, 64),
         (..., 20, 64, 20),
+        (None, 1e30, ..., None),
+        (None, ..., ..., None),
     ],
 )
 def test_the_usable_length(folder, sentence, tokenizer, positions, length):

@@ -124,7 +124,7 @@ def test_info_agrees_with_a_loaded_embedder(capsys):
 def test_options_are_the_configurations(capsys, options, fact, shown):
     code, out, _ = run(capsys, "info", FOLDER, *options)
     assert code == 0
-    lines = dict((line.split(maxsplit=1) + [""])[:2] for line in out.splitlines())
+    lines = dict([*line.split(maxsplit=1), ""][:2] for line in out.splitlines())
     if shown is not None:
         assert lines[fact] == shown
 

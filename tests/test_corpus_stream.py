@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from akidb_mlx import Embedder
-from akidb_mlx import embedder as embedder_module
+from akidb_mlx import path as path_module
+from akidb_mlx import texts as texts_module
 from akidb_mlx.errors import BackendError, InputError
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -65,18 +66,18 @@ def test_a_side_takes_its_prompt(tiny):
 def test_no_more_is_read_than_a_few_chunks_ahead(tiny):
     seen = []
     for done, _ in enumerate(tiny.encode_stream(counted(TEXTS, seen), chunk_size=50), 1):
-        assert len(seen) <= 50 * (done + embedder_module._STREAM_CHUNKS_IN_FLIGHT - 1)
+        assert len(seen) <= 50 * (done + path_module._STREAM_CHUNKS_IN_FLIGHT - 1)
 
 
 async def test_no_more_is_read_ahead_of_an_async_source(tiny):
     seen, done = [], 0
     async for _ in tiny.aencode_stream(acounted(TEXTS, seen), chunk_size=50):
         done += 1
-        assert len(seen) <= 50 * (done + embedder_module._STREAM_CHUNKS_IN_FLIGHT - 1)
+        assert len(seen) <= 50 * (done + path_module._STREAM_CHUNKS_IN_FLIGHT - 1)
 
 
 def test_long_texts_make_small_chunks(tiny, monkeypatch):
-    monkeypatch.setattr(embedder_module, "_CHUNK_CHARACTERS", 5000)
+    monkeypatch.setattr(texts_module, "_CHUNK_CHARACTERS", 5000)
     long = ["word " * 500] * 7  # 2,500 characters each
     assert [len(chunk) for chunk in tiny.encode_stream(long, chunk_size=100)] == [2, 2, 2, 1]
     assert [len(chunk) for chunk in tiny.encode_stream(["word " * 5000] * 2, chunk_size=100)] == [1, 1]
@@ -84,7 +85,7 @@ def test_long_texts_make_small_chunks(tiny, monkeypatch):
 
 
 async def test_long_texts_make_small_chunks_async(tiny, monkeypatch):
-    monkeypatch.setattr(embedder_module, "_CHUNK_CHARACTERS", 5000)
+    monkeypatch.setattr(texts_module, "_CHUNK_CHARACTERS", 5000)
     chunks = tiny.aencode_stream(["word " * 500] * 7, chunk_size=100)
     assert [len(chunk) async for chunk in chunks] == [2, 2, 2, 1]
 

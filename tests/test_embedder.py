@@ -449,7 +449,9 @@ def test_a_failing_call_takes_its_texts_out_of_the_queue(folder):
             running = pool.submit(embedder.encode, ["b"])
             assert gate.entered.acquire(timeout=LONG_S)
             with pytest.raises(InputError, match="on_overlong"):
-                embedder._encode(["a"] * 600 + ["a " * 99], embedder._call("", None, None, on_overlong="error"), False)
+                embedder._path.encode(
+                    ["a"] * 600 + ["a " * 99], embedder._call("", None, None, on_overlong="error"), False
+                )
             assert embedder.stats()["queued_tokens"] == 3
             gate.open.set()
             running.result(LONG_S)

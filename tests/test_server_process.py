@@ -162,6 +162,13 @@ def test_the_api_key_comes_from_a_file_or_a_variable(tmp_path):
             assert client.get("/v1/models", {"Authorization": "Bearer sesame"}).status == 200
 
 
+@pytest.fixture
+def no_serving(monkeypatch):
+    """A mistake that goes unnoticed fails its test instead of serving for ever."""
+    monkeypatch.setattr("akidb_mlx.server.logs.configure_logging", lambda: None)
+    monkeypatch.setattr("akidb_mlx.server.run.serve", lambda *_: None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -174,7 +181,7 @@ def test_the_api_key_comes_from_a_file_or_a_variable(tmp_path):
         (["--config", "/nowhere.yaml"], "/nowhere.yaml"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_code_2(capfd, arguments, message):
+def test_a_users_mistake_is_one_line_and_exit_code_2(capfd, no_serving, arguments, message):
     assert main(["serve", "--model", MINILM, *arguments]) == 2
     line = capfd.readouterr().err
     assert line.startswith("akidb-mlx: ")
@@ -182,13 +189,13 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(capfd, arguments, message):
     assert message in line
 
 
-def test_an_empty_api_key_is_no_key(capfd, monkeypatch):
+def test_an_empty_api_key_is_no_key(capfd, no_serving, monkeypatch):
     monkeypatch.setenv("AKIDB_API_KEY", " ")
     assert main(["serve", "--model", MINILM]) == 2
     assert "AKIDB_API_KEY holds no API key" in capfd.readouterr().err
 
 
-def test_a_file_that_lists_models_leaves_none_to_the_options(capfd, tmp_path):
+def test_a_file_that_lists_models_leaves_none_to_the_options(capfd, no_serving, tmp_path):
     path = tmp_path / "serve.yaml"
     path.write_text("models: {a: x}")
     assert main(["serve", "--model", MINILM, "--config", str(path)]) == 2

@@ -128,7 +128,7 @@ def test_a_full_queue_is_waited_for():
 
 
 def test_memory_is_bounded_by_characters_too(tiny, monkeypatch):
-    from akidb_mlx import embedder as module
+    from akidb_mlx import texts as module
 
     monkeypatch.setattr(module, "_CHUNK_CHARACTERS", 1000)
     source = Source(["a" * 400] * 30)

@@ -55,6 +55,13 @@ class LoadedModel:
     users: int = 0
     warned: set[str] = field(default_factory=set)
 
+    def warn_once(self, message: str, kind: str | None = None) -> None:
+        """Log a warning, but one of a kind only once for this model."""
+        kind = kind or message
+        if kind not in self.warned:
+            self.warned.add(kind)
+            _log.warning(message)
+
     def release(self) -> None:
         """One user less; the last one closes the engine."""
         with _lock:

@@ -116,14 +116,19 @@ class Tokenizer:
                 raise InputError(
                     f"text {first_index + index} ({texts[index][:40]!r}) has no tokens, hence no vector; leave it out"
                 )
-            # MLX reads beyond a table's end without a word.
-            if self._vocab_size is not None and ids.max() >= self._vocab_size:
-                token = self._tokenizer.id_to_token(int(ids.max()))
-                raise InputError(
-                    f"text {first_index + index} has the token {token!r} ({ids.max()}), but the model knows only "
-                    f"{self._vocab_size} (vocab_size); leave it out"
-                )
+        self._refuse_unknown_ids(token_ids, first_index)
         return Tokenized(token_ids, truncated)
+
+    def _refuse_unknown_ids(self, token_ids: Sequence[TokenIds], first_index: int) -> None:
+        """MLX reads beyond a table's end without a word."""
+        if self._vocab_size is None or not token_ids or np.concatenate(token_ids).max() < self._vocab_size:
+            return
+        index, ids = next((i, ids) for i, ids in enumerate(token_ids) if ids.max() >= self._vocab_size)
+        token = self._tokenizer.id_to_token(int(ids.max()))
+        raise InputError(
+            f"text {first_index + index} has the token {token!r} ({ids.max()}), but the model knows only "
+            f"{self._vocab_size} (vocab_size); leave it out"
+        )
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens of a prompt as sentence-transformers counts them: without a special token at its end."""

@@ -1,0 +1,323 @@
+"""The path of a text: tokenised in parts, queued, awaited, finished; for callers on threads and in event loops."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from akidb_mlx import texts as text_input
+from akidb_mlx import vectors
+from akidb_mlx.errors import AkiDBMLXError, InputError, QueueFullError
+from akidb_mlx.loaded import LoadedModel
+from akidb_mlx.progress import Progress
+from akidb_mlx.tokenizer import Tokenized
+from akidb_mlx.vectors import Embeddings
+
+__all__ = ["Call", "OnError", "TextPath", "Usage"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+# Texts that are tokenised and queued at a time: the device starts on the first while the next are tokenised.
+_PART = {"cpu": 256, "cuda": 1024, "metal": 1024}
+# Up to so many characters are tokenised in the event loop's own thread (well under a millisecond each 1,000).
+_INLINE_CHARACTERS = 20_000
+_STREAM_CHUNKS_IN_FLIGHT = 3
+OnError = Callable[[int, AkiDBMLXError], None]
+_NO_TOKENS = np.empty(0, np.int32)
+
+
+@dataclass
+class Usage:
+    """What one call read; filled in while it runs."""
+
+    tokens: int = 0
+    """Tokens that the model read: prompt and special tokens too, what was cut off not."""
+    truncated_texts: int = 0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call's settled options."""
+
+    prompt: str
+    dimension: int
+    normalize: bool
+    urgent: bool = False
+    on_overlong: str = "truncate"
+    max_tokens: int | None = None
+    usage: Usage = field(default_factory=Usage)
+    errors: dict[int, AkiDBMLXError] | None = None
+    """Why texts have no row, by place, where that is not to end the call."""
+    wait: bool = False
+    """Whether to wait where the queue is full."""
+
+
+class TextPath:
+    """Takes the calls of one loaded model through tokenizer, engine and finish."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        """Use `loaded`, which the embedder holds."""
+        self._loaded = loaded
+        self._checkpoint = loaded.recipe.checkpoint
+        self._limit = loaded.recipe.max_seq_length
+        self._part = _PART[loaded.recipe.device.kind]
+        self._prompt_lengths: dict[str, int] = {}
+
+    def encode(self, texts: Sequence[str], call: Call, show_progress: bool) -> Embeddings:
+        """All of a call's rows, finished; waits for them."""
+        texts = text_input.checked(texts)
+        futures: Queued = []
+        with Progress(len(texts), show_progress) as progress:
+            try:
+                self._queue(texts, 0, call, futures, progress, wait=call.wait)
+                return self._finish([future.result() for future in futures], call)
+            except BaseException:
+                _cancel(futures)
+                raise
+
+    async def aencode(self, texts: Sequence[str], call: Call, show_progress: bool) -> Embeddings:
+        """`encode` for an event loop."""
+        texts = text_input.checked(texts)
+        futures: Queued = []
+        with Progress(len(texts), show_progress) as progress:
+            try:
+                await self._aqueue(texts, 0, call, futures, progress, wait=call.wait)
+                rows = [await asyncio.wrap_future(future) for future in futures]
+                return await _in_thread(len(texts) > self._part, self._finish, rows, call)
+            except BaseException:
+                _cancel(futures)
+                raise
+
+    def stream(
+        self, texts: Iterator[str], chunk_size: int, call: Call, on_error: OnError | None
+    ) -> Iterator[Embeddings]:
+        """Rows chunk by chunk, a few chunks ahead of who takes them."""
+        chunks: deque[tuple[int, Queued]] = deque()
+        first = 0
+        try:
+            while chunk := list(text_input.chunk(texts, chunk_size)):
+                chunks.append((first, []))
+                self._queue(chunk, first, call, chunks[-1][1], Progress.none, wait=True)
+                first += len(chunk)
+                if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT:
+                    yield self._finish_chunk(*chunks[0], call, on_error)
+                    chunks.popleft()  # not sooner: a chunk that is waited for is cancelled with the others
+            while chunks:
+                yield self._finish_chunk(*chunks[0], call, on_error)
+                chunks.popleft()
+        finally:
+            _cancel(future for _, futures in chunks for future in futures)
+
+    def _finish_chunk(self, first: int, futures: "Queued", call: Call, on_error: OnError | None) -> Embeddings:
+        rows = self._finish([future.result() for future in futures], call)
+        _report(call, range(first, first + len(rows)), on_error)
+        return rows
+
+    async def astream(
+        self, texts: AsyncIterator[str], chunk_size: int, call: Call, on_error: OnError | None
+    ) -> AsyncIterator[Embeddings]:
+        """`stream` for an event loop."""
+        chunks: deque[tuple[int, Queued]] = deque()
+        first = 0
+        try:
+            while chunk := [text async for text in text_input.achunk(texts, chunk_size)]:
+                chunks.append((first, []))
+                await self._aqueue(chunk, first, call, chunks[-1][1], Progress.none, wait=True)
+                first += len(chunk)
+                if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT:
+                    yield await self._afinish_chunk(*chunks[0], call, on_error)
+                    chunks.popleft()
+            while chunks:
+                yield await self._afinish_chunk(*chunks[0], call, on_error)
+                chunks.popleft()
+        finally:
+            _cancel(future for _, futures in chunks for future in futures)
+
+    async def _afinish_chunk(self, first: int, futures: "Queued", call: Call, on_error: OnError | None) -> Embeddings:
+        parts = [await asyncio.wrap_future(future) for future in futures]
+        rows = await _in_thread(len(parts) > 1, self._finish, parts, call)
+        _report(call, range(first, first + len(rows)), on_error)
+        return rows
+
+    def _queue(
+        self,
+        texts: Sequence[str],
+        first: int,
+        call: Call,
+        futures: "Queued",
+        progress: "Progress",
+        *,
+        wait: bool,
+    ) -> None:
+        """Tokenise and submit part by part, adding to `futures`; the first is refused where the queue is full."""
+        with contextlib.closing(self._tokenized_parts(texts, first, call)) as parts:
+            for start, part in parts:
+                self._account(part, call)
+                while (future := self._submit(part, start, call, wait=wait or start > first)) is None:
+                    self._loaded.engine.room(_tokens(part)).result()
+                futures.append(progress.watch(future, len(part.token_ids)))
+
+    def _tokenized_parts(
+        self, texts: Sequence[str], first: int, call: Call
+    ) -> Generator[tuple[int, Tokenized], None, None]:
+        """(place of its first text, part) in order; the next part is tokenised on another thread meanwhile."""
+        starts = range(0, len(texts), self._part)
+        if len(starts) < 2:
+            for start in starts:
+                yield first + start, self._tokenize(texts, first + start, call)
+            return
+        # The tokenizer works outside Python's lock: while one part is there, another's ids become arrays here.
+        with ThreadPoolExecutor(2, thread_name_prefix="akidb-mlx-tokenize") as executor:
+            ahead: deque[tuple[int, Future[Tokenized]]] = deque()
+            try:
+                for start in starts:
+                    some = texts[start : start + self._part]
+                    ahead.append((first + start, self._tokenize_in(executor, some, first + start, call)))
+                    if len(ahead) > 2:
+                        place, part = ahead.popleft()
+                        yield place, part.result()
+                for place, part in ahead:
+                    yield place, part.result()
+            finally:
+                executor.shutdown(wait=True, cancel_futures=True)
+
+    def _tokenize_in(self, executor: ThreadPoolExecutor, *part: Any) -> "Future[Tokenized]":
+        try:
+            return executor.submit(self._tokenize, *part)
+        except RuntimeError:  # no thread is to be had: the process is ending
+            future: Future[Tokenized] = Future()
+            future.set_result(self._tokenize(*part))
+            return future
+
+    async def _aqueue(
+        self,
+        texts: Sequence[str],
+        first: int,
+        call: Call,
+        futures: "Queued",
+        progress: "Progress",
+        *,
+        wait: bool,
+    ) -> None:
+        """`_queue` for an event loop."""
+        for start in range(0, len(texts), self._part):
+            some = texts[start : start + self._part]
+            much = len(texts) > self._part or sum(map(len, some)) > _INLINE_CHARACTERS
+            part = await _in_thread(much, self._tokenize, some, first + start, call)
+            self._account(part, call)
+            while (future := self._submit(part, first + start, call, wait=wait or start > 0)) is None:
+                await asyncio.wrap_future(self._loaded.engine.room(_tokens(part)))
+            futures.append(progress.watch(future, len(part.token_ids)))
+
+    def _tokenize(self, texts: Sequence[str], first: int, call: Call) -> Tokenized:
+        if call.prompt:
+            texts = [call.prompt + text for text in texts]
+        part = self._tokens_of(texts, first, call)
+        if part.truncated and call.on_overlong == "error":
+            self._refuse_overlong(part, first, call)
+        return part
+
+    def _account(self, part: Tokenized, call: Call) -> None:
+        """Count what is going to be read; on the caller's thread alone, since parts are tokenised on two."""
+        call.usage.tokens += _tokens(part)
+        call.usage.truncated_texts += len(part.truncated)
+        if call.max_tokens is not None and call.usage.tokens > call.max_tokens:
+            raise InputError(f"the texts have more than {call.max_tokens} tokens together; send fewer at a time")
+        if part.truncated:
+            limit = self._limit
+            self._loaded.engine.stats.truncated_texts += len(part.truncated)
+            self._loaded.warn_once(
+                f"{len(part.truncated)} of {len(part.token_ids)} texts have more than {limit} tokens and are cut there; "
+                "later ones are only counted (info())",
+                kind="truncated",
+            )
+
+    def _tokens_of(self, texts: Sequence[str], first: int, call: Call) -> Tokenized:
+        tokenizer = self._loaded.tokenizer
+        try:
+            return tokenizer.tokenize(texts, first)
+        except InputError:
+            if call.errors is None:
+                raise
+        part = Tokenized([], [])
+        for index, text in enumerate(texts):  # again, one by one: one of them has no tokens
+            try:
+                one = tokenizer.tokenize([text], first + index)
+            except InputError as error:
+                one, call.errors[first + index] = Tokenized([_NO_TOKENS], []), error
+            part.token_ids.extend(one.token_ids)
+            part.truncated.extend(index for _ in one.truncated)
+        return part
+
+    def _refuse_overlong(self, part: Tokenized, first: int, call: Call) -> None:
+        for index in part.truncated:
+            error = InputError(
+                f"text {first + index} has more than {self._limit} tokens (max_seq_length); split it, "
+                'raise max_seq_length, or set on_overlong="truncate"'
+            )
+            if call.errors is None:
+                raise error
+            call.errors[first + index], part.token_ids[index] = error, _NO_TOKENS
+        part.truncated.clear()
+
+    def _submit(self, part: Tokenized, first: int, call: Call, *, wait: bool) -> "Future[Embeddings] | None":
+        """Queue a part; None where it must wait for room."""
+        engine = self._loaded.engine
+        small = _tokens(part) <= engine.scheduler.max_batch_tokens
+        try:
+            return engine.submit(
+                part.token_ids,
+                urgent=call.urgent and small,
+                prompt_length=self._prompt_length(call.prompt),
+                first_index=first,
+                errors=call.errors,
+            )
+        except QueueFullError:
+            if wait:
+                return None
+            raise
+
+    def _prompt_length(self, prompt: str) -> int:
+        """Leading tokens that pooling leaves out."""
+        if not prompt or self._checkpoint.include_prompt:
+            return 0
+        if prompt not in self._prompt_lengths:
+            self._prompt_lengths[prompt] = self._loaded.tokenizer.prompt_length(prompt)
+        return self._prompt_lengths[prompt]
+
+    def _finish(self, rows: Sequence[Embeddings], call: Call) -> Embeddings:
+        if not rows:
+            return np.empty((0, call.dimension), np.float32)
+        together = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        layer_norm = self._checkpoint.truncation_layer_norm
+        return vectors.finish(together, call.dimension, normalize=call.normalize, layer_norm=layer_norm)
+
+
+Queued = list["Future[Embeddings]"]
+
+
+def _report(call: Call, places: range, on_error: OnError | None) -> None:
+    """Tell which of a chunk's texts have no row."""
+    if call.errors and on_error is not None:
+        for place in places:
+            if place in call.errors:
+                on_error(place, call.errors.pop(place))
+
+
+async def _in_thread(much: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Work that may take milliseconds leaves the event loop free."""
+    return await asyncio.to_thread(work, *args, **kwargs) if much else work(*args, **kwargs)
+
+
+def _tokens(part: Tokenized) -> int:
+    return sum(map(len, part.token_ids))
+
+
+def _cancel(futures: Iterable["Future[Embeddings]"]) -> None:
+    for future in futures:
+        future.cancel()

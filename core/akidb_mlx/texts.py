@@ -1,0 +1,82 @@
+"""What users pass as texts: checked, and cut into chunks."""
+
+import itertools
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence, Set
+
+from akidb_mlx.errors import InputError
+
+__all__ = ["achunk", "as_async", "checked", "checked_stream", "chunk", "positive"]
+
+# A chunk of a stream ends early at so many characters, so that long texts do not fill the memory.
+_CHUNK_CHARACTERS = 2**20
+
+
+def checked(texts: Sequence[str]) -> Sequence[str]:
+    """A list of the texts; TypeError for a bare str, for what has no order or length, and for other items."""
+    if isinstance(texts, str | bytes | Mapping | Set) or not hasattr(texts, "__len__"):
+        raise TypeError(f"texts must be a list of str, not a {type(texts).__name__}; wrap one text in a list")
+    texts = list(texts)
+    for index, text in enumerate(texts):
+        _check_text(text, index)
+    return texts
+
+
+def _check_text(text: object, index: int) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"item {index} is a {type(text).__name__}, not a str")
+
+
+def checked_stream(texts: Iterable[str]) -> Iterator[str]:
+    """The texts of an iterable, each checked as it comes."""
+    if isinstance(texts, str | bytes):
+        raise TypeError(f"texts must be an iterable of str, not a {type(texts).__name__}")
+    return map(_checked_item, itertools.count(), texts)
+
+
+def _checked_item(index: int, text: str) -> str:
+    _check_text(text, index)
+    return text
+
+
+def positive(chunk_size: int) -> int:
+    """A chunk size of at least 1."""
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int):
+        raise TypeError(f"chunk_size must be a whole number, not {chunk_size!r}")
+    if chunk_size < 1:
+        raise InputError(f"chunk_size is {chunk_size}; it must be at least 1")
+    return chunk_size
+
+
+async def as_async(texts: Iterable[str] | AsyncIterable[str]) -> AsyncIterator[str]:
+    """Any iterable as an async one; what was async is checked here."""
+    if isinstance(texts, AsyncIterable):
+        index = 0
+        async for text in texts:
+            yield _checked_item(index, text)
+            index += 1
+        return
+    for text in texts:
+        yield text
+
+
+def chunk(texts: Iterator[str], size: int) -> Iterator[str]:
+    """The next texts: so many, or fewer where they are long; nothing is read beyond them."""
+    characters = 0
+    for text in itertools.islice(texts, size):
+        yield text
+        characters += len(text)
+        if characters >= _CHUNK_CHARACTERS:
+            return
+
+
+async def achunk(texts: AsyncIterator[str], size: int) -> AsyncIterator[str]:
+    """`chunk` of an async iterator."""
+    characters = 0
+    while size and characters < _CHUNK_CHARACTERS:
+        try:
+            text = await anext(texts)
+        except StopAsyncIteration:
+            return
+        yield text
+        characters += len(text)
+        size -= 1
