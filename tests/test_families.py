@@ -75,6 +75,7 @@ def test_by_base_model_in_the_readme(stripped, front):
         ("bge-small-en-v1.5", None),
         ("me/x", "---\ntags: [BAAI/bge-small-en-v1.5]\n---\nbase_model: BAAI/bge-small-en-v1.5"),
         ("me/x", "base_model: BAAI/bge-small-en-v1.5"),
+        ("me/x", "# A model\n---\nbase_model: BAAI/bge-small-en-v1.5\n---\n"),
     ],
 )
 def test_never_by_a_part_of_a_name_nor_from_the_readmes_text(stripped, name, readme):
@@ -113,6 +114,23 @@ def test_embeddinggemma_by_its_attention_with_dense_layers_in_the_main_file():
         ("dense.1", 64, 32),
     ]
     assert checkpoint.prompts["document"] == "title: none | text: "
+
+
+def test_modules_json_with_dense_weights_in_the_main_file(tmp_path):
+    """A conversion that kept the sidecars: their order and sizes, the main file's weights."""
+    folder = shutil.copytree(REFERENCE / "embeddinggemma", tmp_path / "model")
+    file = str(folder / "model.safetensors")
+    folded = {}
+    for index, module in enumerate(("2_Dense", "3_Dense")):
+        weights = folder / module / "model.safetensors"
+        folded[f"dense.{index}.weight"] = mx.load(str(weights))["linear.weight"]
+        mx.eval(folded)
+        weights.unlink()
+    mx.save_safetensors(file, mx.load(file) | folded)
+    facts = json.loads((folder / "reference.json").read_text())
+    with Embedder.load(folder) as embedder:
+        rows = embedder.encode(facts["texts"])
+    assert np.abs(rows - np.load(folder / "reference.npz")["embeddings"]).max() <= 1e-5
 
 
 def test_embeddinggemma_without_its_dense_layers_is_refused(tmp_path):
@@ -254,3 +272,46 @@ def test_the_table_is_sound():
     )
     assert qwen.endswith("Query:")  # without a space, the others with one
     assert all(family.query_prompt.endswith("Query: ") for family in others)
+
+
+# ── the command ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", sorted(folder.parent.name for folder in REFERENCE.glob("*/reference.json")))
+def test_info_knows_what_the_loaded_model_knows(name, capsys):
+    """Dimension and fingerprint come from the files alone."""
+    assert main(["info", str(REFERENCE / name), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    with Embedder.load(REFERENCE / name) as embedder:
+        assert (facts["dimension"], facts["fingerprint"]) == (embedder.dimension, embedder.fingerprint)
+        assert facts["max_seq_length"] == embedder.max_seq_length
+        known = embedder.info()
+    assert facts["refused"] is None
+    assert {key: facts[key] for key in ("pooling", "prompts", "sources", "dtype")} == {
+        key: known[key] for key in ("pooling", "prompts", "sources", "dtype")
+    }
+
+
+def test_info_says_where_each_fact_comes_from(capsys):
+    assert main(["info", str(REFERENCE / "embeddinggemma-folded")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = "(family table: EmbeddingGemma, config.json: use_bidirectional_attention)"
+    for fact in ("pooling", "dense", "normalize", "prompts"):
+        assert any(line.startswith(fact) and line.endswith(table) for line in lines)
+    assert any(line.startswith("max_seq_length") and line.endswith("48  (tokenizer_config.json)") for line in lines)
+    assert main(["info", str(REFERENCE / "bert-cls"), "--pooling", "mean", "--truncate-dim", "8"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("pooling ") and "mean  (argument" in line for line in lines)
+    assert any(line.startswith("dimension") and line.endswith(" 8") for line in lines)
+
+
+def test_info_says_what_loading_would_refuse(tmp_path, capsys):
+    folder = shutil.copytree(REFERENCE / "llama-linear", tmp_path / "model")
+    edit_json(folder / "config.json", model_type="mamba")
+    assert main(["info", str(folder)]) == 0
+    assert "refused" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_info_of_a_model_that_nobody_knows_how_to_pool(stripped, capsys):
+    assert main(["info", str(stripped("qwen3-causal-lm"))]) == 2
+    assert "set pooling and normalize" in capsys.readouterr().err

@@ -102,3 +102,8 @@ def test_every_architecture_has_a_case():
                 types.add(json.loads(file.read_text()).get("model_type"))
         assert config is not None or "static" in name
     assert ARCHITECTURES.keys() - types == {"static"}
+
+
+def test_the_docs_are_of_these_cases():
+    text = (REFERENCE.parent.parent / "docs" / "parity.md").read_text(encoding="utf-8")
+    assert f"{len(CASES)} checkpoints;" in text, "run python benchmarks/parity_table.py"

@@ -38,7 +38,7 @@ def browser(tmp_path):
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for argument in (
-        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1240,980"),
+        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1240,1010"),
         *("--disable-background-networking", "--no-first-run", f"--user-data-dir={tmp_path}"),
     ):
         options.add_argument(argument)
@@ -155,7 +155,9 @@ def test_the_screenshot_of_the_docs(browser, server, tmp_path):
     find(browser, "#search button").click()
     until(lambda: find(browser, "#heat").is_displayed() and len(find_all(browser, "#hits li")) == 5)
     with ThreadPoolExecutor(1) as threads, server.client() as client:
-        busy = threads.submit(lambda: [client.embed([f"{i} words to see it work"] * 8, "minilm") for i in range(40)])
+        busy = threads.submit(
+            lambda: [client.embed([f"{i} words to see it work {j}" for j in range(8)], "minilm") for i in range(40)]
+        )
         until(lambda: busy.done() and len(find(browser, "#chart polyline").get_attribute("points").split()) > 3)
     path = Path(os.environ.get("SCREENSHOT", tmp_path / "page.png"))
     assert browser.save_screenshot(str(path))

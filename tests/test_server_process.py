@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -280,24 +279,21 @@ def test_settings_and_keys(tmp_path, monkeypatch):
 
 
 def test_the_event_loop_is_free_while_much_is_tokenised_and_written():
-    """A big float answer is written in a thread; meanwhile another client is answered."""
+    """A big request takes long, and nobody else waits for it: tokenising and writing happen in threads."""
     with serve_process("--model", f"m={REFERENCE / 'bert-mean'}") as server, server.client() as client:
         until(lambda: client.get("/health").status == 200)
-        done = threading.Event()
 
         def much():
             with server.client() as other:
-                for _ in range(3):
-                    assert other.embed(["word " * 40] * 2048, "m").status == 200
-            done.set()
+                began = time.monotonic()
+                assert other.embed(["word " * 200] * 2048, "m").status == 200
+                return time.monotonic() - began
 
         with ThreadPoolExecutor(1) as threads:
-            working = threads.submit(much)
+            working = [threads.submit(much) for _ in range(3)]
             waits = []
-            while not working.done():
+            while not all(one.done() for one in working):
                 began = time.monotonic()
                 assert client.get("/health").status == 200
                 waits.append(time.monotonic() - began)
-            working.result()
-    assert len(waits) > 3
-    assert sorted(waits)[len(waits) // 2] < 0.1
+    assert max(waits) < sum(one.result() for one in working) / 6

@@ -109,15 +109,9 @@ def _read_lengths(
     if not isinstance(positions, int) or isinstance(positions, bool) or positions < 1:
         positions = None
     tokenizer_file = transformer / "tokenizer_config.json"
-    tokenizer = read_json(tokenizer_file) if tokenizer_file.exists() else {}
-    facts["tokenizer_rules"] = _tokenizer_rules(tokenizer, config)
-    if tokenizer:
-        facts["truncation_side"] = side = tokenizer.get("truncation_side", "right")
-        if side not in ("left", "right"):
-            raise CheckpointError(f"{tokenizer_file}: truncation_side is {side!r}; it must be left or right")
-        limit = tokenizer.get("model_max_length")
-        if isinstance(limit, int | float) and 0 < limit < 10**9:  # 1e30 stands for "no limit"
-            limits[_relative(tokenizer_file, path)] = int(limit)
+    limit = _read_tokenizer_config(tokenizer_file, config, facts)
+    if limit is not None:
+        limits[_relative(tokenizer_file, path)] = limit
     if positions is not None:
         limits[config_source] = positions
     sentence_file = next((f for f in sorted(transformer.glob("sentence_*_config.json"))), None)
@@ -138,6 +132,18 @@ def _read_lengths(
         facts["max_seq_length"], sources["max_seq_length"] = limits[source], source
         if limits[source] < 1:
             raise CheckpointError(f"{path / source} states a length of {limits[source]} tokens")
+
+
+def _read_tokenizer_config(file: Path, config: Mapping[str, Any], facts: dict[str, Any]) -> int | None:
+    """Put what it says of the tokenizer into `facts`; gives its limit, where it states one."""
+    tokenizer = read_json(file) if file.exists() else {}
+    facts["tokenizer_rules"] = _tokenizer_rules(tokenizer, config)
+    facts["truncation_side"] = side = tokenizer.get("truncation_side", "right")
+    if side not in ("left", "right"):
+        raise CheckpointError(f"{file}: truncation_side is {side!r}; it must be left or right")
+    limit = tokenizer.get("model_max_length")
+    # 1e30 stands for "no limit".
+    return int(limit) if isinstance(limit, int | float) and 0 < limit < 10**9 else None
 
 
 def _tokenizer_rules(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

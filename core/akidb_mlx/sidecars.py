@@ -7,6 +7,7 @@ from typing import Any
 
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.json_file import read_field, read_json
+from akidb_mlx.safetensors_header import read_header
 
 __all__ = ["POOLING_NAMES", "STATIC", "Dense", "read_head", "read_modules", "read_prompts"]
 
@@ -89,7 +90,7 @@ def read_head(path: Path, modules: list[tuple[str, str]], facts: dict[str, Any],
             facts["pooling"], facts["include_prompt"] = _read_pooling(file)
             sources["pooling"] = file.relative_to(path).as_posix()
         elif kind == "Dense" and "pooling" in facts:
-            dense.append(_read_dense(path / folder))
+            dense.append(_read_dense(path / folder, path / modules[0][1], f"dense.{len(dense)}"))
         elif kind == "Normalize":
             facts["normalize"] = True
         elif kind != "Dropout":  # Dropout does nothing outside training
@@ -124,7 +125,8 @@ def _read_pooling(file: Path) -> tuple[tuple[str, ...], bool]:
     return modes, read_field(file, config, "include_prompt", bool, True)
 
 
-def _read_dense(folder: Path) -> Dense:
+def _read_dense(folder: Path, main: Path, folded: str) -> Dense:
+    """A Dense module; its weights are its own, or in a file of the folder `main` under the name `folded`."""
     file = folder / "config.json"
     config = read_json(file)
     activation = read_field(file, config, "activation_function", str, "torch.nn.modules.activation.Tanh")
@@ -138,9 +140,11 @@ def _read_dense(folder: Path) -> Dense:
     sizes = read_field(file, config, "in_features", int), read_field(file, config, "out_features", int)
     bias, residual = read_field(file, config, "bias", bool, True), read_field(file, config, "use_residual", bool, False)
     weight_file = folder / "model.safetensors"
-    if not weight_file.exists():
-        raise CheckpointError(f"{weight_file} is missing: this checkpoint's Dense layer has no weights (safetensors)")
-    return Dense(folder.name, *sizes, bias, _ACTIVATIONS[activation], residual, weight_file)
+    if weight_file.exists():
+        return Dense(folder.name, *sizes, bias, _ACTIVATIONS[activation], residual, weight_file)
+    if any(f"{folded}.weight" in read_header(shard) for shard in main.glob("model*.safetensors")):
+        return Dense(folded, *sizes, bias, _ACTIVATIONS[activation], residual)
+    raise CheckpointError(f"{weight_file} is missing: this checkpoint's Dense layer has no weights (safetensors)")
 
 
 def read_prompts(path: Path, facts: dict[str, Any], sources: dict[str, str]) -> None:

@@ -111,7 +111,7 @@ CASES: tuple[Case, ...] = (
     Case("bert-lowercase", "bert", "do_lower_case with a tokenizer that keeps case", models.bert(), cased_tokens, old_files=True, lowercase=True),
     Case("bert-left-padding", "bert", "padding_side left: as each text alone (the reference shifts positions in a batch)", models.bert(),
          bert_tokens, "lasttoken", tokenizer_config=left_padding, padding_matters=True),
-    Case("bert-tokenizer-rebuilt", "bert", "tokenizer_class BertTokenizer: do_lower_case replaces what tokenizer.json's normalizer says",
+    Case("tokenizer-rebuilt-bert", "bert", "tokenizer_class BertTokenizer: do_lower_case replaces what tokenizer.json's normalizer says",
          models.bert(), bert_tokens, tokenizer_config={"tokenizer_class": "BertTokenizer", "do_lower_case": True},
          disguise=edits.contradict_in_tokenizer_json),
     Case("bert-tokenizer-length", "bert", "no max_seq_length: the tokenizer's model_max_length", models.bert(), bert_tokens, "cls",
@@ -138,7 +138,7 @@ CASES: tuple[Case, ...] = (
     Case("mpnet-mean", "mpnet", "relative position bias shared by the layers", models.mpnet(), mpnet_tokens, old_files=True),
     Case("mpnet-long", "mpnet", "distances beyond the logarithmic buckets' 128; `mpnet.` keys", dtype=BRAIN,
          model=models.mpnet(hf.MPNetForMaskedLM, max_position_embeddings=180), tokenizer=mpnet_tokens, pooling="cls", max_seq_length=170),
-    Case("mpnet-tokenizer-rebuilt", "mpnet", "tokenizer_class MPNetTokenizer, which says nothing of case: lowercase all the same",
+    Case("tokenizer-rebuilt-mpnet", "mpnet", "tokenizer_class MPNetTokenizer, which says nothing of case: lowercase all the same",
          models.mpnet(), mpnet_tokens, tokenizer_config={"tokenizer_class": "MPNetTokenizer"}, disguise=edits.contradict_in_tokenizer_json),
     # ── Rotary encoders ──
     Case("modernbert-cls", "modernbert", "first layer without a norm before attention; windows of 4 to each side in two layers of three",

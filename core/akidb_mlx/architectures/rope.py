@@ -105,8 +105,7 @@ def _llama3(dims: int, parameters: Mapping[str, Any]) -> tuple[Frequencies, floa
     low, high = float(parameters["low_freq_factor"]), float(parameters["high_freq_factor"])
     turns = np.float32(trained) / (np.float32(2 * math.pi) / plain)  # within the trained length
     ramp = np.clip((turns - np.float32(low)) / np.float32(high - low), 0, 1)
-    mixed = (1 - ramp) * plain / np.float32(factor) + ramp * plain
-    return np.where(turns < low, plain / np.float32(factor), np.where(turns > high, plain, mixed)), 1.0
+    return (1 - ramp) * plain / np.float32(factor) + ramp * plain, 1.0
 
 
 def _yarn(dims: int, parameters: Mapping[str, Any]) -> tuple[Frequencies, float]:

@@ -6,9 +6,10 @@ import sys
 
 from akidb_mlx.cli.options import add_config_options, add_model_argument, read_config
 from akidb_mlx.effective import fingerprint_facts
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.fingerprint import fingerprint
 from akidb_mlx.info import describe, read_dimension
-from akidb_mlx.loaded import read_recipe
+from akidb_mlx.loaded import Recipe, read_recipe
 
 __all__ = ["add_arguments", "run"]
 
@@ -29,10 +30,11 @@ def run(args: argparse.Namespace) -> int:
     # Where nobody says whether to normalise there is no recipe yet; `encode` says what to set.
     known = facts["normalize"] is not None
     facts["fingerprint"] = fingerprint(fingerprint_facts(config, recipe, dimension)) if known else None
+    facts["refused"] = _refusal(recipe)
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
         return 0
-    sources, suggestions = facts.pop("sources"), facts.pop("suggestions")
+    sources, suggestions, refused = facts.pop("sources"), facts.pop("suggestions"), facts.pop("refused")
     width = max(map(len, facts))
     for name, value in facts.items():
         shown = "–" if value in (None, [], {}) else value
@@ -40,4 +42,17 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{name:<{width}}  {shown}{source}\n")
     for suggestion in suggestions:
         sys.stdout.write(f"{'suggested':<{width}}  {suggestion}\n")
+    if refused:
+        sys.stdout.write(f"{'refused':<{width}}  {refused}\n")
     return 0
+
+
+def _refusal(recipe: Recipe) -> str | None:
+    """Why loading it would fail, as far as config.json tells."""
+    from akidb_mlx.architectures import make_backbone  # weights are made when they are read, not here
+
+    try:
+        make_backbone(recipe.checkpoint.config)
+    except (UnsupportedModelError, CheckpointError) as error:
+        return str(error)
+    return None
