@@ -10,10 +10,10 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check -q install -c constr
 DEMO_OPTIONS = $(if $(ASK),--ask "$(ASK)") $(if $(DOCS),--docs "$(DOCS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format bench reference clean
+.PHONY: help demo test test-all test-stores check format bench reference clean
 
 help:  ## Show these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## Index real texts through LangChain and LlamaIndex and ask (ASK="…" DOCS=folder)
 	@$(BIN)/akidb-mlx demo $(DEMO_OPTIONS)
@@ -23,6 +23,10 @@ test: $(VENV)/.dev  ## Run the tests, offline once installed
 
 test-all: $(VENV)/.all  ## Run all tests: also the slow ones, heavy vector stores and a browser
 	$(BIN)/python -m pytest $(ARGS)
+
+test-stores: $(VENV)/.all  ## Run the tests that need heavy vector stores or Ray, and the examples
+	$(BIN)/python -m pytest -m "not slow" tests/test_langchain_stores.py tests/test_llama_index_stores.py \
+		tests/test_corpus_handover.py tests/test_examples.py $(ARGS)
 
 check: $(VENV)/.dev  ## Format, lint, types and the direction of imports
 	$(BIN)/ruff format --check

@@ -194,6 +194,8 @@ def test_an_answered_request_leaves_the_queue_before_its_caller_knows(make, monk
     monkeypatch.setattr(engine, "_release", late)
     for _ in range(20):
         assert len(submit(engine, [[1] * 8]).result(LONG_S)) == 1
+        with pytest.raises(InputError):
+            submit(engine, [[NOT_FINITE] * 8]).result(LONG_S)
 
 
 def test_room_is_given_when_enough_has_left(make):
@@ -451,6 +453,7 @@ def test_closing_drops_the_model(make):
     model.batches.clear()
     engine.close()
     assert engine._model is None
+    assert engine not in engine._thread._engines
     gc.collect()
     assert alive() is None
 
