@@ -242,7 +242,7 @@ def load():
         Embedder.load(MODEL, max_seq_length=20)
 threading.Thread(target=load, daemon=True).start()
 """,
-    "with an embedder in a cycle": "embedder = Embedder.load(MODEL); embedder.itself = embedder; embedder.encode(TEXTS)",
+    "with an embedder in a cycle": "embedder = Embedder.load(MODEL); embedder.it = embedder; embedder.encode(TEXTS)",
     "after closing": "embedder = Embedder.load(MODEL); embedder.encode(TEXTS); embedder.close()",
     "by sys.exit": BUSY + "sys.exit(0)",
     "in a stream": "embedder = Embedder.load(MODEL); stream = embedder.encode_stream(TEXTS * 500, 9); next(stream)",

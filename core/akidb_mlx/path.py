@@ -229,10 +229,9 @@ class TextPath:
         if call.max_tokens is not None and call.usage.tokens > call.max_tokens:
             raise InputError(f"the texts have more than {call.max_tokens} tokens together; send fewer at a time")
         if part.truncated:
-            limit = self._limit
             self._loaded.engine.stats.truncated_texts += len(part.truncated)
             self._loaded.warn_once(
-                f"{len(part.truncated)} of {len(part.token_ids)} texts have more than {limit} tokens and are cut there; "
+                f"{len(part.truncated)} of {len(part.token_ids)} texts have more than {self._limit} tokens and are cut; "
                 "later ones are only counted (info())",
                 kind="truncated",
             )
