@@ -231,8 +231,8 @@ class TextPath:
         if part.truncated:
             self._loaded.engine.stats.truncated_texts += len(part.truncated)
             self._loaded.warn_once(
-                f"{len(part.truncated)} of {len(part.token_ids)} texts have more than {self._limit} tokens and are cut; "
-                "later ones are only counted (info())",
+                f"{len(part.truncated)} of {len(part.token_ids)} texts have more than {self._limit} tokens "
+                "and are cut there; later ones are only counted (info())",
                 kind="truncated",
             )
 
