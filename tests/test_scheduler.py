@@ -378,3 +378,17 @@ def test_a_device_that_slows_down_is_followed():
     for tokens in [100, 200] * 20:
         meter.add(tokens, 0.001 * tokens)
     assert meter.line()[1] == pytest.approx(0.001, rel=0.1)
+
+
+def test_short_rows_are_not_padded_to_a_long_one():
+    scheduler = Scheduler(4096, 0.02)
+    scheduler.add(make_request([256] + [4] * 63))
+    jobs = run(scheduler)
+    assert [(len(job.rows), job.length) for job in jobs] == [(1, 256), (63, 4)]
+
+
+def test_short_rows_are_padded_where_starting_a_batch_costs_more():
+    scheduler = Scheduler(4096, 0.02)
+    slow_device(scheduler, overhead=0.006, per_token=0.000001)  # as long as 6,000 tokens
+    scheduler.add(make_request([256] + [4] * 10))
+    assert [len(job.rows) for job in run(scheduler)] == [11]

@@ -26,6 +26,8 @@ _TURN = 32
 _ROUND_BATCHES = 16
 # Tokens under which a batch is not split among lanes: its fixed cost would weigh more.
 _LEAST_SHARE = 128
+# Padded tokens that are never worth a batch of their own.
+_LEAST_PADDING = 64
 # A batch that takes so many times as long as expected says more about the machine than about the model.
 _MOST_SURPRISE = 3.0
 _BATCHES_TO_KNOW = 6
@@ -252,8 +254,22 @@ class Scheduler:
         if self._lanes > 1:
             left = sum(map(_length, rows))
             budget = min(budget, max(-(-left // self._lanes), _LEAST_SHARE))
-        count = max(1, min(len(rows), budget // length))
+        count = self._worth_padding(rows, length, max(1, min(len(rows), budget // length)))
         return Job(rows[-count:], length, urgent), rows[:-count]
+
+    def _worth_padding(self, rows: list[Row], length: int, most: int) -> int:
+        """How many of the longest rows to pad to `length`: shorter ones wait where a batch of their own costs less.
+
+        Padding may take an eighth of the batch, or as long as starting another batch does.
+        """
+        line = self.speed.line()
+        start = max(_LEAST_PADDING, line[0] / line[1] if line else 0.0)
+        padding = 0
+        for count in range(1, most + 1):
+            padding += length - _length(rows[-count])
+            if padding > max(start, count * length / 8):
+                return max(1, count - 1)
+        return most
 
 
 def _length(row: Row) -> int:
