@@ -51,7 +51,7 @@ def start(script, tmp_path, head=START, **environment):
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        env={"OPENBLAS_NUM_THREADS": "1", **os.environ, **environment},
+        env={**os.environ, **environment},
         start_new_session=True,
     )
 
