@@ -297,6 +297,11 @@ def test_a_passage_prompt_stands_in_for_a_document_prompt(folder, prompts, promp
         assert close_to(embedder.encode_document(TEXTS), embedder.encode(TEXTS, prompt=prompt))
 
 
+def test_an_empty_document_prompt_of_the_users_wins_over_a_passage_prompt():
+    with Embedder.load(REFERENCE / "bert-passage-prompt", document_prompt="") as embedder:
+        assert close_to(embedder.encode_document(TEXTS), embedder.encode(TEXTS))
+
+
 def test_prompts_that_pooling_leaves_out():
     with Embedder.load(REFERENCE / "bert-exclude-prompt") as embedder:
         with_prompt = embedder.encode(TEXTS, prompt="search for: ")
@@ -434,6 +439,20 @@ def test_a_call_that_fills_the_queue_by_itself_is_answered(folder):
     with Embedder.load(folder, max_queued_tokens=50) as embedder:
         assert embedder.encode(texts).shape == (1000, 16)
         assert embedder.stats()["refused_requests"] == 0 or embedder.stats()["queued_tokens"] == 0
+
+
+def test_queries_are_urgent_unless_they_are_many(folder):
+    def answered(embedder):
+        stats = embedder.stats()
+        return sum(stats["query_latency"]["counts"]), sum(stats["document_latency"]["counts"])
+
+    with Embedder.load(folder, max_batch_tokens=100) as embedder:
+        embedder.encode_query(["a"])
+        assert answered(embedder) == (1, 0)
+        embedder.encode_document(["a"])
+        assert answered(embedder) == (1, 1)
+        embedder.encode_query(["harbour"] * 200)
+        assert answered(embedder) == (1, 2)
 
 
 def test_one_caller_after_the_other_is_never_refused(folder):

@@ -341,6 +341,7 @@ def test_the_threads_death_is_told_and_the_next_request_revives_it(make, caplog)
     wait([first, query], LONG_S)  # before the killer: answered
     assert not thread.healthy
     assert thread.deaths == 1
+    assert not thread._started
     assert "ended unexpectedly" in caplog.text
     assert engine.scheduler.queued_tokens == 0
     assert submit(engine, [[5, 6]]).result(LONG_S).tolist() == expected([[5, 6]])
