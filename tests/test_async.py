@@ -90,7 +90,9 @@ async def test_concurrent_calls_are_joined(tiny):
 
 
 async def test_the_usage_of_a_call(tiny):
+    before = sum(tiny.stats()["query_latency"]["counts"])
     rows, usage = await tiny.aencode_with_usage(["a", "a " * 99], side="query")
+    assert sum(tiny.stats()["query_latency"]["counts"]) == before + 1
     assert close_to(rows, tiny.encode_query(["a", "a " * 99]))
     assert usage.tokens == tiny.count_tokens(["a"], prompt="search for: ")[0] + 48
     assert usage.truncated_texts == 1
@@ -256,14 +258,15 @@ async def longest_block(work):
 
 @pytest.mark.parametrize(
     "texts",
-    [["Snow fell through the night."] * 30_000, ["harbour " * 400] * 300, ["a" * 1_000_000, "b" * 1_000_000]],
+    [["Snow fell through the night."] * 60_000, ["harbour " * 400] * 2000, ["a" * 1_000_000] * 8],
     ids=["many", "long", "huge"],
 )
 async def test_a_large_call_leaves_the_event_loop_free(tiny, texts):
+    began = time.perf_counter()
     rows, cpu_s, wall_s = await longest_block(tiny.aencode(texts))
     assert rows.shape == (len(texts), 16)
     assert cpu_s < 0.1
-    assert wall_s < 1.0  # on a busy machine others have their turn
+    assert wall_s < max(0.1, (time.perf_counter() - began) / 2)  # on a busy machine others have their turn
 
 
 async def test_a_stalled_device_leaves_the_event_loop_free(tiny):
