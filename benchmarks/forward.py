@@ -19,7 +19,7 @@ import numpy as np
 
 from akidb_mlx import Embedder
 from akidb_mlx.batching import Batch
-from akidb_mlx.engine import DEVICE_THREAD
+from akidb_mlx.device_threads import DEVICE_THREADS
 
 SHAPES = {"cpu": "1x8,1x16,1x64,8x32,8x64,8x128,4x256", "cuda": "1x16,8x64,64x128,32x512,256x64,64x256,8x2048"}
 ROWS = {"cpu": 2048, "cuda": 16384, "metal": 8192}
@@ -105,7 +105,7 @@ def main() -> None:
             end="",
         )
         print(f"Python {platform.python_version()}\n")
-        DEVICE_THREAD.run(lambda: measure(embedder, kind, dtype, shapes, args.rounds)).result()
+        DEVICE_THREADS.run(lambda: measure(embedder, kind, dtype, shapes, args.rounds)).result()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Ours, sentence-transformers and mlx-embeddings on one model, one machine, in turn. Prints one table.
 
-    python benchmarks/peers.py MODEL_FOLDER [--reference-python PY] [--mlx-embeddings-python PY]
+    python benchmarks/peers.py MODEL_FOLDER [--reference-python PY] [--mlx-embeddings-python PY] [--slow-documents 16]
                                [--documents 512] [--rounds 5] [--dtype float16] [--batch-sizes 32,128,256]
 
 Each peer runs in its own process, with the Python of its own environment; a peer without a Python is left out.
 Rounds alternate between the peers, so that a machine that slows down does so for all. Figures are medians
 with the least and the greatest; ratios are taken round by round. Tokens are counted after truncation, without
 padding, by our tokenizer. Texts: benchmarks/corpus_text.py.
+
+`--slow-documents` is for mlx-embeddings on Linux's CPU, some 50 times slower than the others: it gets so many of
+the texts, of all lengths, one or four at a time. Cold starts are those of fresh processes, from their start to the
+first vector; through an adapter, the time that its framework itself takes to import is told apart.
 """
 
 import argparse
@@ -17,8 +21,11 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +97,53 @@ def mlx_embeddings(folder: str, dtype: str | None) -> tuple[Any, Any, Any]:
 WORKERS = {"ours": ours, "sentence-transformers": sentence_transformers, "mlx-embeddings": mlx_embeddings}
 
 
+def langchain_akidb_mlx(folder: str, dtype: str | None) -> tuple[float, Callable[[str], Any]]:
+    """Seconds that LangChain takes to import beside what the core imports anyway; embed a query."""
+    import akidb_mlx.embedder  # noqa: F401
+
+    began = time.perf_counter()
+    from langchain_core.embeddings import Embeddings  # noqa: F401
+
+    imported = time.perf_counter() - began
+    from langchain_akidb_mlx import AkiDBMLXEmbeddings
+
+    return imported, AkiDBMLXEmbeddings(model=folder, **({"dtype": dtype} if dtype else {})).embed_query
+
+
+def llama_index_akidb_mlx(folder: str, dtype: str | None) -> tuple[float, Callable[[str], Any]]:
+    """Seconds that LlamaIndex takes to import beside what the core imports anyway; embed a query."""
+    import akidb_mlx.embedder  # noqa: F401
+
+    began = time.perf_counter()
+    import llama_index.core.base.embeddings.base
+    import llama_index.core.embeddings.loading
+    import llama_index.core.schema  # noqa: F401
+
+    imported = time.perf_counter() - began
+    from llama_index_akidb_mlx import AkiDBMLXEmbedding
+
+    return imported, AkiDBMLXEmbedding(model_name=folder, **({"dtype": dtype} if dtype else {})).get_query_embedding
+
+
+ADAPTERS = {
+    "langchain_akidb_mlx": ("langchain_core", langchain_akidb_mlx),
+    "llama_index_akidb_mlx": ("llama_index", llama_index_akidb_mlx),
+}
+
+
+def start_cold(name: str, folder: str, dtype: str | None) -> None:
+    """Embed one text through an adapter and say what it took since the process started."""
+    started = float(os.environ["PEER_STARTED"])
+    imported, query = ADAPTERS[name][1](folder, dtype)
+    query("one text")
+    print("@" + json.dumps({"cold_s": time.time() - started, "import_s": imported, "peak_mb": peak_mb()}), flush=True)
+
+
+def peak_mb() -> float:
+    """Most memory that this process had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
+
+
 def work(name: str, folder: str, dtype: str | None) -> None:
     """Answer requests, one JSON object a line, until the input ends."""
     started = float(os.environ["PEER_STARTED"])
@@ -99,9 +153,7 @@ def work(name: str, folder: str, dtype: str | None) -> None:
     query(["one text"])
     answer: dict[str, Any] = {"cold_s": time.time() - started}
     while True:
-        answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-            1024 if sys.platform == "linux" else 2**20
-        )
+        answer["peak_mb"] = peak_mb()
         print("@" + json.dumps(answer), flush=True)
         line = sys.stdin.readline()
         if not line:
@@ -157,9 +209,48 @@ class Peer:
         self.process.wait()
 
 
-def spread(values: list[float], digits: int = 0) -> str:
-    """Median (least–greatest)."""
-    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
+@dataclass
+class Measured:
+    """A peer, its texts and what it gave."""
+
+    peer: Peer
+    texts: list[str]
+    places: list[int]
+    """Where its texts are among all."""
+    tokens: int
+    batch_size: int = 0
+    speed: list[float] = field(default_factory=list)
+    latency: list[float] = field(default_factory=list)
+    rows: Any = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def start(name: str, python: str, args: argparse.Namespace, texts: list[str], counts: list[int]) -> Measured:
+    """Start a peer and choose its texts: all of them, or for a slow one some of each length."""
+    few = args.slow_documents if name == "mlx-embeddings" else 0
+    places = list(range(len(texts)))
+    if few and few < len(texts):
+        by_length = sorted(places, key=lambda place: counts[place])
+        places = sorted(by_length[len(texts) * (2 * number + 1) // (2 * few)] for number in range(few))
+    tokens = sum(counts[place] for place in places)
+    return Measured(Peer(name, python, args.folder, args.dtype), [texts[place] for place in places], places, tokens)
+
+
+def embed(measured: Measured, to: Path, size: int, texts: list[str] | None = None) -> float:
+    """Seconds that its documents take."""
+    asked = {"texts": texts or measured.texts, "batch_size": size, "to": str(to)}
+    return measured.peer.ask(what="documents", **asked)["seconds"]
+
+
+def warm_up(measured: Measured, to: Path, sizes: list[int], *, slow: bool) -> None:
+    """Find its best batch size; ours batches by tokens."""
+    texts = measured.texts
+    if measured.peer.name == "ours":
+        sizes = [0, 0]
+    elif slow:  # larger ones would be mostly padding among so few texts
+        sizes, texts = [1, 4], texts[::4]
+    tried = {size: embed(measured, to, size, texts) for size in sizes}
+    measured.batch_size = min(tried, key=lambda size: tried[size])
 
 
 def run(args: argparse.Namespace) -> None:
@@ -171,93 +262,125 @@ def run(args: argparse.Namespace) -> None:
     from akidb_mlx.checkpoint import read_checkpoint
     from akidb_mlx.tokenizer import Tokenizer
 
-    folder = str(Path(args.folder).resolve())
+    args.folder = str(Path(args.folder).resolve())
     texts = corpus_text.documents(args.documents, args.sentences)
     queries = corpus_text.queries(args.queries)
-    checkpoint = read_checkpoint(Path(folder))
+    checkpoint = read_checkpoint(Path(args.folder))
     tokenizer = Tokenizer(checkpoint.tokenizer_file, checkpoint.max_seq_length)
     counts = [len(ids) for ids in tokenizer.tokenize(texts).token_ids]
-    tokens = sum(counts)
     pythons = {
         "ours": sys.executable,
         "sentence-transformers": args.reference_python,
         "mlx-embeddings": args.mlx_embeddings_python,
     }
-    peers = [Peer(name, python, folder, args.dtype) for name, python in pythons.items() if python]
-    cold = {peer.name: [peer.first["cold_s"]] for peer in peers}
-    cold_peak = {peer.name: [peer.first["peak_mb"]] for peer in peers}
+    peers = {name: start(name, python, args, texts, counts) for name, python in pythons.items() if python}
+    cold = {name: [measured.peer.first] for name, measured in peers.items()}
     sizes = [int(size) for size in args.batch_sizes.split(",")]
-    best: dict[str, int] = {}
-    for peer in peers:  # warm up, and find the peer's best batch size; ours batches by tokens
-        tried = {
-            size: peer.ask(what="documents", texts=texts, batch_size=size, to="/tmp/peer.npy")["seconds"]
-            for size in (sizes if peer.name != "ours" else [0, 0])
-        }
-        best[peer.name] = min(tried, key=lambda size: tried[size])
-    speed: dict[str, list[float]] = {peer.name: [] for peer in peers}
-    latency: dict[str, list[float]] = {peer.name: [] for peer in peers}
-    rows: dict[str, Any] = {}
-    for _ in range(args.rounds):
-        for peer in peers:
-            file = f"/tmp/peer-{peer.name}.npy"
-            seconds = peer.ask(what="documents", texts=texts, batch_size=best[peer.name], to=file)["seconds"]
-            speed[peer.name].append(tokens / seconds)
-            rows[peer.name] = np.load(file)
-        for peer in peers:
-            latency[peer.name] += peer.ask(what="queries", texts=queries)["taken"]
-    facts = {peer.name: peer.ask(what="facts") for peer in peers}
-    for peer in peers:
-        peer.end()
-    for _ in range(args.cold_rounds - 1):
-        for name, python in pythons.items():
-            if python:
-                peer = Peer(name, python, folder, args.dtype)
-                cold[name].append(peer.first["cold_s"])
-                cold_peak[name].append(peer.first["peak_mb"])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.npy"
+        for measured in peers.values():
+            warm_up(measured, file, sizes, slow=len(measured.texts) < len(texts))
+        for _ in range(args.rounds):
+            for measured in peers.values():
+                measured.speed.append(measured.tokens / embed(measured, file, measured.batch_size))
+                measured.rows = np.load(file)
+            for measured in peers.values():
+                measured.latency += measured.peer.ask(what="queries", texts=queries)["taken"]
+    for measured in peers.values():
+        measured.facts = measured.peer.ask(what="facts")
+        measured.peer.end()
+    for number in range(args.cold_rounds):
+        for name in peers if number else ():  # the first time was above
+            peer = Peer(name, pythons[name], args.folder, args.dtype)
+            cold[name].append(peer.first)
+            peer.end()
+        for name, (framework, _) in ADAPTERS.items():
+            if find_spec(framework):
+                peer = Peer(name, sys.executable, args.folder, args.dtype)
+                cold.setdefault(name, []).append(peer.first)
                 peer.end()
-    stats = facts["ours"]
-    print(
-        f"{Path(folder).name}, {args.dtype or 'float32'}: {len(texts)} texts, {tokens} tokens, longest {max(counts)};"
-    )
-    print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {_versions(facts)}")
-    print(f"padding share of ours {stats['padding_share']}\n\n| | {' | '.join(rows)} |\n|---|{'---|' * len(rows)}")
-
-    def line(what: str, shown: Callable[[str], str]) -> None:
-        print(f"| {what} | {' | '.join(shown(name) for name in rows)} |")
-
-    line("batch size", lambda n: "by tokens" if n == "ours" else str(best[n]))
-    line("tokens/s", lambda n: spread(speed[n]))
-    line("documents/s", lambda n: spread([value * len(texts) / tokens for value in speed[n]], 1))
-    line("ours / theirs", lambda n: spread([a / b for a, b in zip(speed["ours"], speed[n], strict=True)], 2))
-    line("query P50, ms", lambda n: f"{1000 * np.percentile(latency[n], 50):.2f}")
-    line("query P95, ms", lambda n: f"{1000 * np.percentile(latency[n], 95):.2f}")
-    line("ours / theirs, P50", lambda n: f"{np.percentile(latency['ours'], 50) / np.percentile(latency[n], 50):.2f}")
-    line("cold start to first vector, s", lambda n: spread(cold[n], 2))
-    line("peak memory then, MB", lambda n: spread(cold_peak[n]))
-    line("largest difference to ours", lambda n: f"{np.abs(rows[n] - rows['ours']).max():.1e}")
+    show(args, peers, counts, cold)
 
 
-def _versions(facts: dict[str, dict[str, Any]]) -> str:
+def spread(values: list[float], digits: int = 0) -> str:
+    """Median (least–greatest)."""
+    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
+
+
+def show(
+    args: argparse.Namespace, peers: dict[str, Measured], counts: list[int], cold: dict[str, list[dict[str, float]]]
+) -> None:
+    """Print the table."""
+    import numpy as np
+
+    ours = peers["ours"]
+    print(f"{Path(args.folder).name}, {args.dtype or 'float32'}: {len(counts)} texts, {sum(counts)} tokens, ", end="")
+    print(f"longest {max(counts)};\n{os.cpu_count()} cores, {platform.machine()}, Python", end=" ")
+    print(f"{platform.python_version()}, {_versions(peers)}\npadding share of ours {ours.facts['padding_share']}\n")
+    print(f"| | {' | '.join(peers)} |\n|---|{'---|' * len(peers)}")
+
+    def line(what: str, shown: Callable[[Measured], str]) -> None:
+        print(f"| {what} | {' | '.join(map(shown, peers.values()))} |")
+
+    def start_of(what: str, seconds: list[float]) -> None:
+        """A cold start of ours and its ratio to each peer's, round by round."""
+        line(what + ", s", lambda m: spread(seconds, 2) if m is ours else "")
+        ratios = {name: [a / b["cold_s"] for a, b in zip(seconds, cold[name], strict=True)] for name in peers}
+        line("… ours / theirs", lambda m: "" if m is ours else spread(ratios[m.peer.name], 2))
+
+    def p(m: Measured, percent: int) -> float:
+        return float(np.percentile(m.latency, percent))
+
+    if any(len(m.texts) < len(counts) for m in peers.values()):
+        line("texts (tokens)", lambda m: f"{len(m.texts)} ({m.tokens:,})")
+    line("batch size", lambda m: "by tokens" if m is ours else str(m.batch_size))
+    line("tokens/s", lambda m: spread(m.speed))
+    line("documents/s", lambda m: spread([value * len(m.texts) / m.tokens for value in m.speed], 1))
+    line("ours / theirs", lambda m: spread([a / b for a, b in zip(ours.speed, m.speed, strict=True)], 2))
+    line("query P50, ms", lambda m: f"{1000 * p(m, 50):.2f}")
+    line("query P95, ms", lambda m: f"{1000 * p(m, 95):.2f}")
+    line("ours / theirs, P50", lambda m: f"{p(ours, 50) / p(m, 50):.2f}")
+    line("cold start to first vector, s", lambda m: spread([one["cold_s"] for one in cold[m.peer.name]], 2))
+    line("ours / theirs", lambda m: spread(_ratios("cold_s", cold["ours"], cold[m.peer.name]), 2))
+    line("peak memory then, MB", lambda m: spread([one["peak_mb"] for one in cold[m.peer.name]]))
+    line("ours / theirs", lambda m: spread(_ratios("peak_mb", cold["ours"], cold[m.peer.name]), 2))
+    line("largest difference to ours", lambda m: f"{np.abs(m.rows - ours.rows[m.places]).max():.1e}")
+    for name in ADAPTERS:
+        if name in cold:
+            start_of(f"cold start through {name}", [one["cold_s"] for one in cold[name]])
+            own = spread([one["import_s"] for one in cold[name]], 2)
+            line("… of it the framework's own import, s", lambda m, own=own: own if m is ours else "")
+            start_of("… without that", [one["cold_s"] - one["import_s"] for one in cold[name]])
+
+
+def _ratios(what: str, ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> list[float]:
+    return [a[what] / b[what] for a, b in zip(ours, theirs, strict=True)]
+
+
+def _versions(peers: dict[str, Measured]) -> str:
     names = ("mlx", "torch", "sentence-transformers", "mlx-embeddings")
-    return ", ".join(f"{n} {f[n]}" for f in facts.values() for n in names if n in f)
+    return ", ".join(f"{name} {m.facts[name]}" for m in peers.values() for name in names if name in m.facts)
 
 
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
-    parser.add_argument("--worker", choices=WORKERS)
+    parser.add_argument("--worker", choices=[*WORKERS, *ADAPTERS], help=argparse.SUPPRESS)
     parser.add_argument("--reference-python")
     parser.add_argument("--mlx-embeddings-python")
     parser.add_argument("--dtype")
     parser.add_argument("--documents", type=int, default=512)
+    parser.add_argument("--slow-documents", type=int, default=0, help="for mlx-embeddings; 0: all (default)")
     parser.add_argument("--sentences", type=int, default=6)
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cold-rounds", type=int, default=5)
     parser.add_argument("--batch-sizes", default="32,128,256")
     args = parser.parse_args()
-    if args.worker:
+    if args.worker in ADAPTERS:
+        start_cold(args.worker, args.folder, args.dtype)
+    elif args.worker:
         work(args.worker, args.folder, args.dtype)
     else:
         run(args)

@@ -30,6 +30,7 @@ from mlx.utils import tree_map_with_path
 from akidb_mlx.checkpoint import read_checkpoint
 from akidb_mlx.device import Device
 from akidb_mlx.loading import load_model
+from akidb_mlx.shapes import Shapes
 from akidb_mlx.tokenizer import Tokenizer
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -182,7 +183,7 @@ def kept_rows(folder: Path, dtype: str) -> np.ndarray:
     """Rows of the model whose packed weights stay packed, as on a GPU."""
     from akidb_mlx.batching import make_batch
 
-    device = Device("cuda", "pretended", 4096, length_steps=8, cache_limit_mb=512, survives_fork=False)
+    device = Device("cuda", "pretended", 4096, Shapes(), cache_limit_mb=512, survives_fork=False)
     checkpoint = read_checkpoint(folder)
     assert checkpoint.pooling is not None
     model = load_model(checkpoint, checkpoint.pooling, device, dtype)

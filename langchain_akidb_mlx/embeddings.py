@@ -2,20 +2,20 @@
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.embeddings import Embeddings
 from numpy.typing import ArrayLike
-from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr, SkipValidation
+from pydantic import AliasChoices, ConfigDict, Field
 
-from akidb_mlx import EmbedderConfig, EmbedderProtocol
-from akidb_mlx.config import EmbedderOptions, ModelName
-from akidb_mlx.recipe import LazyEmbedder, own_fields, settle
+from akidb_mlx.adapter import AdapterModel, own_fields, settle
+from akidb_mlx.config import ModelName
+from akidb_mlx.lazy import LazyEmbedder
 
 __all__ = ["AkiDBMLXEmbeddings"]
 
 
-class AkiDBMLXEmbeddings(EmbedderOptions, Embeddings):
+class AkiDBMLXEmbeddings(AdapterModel, Embeddings):
     """Text embeddings computed on this machine with MLX, equal to those of sentence-transformers.
 
     Setup:
@@ -61,20 +61,14 @@ class AkiDBMLXEmbeddings(EmbedderOptions, Embeddings):
         ConfigError: (a `ValueError`) an unknown name or a bad value.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=(), arbitrary_types_allowed=True
-    )
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     model: ModelName = Field(
         default="",
         validation_alias=AliasChoices("model", "model_name"),
         description="A local folder, package:NAME (an installed package with a model), a Hub id, or an alias.",
     )
-    embedder: SkipValidation[EmbedderProtocol | None] = Field(
-        default=None, exclude=True, repr=False, description="A ready embedder in place of a model and its settings."
-    )
     show_progress: bool = Field(default=False, description="Show a progress bar over documents.")
-    _lazy: LazyEmbedder = PrivateAttr()
 
     if not TYPE_CHECKING:  # type checkers read the fields
 
@@ -83,22 +77,10 @@ class AkiDBMLXEmbeddings(EmbedderOptions, Embeddings):
             self._fill(settle(given, own_fields(type(self))), given)
 
     def _fill(self, lazy: LazyEmbedder, given: Mapping[str, Any]) -> None:
-        """The fields as they were resolved."""
         fields = dict(lazy.config) if lazy.config else {"model": type(lazy.load()).__name__}
         own = {name: given[name] for name in (*own_fields(type(self)), "embedder") if name in given}
         super().__init__(**fields, **own)
         self._lazy = lazy
-
-    @classmethod
-    def from_config(cls, config: EmbedderConfig, **own: Any) -> Self:
-        """Embeddings with exactly this configuration; environment and files are not read again."""
-        embeddings = cls.__new__(cls)
-        embeddings._fill(LazyEmbedder(config), own)
-        return embeddings
-
-    def load(self) -> EmbedderProtocol:
-        """The embedder behind, loaded now if it is not yet: to warm up, or for its NumPy face."""
-        return self._lazy.load()
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents, with the model's document prompt if it has one; in their order."""
@@ -129,31 +111,3 @@ class AkiDBMLXEmbeddings(EmbedderOptions, Embeddings):
         """
         name = re.sub(r"[^\w.-]+", "_", self.model.rstrip("/").rsplit("/", 1)[-1], flags=re.ASCII)
         return f"{name}-{self.load().fingerprint[:16]}-"
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._lazy})"
-
-    __str__ = __repr__
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy; with `update` one that is checked and settled anew."""
-        if not update:
-            return self.__copy__()
-        own = self._own()
-        fields = {name: value for name, value in update.items() if name not in own}
-        config = self._lazy.picklable_config().with_changes(**fields)
-        return self.from_config(config, **{name: update.get(name, value) for name, value in own.items()})
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return self.__copy__()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the configuration; the model is found and loaded again from it."""
-        return _restore, (type(self), self._lazy.picklable_config(), self._own())
-
-    def _own(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in own_fields(type(self))}
-
-
-def _restore(cls: type[AkiDBMLXEmbeddings], config: EmbedderConfig, own: dict[str, Any]) -> AkiDBMLXEmbeddings:
-    return cls.from_config(config, **own)

@@ -4,17 +4,18 @@ import functools
 import logging
 import pickle
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings.loading import RECOGNIZED_EMBEDDINGS
 from llama_index.core.schema import BaseNode
-from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation, model_serializer
+from pydantic import ConfigDict, Field, model_serializer
 
-from akidb_mlx import EmbedderConfig, EmbedderProtocol
-from akidb_mlx.config import RUN_FIELDS, EmbedderOptions
+from akidb_mlx import EmbedderConfig
+from akidb_mlx.adapter import AdapterModel, own_fields, settle
+from akidb_mlx.config import RUN_FIELDS
 from akidb_mlx.errors import ConfigError, InputError
-from akidb_mlx.recipe import LazyEmbedder, own_fields, settle
+from akidb_mlx.lazy import LazyEmbedder
 from llama_index_akidb_mlx.cache import CachePerRecipe, for_queries
 
 __all__ = ["AkiDBMLXEmbedding"]
@@ -23,7 +24,7 @@ _log = logging.getLogger(__name__)
 _SETTLED: Final = frozenset(EmbedderConfig.model_fields) | {"model_name", "embedder"}
 
 
-class AkiDBMLXEmbedding(EmbedderOptions, BaseEmbedding):
+class AkiDBMLXEmbedding(AdapterModel, BaseEmbedding):
     """Text embeddings computed on this machine with MLX, equal to those of sentence-transformers.
 
     `pip install "akidb-mlx[llama-index]"`; on Linux also one of the extras `cpu`, `cuda12`, `cuda13`.
@@ -49,7 +50,7 @@ class AkiDBMLXEmbedding(EmbedderOptions, BaseEmbedding):
         ConfigError: (a `ValueError`) an unknown name or a bad value.
     """
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
+    model_config = ConfigDict(protected_namespaces=())  # `model_name` is no clash, whatever BaseEmbedding says
 
     embed_batch_size: int = Field(
         default=512,
@@ -64,10 +65,6 @@ class AkiDBMLXEmbedding(EmbedderOptions, BaseEmbedding):
     embeddings_cache: Any = Field(
         default=None, exclude=True, repr=False, description="A BaseKVStore of vectors, kept apart by recipe and side."
     )
-    embedder: SkipValidation[EmbedderProtocol | None] = Field(
-        default=None, exclude=True, repr=False, description="A ready embedder in place of a model and its settings."
-    )
-    _lazy: LazyEmbedder = PrivateAttr()
 
     if not TYPE_CHECKING:  # type checkers read the fields
 
@@ -77,7 +74,6 @@ class AkiDBMLXEmbedding(EmbedderOptions, BaseEmbedding):
             self._fill(settle(given, own_fields(type(self))), given)
 
     def _fill(self, lazy: LazyEmbedder, given: Mapping[str, Any]) -> None:
-        """The fields as they were resolved."""
         if lazy.config:
             fields: dict[str, Any] = {"model_name" if name == "model" else name: value for name, value in lazy.config}
         else:
@@ -91,17 +87,6 @@ class AkiDBMLXEmbedding(EmbedderOptions, BaseEmbedding):
     def class_name(cls) -> str:
         """The name under which it is serialised."""
         return "AkiDBMLXEmbedding"
-
-    @classmethod
-    def from_config(cls, config: EmbedderConfig, **own: Any) -> Self:
-        """An embedding with exactly this configuration; environment and files are not read again."""
-        embedding = cls.__new__(cls)
-        embedding._fill(LazyEmbedder(config), own)
-        return embedding
-
-    def load(self) -> EmbedderProtocol:
-        """The embedder behind, loaded now if it is not yet: to warm up, or for its NumPy face."""
-        return self._lazy.load()
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return self._lazy.embed_query(query)
@@ -177,35 +162,10 @@ class AkiDBMLXEmbedding(EmbedderOptions, BaseEmbedding):
             value = CachePerRecipe.over(value, self.to_dict())
         super().__setattr__(name, value)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._lazy})"
-
-    __str__ = __repr__
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy; with `update` one that is checked and settled anew."""
-        if not update:
-            return self.__copy__()
-        own = self._own()
-        fields = {name: value for name, value in update.items() if name not in own}
-        if "model_name" in fields:
-            fields["model"] = fields.pop("model_name")
-        config = self._lazy.picklable_config().with_changes(**fields)
-        return self.from_config(config, **{name: update.get(name, value) for name, value in own.items()})
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return self.__copy__()
-
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the configuration; the model is found and loaded again from it.
-
-        LlamaIndex's own way deletes from the live object what cannot be pickled.
-        """
-        config = self._lazy.picklable_config()
-        return _restore, (type(self), config, {name: value for name, value in self._own().items() if _pickles(value)})
-
-    def _own(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in own_fields(type(self))}
+        """As AdapterModel; LlamaIndex's own way deletes from the live object what cannot be pickled."""
+        restore, (cls, config, own) = super().__reduce__()
+        return restore, (cls, config, {name: value for name, value in own.items() if _pickles(value)})
 
 
 def _pickles(value: object) -> bool:
@@ -215,10 +175,6 @@ def _pickles(value: object) -> bool:
         _log.warning("a %s cannot be pickled; the copy goes without it", type(value).__name__)
         return False
     return True
-
-
-def _restore(cls: type[AkiDBMLXEmbedding], config: EmbedderConfig, own: dict[str, Any]) -> AkiDBMLXEmbedding:
-    return cls.from_config(config, **own)
 
 
 RECOGNIZED_EMBEDDINGS[AkiDBMLXEmbedding.class_name()] = AkiDBMLXEmbedding

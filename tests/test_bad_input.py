@@ -13,12 +13,6 @@ from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputE
 REFERENCE = Path(__file__).parent / "reference"
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    with Embedder.load(REFERENCE / "bert-prompts") as embedder:
-        yield embedder
-
-
 @pytest.fixture
 def folder(tmp_path):
     path = tmp_path / "model"

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from akidb_mlx.batching import make_batch, padded_length
+from akidb_mlx.batching import make_batch
+from akidb_mlx.shapes import Shapes, padded_length
 
 ids = st.lists(st.integers(0, 30_000), min_size=1, max_size=40).map(lambda row: np.array(row, np.int32))
 
@@ -60,3 +61,25 @@ def test_no_row_is_padded_beyond_the_models_limit_or_cut(length, limit):
     padded = padded_length(length, limit)
     assert padded >= length
     assert padded <= max(length, limit)
+
+
+def test_rows_are_padded_by_the_last_one_again():
+    batch = make_batch([np.array([1, 2, 3], np.int32), np.array([4], np.int32)], [0, 1], 4, rows=4)
+    assert batch.input_ids.tolist() == [[1, 2, 3, 0], [4, 0, 0, 0], [4, 0, 0, 0], [4, 0, 0, 0]]
+    assert batch.lengths.tolist() == [3, 1, 1, 1]
+    assert batch.prompt_lengths.tolist() == [0, 1, 1, 1]
+
+
+@given(st.integers(1, 3000), st.integers(1, 2))
+def test_rows_are_taken_in_few_numbers(count, steps):
+    shapes = Shapes(row_steps=steps)
+    padded = shapes.rows(count)
+    assert count <= padded < 2 * count or count == padded
+    assert shapes.take(count, count, padded) == count
+    for taken in (shapes.take(count, count, padded - 1), shapes.take(count, count + 1, 4096)):
+        assert count / 2 < taken <= count
+        assert shapes.rows(taken) == taken or taken == count == padded
+
+
+def test_any_number_of_rows_where_shapes_do_not_matter():
+    assert Shapes().take(37, 50, 40) == Shapes().rows(37) == 37

@@ -19,13 +19,6 @@ REFERENCE = Path(__file__).parent / "reference"
 WORDS = ["river", "stone", "lantern", "harbour", "violin", "copper", "meadow", "signal", "winter", "paper"]
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    """A random BERT with a document prompt: 16 numbers a vector, 48 tokens a text."""
-    with Embedder.load(REFERENCE / "bert-prompts") as embedder:
-        yield embedder
-
-
 @pytest.fixture
 def small_parts(monkeypatch):
     """A commit after every few rows."""

@@ -1,6 +1,5 @@
 """docs/corpora.md: its Python runs; each store finds the exact text first and embeds nothing but the query."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from akidb_mlx import Embedder
+from conftest import needs
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # the stores' own warnings are not ours
 
@@ -34,23 +34,13 @@ def articles(tmp_path, monkeypatch, minilm):
     exec(next(code for tag, code in BLOCKS if "embed_corpus(" in code), {})
 
 
-def needs(modules):
-    for module in modules.split(", "):
-        try:
-            found = importlib.util.find_spec(module)
-        except ModuleNotFoundError:
-            found = None
-        if found is None:
-            pytest.skip(f"{module} is not installed")
-
-
 def test_the_page_has_every_store_in_both_frameworks():
     assert len(STORES) == 8
 
 
 @pytest.mark.parametrize(("modules", "code"), STORES, ids=[tag for tag, _ in STORES])
 def test_a_store_takes_the_vectors_and_finds_them(modules, code, tmp_path, monkeypatch):
-    needs(modules)
+    needs(*modules.split(", "))
     space = {}
     exec(ALWAYS["always"], space)
     if "batches()" in code and "def batches" not in code:
@@ -77,7 +67,7 @@ def test_a_store_takes_the_vectors_and_finds_them(modules, code, tmp_path, monke
 
 
 def test_ray_pieces_run(minilm):
-    needs("ray, llama_index.ingestion.ray")
+    needs("ray", "llama_index.ingestion.ray")
     import pyarrow.dataset
     import ray
 

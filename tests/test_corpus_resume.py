@@ -92,12 +92,6 @@ CRASHES = textwrap.dedent(
 )
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    with Embedder.load(REFERENCE / "bert-prompts") as embedder:
-        yield embedder
-
-
 def corpus(path, count=ROWS):
     rows = [{"id": i, "text": f"row {i} of the corpus" if i % 20 else None, "n": i / 2} for i in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -16,12 +16,6 @@ REFERENCE = Path(__file__).parent / "reference"
 TEXTS = [f"text number {i} of many" for i in range(700)]
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    with Embedder.load(REFERENCE / "bert-prompts") as embedder:
-        yield embedder
-
-
 async def collected(chunks):
     return np.concatenate([chunk async for chunk in chunks])
 

@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from akidb_mlx import Embedder, EmbedderConfig, EmbedderProtocol
-from akidb_mlx.engine import DEVICE_THREAD
+from akidb_mlx.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import ClosedError, ConfigError, InputError, QueueFullError
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -34,12 +34,6 @@ TEXTS = [
     "THE ORCHESTRA TUNES",
     "  two  spaces\tand a tab\nand a line  ",
 ]
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    with Embedder.load(REFERENCE / "bert-prompts") as embedder:
-        yield embedder
 
 
 @pytest.fixture
@@ -70,10 +64,12 @@ def gated(embedder):
     engine = embedder._loaded.engine
     gate, model = Gate(engine._model), engine._model
     engine._model = gate
+    lanes, engine.cpu_lanes = engine.cpu_lanes, 1
     try:
         yield gate
     finally:
         gate.open.set()
+        engine.cpu_lanes = lanes
         if engine._model is not None:
             engine._model = model
 
@@ -333,6 +329,7 @@ def test_a_dimension_for_good(folder, caplog):
         assert short.dimension == 5 and whole.dimension == 16
         assert close_to(short.encode(TEXTS), whole.encode(TEXTS, truncate_dim=5))
         assert short.encode(TEXTS, truncate_dim=9).shape == (10, 9)  # a call may say otherwise
+        assert (short.dimension, short.full_dimension) == (5, 16)
         assert short._loaded is whole._loaded
 
 
@@ -578,7 +575,7 @@ def test_the_last_user_closes_the_model(folder, monkeypatch):
         assert other.encode(["a"]).shape == (1, 16)
         other.close()
         assert engine.closed and engine._model is None
-        assert engine not in DEVICE_THREAD._engines
+        assert engine not in DEVICE_THREADS._engines
         with Embedder.load(folder) as again:
             assert again._loaded.engine is not engine
         assert len(loads) == 2
@@ -635,7 +632,7 @@ def test_an_embedder_in_a_cycle_collected_on_the_device_thread(folder):
     engine = embedder._loaded.engine
     embedder.itself = embedder
     del embedder
-    DEVICE_THREAD.run(gc.collect).result(LONG_S)
+    DEVICE_THREADS.run(gc.collect).result(LONG_S)
     until = time.monotonic() + LONG_S
     while not engine.closed and time.monotonic() < until:
         time.sleep(0.01)

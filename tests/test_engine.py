@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import akidb_mlx  # noqa: F401  # before mlx
-from akidb_mlx.engine import DeviceThread, Engine
+from akidb_mlx import blas
+from akidb_mlx.device_threads import DeviceThreads
+from akidb_mlx.engine import Engine
 from akidb_mlx.errors import BackendError, ClosedError, InputError, QueueFullError
 from akidb_mlx.scheduler import Scheduler
 from akidb_mlx.stats import Histogram, Stats
@@ -65,7 +67,7 @@ def submit(engine, texts, **options):
 
 @pytest.fixture(scope="module")
 def shared_thread():
-    return DeviceThread()
+    return DeviceThreads()
 
 
 @pytest.fixture
@@ -73,10 +75,10 @@ def make(shared_thread):
     """Engines that are closed at the end, on one thread but where a test brings its own."""
     engines = []
 
-    def make_engine(max_batch_tokens=64, max_queued_tokens=1_000_000, thread=None, **options):
+    def make_engine(max_batch_tokens=64, max_queued_tokens=1_000_000, threads=None, **options):
         scheduler = Scheduler(max_batch_tokens, 0.02)
         options = {"survives_fork": True, **options}
-        engine = Engine(FakeModel(), scheduler, max_queued_tokens, thread=thread or shared_thread, **options)
+        engine = Engine(FakeModel(), scheduler, max_queued_tokens, threads=threads or shared_thread, **options)
         engines.append((engine, engine._model))
         return engine, engine._model
 
@@ -326,9 +328,9 @@ def test_each_failed_request_has_an_error_of_its_own(make):
 
 
 def test_the_threads_death_is_told_and_the_next_request_revives_it(make, caplog):
-    thread = DeviceThread()
-    engine, model = make(thread=thread)
-    assert thread.healthy
+    threads = DeviceThreads()
+    engine, model = make(threads=threads)
+    assert threads.healthy
     first = busy(engine, model)
     killer = submit(engine, [[KILLS] * 60])
     behind = submit(engine, [[i + 1] * 30 for i in range(9)])
@@ -339,18 +341,18 @@ def test_the_threads_death_is_told_and_the_next_request_revives_it(make, caplog)
             with pytest.raises(BackendError, match="device thread ended.*try again"):
                 future.result(LONG_S)
     wait([first, query], LONG_S)  # before the killer: answered
-    assert not thread.healthy
-    assert thread.deaths == 1
-    assert not thread._started
+    assert not threads.healthy
+    assert threads.deaths == 1
+    assert not any(worker.batches for worker in threads._workers)
     assert "ended unexpectedly" in caplog.text
     assert engine.scheduler.queued_tokens == 0
     assert submit(engine, [[5, 6]]).result(LONG_S).tolist() == expected([[5, 6]])
-    assert thread.healthy
+    assert threads.healthy
 
 
 def test_death_at_a_batchs_end_is_told(make, monkeypatch, caplog):
-    thread = DeviceThread()
-    engine, _ = make(thread=thread)
+    threads = DeviceThreads()
+    engine, _ = make(threads=threads)
 
     def finish(*_):
         raise SystemExit("killed by a test")
@@ -363,8 +365,8 @@ def test_death_at_a_batchs_end_is_told(make, monkeypatch, caplog):
 
 
 def test_death_while_halving_is_told(make, caplog):
-    thread = DeviceThread()
-    engine, model = make(thread=thread, max_batch_tokens=1000)
+    threads = DeviceThreads()
+    engine, model = make(threads=threads, max_batch_tokens=1000)
     first = busy(engine, model)
     futures = [submit(engine, [[RAISES]]), submit(engine, [[KILLS, 1]]), submit(engine, [[1, 2, 3]])]
     model.gate.set()
@@ -374,12 +376,12 @@ def test_death_while_halving_is_told(make, caplog):
 
 
 def test_work_that_waits_for_the_thread_survives_its_death(make, caplog):
-    thread = DeviceThread()
-    engine, model = make(thread=thread)
+    threads = DeviceThreads()
+    engine, model = make(threads=threads)
     model.gate.clear()
     killer = submit(engine, [[KILLS]])
     assert model.entered.acquire(timeout=LONG_S)
-    task = thread.run(lambda: "done")
+    task = threads.run(lambda: "done")
     model.gate.set()
     with pytest.raises(BackendError):
         killer.result(LONG_S)
@@ -390,8 +392,8 @@ def test_work_that_waits_for_the_thread_survives_its_death(make, caplog):
 
 
 def test_an_engine_can_be_closed_after_the_threads_death(make, caplog):
-    thread = DeviceThread()
-    engine, _ = make(thread=thread)
+    threads = DeviceThreads()
+    engine, _ = make(threads=threads)
     with pytest.raises(BackendError):
         submit(engine, [[KILLS]]).result(LONG_S)
     engine.close()
@@ -454,7 +456,7 @@ def test_closing_drops_the_model(make):
     model.batches.clear()
     engine.close()
     assert engine._model is None
-    assert engine not in engine._thread._engines
+    assert engine not in engine._threads._engines
     gc.collect()
     assert alive() is None
 
@@ -466,15 +468,119 @@ def test_closing_one_engine_leaves_the_others(make):
     assert submit(other, [[4]]).result(LONG_S).tolist() == expected([[4]])
 
 
+# ── several cores ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_batches_compute_on_as_many_threads_as_there_are_cores(make):
+    engine, model = make(threads=DeviceThreads(), cpu_lanes=3)
+    model.gate.clear()
+    futures = [submit(engine, [[i + 1] * 60]) for i in range(5)]
+    for _ in range(3):
+        assert model.entered.acquire(timeout=LONG_S)
+    assert not model.entered.acquire(timeout=0.1)
+    model.gate.set()
+    for i, future in enumerate(futures):
+        assert future.result(LONG_S).tolist() == expected([[i + 1] * 60])
+
+
+def test_one_request_is_computed_on_all_cores(make):
+    engine, model = make(threads=DeviceThreads(), cpu_lanes=2)
+    model.gate.clear()
+    future = submit(engine, [[i + 1] * 60 for i in range(5)])
+    for _ in range(2):
+        assert model.entered.acquire(timeout=LONG_S)
+    model.gate.set()
+    assert future.result(LONG_S).tolist() == expected([[i + 1] * 60 for i in range(5)])
+
+
+def test_a_thread_more_is_only_started_where_work_waits(make):
+    threads = DeviceThreads()
+    engine, _ = make(threads=threads, cpu_lanes=4)
+    for _ in range(10):
+        submit(engine, [[1]]).result(LONG_S)
+        while not threads._all_idle():
+            time.sleep(0.001)
+    assert len(threads._workers) == 1
+
+
+def test_a_gpus_engine_is_served_by_the_first_thread_alone(make):
+    threads = DeviceThreads()
+    several, _ = make(threads=threads, cpu_lanes=2)
+    gpu, _ = make(threads=threads)
+    names = set()
+    start = gpu.start
+    gpu.start = lambda job: (names.add(threading.current_thread().name), start(job))[1]
+    futures = [submit(engine, [[i + 1] * 60]) for i in range(20) for engine in (several, gpu)]
+    wait(futures, LONG_S)
+    assert all(future.done() for future in futures)
+    assert names == {"akidb-mlx"}
+
+
+def test_a_task_has_mlx_for_itself(make):
+    threads = DeviceThreads()
+    engine, model = make(threads=threads, cpu_lanes=2)
+    model.seconds = 0.002
+    computing = []
+    start = engine.start
+
+    def count(job):
+        computing.append(1)
+        try:
+            return start(job)
+        finally:
+            computing.pop()
+
+    engine.start = count
+    bulk = submit(engine, [[i + 1] * 60 for i in range(60)])
+    seen = []
+    for _ in range(5):
+        seen.append(threads.run(lambda: (len(computing), time.sleep(0.01), len(computing))).result(LONG_S))
+    assert len(bulk.result(LONG_S)) == 60
+    assert {(before, after) for before, _, after in seen} == {(0, 0)}
+
+
+def test_the_death_of_one_thread_leaves_the_others_batch(make, caplog):
+    threads = DeviceThreads()
+    engine, model = make(threads=threads, cpu_lanes=2)
+    model.gate.clear()
+    futures = [submit(engine, [[KILLS] * 60]), submit(engine, [[7] * 50])]
+    for _ in range(2):
+        assert model.entered.acquire(timeout=LONG_S)
+    model.gate.set()
+    with pytest.raises(BackendError, match="device thread ended"):
+        futures[0].result(LONG_S)
+    assert futures[1].result(LONG_S).tolist() == expected([[7] * 50])
+    futures = [submit(engine, [[i + 1] * 60]) for i in range(6)]
+    assert [future.result(LONG_S)[0, 2] for future in futures] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_batch_that_is_alone_may_use_all_cores(make, monkeypatch):
+    engine, model = make(threads=DeviceThreads(), cpu_lanes=2)
+    used = []
+    monkeypatch.setattr(blas, "use_threads", used.append)
+    monkeypatch.setattr(engine.lone_batches, "choose", lambda tokens: 2)
+    submit(engine, [[1]]).result(LONG_S)
+    assert used == [2]
+    assert model.entered.acquire(timeout=LONG_S)
+    model.gate.clear()
+    first = submit(engine, [[1] * 60])
+    assert model.entered.acquire(timeout=LONG_S)
+    second = submit(engine, [[2] * 60])
+    assert model.entered.acquire(timeout=LONG_S)
+    model.gate.set()
+    wait([first, second], LONG_S)
+    assert used == [2, 2, 1]  # no longer alone
+
+
 # ── the process's end, and forks ─────────────────────────────────────────────────────────────────────
 
 
 def test_stopping_ends_the_batch_and_fails_the_rest(make):
-    thread = DeviceThread()
-    engine, model = make(thread=thread)
+    threads = DeviceThreads()
+    engine, model = make(threads=threads)
     running = busy(engine, model)
     waiting = [submit(engine, [[i + 1] * 60]) for i in range(3)]
-    stopping = threading.Thread(target=thread.stop)
+    stopping = threading.Thread(target=threads.stop)
     stopping.start()
     time.sleep(0.05)
     model.gate.set()
@@ -486,23 +592,23 @@ def test_stopping_ends_the_batch_and_fails_the_rest(make):
     with pytest.raises(ClosedError):
         submit(engine, [[1]])
     with pytest.raises(ClosedError):
-        thread.run(lambda: None)
+        threads.run(lambda: None)
     engine.close()  # is quiet
 
 
 def test_before_a_fork_the_device_runs_empty(make):
-    thread = DeviceThread()
-    engine, model = make(thread=thread)
+    threads = DeviceThreads()
+    engine, model = make(threads=threads)
     model.seconds = 0.01
     bulk = submit(engine, [[i + 1] * 60 for i in range(40)])
     for _ in range(5):
         time.sleep(0.01)
-        thread.pause()
+        threads.pause()
         computed = len(model.batches)
-        assert not thread._started
+        assert not any(worker.batches for worker in threads._workers)
         time.sleep(0.03)
         assert len(model.batches) == computed
-        thread.resume()
+        threads.resume()
     assert len(bulk.result(LONG_S)) == 40
 
 
@@ -528,7 +634,7 @@ def test_counters(make):
     model.gate.set()
     wait([first, documents], LONG_S)
     submit(engine, [[7]], urgent=True).result(LONG_S)
-    engine._thread.run(lambda: None).result(LONG_S)
+    engine._threads.run(lambda: None).result(LONG_S)
     stats = engine.stats
     assert (stats.requests, stats.texts, stats.tokens) == (3, 5, 3 + 13 + 1)
     assert (stats.batches, stats.rows, stats.row_tokens) == (3, 4, 3 + 1 + 8)
@@ -592,9 +698,9 @@ def test_at_random_nothing_is_lost_wrong_or_left_hanging(make, seed, caplog):
             except InputError:
                 if kind != "not finite":
                     wrong.append((number, place, kind, "not finite"))
-            except BackendError:
+            except BackendError as error:
                 if kind != "raises":
-                    wrong.append((number, place, kind, "raises"))
+                    wrong.append((number, place, kind, str(error)))
             except ClosedError:
                 if not engine.closed:
                     wrong.append((number, place, kind, "closed"))

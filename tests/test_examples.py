@@ -1,6 +1,5 @@
 """Each example runs, from an empty folder; one whose packages are absent is skipped."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MINILM
+from conftest import MINILM, needs
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NEEDS = {
@@ -38,23 +37,13 @@ SAYS = {
 }
 
 
-def _needs(name):
-    for module in NEEDS[name]:
-        try:
-            found = importlib.util.find_spec(module)
-        except ModuleNotFoundError:
-            found = None
-        if found is None:
-            pytest.skip(f'needs {module}: pip install "akidb-mlx[stores]"')
-
-
 def test_every_example_is_tested():
     assert {file.stem for file in EXAMPLES.glob("*.py")} == set(NEEDS)
 
 
 @pytest.mark.parametrize("name", sorted(SAYS))
 def test_example(name, tmp_path):
-    _needs(name)
+    needs(*NEEDS[name])
     environment = {**os.environ, "AKIDB_MLX_MODEL": MINILM, "ANONYMIZED_TELEMETRY": "False"}
     outputs = []
     for _ in range(2):  # the second time it finds its own index
@@ -74,7 +63,7 @@ def test_example(name, tmp_path):
 
 
 def test_web_handler(monkeypatch):
-    _needs("web_handler")
+    needs(*NEEDS["web_handler"])
     from starlette.testclient import TestClient
 
     monkeypatch.setenv("AKIDB_MLX_MODEL", MINILM)

@@ -21,17 +21,10 @@ from pydantic import ValidationError
 
 from akidb_mlx import Embedder, EmbedderConfig, errors
 from akidb_mlx.testing import FakeEmbedder
-from conftest import MINILM
+from conftest import MINILM, TEXTS
 from langchain_akidb_mlx import AkiDBMLXEmbeddings
 
 PROMPTS = Path(__file__).parent / "reference" / "bert-prompts"
-TEXTS = [
-    "Vectors are compared by their angle.",
-    "A cat sleeps on the warm windowsill.",
-    "The harbour froze over in January.",
-    "Bread rises because yeast makes gas.",
-    "The parliament voted on the new budget.",
-]
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """AkiDBMLXEmbeddings in real vector stores, caches and chains; each is skipped where its package is absent."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,28 +8,13 @@ from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel
 
 from akidb_mlx import errors
-from conftest import MINILM
+from conftest import MINILM, TEXTS, needs
 from langchain_akidb_mlx import AkiDBMLXEmbeddings, check_recipe, ensure_recipe, recipe_metadata
 
 # What other packages warn about is theirs to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 PROMPTS = Path(__file__).parent / "reference" / "bert-prompts"
-TEXTS = [
-    "Vectors are compared by their angle.",
-    "A cat sleeps on the warm windowsill.",
-    "The harbour froze over in January.",
-    "Bread rises because yeast makes gas.",
-    "The parliament voted on the new budget.",
-]
-
-
-def needs(*modules):
-    """Skip the test where a package is not installed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for module in modules:
-            pytest.importorskip(module, reason=f'needs {module}: pip install "akidb-mlx[stores]"')
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from akidb_mlx import Embedder, loaded, loading
-from akidb_mlx.engine import DEVICE_THREAD
+from akidb_mlx.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputError, UnsupportedModelError
 from akidb_mlx.loading import read_header
 
@@ -28,9 +28,9 @@ def folder(tmp_path):
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind():
-    engines = len(DEVICE_THREAD._engines)
+    engines = len(DEVICE_THREADS._engines)
     yield
-    assert len(DEVICE_THREAD._engines) == engines
+    assert len(DEVICE_THREADS._engines) == engines
     assert not [key for key, future in loaded._loaded.items() if not future.done()]
 
 
@@ -309,7 +309,7 @@ def test_a_mended_checkpoint_loads(folder):
 def test_memory_is_given_back(tmp_path):
     def active():
         gc.collect()
-        return DEVICE_THREAD.run(_active_memory).result()
+        return DEVICE_THREADS.run(_active_memory).result()
 
     folder = tmp_path / "model"
     shutil.copytree(REFERENCE / "bert-mean", folder)

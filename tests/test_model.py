@@ -11,7 +11,7 @@ import pytest
 import akidb_mlx  # noqa: F401  # before mlx
 from akidb_mlx import Embedder
 from akidb_mlx.batching import Batch, make_batch
-from akidb_mlx.engine import DEVICE_THREAD
+from akidb_mlx.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model import ACTIVATIONS, DenseLayer, EmbeddingModel
 
@@ -30,7 +30,7 @@ BY_HAND = {
 
 
 def compute(embedder, batch):
-    return DEVICE_THREAD.run(lambda: np.array(embedder._loaded.engine._model(batch))).result(60)
+    return DEVICE_THREADS.run(lambda: np.array(embedder._loaded.engine._model(batch))).result(60)
 
 
 @pytest.mark.parametrize("name", CASES)

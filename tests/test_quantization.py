@@ -15,9 +15,10 @@ from akidb_mlx.checkpoint import read_checkpoint
 from akidb_mlx.device import Device
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.loading import load_model
+from akidb_mlx.shapes import Shapes
 
 REFERENCE = Path(__file__).parent / "reference"
-GPU = Device("cuda", "pretended", 4096, length_steps=8, cache_limit_mb=512, survives_fork=False)
+GPU = Device("cuda", "pretended", 4096, Shapes(), cache_limit_mb=512, survives_fork=False)
 # The mode's name → the converter's arguments.
 PACKINGS = {
     "2 bit": {"bits": 2, "group_size": 32},

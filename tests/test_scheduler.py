@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from akidb_mlx.batching import padded_length
-from akidb_mlx.scheduler import Request, Scheduler, SpeedMeter
+from akidb_mlx.scheduler import Request, Scheduler
+from akidb_mlx.shapes import Shapes, padded_length
+from akidb_mlx.speed import LoneBatches, SpeedMeter
 
 BUDGET = 64
 
@@ -100,13 +101,13 @@ def test_a_text_beyond_the_budget_goes_alone():
 
 
 def test_lengths_are_padded_to_a_few():
-    scheduler = Scheduler(4096, 0.02, length_steps=8)
+    scheduler = Scheduler(4096, 0.02, shapes=Shapes(8))
     scheduler.add(make_request([100]))
     assert run(scheduler)[0].length == 104
 
 
 def test_padding_stops_at_the_models_limit():
-    scheduler = Scheduler(4096, 0.02, max_seq_length=257, length_steps=8)
+    scheduler = Scheduler(4096, 0.02, max_seq_length=257, shapes=Shapes(8))
     scheduler.add(make_request([257]))
     assert run(scheduler)[0].length == 257 < padded_length(257)
 
@@ -392,3 +393,77 @@ def test_short_rows_are_padded_where_starting_a_batch_costs_more():
     slow_device(scheduler, overhead=0.006, per_token=0.000001)  # as long as 6,000 tokens
     scheduler.add(make_request([256] + [4] * 10))
     assert [len(job.rows) for job in run(scheduler)] == [11]
+
+
+# ── a device of few shapes ───────────────────────────────────────────────────────────────────────────
+
+FEW = Shapes(8, length_multiple=8, row_steps=1, free_tokens=64)
+
+
+def test_full_batches_have_a_power_of_two_of_rows_and_the_last_is_padded_to_one():
+    scheduler = Scheduler(2048, 0.02, shapes=FEW)
+    scheduler.add(make_request([100] * 53))
+    jobs = run(scheduler)
+    assert [(len(job.rows), job.padded_rows, job.length) for job in jobs] == [(16, 16, 104)] * 3 + [(5, 8, 104)]
+
+
+def test_padded_rows_keep_the_budget():
+    scheduler = Scheduler(1200, 0.02, shapes=FEW)
+    scheduler.add(make_request([104] * 11))
+    assert [(len(job.rows), job.padded_rows) for job in run(scheduler)] == [(8, 8), (3, 4)]
+
+
+def test_what_is_small_has_very_few_shapes():
+    scheduler = Scheduler(4096, 0.02, 60, FEW)
+    shapes = set()
+    for length in range(1, 61):
+        for count in range(1, 9):
+            scheduler.add(make_request([length] * count, urgent=True))
+            (job,) = run(scheduler)
+            assert len(job.rows) == count <= job.padded_rows
+            assert length <= job.length <= 60
+            if job.padded_tokens <= 64:
+                shapes.add((job.padded_rows, job.length))
+    assert shapes == {(1, 8), (2, 8), (4, 8), (8, 8), (1, 16), (2, 16), (4, 16), (1, 32), (2, 32), (1, 60)}
+
+
+def test_rows_cancelled_since_their_round_was_cut_are_not_padded_for():
+    scheduler = Scheduler(800, 0.02, shapes=FEW)
+    first, second = make_request([50] * 8), make_request([40] * 8)
+    scheduler.add(first)
+    scheduler.add(second)
+    assert scheduler.next_job(0).length == 56
+    for request in (first, second):
+        cancel(scheduler, request)
+    third = make_request([30])
+    scheduler.add(third)
+    assert [(len(job.rows), job.padded_rows) for job in run(scheduler)] == [(1, 1)]
+
+
+# ── LoneBatches ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def lone_run(lone, seconds, count):
+    """How often all cores were chosen where one and all take so long."""
+    chosen = []
+    for _ in range(count):
+        cores = lone.choose(16)
+        lone.add(cores, 16, seconds[cores])
+        chosen.append(cores)
+    return chosen.count(2) / count
+
+
+def test_the_faster_number_of_cores_is_chosen():
+    assert lone_run(LoneBatches(2), {1: 0.009, 2: 0.006}, 1000) > 0.95
+    assert lone_run(LoneBatches(2), {1: 0.009, 2: 0.060}, 1000) < 0.05
+
+
+def test_a_neighbour_that_comes_and_goes_is_noticed():
+    lone = LoneBatches(2)
+    lone_run(lone, {1: 0.009, 2: 0.006}, 100)
+    assert lone_run(lone, {1: 0.009, 2: 0.060}, 200) < 0.1
+    assert lone_run(lone, {1: 0.009, 2: 0.006}, 3000) > 0.5
+
+
+def test_one_core_is_one_core():
+    assert {LoneBatches(1).choose(16) for _ in range(100)} == {1}

@@ -11,7 +11,7 @@ from akidb_mlx.config import EmbedderConfig
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["WORDS", "Measured", "measure", "plot"]
+__all__ = ["WORDS", "Measured", "load_pyplot", "measure", "plot"]
 
 # fmt: off
 WORDS = [
@@ -74,16 +74,21 @@ def measure(config: EmbedderConfig, seconds: float = 2.0) -> Measured:
         return result
 
 
-def plot(result: Measured, file: Path) -> None:
-    """Tokens a second by length of the texts."""
+def load_pyplot() -> Any:
+    """Matplotlib's pyplot, drawing into files; ConfigError where it is not installed."""
     try:
         import matplotlib
     except ImportError:
-        raise ConfigError("a plot needs matplotlib: pip install matplotlib") from None
+        raise ConfigError('a plot needs matplotlib: pip install "akidb-mlx[bench]"') from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4))
+    return pyplot
+
+
+def plot(result: Measured, file: Path) -> None:
+    """Tokens a second by length of the texts."""
+    figure, axes = load_pyplot().subplots(figsize=(7, 4))
     axes.plot(list(result.tokens_per_s), list(result.tokens_per_s.values()), "o-", label="texts of one length")
     axes.axhline(result.mixed_tokens_per_s, linestyle="--", label="texts of all lengths")
     axes.set(xscale="log", xlabel="words in a text", ylabel="tokens / s", title=f"{result.model}, {result.device}")

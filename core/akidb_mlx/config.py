@@ -3,12 +3,8 @@
 `None` always means that the checkpoint or the device decides.
 """
 
-import contextlib
-import difflib
-import functools
-import logging
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
@@ -24,6 +20,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from akidb_mlx.config_sources import PREFIX, Said, find_file, read_environment, read_file, refuse_unknown, shown
 from akidb_mlx.errors import ConfigError
 
 __all__ = [
@@ -37,16 +34,7 @@ __all__ = [
     "EmbedderOptions",
     "ModelName",
     "PoolingMode",
-    "read_mapping",
-    "refuse_unknown",
-    "suggestion",
 ]
-
-_log = logging.getLogger(__name__)
-
-PREFIX: Final = "AKIDB_MLX_"
-RESERVED_VARIABLES: Final = frozenset({"AKIDB_MLX_BLAS"})  # read by blas.py before MLX loads; no field
-FILE_NAME: Final = "embedding_config.yaml"
 
 MODEL_ALIASES: Final = {
     "qwen3-0.6b-4bit": "mlx-community/Qwen3-Embedding-0.6B-4bit-DWQ",
@@ -62,16 +50,6 @@ POOLING_SPELLINGS: Final[dict[str, PoolingMode]] = {
     "mean_sqrt_len_tokens": "mean_sqrt_len",
     "weightedmean": "weighted_mean",
 }
-
-# AkiDB's names in its `embedding:` section → ours; `auto_download` is the opposite, `batch_size` has none
-_AKIDB_KEYS: Final = {
-    "model_name": "model",
-    "max_tokens": "max_seq_length",
-    "auto_download": "local_files_only",
-    "batch_size": None,
-}
-
-Said = dict[str, tuple[Any, str]]  # field → (value, where it was said)
 
 
 def _refuse_bool(value: Any) -> Any:
@@ -176,8 +154,8 @@ class EmbedderConfig(EmbedderOptions, BaseSettings):
 
     def __init__(self, /, **given: Any) -> None:
         """Take what is given, then the environment, then the first file found."""
-        arguments, path = _arguments(given), _find_file()
-        self._fill((_read_file(path) if path else {}) | _read_environment() | arguments)
+        arguments, path = _arguments(given), find_file()
+        self._fill((read_file(path, _fields()) if path else {}) | read_environment(_fields()) | arguments)
 
     @classmethod
     def exact(cls, **fields: Any) -> Self:
@@ -187,14 +165,14 @@ class EmbedderConfig(EmbedderOptions, BaseSettings):
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str], **given: Any) -> Self:
         """Like the constructor, with this file in place of the one that would be found."""
-        return cls._of(_read_file(Path(path)) | _read_environment() | _arguments(given))
+        return cls._of(read_file(Path(path), _fields()) | read_environment(_fields()) | _arguments(given))
 
     @classmethod
     def from_section(cls, section: Mapping[str, Any], where: str, **given: Any) -> Self:
         """One model's section of a larger file; what it leaves out comes from the environment, then defaults."""
         refuse_unknown(f"key in {where}:", section, _fields())
         said = {name: (value, f"{where}.{name}") for name, value in section.items()}
-        return cls._of(_read_environment() | said | _arguments(given))
+        return cls._of(read_environment(_fields()) | said | _arguments(given))
 
     def with_changes(self, **fields: Any) -> Self:
         """A checked copy with these fields changed; the others keep value and origin."""
@@ -241,116 +219,15 @@ VECTOR_FIELDS: Final = _fields_that_change("vectors")
 RUN_FIELDS: Final = _fields_that_change("run")
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the nearest known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def refuse_unknown(what: str, names: Iterable[str], known: Collection[str]) -> None:
-    """Raise ConfigError for the first name that is not known, with the nearest one that is."""
-    for name in names:
-        if name not in known:
-            hint = suggestion(name, known) or ";"
-            raise ConfigError(f"unknown {what} {name}{hint} allowed: {', '.join(sorted(known))}")
-
-
 def _explain(problem: ErrorDetails, said: Said) -> str:
     """One pydantic problem in a line: field, value, origin, what is allowed."""
     name = str(problem["loc"][0])
     value, origin = said[name]
     allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     quote = " (put it in quotes)" if problem["type"] == "string_type" and ": " in origin else ""
-    return f"{name} = {_shown(value)} ({origin}): {allowed}{quote}"
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "…"
+    return f"{name} = {shown(value)} ({origin}): {allowed}{quote}"
 
 
 def _arguments(given: dict[str, Any]) -> Said:
     refuse_unknown("argument", given, _fields())
     return {name: (value, "argument") for name, value in given.items()}
-
-
-def _read_environment() -> Said:
-    """Fields from `AKIDB_MLX_*`; a name that is none of ours is an error, for nobody would see it ignored."""
-    variables = {PREFIX + name.upper(): name for name in _fields()}
-    ours = [name for name in os.environ if name.upper().startswith(PREFIX) and name not in RESERVED_VARIABLES]
-    refuse_unknown("environment variable", ours, variables)
-    return {variables[name]: (os.environ[name], name) for name in ours}
-
-
-def _find_file() -> Path | None:
-    named = os.environ.get("AKIDB_CONFIG")
-    if named is not None:
-        path = Path(named).expanduser()
-        if not path.is_file():
-            raise ConfigError(f"AKIDB_CONFIG names {named!r}, which is no file; correct it or unset it")
-        return path
-    for folder in (".", "~/.config/akidb"):
-        # RuntimeError: no home folder; OSError: one that this user may not enter
-        with contextlib.suppress(OSError, RuntimeError):
-            path = Path(folder).expanduser() / FILE_NAME
-            if path.exists():
-                return path
-    return None
-
-
-def _read_file(path: Path) -> Said:
-    """Fields from one YAML file, ours or AkiDB's."""
-    path = path.expanduser().absolute()
-    whole = read_mapping(path)
-    if "embedding" not in whole:
-        refuse_unknown(f"key in {path}:", whole, _fields())
-        return {name: (value, f"{path}: {name}") for name, value in whole.items()}
-    section = whole["embedding"]
-    if not isinstance(section, dict):
-        raise ConfigError(f"{path}: `embedding` should be a mapping of settings, not {_shown(section)}")
-    refuse_unknown(f"key in {path}, section embedding:", section, {*_fields(), *_AKIDB_KEYS})
-    said: Said = {}
-    for key, value in section.items():
-        origin, field = f"{path}: embedding.{key}", _AKIDB_KEYS.get(key, key)
-        if field is None:
-            _report_unused(origin)
-            continue
-        if field in said:
-            raise ConfigError(f"{said[field][1]} and embedding.{key} mean the same; keep one")
-        if key == "auto_download":
-            if not isinstance(value, bool):
-                raise ConfigError(f"auto_download = {_shown(value)} ({origin}): should be true or false")
-            value = not value
-        said[field] = (value, origin)
-    return said
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file's settings; ConfigError where it cannot be read or holds anything else."""
-    import yaml  # here, because most processes have no file
-
-    class Loader(yaml.SafeLoader):
-        """Safe, and a key written twice is an error instead of the last one's win."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [key.value for key, _ in node.value]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise ConfigError(f"{path}: `{key}` is written twice; keep one")
-            return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
-
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        found = "is empty" if content is None else f"holds {_shown(content)}"
-        raise ConfigError(f"{path} {found}; it should be a mapping of settings, such as `model: …`")
-    return content
-
-
-@functools.cache
-def _report_unused(origin: str) -> None:
-    _log.warning("%s is unused: batches are made by tokens (max_batch_tokens)", origin)

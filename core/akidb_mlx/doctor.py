@@ -116,7 +116,7 @@ def _limit(embedder: Embedder) -> Outcome:
 
 
 def _prompts(embedder: Embedder) -> Outcome:
-    query, document = embedder._query_prompt(), embedder._document_prompt()
+    query, document = embedder._prompts.query, embedder._prompts.document
     if query == document:
         return None, "queries and documents have the same prompt" if query else "no prompts"
     difference = float(np.abs(embedder.encode_query(TEXTS) - embedder.encode_document(TEXTS)).max())

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 
 from akidb_mlx import vectors
 from akidb_mlx.config import EmbedderConfig
-from akidb_mlx.effective import document_prompt, effective_normalize, effective_prompts, fingerprint_facts
-from akidb_mlx.engine import DEVICE_THREAD
+from akidb_mlx.device_threads import DEVICE_THREADS
+from akidb_mlx.effective import effective_normalize, effective_prompts, fingerprint_facts
 from akidb_mlx.errors import ClosedError, ConfigError, InputError
 from akidb_mlx.fingerprint import fingerprint
 from akidb_mlx.loaded import LoadedModel, acquire
@@ -87,6 +87,11 @@ class Embedder:
         return self._dimension
 
     @property
+    def full_dimension(self) -> int:
+        """Width before `truncate_dim`: the most that a call may ask for."""
+        return self._loaded.dimension
+
+    @property
     def max_seq_length(self) -> int | None:
         """Tokens of a text that count, special tokens and prompt included."""
         return self._loaded.recipe.max_seq_length
@@ -94,7 +99,7 @@ class Embedder:
     @property
     def healthy(self) -> bool:
         """Whether the device thread is able to answer."""
-        return self._finalizer.alive and DEVICE_THREAD.healthy
+        return self._finalizer.alive and DEVICE_THREADS.healthy
 
     @property
     def fingerprint(self) -> str:
@@ -121,7 +126,7 @@ class Embedder:
             InputError: an unknown prompt name, a text without tokens, a vector that is not finite.
             QueueFullError: too much waits already. ClosedError: after `close`.
         """
-        call = self._call(self._named_prompt(prompt_name, prompt), truncate_dim, normalize)
+        call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize)
         return self._path.encode(texts, call, show_progress)
 
     def encode_query(
@@ -133,7 +138,7 @@ class Embedder:
         show_progress: bool = False,
     ) -> Embeddings:
         """Embed queries with the query prompt; they overtake documents. Otherwise as `encode`."""
-        call = self._call(self._query_prompt(), truncate_dim, normalize, urgent=True)
+        call = self._call(self._prompts.query, truncate_dim, normalize, urgent=True)
         return self._path.encode(texts, call, show_progress)
 
     def encode_document(
@@ -149,7 +154,7 @@ class Embedder:
 
         With `wait` it waits for room in a full queue rather than raise QueueFullError.
         """
-        call = replace(self._call(self._document_prompt(), truncate_dim, normalize), wait=wait)
+        call = replace(self._call(self._prompts.document, truncate_dim, normalize), wait=wait)
         return self._path.encode(texts, call, show_progress)
 
     async def aencode(
@@ -162,7 +167,7 @@ class Embedder:
         show_progress: bool = False,
     ) -> Embeddings:
         """`encode` without blocking the event loop; cancelling it takes its texts out of the queue."""
-        call = self._call(self._named_prompt(prompt_name, prompt), truncate_dim, normalize)
+        call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize)
         return await self._path.aencode(texts, call, show_progress)
 
     async def aencode_query(
@@ -174,7 +179,7 @@ class Embedder:
         show_progress: bool = False,
     ) -> Embeddings:
         """`encode_query` without blocking the event loop."""
-        call = self._call(self._query_prompt(), truncate_dim, normalize, urgent=True)
+        call = self._call(self._prompts.query, truncate_dim, normalize, urgent=True)
         return await self._path.aencode(texts, call, show_progress)
 
     async def aencode_document(
@@ -187,7 +192,7 @@ class Embedder:
         wait: bool = False,
     ) -> Embeddings:
         """`encode_document` without blocking the event loop."""
-        call = replace(self._call(self._document_prompt(), truncate_dim, normalize), wait=wait)
+        call = replace(self._call(self._prompts.document, truncate_dim, normalize), wait=wait)
         return await self._path.aencode(texts, call, show_progress)
 
     async def aencode_with_usage(
@@ -205,7 +210,7 @@ class Embedder:
         `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError.
         """
         call = self._call(
-            self._side_prompt(side, prompt_name),
+            self._prompts.choose(prompt_name, side=side),
             truncate_dim,
             normalize,
             urgent=side == "query",
@@ -275,7 +280,7 @@ class Embedder:
             "dimension": self.dimension,
             "parameter_bytes": self._loaded.parameter_bytes,
             "healthy": self.healthy,
-            "memory": DEVICE_THREAD.run(_memory).result(),
+            "memory": DEVICE_THREADS.run(_memory).result(),
             "stats": self.stats(),
         }
 
@@ -309,32 +314,6 @@ class Embedder:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self).load(self.config)
 
-    # ── prompts and options ──────────────────────────────────────────────────────────────────────────
-
-    def _named_prompt(self, prompt_name: str | None, prompt: str | None) -> str:
-        if prompt is not None:
-            return prompt
-        name = prompt_name if prompt_name is not None else self._checkpoint.default_prompt_name
-        if name is None:
-            return ""
-        if name not in self._prompts:
-            known = ", ".join(map(repr, self._prompts)) or "none"
-            raise InputError(f"{self._checkpoint.name} has no prompt called {name!r}; it has {known}")
-        return self._prompts[name]
-
-    def _side_prompt(self, side: str | None, prompt_name: str | None) -> str:
-        if side is not None and prompt_name is not None:
-            raise InputError("a side (query or document) decides the prompt; give that or a prompt name, not both")
-        if side is None:
-            return self._named_prompt(prompt_name, None)
-        return self._query_prompt() if side == "query" else self._document_prompt()
-
-    def _query_prompt(self) -> str:
-        return self._prompts.get("query", "")
-
-    def _document_prompt(self) -> str:
-        return document_prompt(self.config, self._prompts)
-
     def _call(
         self,
         prompt: str,
@@ -360,14 +339,11 @@ class Embedder:
         side: Side | None,
         on_error: OnError | None,
     ) -> Call:
-        if side is not None and prompt is not None:
-            raise InputError("a side (query or document) decides the prompt; give that or a prompt, not both")
-        said = self._named_prompt(prompt_name, prompt) if side is None else self._side_prompt(side, prompt_name)
-        call = self._call(said, truncate_dim, normalize)
+        call = self._call(self._prompts.choose(prompt_name, prompt, side), truncate_dim, normalize)
         return call if on_error is None else replace(call, errors={})
 
     def _checked_dimension(self, truncate_dim: int | None, error: type[ConfigError | InputError]) -> int:
-        full = self._loaded.dimension
+        full = self.full_dimension
         if truncate_dim is None:
             return full
         if isinstance(truncate_dim, bool) or not isinstance(truncate_dim, int):

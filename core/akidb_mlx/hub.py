@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from akidb_mlx.config import MODEL_ALIASES, suggestion
+from akidb_mlx.config import MODEL_ALIASES
+from akidb_mlx.config_sources import suggestion
 from akidb_mlx.errors import CheckpointError, ConfigError, ModelNotFoundError
 
 __all__ = ["Resolved", "download", "resolve", "sha256_of"]

@@ -93,7 +93,7 @@ def read_dimension(config: EmbedderConfig, recipe: Recipe) -> int:
 
 def _suggestions(config: EmbedderConfig, recipe: Recipe) -> list[str]:
     """What the model's family recommends and neither the files nor the user say."""
-    prompts = effective_prompts(config, recipe)
+    prompts = effective_prompts(config, recipe).named
     sides = {"query": config.query_prompt, "document": config.document_prompt}
     said = [f"{side}_prompt=" for side, prompt in sides.items() if prompt is not None or prompts.get(side)]
     return [text for text in recipe.checkpoint.suggestions if not text.startswith(tuple(said) or "\n")]

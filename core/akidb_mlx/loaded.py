@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from akidb_mlx.checkpoint import Checkpoint, read_checkpoint
 from akidb_mlx.config import EmbedderConfig
 from akidb_mlx.device import Device, choose_device
-from akidb_mlx.engine import DEVICE_THREAD, FORKED, Engine
+from akidb_mlx.device_threads import DEVICE_THREADS
+from akidb_mlx.engine import FORKED, Engine
 from akidb_mlx.errors import BackendError, ConfigError, UnsupportedModelError
 from akidb_mlx.hub import Resolved, resolve
 from akidb_mlx.scheduler import Scheduler
@@ -146,7 +147,7 @@ def _warn_once(message: str) -> None:
 
 def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
     checkpoint, device = recipe.checkpoint, recipe.device
-    if DEVICE_THREAD.inherits_streams and not device.survives_fork:
+    if DEVICE_THREADS.inherits_streams and not device.survives_fork:
         raise BackendError(FORKED)
 
     def load() -> "EmbeddingModel":
@@ -155,11 +156,11 @@ def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
         from akidb_mlx.loading import load_model
 
         limit = device.cache_limit_mb if config.cache_limit_mb is None else config.cache_limit_mb
-        DEVICE_THREAD.set_cache_limit(limit)
+        DEVICE_THREADS.set_cache_limit(limit)
         with mx.stream(mx.cpu) if device.kind == "cpu" else contextlib.nullcontext():
             return load_model(checkpoint, recipe.pooling, device, config.dtype)
 
-    loading = DEVICE_THREAD.run(load)
+    loading = DEVICE_THREADS.run(load)
     tokenizer = Tokenizer(  # meanwhile, in this thread
         checkpoint.tokenizer_file,
         recipe.max_seq_length,
@@ -172,7 +173,7 @@ def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
         config.max_batch_tokens or device.max_batch_tokens,
         config.query_latency_target_ms / 1000,
         recipe.max_seq_length,
-        device.length_steps,
+        device.shapes,
         lanes=max(1, device.cpu_lanes),
     )
     model = loading.result()

@@ -24,6 +24,8 @@ T = TypeVar("T")
 P = ParamSpec("P")
 # Texts that are tokenised and queued at a time: the device starts on the first while the next are tokenised.
 _PART = {"cpu": 256, "cuda": 1024, "metal": 1024}
+# The first parts are smaller, doubling from this, so that the device starts early.
+_FIRST_PART = 128
 # Up to so many characters are tokenised in the event loop's own thread (well under a millisecond each 1,000).
 _INLINE_CHARACTERS = 20_000
 _STREAM_CHUNKS_IN_FLIGHT = 3
@@ -166,25 +168,35 @@ class TextPath:
         self, texts: Sequence[str], first: int, call: Call
     ) -> Generator[tuple[int, Tokenized], None, None]:
         """(place of its first text, part) in order; the next part is tokenised on another thread meanwhile."""
-        starts = range(0, len(texts), self._part)
-        if len(starts) < 2:
-            for start in starts:
-                yield first + start, self._tokenize(texts, first + start, call)
+        parts = self._parts(len(texts))
+        if len(parts) < 2:
+            if parts:
+                yield first, self._tokenize(texts, first, call)
             return
         # The tokenizer works outside Python's lock: while one part is there, another's ids become arrays here.
         with ThreadPoolExecutor(2, thread_name_prefix="akidb-mlx-tokenize") as executor:
             ahead: deque[tuple[int, Future[Tokenized]]] = deque()
             try:
-                for start in starts:
-                    some = texts[start : start + self._part]
-                    ahead.append((first + start, self._tokenize_in(executor, some, first + start, call)))
+                for part in parts:
+                    start = first + part.start
+                    ahead.append((start, self._tokenize_in(executor, texts[part.start : part.stop], start, call)))
                     if len(ahead) > 2:
-                        place, part = ahead.popleft()
-                        yield place, part.result()
-                for place, part in ahead:
-                    yield place, part.result()
+                        place, future = ahead.popleft()
+                        yield place, future.result()
+                for place, future in ahead:
+                    yield place, future.result()
             finally:
                 executor.shutdown(wait=True, cancel_futures=True)
+
+    def _parts(self, count: int) -> list[range]:
+        """The places of so many texts, part by part."""
+        parts: list[range] = []
+        size = _FIRST_PART if count > self._part else self._part
+        while not parts or parts[-1].stop < count:
+            start = parts[-1].stop if parts else 0
+            parts.append(range(start, min(count, start + size)))
+            size = min(2 * size, self._part)
+        return parts if count else []
 
     def _tokenize_in(self, executor: ThreadPoolExecutor, *part: Any) -> "Future[Tokenized]":
         try:
@@ -205,12 +217,12 @@ class TextPath:
         wait: bool,
     ) -> None:
         """`_queue` for an event loop."""
-        for start in range(0, len(texts), self._part):
-            some = texts[start : start + self._part]
+        for places in self._parts(len(texts)):
+            some, start = texts[places.start : places.stop], first + places.start
             much = len(texts) > self._part or sum(map(len, some)) > _INLINE_CHARACTERS
-            part = await _in_thread(much, self._tokenize, some, first + start, call)
+            part = await _in_thread(much, self._tokenize, some, start, call)
             self._account(part, call)
-            while (future := self._submit(part, first + start, call, wait=wait or start > 0)) is None:
+            while (future := self._submit(part, start, call, wait=wait or start > first)) is None:
                 await asyncio.wrap_future(self._loaded.engine.room(_tokens(part)))
             futures.append(progress.watch(future, len(part.token_ids)))
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from akidb_mlx.batching import padded_length
 from akidb_mlx.errors import AkiDBMLXError
+from akidb_mlx.shapes import Shapes
+from akidb_mlx.speed import SpeedMeter
 from akidb_mlx.tokenizer import TokenIds
 
-__all__ = ["Job", "Request", "Row", "Scheduler", "SpeedMeter"]
+__all__ = ["Job", "Request", "Row", "Scheduler"]
 
 # Rows that one request may add to a round before the next request has its turn.
 _TURN = 32
@@ -28,9 +29,6 @@ _ROUND_BATCHES = 16
 _LEAST_SHARE = 128
 # Padded tokens that are never worth a batch of their own.
 _LEAST_PADDING = 64
-# A batch that takes so many times as long as expected says more about the machine than about the model.
-_MOST_SURPRISE = 3.0
-_BATCHES_TO_KNOW = 6
 # Longer batches gain nothing: they are full, pad more, and a query that comes meanwhile waits for them.
 _FULL_BATCH_S = 0.06
 # For so long after a query, batches of documents stay short (seconds).
@@ -63,6 +61,14 @@ class Request:
         self.tokens = sum(map(len, self.token_ids))
         self.missing = sum(not self.refused(index) for index in range(len(self.token_ids)))
 
+    def fill(self, indices: Sequence[int], values: NDArray[np.float32]) -> bool:
+        """Put rows in their places; True with the last of them. The caller holds a lock."""
+        if self.rows is None:
+            self.rows = np.full((len(self.token_ids), values.shape[1]), np.nan, np.float32)
+        self.rows[indices] = values
+        self.missing -= len(indices)
+        return not self.missing
+
     def refused(self, index: int) -> bool:
         """Whether this text has no row, while the others have."""
         return self.errors is not None and self.first_index + index in self.errors
@@ -87,60 +93,17 @@ class Job:
     rows: list[Row]
     length: int
     urgent: bool
+    padded_rows: int = 0
+    """How many rows the device computes, at least those."""
+
+    def __post_init__(self) -> None:
+        """No more rows than there are, unless said."""
+        self.padded_rows = max(self.padded_rows, len(self.rows))
 
     @property
     def padded_tokens(self) -> int:
         """What the device computes."""
-        return len(self.rows) * self.length
-
-
-class SpeedMeter:
-    """Seconds that a batch takes, as `overhead + per_token × padded tokens`.
-
-    Least squares over past batches, each weighing `decay` times the next: it follows a device that slows down.
-    """
-
-    def __init__(self, decay: float = 0.9) -> None:
-        """Know nothing yet."""
-        self._decay = decay
-        self._batches = 0
-        self._sums = np.zeros(5)  # weights, tokens, seconds, tokens², tokens × seconds
-
-    def add(self, tokens: int, seconds: float) -> None:
-        """Learn from one batch. A stall, which is no measure of the device, counts as a few times the usual."""
-        if self._batches >= _BATCHES_TO_KNOW:
-            seconds = min(seconds, _MOST_SURPRISE * self.seconds(tokens))
-        self._batches += 1
-        self._sums = self._decay * self._sums + (1.0, tokens, seconds, tokens * tokens, tokens * seconds)
-
-    def line(self) -> tuple[float, float] | None:
-        """(overhead in seconds, seconds a token), or None before the first batch."""
-        weight, tokens, seconds, squares, products = self._sums
-        if weight == 0:
-            return None
-        spread = weight * squares - tokens * tokens
-        mean_tokens, mean_seconds = tokens / weight, seconds / weight
-        # Batches of one size tell nothing about the overhead: then all of it counts as the tokens' cost.
-        slope = (weight * products - tokens * seconds) / spread if spread > 0.01 * tokens * tokens else 0.0
-        if not 0 < slope <= mean_seconds / mean_tokens:
-            return 0.0, float(mean_seconds / mean_tokens)
-        return float(mean_seconds - slope * mean_tokens), float(slope)
-
-    def seconds(self, tokens: int) -> float:
-        """What a batch should take; 0 while nothing is known."""
-        line = self.line()
-        return 0.0 if line is None else line[0] + line[1] * tokens
-
-    def tokens_within(self, seconds: float) -> int | None:
-        """Padded tokens that a batch may have to end within `seconds`; None while nothing is known.
-
-        At least as many as take the overhead's time again, or the device would do little else than start batches.
-        """
-        line = self.line()
-        if line is None:
-            return None
-        overhead, per_token = line
-        return max(1, int(max(seconds - overhead, overhead) / per_token))
+        return self.padded_rows * self.length
 
 
 class Scheduler:
@@ -151,10 +114,10 @@ class Scheduler:
         max_batch_tokens: int,
         query_latency_target_s: float,
         max_seq_length: int | None = None,
-        length_steps: int = 8,
+        shapes: Shapes = Shapes(),  # noqa: B008  # frozen
         lanes: int = 1,
     ) -> None:
-        """Budgets in padded tokens and seconds; `length_steps` as in `padded_length`.
+        """Budgets in padded tokens and seconds; `shapes` are what the device has batches padded to.
 
         `lanes` batches compute at the same time: what would fill fewer is shared out among them.
         """
@@ -164,7 +127,7 @@ class Scheduler:
         self.queued_tokens = 0
         """Tokens of all requests that are not answered yet."""
         self._limit = max_seq_length
-        self._steps = length_steps
+        self._shapes = shapes
         self._lanes = lanes
         self._urgent: deque[Request] = deque()
         self._bulk: deque[Request] = deque()
@@ -216,8 +179,7 @@ class Scheduler:
                 self._fill_round()
                 continue
             job, self._round = self._cut(self._round, budget, urgent=False)
-            job.rows = [row for row in job.rows if _wanted(row)]  # others may have been cancelled since
-            if job.rows:
+            if job:
                 return job
         return self._query_job()
 
@@ -248,14 +210,20 @@ class Scheduler:
                 self._bulk.append(request)
         self._round = sorted(rows.values(), key=_length)
 
-    def _cut(self, rows: list[Row], budget: int, *, urgent: bool) -> tuple[Job, list[Row]]:
-        """Longest rows first, as many as the budget holds at their padded length, at least one."""
-        length = padded_length(_length(rows[-1]), self._limit, self._steps)
+    def _cut(self, rows: list[Row], budget: int, *, urgent: bool) -> tuple[Job | None, list[Row]]:
+        """Longest rows first, as many as the budget holds at their padded length; None where all were cancelled."""
+        length = self._shapes.length(_length(rows[-1]), self._limit)
         if self._lanes > 1:
-            left = sum(map(_length, rows))
-            budget = min(budget, max(-(-left // self._lanes), _LEAST_SHARE))
-        count = self._worth_padding(rows, length, max(1, min(len(rows), budget // length)))
-        return Job(rows[-count:], length, urgent), rows[:-count]
+            share = -(-sum(map(_length, rows)) // self._lanes)
+            budget = min(budget, max(share, _LEAST_SHARE))
+        most = max(1, budget // length)
+        count = self._worth_padding(rows, length, min(len(rows), most))
+        count = self._shapes.take(count, len(rows), most)
+        chosen, left = [row for row in rows[-count:] if _wanted(row)], rows[:-count]
+        if not chosen:
+            return None, left
+        padded, length = self._shapes.free(self._shapes.rows(len(chosen)), length, self._limit)
+        return Job(chosen, length, urgent, padded), left
 
     def _worth_padding(self, rows: list[Row], length: int, most: int) -> int:
         """How many of the longest rows to pad to `length`: shorter ones wait where a batch of their own costs less.
@@ -277,7 +245,10 @@ def _length(row: Row) -> int:
 
 
 def _wanted(row: Row) -> bool:
-    return any(not request.future.done() for request, _ in row.owners)
+    for request, _ in row.owners:  # noqa: SIM110  # `any` takes four times as long, for each row
+        if not request.future.done():
+            return True
+    return False
 
 
 def _key(token_ids: TokenIds, prompt_length: int) -> tuple[int, bytes]:

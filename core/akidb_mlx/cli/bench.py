@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from akidb_mlx.bench import measure, plot
+from akidb_mlx.bench import load_pyplot, measure, plot
 from akidb_mlx.cli.options import add_config_options, add_model_argument, read_config
 
 __all__ = ["add_arguments", "run"]
@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    if args.plot:
+        load_pyplot()  # now, rather than after the measuring
     result = measure(read_config(args), args.seconds)
     if args.plot:
         plot(result, args.plot)

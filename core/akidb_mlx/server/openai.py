@@ -28,6 +28,11 @@ async def create_embeddings(request: Request) -> Response:
 
 async def _embed(state: State, asked: EmbeddingsRequest) -> tuple[Embeddings, Usage]:
     model = await state.model(asked.model)
+    full = model.embedder.full_dimension
+    if asked.dimensions is not None and asked.dimensions > full:
+        raise Problem(
+            400, f"dimensions is {asked.dimensions}; {asked.model} has 1 to {full} dimensions", param="dimensions"
+        )
     return await model.embedder.aencode_with_usage(
         asked.input,
         side=asked.input_type,

@@ -1,0 +1,367 @@
+"""The threads that touch MLX: they load, compute batches and end with the process, whichever model they serve.
+
+MLX's streams belong to threads and each thread that used MLX leaves another behind: hence a few for all models,
+that live as long as the process. A GPU is served by the first thread alone, which has the next batch ready while
+one computes. On the CPU each core has a thread of its own, because MLX lets a thread run only some hundred
+operations ahead of the device and then holds it: one thread could not keep two cores busy.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from akidb_mlx import blas
+from akidb_mlx.errors import BackendError, ClosedError
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+    from akidb_mlx.engine import Engine
+    from akidb_mlx.scheduler import Job
+
+__all__ = ["DEVICE_THREADS", "DeviceThreads"]
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_EXIT_S = 10.0
+
+
+@dataclass(eq=False)
+class _Batch:
+    """A batch that one of the threads took."""
+
+    engine: "Engine"
+    job: "Job"
+    cores: int
+    """How many multiply for it."""
+    alone: bool
+    """Whether no other batch has computed at the same time so far."""
+    began: float = 0.0
+    rows: "mx.array | None" = None
+    """What the device computes; None before its start."""
+    computed: bool = False
+    """Whether the device is done with it, though not all its rows may be handed out."""
+
+
+class _Worker:
+    """One of the threads, and what it computes."""
+
+    def __init__(self, lane: int) -> None:
+        self.lane = lane
+        self.thread: threading.Thread | None = None
+        self.batches: deque[_Batch] = deque()
+        """Oldest first; the last one may not be started yet."""
+        self.idle = False
+        self.free_since = 0.0
+        """When its last batch ended."""
+
+    @property
+    def alive(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
+
+    @property
+    def busy(self) -> bool:
+        return self.alive and not self.idle
+
+    @property
+    def sleeps_for_ever(self) -> bool:
+        """Whether it needs Python's lock no more; a fixed wait was too short on a busy machine."""
+        thread = self.thread
+        frame = None if thread is None or thread.ident is None else sys._current_frames().get(thread.ident)
+        if frame is None:
+            return True
+        # At the function's first line the lock may still change hands; after it, only within `acquire`.
+        return frame.f_code is _sleep_for_ever.__code__ and frame.f_lineno > frame.f_code.co_firstlineno
+
+
+def _sleep_for_ever(lock: threading.Lock) -> None:
+    lock.acquire()
+
+
+class DeviceThreads:
+    """The first thread runs what else touches MLX and serves GPUs; each further one is a core of the CPU."""
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self.deaths = 0
+        self._engines: list[Engine] = []
+        # Before they touch the cache MLX waits for all CPU streams, which never answers in a forked child:
+        # the threads of its parent's streams are not there.
+        self._has_run = self.inherits_streams = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self.condition = threading.Condition()
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._task_runs = False
+        self._workers: list[_Worker] = []
+        self._pauses = 0
+        self._stopping = False
+        self._dead = False
+        self._turn = 0
+
+    @property
+    def healthy(self) -> bool:
+        """False from a thread's unexpected end until the next request starts another."""
+        return not self._dead
+
+    def add(self, engine: "Engine") -> None:
+        """Serve this engine from now on."""
+        with self.condition:
+            self._engines.append(engine)
+
+    def remove(self, engine: "Engine") -> None:
+        """Serve it no more."""
+        with self.condition:
+            if engine in self._engines:
+                self._engines.remove(engine)
+
+    def run(self, work: Callable[[], T]) -> "Future[T]":
+        """Run something that touches MLX on the first thread, while no batch computes."""
+        future: Future[T] = Future()
+
+        def task() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+        with self.condition:
+            self._tasks.append(task)
+            try:
+                self.wake()
+            except ClosedError:
+                self._tasks.remove(task)
+                raise
+        return future
+
+    def clear_cache(self) -> None:
+        """Give freed memory back to the system. On a thread."""
+        import mlx.core as mx
+
+        if not self.inherits_streams:
+            mx.clear_cache()
+
+    def set_cache_limit(self, megabytes: int) -> None:
+        """Bound the freed memory that is kept; a forked child keeps its parent's bound. On a thread."""
+        import mlx.core as mx
+
+        if not self.inherits_streams:
+            mx.set_cache_limit(megabytes * 2**20)
+
+    def wake(self) -> None:
+        """Something waits: call a thread that is free, or start one. The caller holds the lock."""
+        if self._stopping:
+            raise ClosedError("the process is ending")
+        if not self._workers or not self._workers[0].alive:
+            self._dead = False
+            self._start_worker(0)
+        elif self._tasks or not all(engine.cpu_lanes for engine in self._engines):
+            self.condition.notify_all()  # the first one is meant
+        elif any(worker.alive and worker.idle for worker in self._workers):
+            self.condition.notify()
+        else:
+            lanes = max((engine.cpu_lanes for engine in self._engines), default=1)
+            lane = next((worker.lane for worker in self._workers if not worker.alive), len(self._workers))
+            if lane < lanes:
+                self._dead = False
+                self._start_worker(lane)
+
+    def _start_worker(self, lane: int) -> None:
+        worker = _Worker(lane)
+        self._workers[lane : lane + 1] = [worker]
+        name = f"akidb-mlx-{lane}" if lane else "akidb-mlx"
+        worker.thread = threading.Thread(target=self._live, args=(worker,), name=name, daemon=True)
+        worker.thread.start()
+        self._has_run = True
+
+    def stop(self) -> None:
+        """At the process's end: let the batches that are computed now end and fail what waits.
+
+        The threads themselves stay, asleep: MLX keeps compiled functions for each thread and asks for Python's
+        lock to drop them when the thread ends, which aborts a process that is finalising.
+        """
+        with self.condition:
+            self._stopping = True
+            waiting = [(engine, engine.scheduler.drain()) for engine in self._engines]
+            self.condition.notify_all()
+            self.condition.wait_for(self._all_idle, _EXIT_S)
+        for engine, requests in waiting:
+            engine.fail(requests, ClosedError("the process is ending"))
+        until = time.monotonic() + _EXIT_S
+        while not all(worker.sleeps_for_ever for worker in self._workers) and time.monotonic() < until:
+            time.sleep(0.001)  # without Python's lock, so that the threads get to where they sleep
+
+    def pause(self) -> None:
+        """Let the device run empty and keep the lock: a fork in the midst of a product of matrices hangs."""
+        self.condition.acquire()
+        self._pauses += 1
+        while not self._all_idle():
+            self.condition.wait()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._pauses -= 1
+        self.condition.notify_all()
+        self.condition.release()
+
+    def after_fork(self) -> None:
+        """In the child there are no such threads, and nobody holds the lock."""
+        self.inherits_streams = self.inherits_streams or self._has_run
+        self._reset()
+        for engine in self._engines:
+            engine.after_fork()
+
+    def _all_idle(self) -> bool:
+        return not any(worker.busy for worker in self._workers)
+
+    def _live(self, worker: _Worker) -> None:
+        try:
+            while True:
+                self._step(worker)
+        except BaseException as error:
+            self.deaths += 1
+            _log.exception("a device thread ended unexpectedly; the next request starts another")
+            self._fail_all(worker, BackendError(f"a device thread ended: {error!r}; try again"))
+
+    def _fail_all(self, worker: _Worker, error: Exception) -> None:
+        with self.condition:
+            self._dead, worker.thread = True, None
+            begun = [(batch.engine, batch.job) for batch in worker.batches]
+            failed = [(engine, [r for row in job.rows for r, _ in row.owners]) for engine, job in begun]
+            failed += [(engine, engine.scheduler.drain()) for engine in self._engines]
+            worker.batches.clear()
+            self._task_runs = self._task_runs and worker.lane > 0
+            self.condition.notify_all()
+            if self._tasks and not self._stopping:
+                self.wake()
+        for engine, requests in failed:
+            engine.fail(requests, error)
+
+    def _step(self, worker: _Worker) -> None:
+        """One thing: a task, the next batch's start, or the oldest batch's end."""
+        task = self._find_work(worker)
+        if task:
+            task()
+            with self.condition:
+                self._task_runs = False
+                self.condition.notify_all()  # batches waited for its end
+        elif not worker.batches:
+            lock = threading.Lock()
+            lock.acquire()
+            _sleep_for_ever(lock)
+        elif worker.batches[-1].rows is None:
+            self._start(worker)
+        else:
+            self._finish(worker)
+
+    def _find_work(self, worker: _Worker) -> Callable[[], None] | None:
+        """Wait for a task (returned) or a batch to start or end (the worker's); neither when all ends."""
+        with self.condition:
+            while True:
+                task = None if self._pauses else self._next_task(worker)
+                if task:
+                    self._task_runs = True
+                elif not self._pauses and not self._stopping and not self._tasks and not self._task_runs:
+                    self._take_batch(worker)
+                if task or worker.batches:
+                    worker.idle = False
+                    return task
+                if not worker.idle:
+                    worker.idle = True
+                    self.condition.notify_all()  # who waits for that
+                if self._stopping:
+                    return None
+                self.condition.wait()
+
+    def _next_task(self, worker: _Worker) -> Callable[[], None] | None:
+        others = any(other.busy for other in self._workers if other is not worker)
+        return None if not self._tasks or worker.lane or worker.batches or others else self._tasks.popleft()
+
+    def _take_batch(self, worker: _Worker) -> None:
+        """The next batch of the models in turn, where this thread has room for it."""
+        now = time.monotonic()
+        for _ in range(len(self._engines)):
+            self._turn = (self._turn + 1) % len(self._engines)
+            engine = self._engines[self._turn]
+            serves = worker.lane < max(1, engine.cpu_lanes)
+            if engine.scheduler and serves and engine.has_room([batch.job for batch in worker.batches], now):
+                job = engine.scheduler.next_job(now)
+                if job is not None:
+                    worker.batches.append(_Batch(engine, job, *self._choose_cores(worker, engine, job)))
+                    worker.idle = False
+                    if any(engine.scheduler for engine in self._engines):
+                        self.wake()  # another thread for what waits still
+                    return
+
+    def _choose_cores(self, worker: _Worker, engine: "Engine", job: "Job") -> tuple[int, bool]:
+        """How many cores multiply for a batch, and whether it is alone."""
+        if not engine.cpu_lanes:
+            return 1, False
+        others = [b for other in self._workers if other is not worker for b in other.batches if not b.computed]
+        for batch in others:
+            batch.alone = False
+        alone = not others and not any(engine.scheduler for engine in self._engines)
+        cores = engine.lone_batches.choose(job.padded_tokens) if alone else 1
+        blas.use_threads(cores)
+        return cores, alone
+
+    def _start(self, worker: _Worker) -> None:
+        batch = worker.batches[-1]
+        batch.began = time.perf_counter()
+        try:
+            with _stream_of(batch.engine):
+                batch.rows = batch.engine.start(batch.job)
+        except Exception as error:
+            self._recover(batch, error)
+            worker.batches.pop()
+
+    def _finish(self, worker: _Worker) -> None:
+        batch = worker.batches[0]
+        assert batch.rows is not None
+
+        def measured() -> None:
+            now = time.perf_counter()
+            seconds = now - max(batch.began, worker.free_since)
+            worker.free_since = now
+            batch.computed = True
+            batch.engine.learn(batch.job, seconds, batch.cores, alone=batch.alone)
+
+        try:
+            batch.engine.finish(batch.job, batch.rows, measured)
+        except Exception as error:
+            self._recover(batch, error)
+        worker.batches.popleft()
+
+    def _recover(self, batch: _Batch, error: Exception) -> None:
+        with _stream_of(batch.engine):
+            batch.engine.recover(batch.job, error)
+
+
+def _stream_of(engine: "Engine") -> "contextlib.AbstractContextManager[object]":
+    """Where an engine's batches compute: on a GPU, or this thread's core."""
+    if not engine.cpu_lanes:
+        return contextlib.nullcontext()
+    import mlx.core as mx
+
+    return mx.stream(mx.cpu)
+
+
+DEVICE_THREADS = DeviceThreads()
+atexit.register(DEVICE_THREADS.stop)
+os.register_at_fork(
+    before=DEVICE_THREADS.pause,
+    after_in_parent=DEVICE_THREADS.resume,
+    after_in_child=DEVICE_THREADS.after_fork,
+)

@@ -1,0 +1,89 @@
+"""How long batches take on this device: measured while they run."""
+
+import numpy as np
+
+__all__ = ["LoneBatches", "SpeedMeter"]
+
+# A batch that takes so many times as long as expected says more about the machine than about the model.
+_MOST_SURPRISE = 3.0
+_BATCHES_TO_KNOW = 6
+# So often, the way that was slower lately is tried again.
+_TRY_AGAIN = 64
+
+
+class SpeedMeter:
+    """Seconds that a batch takes, as `overhead + per_token × padded tokens`.
+
+    Least squares over past batches, each weighing `decay` times the next: it follows a device that slows down.
+    """
+
+    def __init__(self, decay: float = 0.9) -> None:
+        """Know nothing yet."""
+        self._decay = decay
+        self._batches = 0
+        self._sums = np.zeros(5)  # weights, tokens, seconds, tokens², tokens × seconds
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """Learn from one batch. A stall, which is no measure of the device, counts as a few times the usual."""
+        if self._batches >= _BATCHES_TO_KNOW:
+            seconds = min(seconds, _MOST_SURPRISE * self.seconds(tokens))
+        self._batches += 1
+        self._sums = self._decay * self._sums + (1.0, tokens, seconds, tokens * tokens, tokens * seconds)
+
+    def line(self) -> tuple[float, float] | None:
+        """(overhead in seconds, seconds a token), or None before the first batch."""
+        weight, tokens, seconds, squares, products = self._sums
+        if weight == 0:
+            return None
+        spread = weight * squares - tokens * tokens
+        mean_tokens, mean_seconds = tokens / weight, seconds / weight
+        # Batches of one size tell nothing about the overhead: then all of it counts as the tokens' cost.
+        slope = (weight * products - tokens * seconds) / spread if spread > 0.01 * tokens * tokens else 0.0
+        if not 0 < slope <= mean_seconds / mean_tokens:
+            return 0.0, float(mean_seconds / mean_tokens)
+        return float(mean_seconds - slope * mean_tokens), float(slope)
+
+    def seconds(self, tokens: int) -> float:
+        """What a batch should take; 0 while nothing is known."""
+        line = self.line()
+        return 0.0 if line is None else line[0] + line[1] * tokens
+
+    def tokens_within(self, seconds: float) -> int | None:
+        """Padded tokens that a batch may have to end within `seconds`; None while nothing is known.
+
+        At least as many as take the overhead's time again, or the device would do little else than start batches.
+        """
+        line = self.line()
+        if line is None:
+            return None
+        overhead, per_token = line
+        return max(1, int(max(seconds - overhead, overhead) / per_token))
+
+
+class LoneBatches:
+    """Whether one core or all multiply for a batch that computes alone: whichever took less time lately.
+
+    All of them nearly halve a query's time on a machine that is free; with a neighbour on one of the cores they
+    wait for each other at each product, and take many times as long.
+    """
+
+    def __init__(self, cores: int) -> None:
+        """`cores` at most."""
+        self._cores = cores
+        self._meters = {1: SpeedMeter(), cores: SpeedMeter()}
+        self._batches = 0
+
+    def choose(self, tokens: int) -> int:
+        """Cores for the next lone batch of so many padded tokens."""
+        if self._cores == 1:
+            return 1
+        self._batches += 1
+        one, all_ = self._meters[1], self._meters[self._cores]
+        if self._batches <= 2 * _BATCHES_TO_KNOW:
+            return self._cores if self._batches % 2 else 1
+        faster, other = (1, self._cores) if one.seconds(tokens) < all_.seconds(tokens) else (self._cores, 1)
+        return faster if self._batches % _TRY_AGAIN else other
+
+    def add(self, cores: int, tokens: int, seconds: float) -> None:
+        """Learn from a batch that was alone to its end."""
+        self._meters[cores].add(tokens, seconds)
