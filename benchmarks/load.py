@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import itertools
 import os
 import platform
 import random
@@ -27,7 +28,7 @@ import numpy as np
 from load_processes import processes
 from load_random import random_requests
 
-from akidb_mlx import Embedder, blas
+from akidb_mlx import Embedder
 from akidb_mlx.bench import WORDS, load_pyplot
 from akidb_mlx.errors import ConfigError
 
@@ -48,10 +49,10 @@ def percentiles(seconds: Sequence[float]) -> str:
 
 
 def clients(embedder: Embedder) -> Iterator[Row]:
-    """64 clients × 50 requests of 1 to 8 texts, against one caller with everything in one list."""
+    """64 clients × 50 requests of 1 to 8 texts, each another one, against one caller with everything in one list."""
     rng = random.Random(1)
-    pool = texts(4000, 2, 16, seed=2)
-    requests = [[rng.sample(pool, rng.randint(1, 8)) for _ in range(50)] for _ in range(64)]
+    pool = iter(texts(64 * 50 * 8, 2, 16, seed=2))
+    requests = [[list(itertools.islice(pool, rng.randint(1, 8))) for _ in range(50)] for _ in range(64)]
     everything = [text for client in requests for request in client for text in request]
     tokens = sum(embedder.count_tokens(everything))
     began = time.perf_counter()
@@ -225,10 +226,9 @@ def _timed(work: Callable[..., None], *arguments: Any) -> np.ndarray:
 
 
 def _forward_on_cores(start: Callable[[Any], Any], jobs: list[Any], executor: ThreadPoolExecutor) -> None:
-    """On each core a thread that takes the next batch, multiplied on that core alone."""
+    """On each core a thread that takes the next batch."""
     import mlx.core as mx
 
-    blas.use_threads(1)
     waiting, lock = iter(jobs), threading.Lock()
 
     def lane(_: int) -> None:

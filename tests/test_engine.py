@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import akidb_mlx  # noqa: F401  # before mlx
-from akidb_mlx import blas
 from akidb_mlx.device_threads import DeviceThreads
 from akidb_mlx.engine import Engine
 from akidb_mlx.errors import BackendError, ClosedError, InputError, QueueFullError
@@ -552,24 +551,6 @@ def test_the_death_of_one_thread_leaves_the_others_batch(make, caplog):
     assert futures[1].result(LONG_S).tolist() == expected([[7] * 50])
     futures = [submit(engine, [[i + 1] * 60]) for i in range(6)]
     assert [future.result(LONG_S)[0, 2] for future in futures] == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_batch_that_is_alone_may_use_all_cores(make, monkeypatch):
-    engine, model = make(threads=DeviceThreads(), cpu_lanes=2)
-    used = []
-    monkeypatch.setattr(blas, "use_threads", used.append)
-    monkeypatch.setattr(engine.lone_batches, "choose", lambda tokens: 2)
-    submit(engine, [[1]]).result(LONG_S)
-    assert used == [2]
-    assert model.entered.acquire(timeout=LONG_S)
-    model.gate.clear()
-    first = submit(engine, [[1] * 60])
-    assert model.entered.acquire(timeout=LONG_S)
-    second = submit(engine, [[2] * 60])
-    assert model.entered.acquire(timeout=LONG_S)
-    model.gate.set()
-    wait([first, second], LONG_S)
-    assert used == [2, 2, 1]  # no longer alone
 
 
 # ── the process's end, and forks ─────────────────────────────────────────────────────────────────────

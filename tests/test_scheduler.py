@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from akidb_mlx.scheduler import Request, Scheduler
 from akidb_mlx.shapes import Shapes, padded_length
-from akidb_mlx.speed import LoneBatches, SpeedMeter
+from akidb_mlx.speed import SpeedMeter
 
 BUDGET = 64
 
@@ -395,6 +395,41 @@ def test_short_rows_are_padded_where_starting_a_batch_costs_more():
     assert [len(job.rows) for job in run(scheduler)] == [11]
 
 
+# ── several lanes ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_beside_queries_the_last_lane_takes_only_what_is_done_in_time():
+    scheduler = Scheduler(1024, 0.02, lanes=2)
+    slow_device(scheduler)  # 20 ms: 180 tokens
+    scheduler.add(make_request([8], urgent=True))
+    bulk = make_request([400, 150, 100, 60, 60, 20, 20])
+    scheduler.add(bulk)
+    assert scheduler.next_job(0.0).urgent
+    assert [len(row.token_ids) for row in scheduler.next_job(0.0).rows] == [400]  # another lane's
+    lengths = []
+    while job := scheduler.next_job(0.0, last_lane=True):
+        assert scheduler.speed.seconds(job.padded_tokens) <= 0.02
+        lengths += [len(row.token_ids) for row in job.rows]
+    assert sorted(lengths) == [20, 20, 60, 60, 100, 150]
+    scheduler.add(make_request([400]))
+    assert scheduler.next_job(0.5, last_lane=True) is None  # kept free for a query
+    query = make_request([9], urgent=True, arrived=0.6)
+    scheduler.add(query)
+    scheduler.add(make_request([9], urgent=True, arrived=0.6))
+    assert scheduler.next_job(0.6, last_lane=True).urgent
+    assert scheduler.next_job(0.6, last_lane=True) is None
+    assert [len(row.token_ids) for row in scheduler.next_job(9.0, last_lane=True).rows] == [400]  # none is about
+
+
+def test_queries_on_the_last_lane_do_not_wait_for_documents_turn():
+    scheduler = Scheduler(1024, 0.02, lanes=2)
+    slow_device(scheduler)
+    scheduler.add(make_request([60] * 9))
+    for _ in range(5):
+        scheduler.add(make_request([8], urgent=True))
+        assert scheduler.next_job(0.0, last_lane=True).urgent
+
+
 # ── a device of few shapes ───────────────────────────────────────────────────────────────────────────
 
 FEW = Shapes(8, length_multiple=8, row_steps=1, free_tokens=64)
@@ -438,32 +473,3 @@ def test_rows_cancelled_since_their_round_was_cut_are_not_padded_for():
     third = make_request([30])
     scheduler.add(third)
     assert [(len(job.rows), job.padded_rows) for job in run(scheduler)] == [(1, 1)]
-
-
-# ── LoneBatches ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def lone_run(lone, seconds, count):
-    """How often all cores were chosen where one and all take so long."""
-    chosen = []
-    for _ in range(count):
-        cores = lone.choose(16)
-        lone.add(cores, 16, seconds[cores])
-        chosen.append(cores)
-    return chosen.count(2) / count
-
-
-def test_the_faster_number_of_cores_is_chosen():
-    assert lone_run(LoneBatches(2), {1: 0.009, 2: 0.006}, 1000) > 0.95
-    assert lone_run(LoneBatches(2), {1: 0.009, 2: 0.060}, 1000) < 0.05
-
-
-def test_a_neighbour_that_comes_and_goes_is_noticed():
-    lone = LoneBatches(2)
-    lone_run(lone, {1: 0.009, 2: 0.006}, 100)
-    assert lone_run(lone, {1: 0.009, 2: 0.060}, 200) < 0.1
-    assert lone_run(lone, {1: 0.009, 2: 0.006}, 3000) > 0.5
-
-
-def test_one_core_is_one_core():
-    assert {LoneBatches(1).choose(16) for _ in range(100)} == {1}

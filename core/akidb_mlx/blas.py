@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .errors import ConfigError
 
-__all__ = ["Status", "preload", "status", "threads", "use_threads"]
+__all__ = ["Status", "preload", "status", "threads"]
 
 _LOG = logging.getLogger("akidb_mlx.blas")
 _VARIABLE = "AKIDB_MLX_BLAS"
@@ -24,9 +24,6 @@ _REMEDY = 'pip install "akidb-mlx[cpu]"'
 _SLOW = "MLX multiplies matrices with the reference BLAS, some 50 times slower than it could"
 _SYMBOLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")  # all that libmlx takes from a BLAS
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")  # in OpenBLAS's order
-# Its threads look for the next product for 2 ** 14 cycles before they sleep, rather than for milliseconds.
-_ON_LOADING = {"OPENBLAS_NUM_THREADS": "1", "OPENBLAS_THREAD_TIMEOUT": "14"}
-_SET_THREADS = ("openblas_set_num_threads", "scipy_openblas_set_num_threads")
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,6 @@ class Status:
 
 
 _status: Status | None = None
-_loaded: ctypes.CDLL | None = None
-_in_use = 1
 
 
 def preload() -> Status:
@@ -72,17 +67,6 @@ def threads() -> int:
             return int(value)
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return min(cores, _quota() or cores)
-
-
-def use_threads(count: int) -> None:
-    """Let so many threads share each product of matrices from now on, where `preload` loaded the BLAS."""
-    global _in_use
-    if count != _in_use and _loaded is not None:
-        for name in _SET_THREADS:
-            if hasattr(_loaded, name):
-                getattr(_loaded, name)(count)
-                break
-    _in_use = count
 
 
 def _decide() -> Status:
@@ -134,24 +118,21 @@ def _reference_blas() -> bool:
 def _load(library: str) -> str:
     """Load a library into the global scope and return its name; OSError where it does not serve.
 
-    It gets one thread: the engine computes a batch on each core instead, and lets it use more only for a batch
-    that is alone (`use_threads`). Its threads wait for one another at each product, and where a neighbour has a
-    core that takes many times as long.
+    It gets one thread: the engine computes a batch on each core instead. Its own threads wait for one another
+    at each product, and where a neighbour has a core that takes many times as long.
     """
-    global _loaded
-    users = {name: os.environ.get(name) for name in _ON_LOADING}
-    os.environ.update(_ON_LOADING)  # OpenBLAS reads them while it loads
+    name = _THREAD_VARIABLES[0]
+    users = os.environ.get(name)
+    os.environ[name] = "1"  # OpenBLAS reads it while it loads
     try:
         loaded = ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
     finally:
-        for name, value in users.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        if users is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = users
     if not hasattr(loaded, _SYMBOLS[0]):
         raise OSError(f"{library} has no {_SYMBOLS[0]}")
-    _loaded = loaded
     return library
 
 

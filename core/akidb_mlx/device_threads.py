@@ -19,7 +19,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from akidb_mlx import blas
 from akidb_mlx.errors import BackendError, ClosedError
 
 if TYPE_CHECKING:
@@ -41,15 +40,9 @@ class _Batch:
 
     engine: "Engine"
     job: "Job"
-    cores: int
-    """How many multiply for it."""
-    alone: bool
-    """Whether no other batch has computed at the same time so far."""
     began: float = 0.0
     rows: "mx.array | None" = None
     """What the device computes; None before its start."""
-    computed: bool = False
-    """Whether the device is done with it, though not all its rows may be handed out."""
 
 
 class _Worker:
@@ -292,30 +285,20 @@ class DeviceThreads:
     def _take_batch(self, worker: _Worker) -> None:
         """The next batch of the models in turn, where this thread has room for it."""
         now = time.monotonic()
+        others = sum(any(not batch.job.urgent for batch in w.batches) for w in self._workers if w is not worker)
         for _ in range(len(self._engines)):
             self._turn = (self._turn + 1) % len(self._engines)
             engine = self._engines[self._turn]
             serves = worker.lane < max(1, engine.cpu_lanes)
             if engine.scheduler and serves and engine.has_room([batch.job for batch in worker.batches], now):
-                job = engine.scheduler.next_job(now)
+                last_lane = engine.cpu_lanes > 1 and others >= engine.cpu_lanes - 1
+                job = engine.scheduler.next_job(now, last_lane=last_lane)
                 if job is not None:
-                    worker.batches.append(_Batch(engine, job, *self._choose_cores(worker, engine, job)))
+                    worker.batches.append(_Batch(engine, job))
                     worker.idle = False
                     if any(engine.scheduler for engine in self._engines):
                         self.wake()  # another thread for what waits still
                     return
-
-    def _choose_cores(self, worker: _Worker, engine: "Engine", job: "Job") -> tuple[int, bool]:
-        """How many cores multiply for a batch, and whether it is alone."""
-        if not engine.cpu_lanes:
-            return 1, False
-        others = [b for other in self._workers if other is not worker for b in other.batches if not b.computed]
-        for batch in others:
-            batch.alone = False
-        alone = not others and not any(engine.scheduler for engine in self._engines)
-        cores = engine.lone_batches.choose(job.padded_tokens) if alone else 1
-        blas.use_threads(cores)
-        return cores, alone
 
     def _start(self, worker: _Worker) -> None:
         batch = worker.batches[-1]
@@ -335,8 +318,7 @@ class DeviceThreads:
             now = time.perf_counter()
             seconds = now - max(batch.began, worker.free_since)
             worker.free_since = now
-            batch.computed = True
-            batch.engine.learn(batch.job, seconds, batch.cores, alone=batch.alone)
+            batch.engine.learn(batch.job, seconds)
 
         try:
             batch.engine.finish(batch.job, batch.rows, measured)

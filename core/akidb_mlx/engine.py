@@ -17,7 +17,6 @@ from akidb_mlx.batching import make_batch
 from akidb_mlx.device_threads import DEVICE_THREADS, DeviceThreads
 from akidb_mlx.errors import AkiDBMLXError, BackendError, ClosedError, InputError, QueueFullError
 from akidb_mlx.scheduler import Job, Request, Scheduler
-from akidb_mlx.speed import LoneBatches
 from akidb_mlx.stats import Stats
 from akidb_mlx.tokenizer import TokenIds
 
@@ -62,7 +61,6 @@ class Engine:
         self.dimension = model.dimension
         self.closed = False
         self.cpu_lanes = cpu_lanes
-        self.lone_batches = LoneBatches(max(1, cpu_lanes))
         self._model: EmbeddingModel | None = model
         self._survives_fork = survives_fork
         self._process = os.getpid()
@@ -168,16 +166,13 @@ class Engine:
         expected = sum(self.scheduler.speed.seconds(job.padded_tokens) for job in in_flight)
         return len(in_flight) < _GPU_BATCHES or 0 < expected < _GPU_READY_S
 
-    def learn(self, job: Job, seconds: float, cores: int, *, alone: bool) -> None:
+    def learn(self, job: Job, seconds: float) -> None:
         """Take note of a batch's time. The caller holds the lock."""
         shape = (job.padded_rows, job.length)
         if not self.cpu_lanes and shape not in self._shapes:  # its first time: most of it is the kernels' planning
             self._shapes.add(shape)
-            return
-        if cores == 1:
+        else:
             self.scheduler.speed.add(job.padded_tokens, seconds)
-        if alone:
-            self.lone_batches.add(cores, job.padded_tokens, seconds)
 
     def finish(self, job: Job, started: "mx.array", measured: Callable[[], None] = lambda: None) -> None:
         """Wait for a batch and answer whose rows are complete. On a device thread."""

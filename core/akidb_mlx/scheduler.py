@@ -162,11 +162,15 @@ class Scheduler:
         self._round = []
         return list(waiting.values())
 
-    def next_job(self, now: float) -> Job | None:
-        """Cut the next batch; None where nothing waits (or all of it was cancelled)."""
+    def next_job(self, now: float, *, last_lane: bool = False) -> Job | None:
+        """Cut the next batch; None where nothing waits (or all of it was cancelled).
+
+        With `last_lane` all other lanes compute documents: while queries are about, this one is theirs, and takes
+        only documents that are done within the target; None where there are none.
+        """
         while self._urgent:
             _collect(self._urgent.popleft(), None, self._queries)
-        bulk_waits = bool(self._bulk or self._round)
+        bulk_waits = bool(self._bulk or self._round) and not last_lane
         if self._queries and not (self._queries_had_their_turn and bulk_waits):
             self._queries_had_their_turn = True
             if job := self._query_job():
@@ -177,10 +181,18 @@ class Scheduler:
         while self._bulk or self._round:
             if not self._round:
                 self._fill_round()
-                continue
-            job, self._round = self._cut(self._round, budget, urgent=False)
-            if job:
-                return job
+            elif beside_queries and last_lane:
+                count = self._shortest_within(budget)
+                if not count:
+                    return None
+                job, left = self._cut(self._round[:count], budget, urgent=False)
+                self._round = left + self._round[count:]
+                if job:
+                    return job
+            else:
+                job, self._round = self._cut(self._round, budget, urgent=False)
+                if job:
+                    return job
         return self._query_job()
 
     def queries_are_about(self, now: float) -> bool:
@@ -209,6 +221,13 @@ class Scheduler:
             if not request.future.done() and request.next_index < len(request.token_ids):
                 self._bulk.append(request)
         self._round = sorted(rows.values(), key=_length)
+
+    def _shortest_within(self, budget: int) -> int:
+        """How many of the round's shortest rows the budget holds together."""
+        for count, row in enumerate(self._round):
+            if (count + 1) * self._shapes.length(_length(row), self._limit) > budget:
+                return count
+        return len(self._round)
 
     def _cut(self, rows: list[Row], budget: int, *, urgent: bool) -> tuple[Job | None, list[Row]]:
         """Longest rows first, as many as the budget holds at their padded length; None where all were cancelled."""

@@ -2,13 +2,11 @@
 
 import numpy as np
 
-__all__ = ["LoneBatches", "SpeedMeter"]
+__all__ = ["SpeedMeter"]
 
 # A batch that takes so many times as long as expected says more about the machine than about the model.
 _MOST_SURPRISE = 3.0
 _BATCHES_TO_KNOW = 6
-# So often, the way that was slower lately is tried again.
-_TRY_AGAIN = 64
 
 
 class SpeedMeter:
@@ -58,32 +56,3 @@ class SpeedMeter:
             return None
         overhead, per_token = line
         return max(1, int(max(seconds - overhead, overhead) / per_token))
-
-
-class LoneBatches:
-    """Whether one core or all multiply for a batch that computes alone: whichever took less time lately.
-
-    All of them nearly halve a query's time on a machine that is free; with a neighbour on one of the cores they
-    wait for each other at each product, and take many times as long.
-    """
-
-    def __init__(self, cores: int) -> None:
-        """`cores` at most."""
-        self._cores = cores
-        self._meters = {1: SpeedMeter(), cores: SpeedMeter()}
-        self._batches = 0
-
-    def choose(self, tokens: int) -> int:
-        """Cores for the next lone batch of so many padded tokens."""
-        if self._cores == 1:
-            return 1
-        self._batches += 1
-        one, all_ = self._meters[1], self._meters[self._cores]
-        if self._batches <= 2 * _BATCHES_TO_KNOW:
-            return self._cores if self._batches % 2 else 1
-        faster, other = (1, self._cores) if one.seconds(tokens) < all_.seconds(tokens) else (self._cores, 1)
-        return faster if self._batches % _TRY_AGAIN else other
-
-    def add(self, cores: int, tokens: int, seconds: float) -> None:
-        """Learn from a batch that was alone to its end."""
-        self._meters[cores].add(tokens, seconds)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
+from akidb_mlx.architectures import cpu
 from akidb_mlx.architectures.base import Backbone, allow, read
 from akidb_mlx.architectures.decoder_table import DECODERS, SLIDING, Family, account_for, layer_kinds
 from akidb_mlx.architectures.layers import Activation, activation, make_mask
@@ -66,6 +67,7 @@ class Decoder(Backbone):
         masks = {kind: self.mask(attention_mask, input_ids.shape[1], kind) for kind in set(self._kinds)}
         for layer, kind in zip(self.model.layers, self._kinds, strict=True):
             x = layer(x, masks[kind], None)
+            cpu.catch_up(x)
         return self.model.norm(x)
 
     def mask(self, attention_mask: mx.array | None, length: int, kind: str) -> Mask:
