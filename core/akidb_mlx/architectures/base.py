@@ -9,7 +9,7 @@ import mlx.nn as nn
 
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["Backbone", "allow", "read", "rename"]
+__all__ = ["Backbone", "allow", "fuse", "read", "rename"]
 
 T = TypeVar("T")
 _REQUIRED: Any = object()

@@ -5,13 +5,14 @@ mlx-lm's classes ignore some of what config.json says; `decoder_table` accounts 
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.architectures import cpu
-from akidb_mlx.architectures.base import Backbone, allow, read
+from akidb_mlx.architectures.base import Backbone, allow, fuse, read
 from akidb_mlx.architectures.decoder_table import DECODERS, SLIDING, Family, account_for, layer_kinds
 from akidb_mlx.architectures.layers import Activation, activation, make_mask
 from akidb_mlx.architectures.mlx_lm import import_model
@@ -43,6 +44,19 @@ class Decoder(Backbone):
         ropes = {kind: self.make_rope(family, config, kind) for kind in set(self._kinds)}
         for layer, kind in zip(self.model.layers, self._kinds, strict=True):
             _complete(layer, family, config, ropes[kind])
+        self._plain = family.plain
+
+    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """The checkpoint's weights under our names; products of the same input are joined where they can be."""
+        weights = super().sanitize(weights)
+        if self._plain:
+            for index, layer in enumerate(self.model.layers):
+                parent = f"model.layers.{index}"
+                if _join(weights, f"{parent}.self_attn.", "qkv_proj", ("q_proj", "k_proj", "v_proj")):
+                    layer.self_attn = JoinedAttention(layer.self_attn)
+                if _join(weights, f"{parent}.mlp.", "gate_up_proj", ("gate_proj", "up_proj")):
+                    layer.mlp = JoinedNetwork(layer.mlp)
+        return weights
 
     def is_causal(self, family: Family, config: Mapping[str, Any]) -> bool:
         """Whether tokens see only what is before them."""
@@ -84,6 +98,75 @@ class Decoder(Backbone):
             window = length
         distance = mx.arange(length)[:, None] - mx.arange(length)[None, :]
         return (distance >= 0) & (distance < window)
+
+
+class JoinedAttention(nn.Module):
+    """mlx-lm's attention in its plain form, with one product of matrices for queries, keys and values."""
+
+    def __init__(self, theirs: Any) -> None:
+        """Take over its settings; the joined weights are still to be loaded."""
+        super().__init__()
+        self._heads, self._kv_heads, self._scale = theirs.n_heads, theirs.n_kv_heads, theirs.scale
+        self.qkv_proj = _side_by_side(theirs.q_proj, theirs.k_proj, theirs.v_proj)
+        self.o_proj, self._rope = theirs.o_proj, theirs.rope
+        if "q_norm" in theirs:
+            self.q_norm, self.k_norm = theirs.q_norm, theirs.k_norm
+
+    def __call__(self, x: mx.array, mask: Mask, cache: None = None) -> mx.array:
+        """(rows, length, width) → the same shape."""
+        rows, length, _ = x.shape
+        qkv = self.qkv_proj(x).reshape(rows, length, self._heads + 2 * self._kv_heads, -1)
+        queries, keys, values = mx.split(qkv, (self._heads, self._heads + self._kv_heads), axis=2)
+        if "q_norm" in self:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        queries, keys = self._rope(queries.swapaxes(1, 2)), self._rope(keys.swapaxes(1, 2))
+        attended = mx.fast.scaled_dot_product_attention(
+            queries, keys, values.swapaxes(1, 2), scale=self._scale, mask=mask
+        )
+        return self.o_proj(attended.swapaxes(1, 2).reshape(rows, length, -1))
+
+
+class JoinedNetwork(nn.Module):
+    """mlx-lm's gated network with one product of matrices for gate and up."""
+
+    def __init__(self, theirs: Any) -> None:
+        """Take over its layers; the joined weights are still to be loaded."""
+        super().__init__()
+        self.gate_up_proj = _side_by_side(theirs.gate_proj, theirs.up_proj)
+        self.down_proj = theirs.down_proj
+        self._activation: Activation | None = getattr(theirs, "_activation", None)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(…, width) → the same shape."""
+        gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1)
+        return self.down_proj(_silu_gate(gate, up) if self._activation is None else self._activation(gate) * up)
+
+
+@partial(mx.compile, shapeless=True)
+def _silu_gate(gate: mx.array, up: mx.array) -> mx.array:
+    return nn.silu(gate) * up
+
+
+def _join(weights: dict[str, mx.array], parent: str, ours: str, theirs: tuple[str, ...]) -> bool:
+    """Join layers in `weights` if they are there and alike: quantised ones may differ in bits, others in biases."""
+    parts = {
+        key: weight for key, weight in weights.items() if key.startswith(tuple(f"{parent}{one}." for one in theirs))
+    }
+    kinds = [
+        {(key.rsplit(".", 1)[1], weight.shape[1:], weight.dtype) for key, weight in parts.items() if f"{one}." in key}
+        for one in theirs
+    ]
+    if not kinds[0] or any(kind != kinds[0] for kind in kinds):
+        return False
+    for key in parts:
+        del weights[key]
+    weights.update(fuse(parts, {ours: theirs}))
+    return True
+
+
+def _side_by_side(*linears: nn.Linear) -> nn.Linear:
+    first = linears[0]
+    return nn.Linear(first.weight.shape[1], sum(one.weight.shape[0] for one in linears), bias="bias" in first)
 
 
 class GatedNetwork(nn.Module):

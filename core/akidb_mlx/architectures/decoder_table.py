@@ -73,6 +73,8 @@ class Family:
     """Whether tokens see only what is before them, where config.json does not say (`is_causal`)."""
     mask_array: bool = False
     """Its attention wants the causal mask as an array."""
+    plain: bool = False
+    """Whether attention is projections, norms of each head or none, rotary positions: then ours joins products."""
 
 
 _QWEN = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
@@ -116,14 +118,20 @@ DECODERS: dict[str, Family] = {
     "granite": Family("granite", scale=lambda config: float(config["embedding_multiplier"])),
     "helium": Family("helium", interleaved=True),
     "hunyuan_v1_dense": Family("hunyuan_v1_dense", only={"use_qk_norm": (True,)}),
-    "llama": Family("llama"),
-    "llama_bidirec": Family("llama", known=("pooling",), causal=False),
-    "mistral": Family("llama", kinds=_all_sliding, known=("sliding_window",)),
+    "llama": Family("llama", plain=True),
+    "llama_bidirec": Family("llama", known=("pooling",), causal=False, plain=True),
+    "mistral": Family("llama", kinds=_all_sliding, known=("sliding_window",), plain=True),
     "nemotron": Family("nemotron", activation="relu2", partial=True),
     "olmo2": Family("olmo2"),
     "phi3": Family("phi3", kinds=_all_sliding, known=("sliding_window",)),
-    "qwen2": Family("qwen2", kinds=_upper_sliding, known=_QWEN),
-    "qwen3": Family("qwen3", kinds=_upper_sliding, known=_QWEN, biases=("q_proj", "k_proj", "v_proj", "o_proj")),
+    "qwen2": Family("qwen2", kinds=_upper_sliding, known=_QWEN, plain=True),
+    "qwen3": Family(
+        "qwen3",
+        kinds=_upper_sliding,
+        known=_QWEN,
+        biases=("q_proj", "k_proj", "v_proj", "o_proj"),
+        plain=True,
+    ),
     "seed_oss": Family("seed_oss"),
     "smollm3": Family("smollm3", known=("sliding_window",)),
     "stablelm": Family("stablelm", partial=True),
