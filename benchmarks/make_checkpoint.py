@@ -1,6 +1,6 @@
 """A checkpoint of a real model's shape with random weights, for measuring speed where no download is possible.
 
-    python benchmarks/make_checkpoint.py qwen3-0.6b|minilm|bert-large FOLDER --tokenizer FILE [--dtype bfloat16]
+    python benchmarks/make_checkpoint.py qwen3-0.6b|minilm|bert-large FOLDER --tokenizer FILE [--dtype bfloat16] [--bits 4]
 
 The folder is in sentence-transformers' layout, so that every peer loads it. The tokenizer is any WordPiece
 tokenizer.json (MiniLM's); Qwen3's shape then reads its ids out of a larger vocabulary, which changes no time.
@@ -120,9 +120,11 @@ def names(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def make(shape: str, folder: Path, tokenizer: Path, dtype: str, max_seq_length: int) -> None:
+def make(shape: str, folder: Path, tokenizer: Path, dtype: str, max_seq_length: int, bits: int | None) -> None:
     """Write the checkpoint."""
     config = {**SHAPES[shape], "torch_dtype": dtype}
+    if bits:
+        config["quantization"] = {"group_size": 64, "bits": bits, "mode": "affine"}
     decoder = config["model_type"] != "bert"
     (folder / "1_Pooling").mkdir(parents=True, exist_ok=True)
     mx.random.seed(0)
@@ -132,8 +134,14 @@ def make(shape: str, folder: Path, tokenizer: Path, dtype: str, max_seq_length: 
             weight = mx.ones(size) if name.endswith("weight") else mx.zeros(size)
         else:
             weight = mx.random.normal(size) * (0.02 if len(size) == 2 else 0.0)
-        weights[name] = weight.astype(getattr(mx, dtype))
-        mx.eval(weights[name])
+        weight = weight.astype(getattr(mx, dtype))
+        if bits and len(size) == 2:
+            parts = mx.quantize(weight, group_size=64, bits=bits)
+            base = name.removesuffix(".weight")
+            weights.update(zip((name, f"{base}.scales", f"{base}.biases"), parts, strict=True))
+        else:
+            weights[name] = weight
+        mx.eval(weights)
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "pt"})
     spelled = json.loads(tokenizer.read_text())
     spelled["truncation"] = spelled["padding"] = None
@@ -173,8 +181,9 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--max-seq-length", type=int, default=512)
+    parser.add_argument("--bits", type=int, choices=(4, 8), help="quantise matrices as MLX's converter does")
     args = parser.parse_args()
-    make(args.shape, args.folder, args.tokenizer, args.dtype, args.max_seq_length)
+    make(args.shape, args.folder, args.tokenizer, args.dtype, args.max_seq_length, args.bits)
 
 
 if __name__ == "__main__":
