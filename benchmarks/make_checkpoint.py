@@ -1,6 +1,6 @@
 """A checkpoint of a real model's shape with random weights, for measuring speed where no download is possible.
 
-    python benchmarks/make_checkpoint.py qwen3-0.6b|minilm|bert-large FOLDER --tokenizer FILE [--dtype bfloat16] [--bits 4]
+    python benchmarks/make_checkpoint.py qwen3-0.6b|minilm|bert-large FOLDER --tokenizer FILE [--dtype D] [--bits 4]
 
 The folder is in sentence-transformers' layout, so that every peer loads it. The tokenizer is any WordPiece
 tokenizer.json (MiniLM's); Qwen3's shape then reads its ids out of a larger vocabulary, which changes no time.

@@ -70,16 +70,28 @@ def test_rows_are_padded_by_the_last_one_again():
     assert batch.prompt_lengths.tolist() == [0, 1, 1, 1]
 
 
-@given(st.integers(1, 3000), st.integers(1, 2))
-def test_rows_are_taken_in_few_numbers(count, steps):
-    shapes = Shapes(row_steps=steps)
-    padded = shapes.rows(count)
-    assert count <= padded < 2 * count or count == padded
-    assert shapes.take(count, count, padded) == count
-    for taken in (shapes.take(count, count, padded - 1), shapes.take(count, count + 1, 4096)):
-        assert count / 2 < taken <= count
-        assert shapes.rows(taken) == taken or taken == count == padded
+@given(st.integers(1, 600), st.integers(1, 512), st.integers(0, 9), st.integers(1, 600))
+def test_rows_are_taken_in_few_numbers(count, length, more, most):
+    shapes = Shapes(8, length_multiple=8, full_tokens=8192, small_tokens=256)
+    count = min(count, most)
+    taken, padded = shapes.rows(count, length, count + more, most)
+    assert 1 <= taken <= count
+    assert taken <= padded <= most
+    allowed = {8192 // length} if length > 4096 else {1 << shift for shift in range(14)}
+    assert padded in allowed
+    assert taken == padded or taken >= 0.75 * padded or padded * length <= 256
+
+
+def test_rows_by_hand():
+    shapes = Shapes(full_tokens=6400, small_tokens=256)
+    numbers = {shapes.rows(count, 100, 1000, 1000)[1] for count in range(1, 65)}
+    assert numbers == {64, 32, 16, 4, 1}
+    assert shapes.rows(50, 100, 1000, 64) == (50, 64)
+    assert shapes.rows(50, 100, 1000, 63) == (32, 32)  # the budget
+    assert shapes.rows(40, 100, 1000, 64) == (32, 32)
+    assert shapes.rows(2, 16, 2, 64) == (2, 4)  # small, and no more wait
+    assert shapes.rows(2, 16, 3, 64) == (1, 1)
 
 
 def test_any_number_of_rows_where_shapes_do_not_matter():
-    assert Shapes().take(37, 50, 40) == Shapes().rows(37) == 37
+    assert Shapes().rows(37, 100, 50, 40) == (37, 37)

@@ -84,5 +84,5 @@ def choose_device(requested: Literal["gpu", "cpu"] | None = None) -> Device:
     for variable, value in _CUDA.items():
         os.environ.setdefault(variable, value)
     # For each new shape of attention cuDNN plans for 35 to 90 ms, now and then for a second.
-    shapes = Shapes(8, length_multiple=8, row_steps=1, free_tokens=512)
+    shapes = Shapes(8, length_multiple=8, full_tokens=65_536, small_tokens=1024)
     return Device("cuda", name, 65_536, shapes, cache_limit_mb=8192, survives_fork=False)

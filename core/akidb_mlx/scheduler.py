@@ -237,12 +237,13 @@ class Scheduler:
             budget = min(budget, max(share, _LEAST_SHARE))
         most = max(1, budget // length)
         count = self._worth_padding(rows, length, min(len(rows), most))
-        count = self._shapes.take(count, len(rows), most)
+        count, padded = self._shapes.rows(count, length, len(rows), most)
         chosen, left = [row for row in rows[-count:] if _wanted(row)], rows[:-count]
         if not chosen:
             return None, left
-        padded, length = self._shapes.free(self._shapes.rows(len(chosen)), length, self._limit)
-        return Job(chosen, length, urgent, padded), left
+        if len(chosen) < count:  # others have been cancelled
+            padded = self._shapes.rows(len(chosen), length, len(chosen), padded)[1]
+        return Job(chosen, self._shapes.small(padded, length, self._limit), urgent, padded), left
 
     def _worth_padding(self, rows: list[Row], length: int, most: int) -> int:
         """How many of the longest rows to pad to `length`: shorter ones wait where a batch of their own costs less.

@@ -4,19 +4,22 @@ from dataclasses import dataclass
 
 __all__ = ["Shapes", "padded_length"]
 
+# With fewer rows than this share of the next allowed number, those below it are taken instead.
+_WORTH_PADDING = 0.75
+
 
 @dataclass(frozen=True)
 class Shapes:
-    """The shapes that batches are padded to on a device: the fewer, the more often kernels and memory serve again."""
+    """The shapes that batches are padded to on a device: the fewer, the more often its kernels' plans serve again."""
 
     length_steps: int = 8
     """Lengths between two powers of two."""
     length_multiple: int = 1
     """All lengths are multiples of it, but for a model's own limit."""
-    row_steps: int | None = None
-    """Numbers of rows between two powers of two; None for any number."""
-    free_tokens: int = 0
-    """Padded tokens that take no longer than one: up to them shapes are powers of two."""
+    full_tokens: int | None = None
+    """Rows that fill so many tokens, a half, a quarter, a sixteenth … of them are allowed; None for any number."""
+    small_tokens: int = 0
+    """Padded tokens that take hardly longer than one: up to them lengths are powers of two."""
 
     def length(self, length: int, limit: int | None = None) -> int:
         """What a batch whose longest row has so many tokens is padded to; `limit` is the model's own."""
@@ -24,28 +27,34 @@ class Shapes:
         padded = -(-padded // self.length_multiple) * self.length_multiple
         return padded if limit is None else max(length, min(padded, limit))
 
-    def take(self, count: int, waiting: int, most: int) -> int:
-        """How many rows to take of `waiting`, where `count` are worth it and the budget holds `most`."""
-        if count == waiting and self.rows(count) <= most:
-            return count
-        step = 1 if self.row_steps is None else padded_step(count, self.row_steps)
-        return count // step * step
+    def rows(self, count: int, length: int, waiting: int, most: int) -> tuple[int, int]:
+        """(rows to take, rows to pad them to).
 
-    def rows(self, count: int) -> int:
-        """What so many rows are padded to."""
-        return count if self.row_steps is None else padded_length(count, None, self.row_steps)
+        Of `waiting` rows `count` are worth a batch of this length; the budget holds `most`.
+        """
+        if self.full_tokens is None:
+            return count, count
+        allowed = _allowed_rows(max(1, self.full_tokens // length))
+        up = min((rows for rows in allowed if rows >= count), default=None)
+        down = max((rows for rows in allowed if rows <= count), default=1)
+        if up is not None and up <= most:
+            small = count == waiting and up * length <= self.small_tokens
+            if small or count >= _WORTH_PADDING * up:
+                return count, up
+        return down, down
 
-    def free(self, rows: int, length: int, limit: int | None = None) -> tuple[int, int]:
-        """(rows, length) where the batch is so small that a larger one would take no longer."""
-        if rows * length > self.free_tokens:
-            return rows, length
-        larger = max(self.length_multiple, padded_length(length, None, 1))
-        return padded_length(rows, None, 1), larger if limit is None else max(length, min(larger, limit))
+    def small(self, rows: int, length: int, limit: int | None = None) -> int:
+        """The length of a batch so small that a longer one takes hardly more time."""
+        if rows * length > self.small_tokens:
+            return length
+        longer = max(2 * self.length_multiple, padded_length(length, None, 1))
+        return longer if limit is None else max(length, min(longer, limit))
 
 
-def padded_step(length: int, steps: int) -> int:
-    """The distance of the padded lengths around a length."""
-    return max(1, (1 << (max(length, 1) - 1).bit_length()) // (2 * steps))
+def _allowed_rows(most: int) -> list[int]:
+    """A power of two up to `most`, a half of it, a quarter, a sixteenth … and one."""
+    full = 1 << (most.bit_length() - 1)
+    return [full, *([full // 2] if full > 1 else []), *(full >> shift for shift in range(2, full.bit_length(), 2)), 1]
 
 
 def padded_length(length: int, limit: int | None = None, steps: int = 8) -> int:
@@ -54,6 +63,6 @@ def padded_length(length: int, limit: int | None = None, steps: int = 8) -> int:
     Padding stays under `1 / steps` of the length (lengths up to `steps` are kept exact), and never goes
     past `limit`, the model's own.
     """
-    step = padded_step(length, steps)
+    step = max(1, (1 << (max(length, 1) - 1).bit_length()) // (2 * steps))
     padded = -(-length // step) * step
     return padded if limit is None else max(length, min(padded, limit))
