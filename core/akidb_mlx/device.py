@@ -34,6 +34,8 @@ class Device:
     cache_limit_mb: int
     """Freed memory that MLX may keep for reuse."""
     survives_fork: bool
+    full_batch_ms: int = 60
+    """What a batch takes that fills the device, while no queries are about."""
     cpu_lanes: int = 0
     """Batches that compute at the same time, each on a core; 0 on a GPU.
 
@@ -84,5 +86,5 @@ def choose_device(requested: Literal["gpu", "cpu"] | None = None) -> Device:
     for variable, value in _CUDA.items():
         os.environ.setdefault(variable, value)
     # For each new shape of attention cuDNN plans for 35 to 90 ms, now and then for a second.
-    shapes = Shapes(8, length_multiple=8, full_tokens=65_536, small_tokens=1024)
-    return Device("cuda", name, 65_536, shapes, cache_limit_mb=8192, survives_fork=False)
+    shapes = Shapes(16, length_multiple=8, full_tokens=65_536, small_tokens=1024)
+    return Device("cuda", name, 65_536, shapes, cache_limit_mb=8192, survives_fork=False, full_batch_ms=200)

@@ -175,6 +175,7 @@ def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
         recipe.max_seq_length,
         device.shapes,
         lanes=max(1, device.cpu_lanes),
+        full_batch_s=device.full_batch_ms / 1000,
     )
     model = loading.result()
     # Last, for the thread knows the engine from then on: nothing may fail after it.

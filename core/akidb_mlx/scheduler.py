@@ -29,8 +29,6 @@ _ROUND_BATCHES = 16
 _LEAST_SHARE = 128
 # Padded tokens that are never worth a batch of their own.
 _LEAST_PADDING = 64
-# Longer batches gain nothing: they are full, pad more, and a query that comes meanwhile waits for them.
-_FULL_BATCH_S = 0.06
 # For so long after a query, batches of documents stay short (seconds).
 _QUERY_MEMORY_S = 1.0
 
@@ -116,8 +114,11 @@ class Scheduler:
         max_seq_length: int | None = None,
         shapes: Shapes = Shapes(),  # noqa: B008  # frozen
         lanes: int = 1,
+        full_batch_s: float = 0.06,
     ) -> None:
         """Budgets in padded tokens and seconds; `shapes` are what the device has batches padded to.
+
+        Batches longer than `full_batch_s` gain nothing: a query that comes meanwhile waits for them.
 
         `lanes` batches compute at the same time: what would fill fewer is shared out among them.
         """
@@ -129,6 +130,7 @@ class Scheduler:
         self._limit = max_seq_length
         self._shapes = shapes
         self._lanes = lanes
+        self._full_batch_s = full_batch_s
         self._urgent: deque[Request] = deque()
         self._bulk: deque[Request] = deque()
         self._queries: Rows = {}
@@ -177,7 +179,7 @@ class Scheduler:
                 return job
         self._queries_had_their_turn = False
         beside_queries = self.queries_are_about(now)
-        budget = self._budget_within(self.query_latency_target_s if beside_queries else _FULL_BATCH_S)
+        budget = self._budget_within(self.query_latency_target_s if beside_queries else self._full_batch_s)
         while self._bulk or self._round:
             if not self._round:
                 self._fill_round()
@@ -236,8 +238,9 @@ class Scheduler:
             share = -(-sum(map(_length, rows)) // self._lanes)
             budget = min(budget, max(share, _LEAST_SHARE))
         most = max(1, budget // length)
-        count = self._worth_padding(rows, length, min(len(rows), most))
-        count, padded = self._shapes.rows(count, length, len(rows), most)
+        start = self._tokens_to_start()
+        count = self._worth_padding(rows, length, min(len(rows), most), start)
+        count, padded = self._shapes.rows(count, length, len(rows), most, start)
         chosen, left = [row for row in rows[-count:] if _wanted(row)], rows[:-count]
         if not chosen:
             return None, left
@@ -245,13 +248,16 @@ class Scheduler:
             padded = self._shapes.rows(len(chosen), length, len(chosen), padded)[1]
         return Job(chosen, self._shapes.small(padded, length, self._limit), urgent, padded), left
 
-    def _worth_padding(self, rows: list[Row], length: int, most: int) -> int:
+    def _tokens_to_start(self) -> float:
+        """Tokens that take as long as starting a batch does."""
+        line = self.speed.line()
+        return max(_LEAST_PADDING, line[0] / line[1] if line else 0.0)
+
+    def _worth_padding(self, rows: list[Row], length: int, most: int, start: float) -> int:
         """How many of the longest rows to pad to `length`: shorter ones wait where a batch of their own costs less.
 
         Padding may take an eighth of the batch, or as long as starting another batch does.
         """
-        line = self.speed.line()
-        start = max(_LEAST_PADDING, line[0] / line[1] if line else 0.0)
         padding = 0
         for count in range(1, most + 1):
             padding += length - _length(rows[-count])

@@ -27,10 +27,11 @@ class Shapes:
         padded = -(-padded // self.length_multiple) * self.length_multiple
         return padded if limit is None else max(length, min(padded, limit))
 
-    def rows(self, count: int, length: int, waiting: int, most: int) -> tuple[int, int]:
+    def rows(self, count: int, length: int, waiting: int, most: int, start: float = 0.0) -> tuple[int, int]:
         """(rows to take, rows to pad them to).
 
-        Of `waiting` rows `count` are worth a batch of this length; the budget holds `most`.
+        Of `waiting` rows `count` are worth a batch of this length; the budget holds `most`. Starting another batch
+        takes as long as `start` tokens.
         """
         if self.full_tokens is None:
             return count, count
@@ -38,8 +39,8 @@ class Shapes:
         up = min((rows for rows in allowed if rows >= count), default=None)
         down = max((rows for rows in allowed if rows <= count), default=1)
         if up is not None and up <= most:
-            small = count == waiting and up * length <= self.small_tokens
-            if small or count >= _WORTH_PADDING * up:
+            small = up * length <= self.small_tokens or (up - count) * length <= start
+            if count >= _WORTH_PADDING * up or (count == waiting and small):
                 return count, up
         return down, down
 
