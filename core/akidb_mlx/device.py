@@ -16,9 +16,10 @@ _EXTRAS = (
     'MLX has no backend here. On Linux install exactly one: pip install "akidb-mlx[cpu]", '
     '"akidb-mlx[cuda12]" or "akidb-mlx[cuda13]"'
 )
-# MLX reads them at the first use of the GPU; the user's own win. Plans of attention that are kept (256 by itself),
-# and operations that are launched together: fewer launches, 10 to 20 % of a small model's time.
-_CUDA = {"MLX_CUDA_SDPA_CACHE_SIZE": "2048", "MLX_MAX_OPS_PER_BUFFER": "100", "MLX_MAX_MB_PER_BUFFER": "100000"}
+# MLX reads them at the first use of the GPU; the user's own win. Plans of attention that are kept (256 by itself), and
+# operations that are launched together, where they are small: fewer launches. How much memory they may hold together
+# stays MLX's own default: without that bound a large batch's temporaries add up to most of a GPU.
+_CUDA = {"MLX_CUDA_SDPA_CACHE_SIZE": "2048", "MLX_MAX_OPS_PER_BUFFER": "100"}
 
 
 @dataclass(frozen=True)
@@ -87,4 +88,4 @@ def choose_device(requested: Literal["gpu", "cpu"] | None = None) -> Device:
         os.environ.setdefault(variable, value)
     # For each new shape of attention cuDNN plans for 35 to 90 ms, now and then for a second.
     shapes = Shapes(16, length_multiple=8, full_tokens=65_536, small_tokens=1024)
-    return Device("cuda", name, 65_536, shapes, cache_limit_mb=8192, survives_fork=False, full_batch_ms=200)
+    return Device("cuda", name, 65_536, shapes, cache_limit_mb=8192, survives_fork=False, full_batch_ms=100)
