@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import akidb_mlx  # noqa: F401  # before mlx
-from akidb_mlx.device_threads import DeviceThreads
+from akidb_mlx.device_threads import DeviceThreads, _Batch, _Worker
 from akidb_mlx.engine import Engine
 from akidb_mlx.errors import BackendError, ClosedError, InputError, QueueFullError
-from akidb_mlx.scheduler import Scheduler
+from akidb_mlx.scheduler import Job, Row, Scheduler
 from akidb_mlx.stats import Histogram, Stats
 
 NOT_FINITE, RAISES, KILLS = 666, 667, 668  # tokens that make the fake model misbehave
@@ -465,6 +465,53 @@ def test_closing_one_engine_leaves_the_others(make):
     other, _ = make()
     engine.close()
     assert submit(other, [[4]]).result(LONG_S).tolist() == expected([[4]])
+
+
+# ── a GPU's speed ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_speed_of_batches_whose_ends_nobody_saw_is_their_share(make, monkeypatch):
+    threads = DeviceThreads()
+    engine, _ = make(threads=threads)
+    learnt = []
+    monkeypatch.setattr(engine, "learn", lambda job, seconds: learnt.append((job.padded_tokens, seconds)))
+    worker = _Worker(0)
+
+    def ended(tokens, waited, in_flight):
+        batch = _Batch(engine, Job([Row(np.zeros(tokens, np.int32), 0, [])], tokens, False), began=time.perf_counter())
+        worker.batches.extend([batch] * in_flight)
+        batch.rows = mx.zeros((1, 4))
+        monkeypatch.setattr(engine, "finish", lambda job, rows, measured: measured(waited))
+        threads._finish(worker)
+        worker.batches.clear()
+
+    ended(30, 0.01, 3)
+    assert [tokens for tokens, _ in learnt] == [30]
+    began = time.perf_counter()
+    ended(10, 0.0, 3)
+    ended(20, 0.0, 2)
+    assert len(learnt) == 1
+    time.sleep(0.05)
+    ended(70, 0.04, 2)
+    (_, ten), (_, twenty), (_, seventy) = learnt[1:]
+    assert seventy == pytest.approx(7 * ten) == pytest.approx(3.5 * twenty)
+    assert 0.05 <= ten + twenty + seventy <= time.perf_counter() - began
+    ended(5, 0.0, 1)  # the last one: none is behind it
+    assert len(learnt) == 5
+
+
+def test_few_batches_are_on_a_gpu_at_a_time(make):
+    engine, _ = make()
+    for tokens in (10, 20, 30, 40):
+        engine.scheduler.speed.add(tokens, 1e-6 * tokens)
+    jobs = [Job([Row(np.zeros(40, np.int32), 0, [])], 40, False)] * 9
+    assert [engine.has_room(jobs[:count], 0.0) for count in range(6)] == [True] * 4 + [False] * 2
+    engine.scheduler.speed.add(40, 0.1)
+    for _ in range(9):
+        engine.scheduler.speed.add(40, 0.1)
+    assert [engine.has_room(jobs[:count], 0.0) for count in range(4)] == [True, True, False, False]
+    submit(engine, [[1]], urgent=True).result(LONG_S)
+    assert [engine.has_room(jobs[:count], time.monotonic()) for count in range(3)] == [True, False, False]
 
 
 # ── several cores ────────────────────────────────────────────────────────────────────────────────────

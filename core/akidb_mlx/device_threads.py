@@ -32,6 +32,8 @@ __all__ = ["DEVICE_THREADS", "DeviceThreads"]
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _EXIT_S = 10.0
+# Who waited for so long for a batch has seen its end.
+_SEEN_S = 0.0002
 
 
 @dataclass(eq=False)
@@ -55,7 +57,9 @@ class _Worker:
         """Oldest first; the last one may not be started yet."""
         self.idle = False
         self.free_since = 0.0
-        """When its last batch ended."""
+        """When the last batch ended whose end was seen."""
+        self.unseen: list[_Batch] = []
+        """Batches since then: a GPU had ended them before anybody waited, who knows when."""
 
     @property
     def alive(self) -> bool:
@@ -314,11 +318,17 @@ class DeviceThreads:
         batch = worker.batches[0]
         assert batch.rows is not None
 
-        def measured() -> None:
+        def measured(waited: float) -> None:
             now = time.perf_counter()
-            seconds = now - max(batch.began, worker.free_since)
+            worker.unseen.append(batch)
+            if waited < _SEEN_S and not batch.engine.cpu_lanes and len(worker.batches) > 1:
+                return
+            seconds = now - max(worker.unseen[0].began, worker.free_since)
+            tokens = sum(one.job.padded_tokens for one in worker.unseen)
+            for one in worker.unseen:
+                one.engine.learn(one.job, seconds * one.job.padded_tokens / tokens)
+            worker.unseen.clear()
             worker.free_since = now
-            batch.engine.learn(batch.job, seconds)
 
         try:
             batch.engine.finish(batch.job, batch.rows, measured)

@@ -35,6 +35,7 @@ FORKED = (
 # On a GPU one batch computes and one is ready behind it, or more where they are short: Python's threads take turns
 # of 5 ms, and the GPU is not to wait for that.
 _GPU_BATCHES = 2
+_GPU_MOST_BATCHES = 4
 _GPU_READY_S = 0.06
 
 
@@ -163,8 +164,10 @@ class Engine:
             return True
         if self.cpu_lanes or self.scheduler.queries_are_about(now):
             return False
+        if len(in_flight) < _GPU_BATCHES:
+            return True
         expected = sum(self.scheduler.speed.seconds(job.padded_tokens) for job in in_flight)
-        return len(in_flight) < _GPU_BATCHES or 0 < expected < _GPU_READY_S
+        return len(in_flight) < _GPU_MOST_BATCHES and 0 < expected < _GPU_READY_S
 
     def learn(self, job: Job, seconds: float) -> None:
         """Take note of a batch's time. The caller holds the lock."""
@@ -174,11 +177,13 @@ class Engine:
         else:
             self.scheduler.speed.add(job.padded_tokens, seconds)
 
-    def finish(self, job: Job, started: "mx.array", measured: Callable[[], None] = lambda: None) -> None:
-        """Wait for a batch and answer whose rows are complete. On a device thread."""
+    def finish(self, job: Job, started: "mx.array", measured: Callable[[float], None] = lambda _: None) -> None:
+        """Wait for a batch and answer whose rows are complete; `measured` is told for how long. On a device thread."""
         import mlx.core as mx
 
+        began = time.perf_counter()
         mx.eval(started)
+        waited = time.perf_counter() - began
         rows = np.array(started, copy=False)[: len(job.rows)]
         finite = np.isfinite(rows).all(axis=1)
         places: dict[Request, tuple[list[int], list[int]]] = {}
@@ -189,7 +194,7 @@ class Engine:
                     indices.append(index)
                     positions.append(position)
         with self._threads.condition:  # a request's rows may come from two threads
-            measured()
+            measured(waited)
             self.stats.batches += 1
             self.stats.rows += len(job.rows)
             self.stats.row_tokens += sum(len(row.token_ids) for row in job.rows)
