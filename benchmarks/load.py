@@ -276,6 +276,7 @@ def main() -> None:
     parser.add_argument("--model", help=f"for all parts (default: {MINILM}; for random a tiny checkpoint)")
     parser.add_argument("--memory-model", help="another model for memory and random, e.g. a tiny checkpoint")
     parser.add_argument("--seconds", type=float, default=60, help="of the queries, idle and beside an ingest")
+    parser.add_argument("--max-seq-length", type=int, help="of the memory run's model")
     parser.add_argument("--memory-texts", type=int, default=100_000)
     parser.add_argument("--requests", type=int, default=20_000, help="at random")
     parser.add_argument("--seed", type=int, default=1, help="of the requests at random")
@@ -294,7 +295,8 @@ def main() -> None:
     shown = None
     for name in (name for name in PARTS if name in args.only):
         model, rows = _part(name, args)
-        with Embedder.load(model) as embedder:
+        options = {"max_seq_length": args.max_seq_length} if name == "memory" and args.max_seq_length else {}
+        with Embedder.load(model, **options) as embedder:
             if model != shown:
                 _print_head(embedder)
                 shown = model

@@ -20,6 +20,7 @@ import numpy as np
 from load import _resident
 
 from akidb_mlx import Embedder
+from akidb_mlx.bench import load_pyplot
 
 
 def rate(embedder: Embedder, texts: list[str], rounds: int) -> tuple[float, float]:
@@ -95,16 +96,12 @@ def by_length(embedder: Embedder, tokens: int, rounds: int) -> list[tuple[int, f
 
 def draw(file: Path, counts: list[tuple[int, float]], lengths: list[tuple[int, float]], title: str) -> None:
     """Both growths side by side."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True)
     for axes, points, label in ((left, counts, "texts"), (right, lengths, "words a text")):
         axes.plot(*zip(*points, strict=True), "o-")
         axes.set(xscale="log", xlabel=label)
-        axes.set_ylim(bottom=0)
+    left.set_ylim(0, 1.1 * max(speed for _, speed in counts + lengths))
     left.set_ylabel("tokens / s")
     figure.suptitle(title)
     figure.tight_layout()

@@ -98,7 +98,7 @@ class Embedder:
 
     @property
     def healthy(self) -> bool:
-        """Whether the device thread is able to answer."""
+        """Whether the device threads are able to answer."""
         return self._finalizer.alive and DEVICE_THREADS.healthy
 
     @property
