@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import make_checkpoint
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map_with_path
@@ -34,23 +35,7 @@ from akidb_mlx.shapes import Shapes
 from akidb_mlx.tokenizer import Tokenizer
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "qwen3-0.6b": {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "hidden_act": "silu",
-        "hidden_size": 1024,
-        "intermediate_size": 3072,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "num_hidden_layers": 28,
-        "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1_000_000,
-        "attention_bias": False,
-        "tie_word_embeddings": True,
-        "vocab_size": 151_669,
-    },
+    "qwen3-0.6b": make_checkpoint.SHAPES["qwen3-0.6b"],
     "embeddinggemma-300m": {
         "architectures": ["Gemma3TextModel"],
         "model_type": "gemma3_text",
