@@ -200,7 +200,7 @@ class Run:
             stream = iter(embedder.encode_stream(itertools.cycle(texts), asked.chunk_size))
             for _ in range(asked.variant + 1):
                 next(stream)
-            stream.close()  # type: ignore[attr-defined]
+            stream.close()  # type: ignore[attr-defined]  # it is a generator
             return None
         if asked.kind in ("cancelled", "timed out"):
             work: Coroutine[Any, Any, np.ndarray] = aask(embedder, asked.side, texts)

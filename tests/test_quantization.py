@@ -115,6 +115,13 @@ def packed_channels(folder):
     return sum(weights[key.replace(".scales", ".weight")].shape[0] for key in keys)
 
 
+def joined_layers(folder):
+    """How many products of one input are joined."""
+    checkpoint = read_checkpoint(folder)
+    model = load_model(checkpoint, checkpoint.pooling, GPU)
+    return sum(name.endswith(("qkv_proj", "gate_up_proj")) for name, _ in model.named_modules())
+
+
 def rows_as_on_a_gpu(folder, texts):
     """The rows of a model that keeps its packed weights, and how many channels its layers give so."""
     with Embedder.load(folder) as embedder:
@@ -230,6 +237,7 @@ def test_layers_with_packings_of_their_own(tmp_path):
     ours = encode(folder, texts)
     assert np.abs(ours - rows_as_on_a_gpu(folder, texts)[0]).max() <= 1e-5
     assert rows_as_on_a_gpu(folder, texts)[1] == packed_channels(folder)
+    assert joined_layers(folder) == 4  # two in each of two layers: q, k, v and gate, up are alike
     assert np.abs(ours - encode(dequantise(folder, tmp_path / "floats"), texts)).max() <= 1e-6
 
 
@@ -278,3 +286,16 @@ def test_parts_joined_with_other_bits_are_refused_on_a_gpu_and_here(tmp_path):
     edit_config(folder, quantization=packing)
     with pytest.raises(UnsupportedModelError, match=r"computed together differ in shape or bits"):
         Embedder.load(folder)
+
+
+def test_products_are_joined_only_where_their_weights_are_alike(tmp_path):
+    assert joined_layers(REFERENCE / "qwen3-embedding") == 4
+
+    def predicate(path, module, *_):
+        return {"group_size": 32, "bits": 8} if path.endswith("v_proj") else True
+
+    texts = read_texts("qwen3-embedding")
+    folder = convert("qwen3-embedding", tmp_path / "packed", PACKINGS["4 bit"], predicate)
+    assert joined_layers(folder) == 2  # gate and up
+    ours = encode(folder, texts)
+    assert np.abs(ours - rows_as_on_a_gpu(folder, texts)[0]).max() <= 1e-5

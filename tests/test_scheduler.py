@@ -1,5 +1,7 @@
 """Which rows go into the next batch: pure logic, no MLX, no threads."""
 
+from concurrent.futures import Future
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -393,6 +395,32 @@ def test_short_rows_are_padded_where_starting_a_batch_costs_more():
     slow_device(scheduler, overhead=0.006, per_token=0.000001)  # as long as 6,000 tokens
     scheduler.add(make_request([256] + [4] * 10))
     assert [len(job.rows) for job in run(scheduler)] == [11]
+
+
+class CancelledWhileCut(Future):
+    """Cancelled after so many looks."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.looks = looks
+
+    def done(self):
+        self.looks -= 1
+        return self.looks < 0
+
+
+def test_a_query_is_not_forgotten_where_others_are_cancelled_while_they_are_cut():
+    scheduler = Scheduler(64, 0.02)
+    requests = [make_request([length], urgent=True) for length in (60, 50, 9)]
+    for request, looks in zip(requests, (2, 3), strict=False):
+        request.future = CancelledWhileCut(looks)
+    for request in requests:
+        scheduler.add(request)
+    first = scheduler.next_job(0.0)
+    assert first is not None
+    jobs = [first, *run(scheduler)]
+    assert any(row.owners[0][0] is requests[2] for job in jobs for row in job.rows)
+    assert not scheduler
 
 
 # ── several lanes ────────────────────────────────────────────────────────────────────────────────────

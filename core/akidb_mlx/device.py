@@ -40,8 +40,8 @@ class Device:
     cpu_lanes: int = 0
     """Batches that compute at the same time, each on a core; 0 on a GPU.
 
-    MLX's CPU build computes all but products of matrices on one core, so that two batches on two cores take
-    half the time that two threads in the BLAS would save, and a busy neighbour slows one of them only.
+    MLX's CPU build computes all but products of matrices on one core: a batch on each of two cores saves more than
+    two threads in the BLAS, and a busy neighbour slows one of them only.
     """
 
     def dtype(self, stored: str, requested: str | None) -> str:

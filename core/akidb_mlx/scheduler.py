@@ -203,11 +203,10 @@ class Scheduler:
 
     def _query_job(self) -> Job | None:
         rows = sorted(filter(_wanted, self._queries.values()), key=_length)
-        self._queries = {}
-        if not rows:
-            return None
-        job, left = self._cut(rows, self.max_batch_tokens, urgent=True)
-        self._queries = {_key(row.token_ids, row.prompt_length): row for row in left}
+        job = None
+        while rows and not job:  # all of a batch may have been cancelled just now
+            job, rows = self._cut(rows, self.max_batch_tokens, urgent=True)
+        self._queries = {_key(row.token_ids, row.prompt_length): row for row in rows}
         return job
 
     def _budget_within(self, seconds: float) -> int:
