@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import akidb_mlx  # noqa: F401  # before mlx
-from akidb_mlx.device_threads import DeviceThreads, _Batch, _Worker
-from akidb_mlx.engine import Engine
+from akidb_mlx.device_threads import DeviceThreads, _Worker
+from akidb_mlx.engine import Engine, EngineBatch
 from akidb_mlx.errors import BackendError, ClosedError, InputError, QueueFullError
 from akidb_mlx.scheduler import Job, Row, Scheduler
 from akidb_mlx.stats import Histogram, Stats
@@ -478,9 +478,9 @@ def test_the_speed_of_batches_whose_ends_nobody_saw_is_their_share(make, monkeyp
     worker = _Worker(0)
 
     def ended(tokens, waited, in_flight):
-        batch = _Batch(engine, Job([Row(np.zeros(tokens, np.int32), 0, [])], tokens, False), began=time.perf_counter())
+        batch = EngineBatch(engine, Job([Row(np.zeros(tokens, np.int32), 0, [])], tokens, False))
+        batch.began, batch._rows = time.perf_counter(), mx.zeros((1, 4))
         worker.batches.extend([batch] * in_flight)
-        batch.rows = mx.zeros((1, 4))
         monkeypatch.setattr(engine, "finish", lambda job, rows, measured: measured(waited))
         threads._finish(worker)
         worker.batches.clear()

@@ -7,27 +7,19 @@ operations ahead of the device and then holds it: one thread could not keep two 
 """
 
 import atexit
-import contextlib
 import logging
 import os
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 from akidb_mlx.errors import BackendError, ClosedError
 
-if TYPE_CHECKING:
-    import mlx.core as mx
-
-    from akidb_mlx.engine import Engine
-    from akidb_mlx.scheduler import Job
-
-__all__ = ["DEVICE_THREADS", "DeviceThreads"]
+__all__ = ["DEVICE_THREADS", "Batch", "DeviceThreads", "Source"]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -36,15 +28,49 @@ _EXIT_S = 10.0
 _SEEN_S = 0.0002
 
 
-@dataclass(eq=False)
-class _Batch:
-    """A batch that one of the threads took."""
+class Batch(Protocol):
+    """What a thread starts and finishes."""
 
-    engine: "Engine"
-    job: "Job"
-    began: float = 0.0
-    rows: "mx.array | None" = None
-    """What the device computes; None before its start."""
+    urgent: bool
+    padded_tokens: int
+    cpu: bool
+    """Whether it computes on the thread's own core."""
+    began: float
+    """When it was started; 0 before."""
+
+    def start(self) -> None:
+        """Hand it to the device."""
+
+    def finish(self, measured: Callable[[float], None]) -> None:
+        """Wait for it and answer; `measured` is told for how long, with the lock held."""
+
+    def recover(self, error: Exception) -> None:
+        """It failed: try parts of it, or answer with the error."""
+
+    def fail(self, error: Exception) -> None:
+        """Answer with the error."""
+
+    def learn(self, seconds: float) -> None:
+        """Take note of its time. The caller holds the lock."""
+
+
+class Source(Protocol):
+    """What gives batches: the engine of one model. The caller holds the lock, but for `after_fork`."""
+
+    cpu_lanes: int
+
+    @property
+    def waits(self) -> bool:
+        """Whether any row waits."""
+
+    def next_batch(self, in_flight: Sequence[Batch], now: float, *, last_lane: bool) -> Batch | None:
+        """The next batch for a thread that computes `in_flight`; None where it may take none."""
+
+    def drain(self) -> Callable[[Exception], None]:
+        """Take out all that waits; gives what fails it."""
+
+    def after_fork(self) -> None:
+        """In a forked child: what waited belongs to the parent."""
 
 
 class _Worker:
@@ -53,12 +79,12 @@ class _Worker:
     def __init__(self, lane: int) -> None:
         self.lane = lane
         self.thread: threading.Thread | None = None
-        self.batches: deque[_Batch] = deque()
+        self.batches: deque[Batch] = deque()
         """Oldest first; the last one may not be started yet."""
         self.idle = False
         self.free_since = 0.0
         """When the last batch ended whose end was seen."""
-        self.unseen: list[_Batch] = []
+        self.unseen: list[Batch] = []
         """Batches since then: a GPU had ended them before anybody waited, who knows when."""
 
     @property
@@ -90,7 +116,7 @@ class DeviceThreads:
     def __init__(self) -> None:
         """Start nothing yet."""
         self.deaths = 0
-        self._engines: list[Engine] = []
+        self._engines: list[Source] = []
         # Before they touch the cache MLX waits for all CPU streams, which never answers in a forked child:
         # the threads of its parent's streams are not there.
         self._has_run = self.inherits_streams = False
@@ -111,12 +137,12 @@ class DeviceThreads:
         """False from a thread's unexpected end until the next request starts another."""
         return not self._dead
 
-    def add(self, engine: "Engine") -> None:
+    def add(self, engine: Source) -> None:
         """Serve this engine from now on."""
         with self.condition:
             self._engines.append(engine)
 
-    def remove(self, engine: "Engine") -> None:
+    def remove(self, engine: Source) -> None:
         """Serve it no more."""
         with self.condition:
             if engine in self._engines:
@@ -191,11 +217,11 @@ class DeviceThreads:
         """
         with self.condition:
             self._stopping = True
-            waiting = [(engine, engine.scheduler.drain()) for engine in self._engines]
+            drained = [engine.drain() for engine in self._engines]
             self.condition.notify_all()
             self.condition.wait_for(self._all_idle, _EXIT_S)
-        for engine, requests in waiting:
-            engine.fail(requests, ClosedError("the process is ending"))
+        for fail in drained:
+            fail(ClosedError("the process is ending"))
         until = time.monotonic() + _EXIT_S
         while not all(worker.sleeps_for_ever for worker in self._workers) and time.monotonic() < until:
             time.sleep(0.001)  # without Python's lock, so that the threads get to where they sleep
@@ -235,16 +261,14 @@ class DeviceThreads:
     def _fail_all(self, worker: _Worker, error: Exception) -> None:
         with self.condition:
             self._dead, worker.thread = True, None
-            begun = [(batch.engine, batch.job) for batch in worker.batches]
-            failed = [(engine, [r for row in job.rows for r, _ in row.owners]) for engine, job in begun]
-            failed += [(engine, engine.scheduler.drain()) for engine in self._engines]
+            failed = [batch.fail for batch in worker.batches] + [engine.drain() for engine in self._engines]
             worker.batches.clear()
             self._task_runs = self._task_runs and worker.lane > 0
             self.condition.notify_all()
             if self._tasks and not self._stopping:
                 self.wake()
-        for engine, requests in failed:
-            engine.fail(requests, error)
+        for fail in failed:
+            fail(error)
 
     def _step(self, worker: _Worker) -> None:
         """One thing: a task, the next batch's start, or the oldest batch's end."""
@@ -258,7 +282,7 @@ class DeviceThreads:
             lock = threading.Lock()
             lock.acquire()
             _sleep_for_ever(lock)
-        elif worker.batches[-1].rows is None:
+        elif not worker.batches[-1].began:
             self._start(worker)
         else:
             self._finish(worker)
@@ -289,18 +313,18 @@ class DeviceThreads:
     def _take_batch(self, worker: _Worker) -> None:
         """The next batch of the models in turn, where this thread has room for it."""
         now = time.monotonic()
-        others = sum(any(not batch.job.urgent for batch in w.batches) for w in self._workers if w is not worker)
+        others = sum(any(not batch.urgent for batch in w.batches) for w in self._workers if w is not worker)
         for _ in range(len(self._engines)):
             self._turn = (self._turn + 1) % len(self._engines)
             engine = self._engines[self._turn]
             serves = worker.lane < max(1, engine.cpu_lanes)
-            if engine.scheduler and serves and engine.has_room([batch.job for batch in worker.batches], now):
+            if engine.waits and serves:
                 last_lane = engine.cpu_lanes > 1 and others >= engine.cpu_lanes - 1
-                job = engine.scheduler.next_job(now, last_lane=last_lane)
-                if job is not None:
-                    worker.batches.append(_Batch(engine, job))
+                batch = engine.next_batch(worker.batches, now, last_lane=last_lane)
+                if batch is not None:
+                    worker.batches.append(batch)
                     worker.idle = False
-                    if any(engine.scheduler for engine in self._engines):
+                    if any(engine.waits for engine in self._engines):
                         self.wake()  # another thread for what waits still
                     return
 
@@ -308,46 +332,31 @@ class DeviceThreads:
         batch = worker.batches[-1]
         batch.began = time.perf_counter()
         try:
-            with _stream_of(batch.engine):
-                batch.rows = batch.engine.start(batch.job)
+            batch.start()
         except Exception as error:
-            self._recover(batch, error)
+            batch.recover(error)
             worker.batches.pop()
 
     def _finish(self, worker: _Worker) -> None:
         batch = worker.batches[0]
-        assert batch.rows is not None
 
         def measured(waited: float) -> None:
             now = time.perf_counter()
             worker.unseen.append(batch)
-            if waited < _SEEN_S and not batch.engine.cpu_lanes and len(worker.batches) > 1:
+            if waited < _SEEN_S and not batch.cpu and len(worker.batches) > 1:
                 return
             seconds = now - max(worker.unseen[0].began, worker.free_since)
-            tokens = sum(one.job.padded_tokens for one in worker.unseen)
+            tokens = sum(one.padded_tokens for one in worker.unseen)
             for one in worker.unseen:
-                one.engine.learn(one.job, seconds * one.job.padded_tokens / tokens)
+                one.learn(seconds * one.padded_tokens / tokens)
             worker.unseen.clear()
             worker.free_since = now
 
         try:
-            batch.engine.finish(batch.job, batch.rows, measured)
+            batch.finish(measured)
         except Exception as error:
-            self._recover(batch, error)
+            batch.recover(error)
         worker.batches.popleft()
-
-    def _recover(self, batch: _Batch, error: Exception) -> None:
-        with _stream_of(batch.engine):
-            batch.engine.recover(batch.job, error)
-
-
-def _stream_of(engine: "Engine") -> "contextlib.AbstractContextManager[object]":
-    """Where an engine's batches compute: on a GPU, or this thread's core."""
-    if not engine.cpu_lanes:
-        return contextlib.nullcontext()
-    import mlx.core as mx
-
-    return mx.stream(mx.cpu)
 
 
 DEVICE_THREADS = DeviceThreads()

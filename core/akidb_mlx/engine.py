@@ -8,13 +8,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from akidb_mlx.batching import make_batch
-from akidb_mlx.device_threads import DEVICE_THREADS, DeviceThreads
+from akidb_mlx.device_threads import DEVICE_THREADS, Batch, DeviceThreads
 from akidb_mlx.errors import AkiDBMLXError, BackendError, ClosedError, InputError, QueueFullError
 from akidb_mlx.scheduler import Job, Request, Scheduler
 from akidb_mlx.stats import Stats
@@ -122,9 +123,9 @@ class Engine:
             if self.closed:
                 return
             self.closed = True
-            waiting = self.scheduler.drain()
+            fail = self.drain()
             self._threads.remove(self)
-        self.fail(waiting, ClosedError("the embedder was closed while this request waited"))
+        fail(ClosedError("the embedder was closed while this request waited"))
         self._offer_room()
 
         def drop() -> None:
@@ -134,6 +135,22 @@ class Engine:
         if self._survives_fork or self._process == os.getpid():
             with contextlib.suppress(ClosedError):  # the process is ending: nothing to give back any more
                 self._threads.run(drop).result()
+
+    @property
+    def waits(self) -> bool:
+        """Whether any row waits. The caller holds the lock, as for the next two."""
+        return bool(self.scheduler)
+
+    def next_batch(self, in_flight: Sequence[Batch], now: float, *, last_lane: bool) -> "EngineBatch | None":
+        """The next batch for a thread that computes `in_flight`; None where it may take none."""
+        if not self.has_room(in_flight, now):
+            return None
+        job = self.scheduler.next_job(now, last_lane=last_lane)
+        return None if job is None else EngineBatch(self, job)
+
+    def drain(self) -> Callable[[Exception], None]:
+        """Take out all that waits; gives what fails it."""
+        return partial(self.fail, self.scheduler.drain())
 
     def fail(self, requests: Sequence[Request], error: Exception) -> None:
         """Give an error to requests that are not answered yet."""
@@ -158,7 +175,7 @@ class Engine:
         mx.async_eval(rows)
         return rows
 
-    def has_room(self, in_flight: Sequence[Job], now: float) -> bool:
+    def has_room(self, in_flight: Sequence[Batch | Job], now: float) -> bool:
         """Whether a thread that computes these batches may start another: only a GPU's, and fewer beside queries."""
         if not in_flight:
             return True
@@ -295,6 +312,48 @@ class Engine:
         for future in granted:
             if future.set_running_or_notify_cancel():
                 future.set_result(None)
+
+
+class EngineBatch:
+    """A batch of one engine, as the device threads take it."""
+
+    def __init__(self, engine: Engine, job: Job) -> None:
+        """Not started yet."""
+        self.began = 0.0
+        self.urgent, self.padded_tokens, self.cpu = job.urgent, job.padded_tokens, bool(engine.cpu_lanes)
+        self._engine, self._job = engine, job
+        self._rows: mx.array | None = None
+
+    def start(self) -> None:
+        """Hand it to the device."""
+        with self._stream():
+            self._rows = self._engine.start(self._job)
+
+    def finish(self, measured: Callable[[float], None]) -> None:
+        """Wait for it and answer; `measured` is told for how long."""
+        assert self._rows is not None
+        self._engine.finish(self._job, self._rows, measured)
+
+    def recover(self, error: Exception) -> None:
+        """Try its halves, so that only the rows that cause it fail."""
+        with self._stream():
+            self._engine.recover(self._job, error)
+
+    def fail(self, error: Exception) -> None:
+        """Answer with the error."""
+        self._engine.fail([request for row in self._job.rows for request, _ in row.owners], error)
+
+    def learn(self, seconds: float) -> None:
+        """Take note of its time."""
+        self._engine.learn(self._job, seconds)
+
+    def _stream(self) -> contextlib.AbstractContextManager[object]:
+        """Where it computes: on a GPU, or this thread's core."""
+        if not self.cpu:
+            return contextlib.nullcontext()
+        import mlx.core as mx
+
+        return mx.stream(mx.cpu)
 
 
 def _not_finite(index: int) -> AkiDBMLXError:
