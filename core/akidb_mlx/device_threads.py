@@ -193,7 +193,7 @@ class DeviceThreads:
         elif self._tasks or not all(engine.cpu_lanes for engine in self._engines):
             self.condition.notify_all()  # the first one is meant
         elif any(worker.alive and worker.idle for worker in self._workers):
-            self.condition.notify()
+            self.condition.notify_all()
         else:
             lanes = max((engine.cpu_lanes for engine in self._engines), default=1)
             lane = next((worker.lane for worker in self._workers if not worker.alive), len(self._workers))
