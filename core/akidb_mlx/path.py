@@ -1,12 +1,9 @@
 """The path of a text: tokenised in parts, queued, awaited, finished; for callers on threads and in event loops."""
 
-import asyncio
-import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -17,11 +14,10 @@ from akidb_mlx.loaded import LoadedModel
 from akidb_mlx.progress import Progress
 from akidb_mlx.tokenizer import Tokenized
 from akidb_mlx.vectors import Embeddings
+from akidb_mlx.waiting import Threads, Wait, blocking, in_event_loop, iterate, run
 
 __all__ = ["Call", "OnError", "TextPath", "Usage"]
 
-T = TypeVar("T")
-P = ParamSpec("P")
 # Texts that are tokenised and queued at a time: the device starts on the first while the next are tokenised.
 _PART = {"cpu": 256, "cuda": 1024, "metal": 1024}
 # The first parts are smaller, doubling from this, so that the device starts early.
@@ -72,121 +68,91 @@ class TextPath:
 
     def encode(self, texts: Sequence[str], call: Call, show_progress: bool) -> Embeddings:
         """All of a call's rows, finished; waits for them."""
-        texts = text_input.checked(texts)
-        futures: Queued = []
-        with Progress(len(texts), show_progress) as progress:
-            try:
-                self._queue(texts, 0, call, futures, progress, wait=call.wait)
-                return self._finish([future.result() for future in futures], call)
-            except BaseException:
-                _cancel(futures)
-                raise
+        return run(self._encode(texts, call, show_progress, blocking))
 
     async def aencode(self, texts: Sequence[str], call: Call, show_progress: bool) -> Embeddings:
         """`encode` for an event loop."""
-        texts = text_input.checked(texts)
-        futures: Queued = []
-        with Progress(len(texts), show_progress) as progress:
-            try:
-                await self._aqueue(texts, 0, call, futures, progress, wait=call.wait)
-                rows = [await asyncio.wrap_future(future) for future in futures]
-                return await _in_thread(len(texts) > self._part, self._finish, rows, call)
-            except BaseException:
-                _cancel(futures)
-                raise
+        return await self._encode(texts, call, show_progress, in_event_loop)
 
     def stream(
         self, texts: Iterator[str], chunk_size: int, call: Call, on_error: OnError | None
     ) -> Iterator[Embeddings]:
         """Rows chunk by chunk, a few chunks ahead of who takes them."""
-        chunks: deque[tuple[int, Queued]] = deque()
-        first = 0
-        try:
-            while chunk := list(text_input.chunk(texts, chunk_size)):
-                chunks.append((first, []))
-                self._queue(chunk, first, call, chunks[-1][1], Progress.none, wait=True)
-                first += len(chunk)
-                if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT:
-                    yield self._finish_chunk(*chunks[0], call, on_error)
-                    chunks.popleft()  # not sooner: a chunk that is waited for is cancelled with the others
-            while chunks:
-                yield self._finish_chunk(*chunks[0], call, on_error)
-                chunks.popleft()
-        finally:
-            _cancel(future for _, futures in chunks for future in futures)
+        return iterate(self._stream(text_input.as_async(texts), chunk_size, call, on_error, blocking))
 
-    def _finish_chunk(self, first: int, futures: "Queued", call: Call, on_error: OnError | None) -> Embeddings:
-        rows = self._finish([future.result() for future in futures], call)
-        _report(call, range(first, first + len(rows)), on_error)
-        return rows
-
-    async def astream(
+    def astream(
         self, texts: AsyncIterator[str], chunk_size: int, call: Call, on_error: OnError | None
     ) -> AsyncIterator[Embeddings]:
         """`stream` for an event loop."""
+        return self._stream(texts, chunk_size, call, on_error, in_event_loop)
+
+    async def _encode(self, texts: Sequence[str], call: Call, show_progress: bool, wait_for: Wait) -> Embeddings:
+        texts = text_input.checked(texts)
+        futures: Queued = []
+        with Progress(len(texts), show_progress) as progress, Threads() as threads:
+            try:
+                await self._queue(texts, 0, call, futures, progress, threads, wait_for, wait=call.wait)
+                rows = [await wait_for(future) for future in futures]
+                return await wait_for(threads.do(len(texts) > self._part, self._finish, rows, call))
+            except BaseException:
+                _cancel(futures)
+                raise
+
+    async def _stream(
+        self, texts: AsyncIterator[str], chunk_size: int, call: Call, on_error: OnError | None, wait_for: Wait
+    ) -> AsyncGenerator[Embeddings, None]:
         chunks: deque[tuple[int, Queued]] = deque()
         first = 0
-        try:
-            while chunk := [text async for text in text_input.achunk(texts, chunk_size)]:
-                chunks.append((first, []))
-                await self._aqueue(chunk, first, call, chunks[-1][1], Progress.none, wait=True)
-                first += len(chunk)
-                if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT:
-                    yield await self._afinish_chunk(*chunks[0], call, on_error)
-                    chunks.popleft()
-            while chunks:
-                yield await self._afinish_chunk(*chunks[0], call, on_error)
-                chunks.popleft()
-        finally:
-            _cancel(future for _, futures in chunks for future in futures)
+        with Threads() as threads:
+            try:
+                more = True
+                while more or chunks:
+                    chunk = [text async for text in text_input.chunk(texts, chunk_size)] if more else []
+                    more = bool(chunk)
+                    if chunk:
+                        chunks.append((first, []))
+                        await self._queue(
+                            chunk, first, call, chunks[-1][1], Progress.none, threads, wait_for, wait=True
+                        )
+                        first += len(chunk)
+                    if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT or (chunks and not more):
+                        place, futures = chunks[0]
+                        parts = [await wait_for(future) for future in futures]
+                        rows = await wait_for(threads.do(len(parts) > 1, self._finish, parts, call))
+                        _report(call, range(place, place + len(rows)), on_error)
+                        yield rows
+                        chunks.popleft()  # not sooner: a chunk that is waited for is cancelled with the others
+            finally:
+                _cancel(future for _, futures in chunks for future in futures)
 
-    async def _afinish_chunk(self, first: int, futures: "Queued", call: Call, on_error: OnError | None) -> Embeddings:
-        parts = [await asyncio.wrap_future(future) for future in futures]
-        rows = await _in_thread(len(parts) > 1, self._finish, parts, call)
-        _report(call, range(first, first + len(rows)), on_error)
-        return rows
-
-    def _queue(
+    async def _queue(
         self,
         texts: Sequence[str],
         first: int,
         call: Call,
         futures: "Queued",
         progress: "Progress",
+        threads: Threads,
+        wait_for: Wait,
         *,
         wait: bool,
     ) -> None:
-        """Tokenise and submit part by part, adding to `futures`; the first is refused where the queue is full."""
-        with contextlib.closing(self._tokenized_parts(texts, first, call)) as parts:
-            for start, part in parts:
-                self._account(part, call)
-                while (future := self._submit(part, start, call, wait=wait or start > first)) is None:
-                    self._loaded.engine.room(_tokens(part)).result()
-                futures.append(progress.watch(future, len(part.token_ids)))
-
-    def _tokenized_parts(
-        self, texts: Sequence[str], first: int, call: Call
-    ) -> Generator[tuple[int, Tokenized], None, None]:
-        """(place of its first text, part) in order; the next part is tokenised on another thread meanwhile."""
-        parts = self._parts(len(texts))
-        if len(parts) < 2:
-            if parts:
-                yield first, self._tokenize(texts, first, call)
-            return
-        # The tokenizer works outside Python's lock: while one part is there, another's ids become arrays here.
-        with ThreadPoolExecutor(2, thread_name_prefix="akidb-mlx-tokenize") as executor:
-            ahead: deque[tuple[int, Future[Tokenized]]] = deque()
-            try:
-                for part in parts:
-                    start = first + part.start
-                    ahead.append((start, self._tokenize_in(executor, texts[part.start : part.stop], start, call)))
-                    if len(ahead) > 2:
-                        place, future = ahead.popleft()
-                        yield place, future.result()
-                for place, future in ahead:
-                    yield place, future.result()
-            finally:
-                executor.shutdown(wait=True, cancel_futures=True)
+        """Tokenise part by part, the next ones meanwhile, and submit; the first is refused where the queue is full."""
+        parts = deque(self._parts(len(texts)))
+        much = len(parts) > 1 or sum(map(len, texts)) > _INLINE_CHARACTERS
+        ahead: deque[tuple[int, Future[Tokenized]]] = deque()
+        while parts or ahead:
+            # The tokenizer works outside Python's lock: while one part is there, another's ids become arrays here.
+            while parts and len(ahead) < 3:
+                places = parts.popleft()
+                some, start = texts[places.start : places.stop], first + places.start
+                ahead.append((start, threads.do(much, self._tokenize, some, start, call)))
+            start, tokenizing = ahead.popleft()
+            part = await wait_for(tokenizing)
+            self._account(part, call)
+            while (future := self._submit(part, start, call, wait=wait or start > first)) is None:
+                await wait_for(self._loaded.engine.room(_tokens(part)))
+            futures.append(progress.watch(future, len(part.token_ids)))
 
     def _parts(self, count: int) -> list[range]:
         """The places of so many texts, part by part."""
@@ -197,34 +163,6 @@ class TextPath:
             parts.append(range(start, min(count, start + size)))
             size = min(2 * size, self._part)
         return parts if count else []
-
-    def _tokenize_in(self, executor: ThreadPoolExecutor, *part: Any) -> "Future[Tokenized]":
-        try:
-            return executor.submit(self._tokenize, *part)
-        except RuntimeError:  # no thread is to be had: the process is ending
-            future: Future[Tokenized] = Future()
-            future.set_result(self._tokenize(*part))
-            return future
-
-    async def _aqueue(
-        self,
-        texts: Sequence[str],
-        first: int,
-        call: Call,
-        futures: "Queued",
-        progress: "Progress",
-        *,
-        wait: bool,
-    ) -> None:
-        """`_queue` for an event loop."""
-        for places in self._parts(len(texts)):
-            some, start = texts[places.start : places.stop], first + places.start
-            much = len(texts) > self._part or sum(map(len, some)) > _INLINE_CHARACTERS
-            part = await _in_thread(much, self._tokenize, some, start, call)
-            self._account(part, call)
-            while (future := self._submit(part, start, call, wait=wait or start > first)) is None:
-                await asyncio.wrap_future(self._loaded.engine.room(_tokens(part)))
-            futures.append(progress.watch(future, len(part.token_ids)))
 
     def _tokenize(self, texts: Sequence[str], first: int, call: Call) -> Tokenized:
         if call.prompt:
@@ -318,11 +256,6 @@ def _report(call: Call, places: range, on_error: OnError | None) -> None:
         for place in places:
             if place in call.errors:
                 on_error(place, call.errors.pop(place))
-
-
-async def _in_thread(much: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Work that may take milliseconds leaves the event loop free."""
-    return await asyncio.to_thread(work, *args, **kwargs) if much else work(*args, **kwargs)
 
 
 def _tokens(part: Tokenized) -> int:

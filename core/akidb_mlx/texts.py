@@ -5,7 +5,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Ma
 
 from akidb_mlx.errors import InputError
 
-__all__ = ["achunk", "as_async", "checked", "checked_stream", "chunk", "positive"]
+__all__ = ["as_async", "checked", "checked_stream", "chunk", "positive"]
 
 # A chunk of a stream ends early at so many characters, so that long texts do not fill the memory.
 _CHUNK_CHARACTERS = 2**20
@@ -59,18 +59,8 @@ async def as_async(texts: Iterable[str] | AsyncIterable[str]) -> AsyncIterator[s
         yield text
 
 
-def chunk(texts: Iterator[str], size: int) -> Iterator[str]:
+async def chunk(texts: AsyncIterator[str], size: int) -> AsyncIterator[str]:
     """The next texts: so many, or fewer where they are long; nothing is read beyond them."""
-    characters = 0
-    for text in itertools.islice(texts, size):
-        yield text
-        characters += len(text)
-        if characters >= _CHUNK_CHARACTERS:
-            return
-
-
-async def achunk(texts: AsyncIterator[str], size: int) -> AsyncIterator[str]:
-    """`chunk` of an async iterator."""
     characters = 0
     while size and characters < _CHUNK_CHARACTERS:
         try:

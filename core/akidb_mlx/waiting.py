@@ -1,0 +1,81 @@
+"""Coroutines that are written once: awaited in an event loop, or run to their end on a thread that blocks.
+
+A coroutine takes `wait_for` and waits with nothing else. Where that is `blocking` it is never suspended, so that its
+first step is its last and no event loop is needed.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
+
+__all__ = ["Threads", "Wait", "blocking", "in_event_loop", "iterate", "run"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Wait(Protocol):
+    """How to wait for a future."""
+
+    def __call__(self, future: "Future[T]", /) -> Awaitable[T]: ...  # noqa: D102
+
+
+async def blocking(future: "Future[T]", /) -> T:
+    """On this thread."""
+    return future.result()
+
+
+async def in_event_loop(future: "Future[T]", /) -> T:
+    """Without blocking the loop; cancelling the task cancels the future."""
+    return future.result() if future.done() else await asyncio.wrap_future(future)
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns that waits with `blocking`."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise RuntimeError("it waits for an event loop")
+
+
+def iterate(generator: AsyncGenerator[T, None]) -> Iterator[T]:
+    """The items of an async generator that waits with `blocking`."""
+    try:
+        while True:
+            try:
+                item = run(generator.__anext__())
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        run(generator.aclose())
+
+
+class Threads:
+    """Two threads for work of milliseconds, started when there is some; they leave an event loop free."""
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self._executor: ThreadPoolExecutor | None = None
+
+    def do(self, much: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """Work on a thread where it is much, else here and now."""
+        if much:
+            self._executor = self._executor or ThreadPoolExecutor(2, thread_name_prefix="akidb-mlx-tokenize")
+            try:
+                return self._executor.submit(work, *args, **kwargs)
+            except RuntimeError:  # no thread is to be had: the process is ending
+                pass
+        future: Future[T] = Future()
+        future.set_result(work(*args, **kwargs))
+        return future
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
