@@ -72,7 +72,7 @@ def measure(embedder: Any, kind: str, dtype: str, shapes: list[tuple[int, int]],
     """On the device thread."""
     import mlx.core as mx
 
-    model = embedder._loaded.engine._model
+    model = embedder._loaded.engine.model
     rng = np.random.default_rng(0)
     inner = embedder._checkpoint.config.get("intermediate_size") or 4 * model.backbone.width
     print("| rows × length | ms | tokens/s | TFLOP/s | share of the ceiling |\n|---|---|---|---|---|")

@@ -28,7 +28,7 @@ def tiny():
 def stalled(embedder):
     """The device, one core of it, waits until `release` is called; gives it, and a semaphore of the batches."""
     engine = embedder._loaded.engine
-    model, gate, entered = engine._model, threading.Event(), threading.Semaphore(0)
+    model, gate, entered = engine.model, threading.Event(), threading.Semaphore(0)
     lanes, engine.cpu_lanes = engine.cpu_lanes, 1
 
     def wait(batch):
@@ -36,14 +36,14 @@ def stalled(embedder):
         assert gate.wait(LONG_S)
         return model(batch)
 
-    engine._model = wait
+    engine.model = wait
     try:
         yield gate.set, entered
     finally:
         gate.set()
         engine.cpu_lanes = lanes
-        if engine._model is not None:
-            engine._model = model
+        if engine.model is not None:
+            engine.model = model
 
 
 async def until(condition):

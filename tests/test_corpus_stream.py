@@ -9,7 +9,7 @@ import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx import path as path_module
-from akidb_mlx import texts as texts_module
+from akidb_mlx.batch import Batch
 from akidb_mlx.errors import BackendError, InputError
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -71,7 +71,8 @@ async def test_no_more_is_read_ahead_of_an_async_source(tiny):
 
 
 def test_long_texts_make_small_chunks(tiny, monkeypatch):
-    monkeypatch.setattr(texts_module, "_CHUNK_CHARACTERS", 5000)
+    monkeypatch.setattr(path_module, "_LEAST_CHUNK_CHARACTERS", 5000)
+    monkeypatch.setattr(path_module, "_MOST_CHUNK_CHARACTERS", 5000)
     long = ["word " * 500] * 7  # 2,500 characters each
     assert [len(chunk) for chunk in tiny.encode_stream(long, chunk_size=100)] == [2, 2, 2, 1]
     assert [len(chunk) for chunk in tiny.encode_stream(["word " * 5000] * 2, chunk_size=100)] == [1, 1]
@@ -79,7 +80,8 @@ def test_long_texts_make_small_chunks(tiny, monkeypatch):
 
 
 async def test_long_texts_make_small_chunks_async(tiny, monkeypatch):
-    monkeypatch.setattr(texts_module, "_CHUNK_CHARACTERS", 5000)
+    monkeypatch.setattr(path_module, "_LEAST_CHUNK_CHARACTERS", 5000)
+    monkeypatch.setattr(path_module, "_MOST_CHUNK_CHARACTERS", 5000)
     chunks = tiny.aencode_stream(["word " * 500] * 7, chunk_size=100)
     assert [len(chunk) async for chunk in chunks] == [2, 2, 2, 1]
 
@@ -163,7 +165,7 @@ def test_texts_without_tokens_are_told(tiny, monkeypatch):
 
 
 def test_vectors_that_are_not_finite_are_told(tiny, monkeypatch):
-    engine, real = tiny._loaded.engine, tiny._loaded.engine._model
+    engine, real = tiny._loaded.engine, tiny._loaded.engine.model
     poison = tiny._loaded.tokenizer.tokenize(["passage text: poison"]).token_ids[0]
 
     def model(batch):
@@ -174,28 +176,28 @@ def test_vectors_that_are_not_finite_are_told(tiny, monkeypatch):
         hit = [np.array_equal(ids[:length], poison) for ids, length in lengths]
         return mx.where(mx.array(hit)[:, None], mx.array(float("nan")), rows)
 
-    monkeypatch.setattr(engine, "_model", model)
+    monkeypatch.setattr(engine, "model", model)
     told = {}
     with pytest.raises(InputError, match=r"vector of text \d+ is not finite"):
         list(tiny.encode_stream(mixed("poison"), side="document"))
     rows = np.concatenate(list(tiny.encode_stream(mixed("poison"), 300, side="document", on_error=told.__setitem__)))
-    monkeypatch.setattr(engine, "_model", real)
+    monkeypatch.setattr(engine, "model", real)
     checked(rows, told, tiny, BAD)
     assert "text 10 is not finite" in str(told[10])
 
 
 def test_a_text_on_which_the_device_fails_is_told(tiny, monkeypatch):
-    engine, real = tiny._loaded.engine, tiny._loaded.engine.start
+    real = Batch.start
     poison = tiny._loaded.tokenizer.tokenize(["passage text: poison"]).token_ids[0]
 
-    def start(job):
-        if any(np.array_equal(row.token_ids, poison) for row in job.rows):
-            raise RuntimeError("out of memory")
-        return real(job)
+    def start(batch):
+        if any(np.array_equal(row.token_ids, poison) for row in batch.plan.rows):
+            raise RuntimeError("illegal instruction")
+        real(batch)
 
-    monkeypatch.setattr(engine, "start", start)
+    monkeypatch.setattr(Batch, "start", start)
     told = {}
     rows = np.concatenate(list(tiny.encode_stream(mixed("poison"), 300, side="document", on_error=told.__setitem__)))
-    monkeypatch.setattr(engine, "start", real)
+    monkeypatch.setattr(Batch, "start", real)
     checked(rows, told, tiny, BAD)
     assert isinstance(told[10], BackendError)

@@ -62,16 +62,16 @@ class Gate:
 @contextmanager
 def gated(embedder):
     engine = embedder._loaded.engine
-    gate, model = Gate(engine._model), engine._model
-    engine._model = gate
+    gate, model = Gate(engine.model), engine.model
+    engine.model = gate
     lanes, engine.cpu_lanes = engine.cpu_lanes, 1
     try:
         yield gate
     finally:
         gate.open.set()
         engine.cpu_lanes = lanes
-        if engine._model is not None:
-            engine._model = model
+        if engine.model is not None:
+            engine.model = model
 
 
 @contextmanager
@@ -398,8 +398,8 @@ def test_a_progress_bar_reaches_its_end(tiny, monkeypatch, capsys):
 
     monkeypatch.setattr(tqdm, "tqdm", Bar)
     engine = tiny._loaded.engine
-    release = engine._release
-    monkeypatch.setattr(engine, "_release", lambda request: (time.sleep(0.02), release(request)))
+    release = engine.queue.release
+    monkeypatch.setattr(engine.queue, "release", lambda request: (time.sleep(0.02), release(request)))
     tiny.encode(["a"] * 600, show_progress=True)
     tiny.encode(["a"], show_progress=False)
     (bar,) = bars
@@ -574,7 +574,7 @@ def test_the_last_user_closes_the_model(folder, monkeypatch):
         assert not engine.closed
         assert other.encode(["a"]).shape == (1, 16)
         other.close()
-        assert engine.closed and engine._model is None
+        assert engine.closed and engine.model is None
         assert engine not in DEVICE_THREADS._engines
         with Embedder.load(folder) as again:
             assert again._loaded.engine is not engine
@@ -617,7 +617,7 @@ def test_closing_while_others_wait(folder):
 def test_an_embedder_that_nobody_holds_gives_its_model_back(folder):
     embedder = Embedder.load(folder)
     engine = embedder._loaded.engine
-    model = weakref.ref(engine._model)
+    model = weakref.ref(engine.model)
     del embedder
     gc.collect()
     until = time.monotonic() + LONG_S
@@ -660,11 +660,11 @@ def test_the_device_threads_death_and_revival(folder, caplog):
     embedder = Embedder.load(folder)
     expected = embedder.encode(TEXTS)
     engine = embedder._loaded.engine
-    model, engine._model = engine._model, lambda _: exec("raise SystemExit('killed by a test')")
+    model, engine.model = engine.model, lambda _: exec("raise SystemExit('killed by a test')")
     with pytest.raises(Exception, match="device thread ended"):
         embedder.encode(["a"])
     assert not embedder.healthy
-    engine._model = model
+    engine.model = model
     assert close_to(embedder.encode(TEXTS), expected)
     assert embedder.healthy
     embedder.close()

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 import akidb_mlx  # noqa: F401  # before mlx
+from akidb_mlx.batch import Batch
 from akidb_mlx.device_threads import DeviceThreads, _Worker
-from akidb_mlx.engine import Engine, EngineBatch
+from akidb_mlx.engine import Engine
 from akidb_mlx.errors import BackendError, ClosedError, InputError, QueueFullError
-from akidb_mlx.scheduler import Job, Row, Scheduler
+from akidb_mlx.requests import BatchPlan, Request, Row
+from akidb_mlx.scheduler import Scheduler
 from akidb_mlx.stats import Histogram, Stats
 
 NOT_FINITE, RAISES, KILLS = 666, 667, 668  # tokens that make the fake model misbehave
@@ -78,8 +80,8 @@ def make(shared_thread):
         scheduler = Scheduler(max_batch_tokens, 0.02)
         options = {"survives_fork": True, **options}
         engine = Engine(FakeModel(), scheduler, max_queued_tokens, threads=threads or shared_thread, **options)
-        engines.append((engine, engine._model))
-        return engine, engine._model
+        engines.append((engine, engine.model))
+        return engine, engine.model
 
     yield make_engine
     for engine, model in engines:
@@ -186,13 +188,13 @@ def test_a_request_beyond_the_limit_is_taken_when_nothing_waits(make):
 
 def test_an_answered_request_leaves_the_queue_before_its_caller_knows(make, monkeypatch):
     engine, _ = make(max_queued_tokens=10)
-    release = engine._release
+    release = engine.queue.release
 
     def late(request):
         time.sleep(0.01)
         release(request)
 
-    monkeypatch.setattr(engine, "_release", late)
+    monkeypatch.setattr(engine.queue, "release", late)
     for _ in range(20):
         assert len(submit(engine, [[1] * 8]).result(LONG_S)) == 1
         with pytest.raises(InputError):
@@ -226,8 +228,8 @@ def test_who_no_longer_waits_for_room_is_in_nobodys_way(make):
     submit(engine, [[1] * 6])  # one more token fits
     gone, small = engine.room(9), engine.room(1)
     gone.cancel()
-    assert engine.room(1).result(LONG_S) is None
     assert small.result(LONG_S) is None
+    assert engine.room(1).result(LONG_S) is None
 
 
 # ── cancelling ───────────────────────────────────────────────────────────────────────────────────────
@@ -269,7 +271,7 @@ def test_only_the_guilty_request_of_a_batch_fails(make, caplog):
     with caplog.at_level(logging.WARNING):
         for i, future in enumerate(futures):
             if i == 5:
-                with pytest.raises(BackendError, match=r"text of 2 tokens: \[malloc\] no memory"):
+                with pytest.raises(BackendError, match=r"text 1 \(2 tokens\): \[malloc\] no memory"):
                     future.result(LONG_S)
             else:
                 assert future.result(LONG_S).tolist() == expected(texts[i])
@@ -353,11 +355,11 @@ def test_death_at_a_batchs_end_is_told(make, monkeypatch, caplog):
     threads = DeviceThreads()
     engine, _ = make(threads=threads)
 
-    def finish(*_):
+    def finish(*_, **__):
         raise SystemExit("killed by a test")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "finish", finish)
+        patch.setattr(Batch, "finish", finish)
         with pytest.raises(BackendError, match="device thread ended"):
             submit(engine, [[1]]).result(LONG_S)
     assert submit(engine, [[5, 6]]).result(LONG_S).tolist() == expected([[5, 6]])
@@ -454,7 +456,7 @@ def test_closing_drops_the_model(make):
     alive = weakref.ref(model.batches[0])
     model.batches.clear()
     engine.close()
-    assert engine._model is None
+    assert engine.model is None
     assert engine not in engine._threads._engines
     gc.collect()
     assert alive() is None
@@ -474,14 +476,14 @@ def test_the_speed_of_batches_whose_ends_nobody_saw_is_their_share(make, monkeyp
     threads = DeviceThreads()
     engine, _ = make(threads=threads)
     learnt = []
-    monkeypatch.setattr(engine, "learn", lambda job, seconds: learnt.append((job.padded_tokens, seconds)))
+    monkeypatch.setattr(Batch, "learn", lambda batch, seconds: learnt.append((batch.padded_tokens, seconds)))
     worker = _Worker(0)
 
     def ended(tokens, waited, in_flight):
-        batch = EngineBatch(engine, Job([Row(np.zeros(tokens, np.int32), 0, [])], tokens, False))
-        batch.began, batch._rows = time.perf_counter(), mx.zeros((1, 4))
+        batch = Batch(engine.runtime, BatchPlan([Row(np.zeros(tokens, np.int32), 0, [])], tokens, False))
+        batch.began = time.perf_counter()
         worker.batches.extend([batch] * in_flight)
-        monkeypatch.setattr(engine, "finish", lambda job, rows, measured: measured(waited))
+        monkeypatch.setattr(Batch, "finish", lambda batch, measured, alone: measured(waited))
         threads._finish(worker)
         worker.batches.clear()
 
@@ -504,14 +506,24 @@ def test_few_batches_are_on_a_gpu_at_a_time(make):
     engine, _ = make()
     for tokens in (10, 20, 30, 40):
         engine.scheduler.speed.add(tokens, 1e-6 * tokens)
-    jobs = [Job([Row(np.zeros(40, np.int32), 0, [])], 40, False)] * 9
-    assert [engine.has_room(jobs[:count], 0.0) for count in range(6)] == [True] * 4 + [False] * 2
+    plan = BatchPlan([Row(np.zeros(40, np.int32), 0, [])], 40, False)
+
+    def taken(in_flight, now, alone=False):
+        """Whether a thread that computes so many batches takes another one."""
+        engine.scheduler.add(Request([np.ones(3, np.int32)], False, 0, 0.0))
+        in_flight = [Batch(engine.runtime, plan)] * in_flight
+        batch = engine.next_batch(in_flight, now, last_lane=False, alone=alone)
+        engine.drain()
+        return batch is not None
+
+    assert [taken(count, 0.0) for count in range(6)] == [True] * 4 + [False] * 2
+    assert [taken(count, 0.0, alone=True) for count in range(3)] == [True, False, False]
     engine.scheduler.speed.add(40, 0.1)
     for _ in range(9):
         engine.scheduler.speed.add(40, 0.1)
-    assert [engine.has_room(jobs[:count], 0.0) for count in range(4)] == [True, True, False, False]
+    assert [taken(count, 0.0) for count in range(4)] == [True, True, False, False]
     submit(engine, [[1]], urgent=True).result(LONG_S)
-    assert [engine.has_room(jobs[:count], time.monotonic()) for count in range(3)] == [True, False, False]
+    assert [taken(count, time.monotonic()) for count in range(3)] == [True, False, False]
 
 
 # ── several cores ────────────────────────────────────────────────────────────────────────────────────
@@ -554,8 +566,8 @@ def test_a_gpus_engine_is_served_by_the_first_thread_alone(make):
     several, _ = make(threads=threads, cpu_lanes=2)
     gpu, _ = make(threads=threads)
     names = set()
-    start = gpu.start
-    gpu.start = lambda job: (names.add(threading.current_thread().name), start(job))[1]
+    model = gpu.model
+    gpu.model = lambda batch: (names.add(threading.current_thread().name), model(batch))[1]
     futures = [submit(engine, [[i + 1] * 60]) for i in range(20) for engine in (several, gpu)]
     wait(futures, LONG_S)
     assert all(future.done() for future in futures)
@@ -567,16 +579,15 @@ def test_a_task_has_mlx_for_itself(make):
     engine, model = make(threads=threads, cpu_lanes=2)
     model.seconds = 0.002
     computing = []
-    start = engine.start
 
-    def count(job):
+    def count(batch):
         computing.append(1)
         try:
-            return start(job)
+            return model(batch)
         finally:
             computing.pop()
 
-    engine.start = count
+    engine.model = count
     bulk = submit(engine, [[i + 1] * 60 for i in range(60)])
     seen = []
     for _ in range(5):
@@ -744,3 +755,67 @@ def test_at_random_nothing_is_lost_wrong_or_left_hanging(make, seed, caplog):
     assert not wrong
     assert engine.scheduler.queued_tokens == 0
     assert not engine.scheduler
+
+
+# ── room for queries beside documents ──
+
+
+def test_documents_never_keep_a_query_out(make):
+    engine, model = make(max_queued_tokens=10)
+    busy(engine, model)
+    submit(engine, [[1] * 7])
+    with pytest.raises(QueueFullError):
+        submit(engine, [[2] * 5])
+    queries = [submit(engine, [[3] * 5], urgent=True), submit(engine, [[4] * 5], query=True)]
+    with pytest.raises(QueueFullError, match="10 tokens wait already and 1 more"):
+        submit(engine, [[5]], urgent=True)
+    model.gate.set()
+    assert [query.result(LONG_S)[0, 2] for query in queries] == [3, 4]
+
+
+def test_queries_do_not_wait_for_room_behind_documents(make):
+    engine, model = make(max_queued_tokens=10)
+    busy(engine, model)
+    submit(engine, [[1] * 7])
+    documents, query = engine.room(5), engine.room(5, query=True)
+    assert query.result(LONG_S) is None
+    assert not documents.done()
+    model.gate.set()
+    assert documents.result(LONG_S) is None
+
+
+def test_those_who_wait_for_room_keep_their_order(make):
+    engine, model = make(max_queued_tokens=10)
+    busy(engine, model)
+    submit(engine, [[1] * 6])  # one more token fits
+    large, small = engine.room(2), engine.room(1)
+    assert not large.done() and not small.done()
+    model.gate.set()
+    assert large.result(LONG_S) is small.result(LONG_S) is None
+
+
+def test_tokens_are_given_back_as_rows_are_answered(make):
+    """One large request: its first rows make room for others long before its last."""
+    engine, model = make(max_batch_tokens=8, max_queued_tokens=30)
+    batches = threading.Semaphore(0)
+    engine.model = lambda batch: (batches.acquire(timeout=LONG_S), model(batch))[1]
+    bulk = submit(engine, [[i + 1] * 5 for i in range(6)])
+    with pytest.raises(QueueFullError):
+        submit(engine, [[9] * 5])
+    room = engine.room(5)
+    batches.release()
+    assert room.result(LONG_S) is None
+    assert not bulk.done()
+    batches.release(5)
+    assert bulk.result(LONG_S).shape == (6, 4)
+    assert engine.scheduler.queued_tokens == 0
+
+
+@pytest.mark.parametrize(("plans_shapes", "learnt"), [(False, 3), (True, 2)])
+def test_the_speed_is_learnt_from_each_batch_but_where_shapes_are_planned(make, monkeypatch, plans_shapes, learnt):
+    engine, _ = make(plans_shapes=plans_shapes)
+    times = []
+    monkeypatch.setattr(engine.scheduler.speed, "add", lambda tokens, seconds: times.append(tokens))
+    for _ in range(3):
+        submit(engine, [[1, 2, 3]]).result(LONG_S)
+    assert times == [3] * learnt

@@ -30,7 +30,7 @@ BY_HAND = {
 
 
 def compute(embedder, batch):
-    return DEVICE_THREADS.run(lambda: np.array(embedder._loaded.engine._model(batch))).result(60)
+    return DEVICE_THREADS.run(lambda: np.array(embedder._loaded.engine.model(batch))).result(60)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -310,8 +310,8 @@ def test_an_exception_ends_the_process_with_its_own_code(tmp_path):
 def test_an_interrupt_ends_a_long_call(tmp_path):
     script = """
     embedder = Embedder.load(MODEL)
-    model = embedder._loaded.engine._model
-    embedder._loaded.engine._model = lambda batch: (time.sleep(0.05), model(batch))[1]
+    model = embedder._loaded.engine.model
+    embedder._loaded.engine.model = lambda batch: (time.sleep(0.05), model(batch))[1]
     print("ready", flush=True)
     embedder.encode([f"harbour {i}" for i in range(100_000)])
     """

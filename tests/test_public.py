@@ -120,6 +120,7 @@ def test_the_fields_of_the_configuration():
         "max_queued_tokens",
         "query_latency_target_ms",
         "cache_limit_mb",
+        "memory_limit_mb",
         "cache_dir",
         "local_files_only",
     }

@@ -530,18 +530,18 @@ def test_health_is_loading_until_what_is_preloaded_is_there():
 
 
 def test_health_tells_of_a_dead_worker_and_brings_it_back(monkeypatch):
-    from akidb_mlx.engine import Engine
+    from akidb_mlx.batch import Batch
 
     class Died(BaseException):
         pass
 
-    def die(self, job):
+    def die(batch):
         raise Died
 
     with serving({"m": REFERENCE / "bert-mean"}) as server, server.client() as client:
         assert client.embed("warm", "m").status == 200
         with monkeypatch.context() as patch:
-            patch.setattr(Engine, "start", die)
+            patch.setattr(Batch, "start", die)
             answer = client.embed("fatal", "m")
             assert answer.status == 500
             assert answer.error["code"] == "backend_error"

@@ -128,9 +128,10 @@ def test_a_full_queue_is_waited_for():
 
 
 def test_memory_is_bounded_by_characters_too(tiny, monkeypatch):
-    from akidb_mlx import texts as module
+    from akidb_mlx import path as module
 
-    monkeypatch.setattr(module, "_CHUNK_CHARACTERS", 1000)
+    monkeypatch.setattr(module, "_LEAST_CHUNK_CHARACTERS", 1000)
+    monkeypatch.setattr(module, "_MOST_CHUNK_CHARACTERS", 1000)
     source = Source(["a" * 400] * 30)
     chunks = [len(chunk) for chunk in tiny.encode_stream(source, 10)]
     assert chunks == [3] * 10
@@ -190,7 +191,7 @@ def test_a_text_too_long_ends_the_stream_or_gives_a_row_of_nan():
 
 def test_a_row_that_the_device_cannot_compute_is_told(tiny):
     engine = tiny._loaded.engine
-    model = engine._model
+    model = engine.model
 
     def fails(batch):
         if (batch.lengths == 5).any():
@@ -199,12 +200,12 @@ def test_a_row_that_the_device_cannot_compute_is_told(tiny):
 
     texts = [f"{'a ' * i}" for i in range(12)]
     place = tiny.count_tokens(texts).index(5)
-    engine._model = fails
+    engine.model = fails
     try:
         rejected = []
         rows = np.concatenate(list(tiny.encode_stream(texts, 5, on_error=lambda *said: rejected.append(said))))
     finally:
-        engine._model = model
+        engine.model = model
     ((rejected_place, error),) = rejected
     assert rejected_place == place and "no memory" in str(error)
     assert np.flatnonzero(np.isnan(rows).any(axis=1)).tolist() == [place]

@@ -127,6 +127,10 @@ class EmbedderOptions(BaseModel):
     cache_limit_mb: Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool)] | None = _run(
         "Most freed memory in MiB that MLX keeps for reuse; 0 keeps none. None: by device."
     )
+    memory_limit_mb: _Limit | None = _run(
+        "Most memory in MiB that weights and batches may take. None: what the machine leaves, on a Mac what macOS "
+        "recommends for the GPU."
+    )
     cache_dir: _Folder | None = _run("Folder of downloaded models. None takes the Hub's own (HF_HOME, HF_HUB_CACHE).")
     local_files_only: bool = _run("Never reach for the network; a model that is not here is an error.", False)
 

@@ -6,7 +6,11 @@ one computes. On the CPU each core has a thread of its own, because MLX lets a t
 operations ahead of the device and then holds it: one thread could not keep two cores busy.
 """
 
+import _thread
 import atexit
+import copy
+import ctypes
+import inspect
 import logging
 import os
 import sys
@@ -26,6 +30,16 @@ _log = logging.getLogger(__name__)
 _EXIT_S = 10.0
 # Who waited for so long for a batch has seen its end.
 _SEEN_S = 0.0002
+# After a GPU's failure so many batches compute one at a time, so that the next error has one cause.
+_CAREFUL_BATCHES = 32
+# How often a GPU is asked whether it still computes before it is given up.
+_ANSWERS = 3
+# What `threading` starts threads with, before and from Python 3.13 on.
+_STARTERS = ("_start_new_thread", "_start_joinable_thread")
+_PATCHED = (
+    "threads are patched in this process (by gevent or eventlet), and MLX needs real ones: patch everything else "
+    "with monkey.patch_all(thread=False), or let gunicorn take gthread or sync workers"
+)
 
 
 class Batch(Protocol):
@@ -41,11 +55,14 @@ class Batch(Protocol):
     def start(self) -> None:
         """Hand it to the device."""
 
-    def finish(self, measured: Callable[[float], None]) -> None:
-        """Wait for it and answer; `measured` is told for how long, with the lock held."""
+    def finish(self, measured: Callable[[float], None], *, alone: bool) -> None:
+        """Wait for it and answer; `measured` is told for how long, with the lock held. `alone`: none is behind it."""
 
-    def recover(self, error: Exception) -> None:
-        """It failed: try parts of it, or answer with the error."""
+    def recover(self, error: Exception, *, whole: bool) -> None:
+        """It failed: compute it again, `whole` where the error may be another's, else in parts; or answer with it."""
+
+    def ended(self) -> None:
+        """It is answered or failed. The caller holds the lock."""
 
     def fail(self, error: Exception) -> None:
         """Answer with the error."""
@@ -63,8 +80,8 @@ class Source(Protocol):
     def waits(self) -> bool:
         """Whether any row waits."""
 
-    def next_batch(self, in_flight: Sequence[Batch], now: float, *, last_lane: bool) -> Batch | None:
-        """The next batch for a thread that computes `in_flight`; None where it may take none."""
+    def next_batch(self, in_flight: Sequence[Batch], now: float, *, last_lane: bool, alone: bool) -> Batch | None:
+        """The next batch for a thread that computes `in_flight`; None where it may take none, or none beside them."""
 
     def drain(self) -> Callable[[Exception], None]:
         """Take out all that waits; gives what fails it."""
@@ -86,6 +103,8 @@ class _Worker:
         """When the last batch ended whose end was seen."""
         self.unseen: list[Batch] = []
         """Batches since then: a GPU had ended them before anybody waited, who knows when."""
+        self.careful = 0
+        """Batches that are still to compute one at a time."""
 
     @property
     def alive(self) -> bool:
@@ -116,6 +135,7 @@ class DeviceThreads:
     def __init__(self) -> None:
         """Start nothing yet."""
         self.deaths = 0
+        self._broken: BackendError | None = None
         self._engines: list[Source] = []
         # Before they touch the cache MLX waits for all CPU streams, which never answers in a forked child:
         # the threads of its parent's streams are not there.
@@ -134,8 +154,23 @@ class DeviceThreads:
 
     @property
     def healthy(self) -> bool:
-        """False from a thread's unexpected end until the next request starts another."""
-        return not self._dead
+        """False from a thread's unexpected end until the next request starts another, and once a GPU is lost."""
+        return not self._dead and self._broken is None
+
+    def check_usable(self) -> None:
+        """Raise where nothing can be computed any more, or not here.
+
+        Raises:
+            ClosedError: the process is ending.
+            BackendError: the GPU is lost to this process; threads are patched.
+        """
+        if self._stopping:
+            raise ClosedError("the process is ending")
+        if self._broken is not None:
+            raise copy.copy(self._broken)
+        starters = (_thread.start_new_thread, *(getattr(threading, name, None) for name in _STARTERS))
+        if not all(starter is None or inspect.isbuiltin(starter) for starter in starters):
+            raise BackendError(_PATCHED)
 
     def add(self, engine: Source) -> None:
         """Serve this engine from now on."""
@@ -149,7 +184,7 @@ class DeviceThreads:
                 self._engines.remove(engine)
 
     def run(self, work: Callable[[], T]) -> "Future[T]":
-        """Run something that touches MLX on the first thread, while no batch computes."""
+        """Run something that touches MLX on the first thread, while no batch computes; see `check_usable`."""
         future: Future[T] = Future()
 
         def task() -> None:
@@ -161,12 +196,9 @@ class DeviceThreads:
                 future.set_exception(error)
 
         with self.condition:
+            self.check_usable()
             self._tasks.append(task)
-            try:
-                self.wake()
-            except ClosedError:
-                self._tasks.remove(task)
-                raise
+            self.wake()
         return future
 
     def clear_cache(self) -> None:
@@ -175,6 +207,7 @@ class DeviceThreads:
 
         if not self.inherits_streams:
             mx.clear_cache()
+            _trim_heap()
 
     def set_cache_limit(self, megabytes: int) -> None:
         """Bound the freed memory that is kept; a forked child keeps its parent's bound. On a thread."""
@@ -184,9 +217,7 @@ class DeviceThreads:
             mx.set_cache_limit(megabytes * 2**20)
 
     def wake(self) -> None:
-        """Something waits: call a thread that is free, or start one. The caller holds the lock."""
-        if self._stopping:
-            raise ClosedError("the process is ending")
+        """Something waits: call the threads that are free, or start one. The caller holds the lock."""
         if not self._workers or not self._workers[0].alive:
             self._dead = False
             self._start_worker(0)
@@ -262,6 +293,8 @@ class DeviceThreads:
         with self.condition:
             self._dead, worker.thread = True, None
             failed = [batch.fail for batch in worker.batches] + [engine.drain() for engine in self._engines]
+            for batch in worker.batches:
+                batch.ended()
             worker.batches.clear()
             self._task_runs = self._task_runs and worker.lane > 0
             self.condition.notify_all()
@@ -320,7 +353,7 @@ class DeviceThreads:
             serves = worker.lane < max(1, engine.cpu_lanes)
             if engine.waits and serves:
                 last_lane = engine.cpu_lanes > 1 and others >= engine.cpu_lanes - 1
-                batch = engine.next_batch(worker.batches, now, last_lane=last_lane)
+                batch = engine.next_batch(worker.batches, now, last_lane=last_lane, alone=worker.careful > 0)
                 if batch is not None:
                     worker.batches.append(batch)
                     worker.idle = False
@@ -334,8 +367,7 @@ class DeviceThreads:
         try:
             batch.start()
         except Exception as error:
-            batch.recover(error)
-            worker.batches.pop()
+            self._failed(worker, error)
 
     def _finish(self, worker: _Worker) -> None:
         batch = worker.batches[0]
@@ -353,10 +385,82 @@ class DeviceThreads:
             worker.free_since = now
 
         try:
-            batch.finish(measured)
+            batch.finish(measured, alone=len(worker.batches) == 1)
         except Exception as error:
-            batch.recover(error)
-        worker.batches.popleft()
+            self._failed(worker, error)
+            return
+        with self.condition:
+            worker.batches.popleft().ended()
+            worker.careful = max(0, worker.careful - 1)
+
+    def _failed(self, worker: _Worker, error: Exception) -> None:
+        """A batch failed. A GPU may report what another one met: all that it was given are computed again, in turn."""
+        with self.condition:
+            batches = list(worker.batches)
+            worker.unseen.clear()
+            worker.careful = _CAREFUL_BATCHES
+            for batch in batches:
+                batch.ended()
+        for batch in batches:  # they stay in the worker's list meanwhile, for it is busy
+            try:
+                batch.recover(error, whole=len(batches) > 1)
+            except BackendError as fatal:
+                self._lose_device(fatal)
+                break
+        with self.condition:
+            worker.batches.clear()
+
+    def surface_errors(self, *, alone: bool) -> None:
+        """Raise what the GPU met, which MLX may report only at the next use of its stream. On a GPU's thread.
+
+        `alone`: nothing else computes there, so that it can be waited for.
+        """
+        import mlx.core as mx
+
+        if alone:
+            mx.synchronize()
+        else:
+            mx.async_eval(mx.zeros(1) + 1)
+
+    def settle(self, error: Exception) -> None:
+        """After a GPU's failure: let it end all it has, give its freed memory back, see that it still computes.
+
+        Raises:
+            BackendError: it does not, and will not in this process.
+        """
+        import mlx.core as mx
+
+        for _ in range(_ANSWERS):  # MLX may first report what it kept
+            try:
+                mx.synchronize()
+                self.clear_cache()
+                if float(mx.sum(mx.arange(9, dtype=mx.float32) + 1.5)) == 49.5:
+                    return
+            except Exception as again:
+                error = again
+        raise BackendError(
+            f"the GPU is lost to this process ({error}): restart the process. Where its memory ran out, close other "
+            "programs that use the GPU or set a lower max_batch_tokens"
+        )
+
+    def _lose_device(self, error: BackendError) -> None:
+        """Nothing more is computed in this process: all that waits fails, and what comes is refused."""
+        with self.condition:
+            self._broken = error
+            failed: list[Callable[[Exception], None]] = []
+            failed += [batch.fail for worker in self._workers for batch in worker.batches]
+            failed += [engine.drain() for engine in self._engines]
+        _log.critical("%s", error)
+        for fail in failed:
+            fail(error)
+
+
+def _trim_heap() -> None:
+    """Have the C library give freed memory back, where it is glibc; it keeps hundreds of megabytes otherwise."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 DEVICE_THREADS = DeviceThreads()

@@ -290,7 +290,7 @@ class Embedder:
         return {
             **engine.stats.snapshot(),
             "queued_tokens": engine.scheduler.queued_tokens,
-            "max_queued_tokens": engine.max_queued_tokens,
+            "max_queued_tokens": engine.queue.max_queued_tokens,
         }
 
     def close(self) -> None:

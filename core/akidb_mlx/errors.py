@@ -51,7 +51,19 @@ class UnsupportedModelError(AkiDBMLXError):
 
 
 class BackendError(AkiDBMLXError):
-    """MLX has no usable backend, or the device failed."""
+    """MLX has no usable backend, or the device failed.
+
+    Where it was short of memory for the moment, `retry_after_s` says when to try again (seconds); else it is None.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        """Keep the time after which a retry makes sense, in seconds; None where there is no use in it."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[type["BackendError"], tuple[str, float | None]]:
+        """Pickle with both arguments, so that the error crosses a process boundary whole."""
+        return type(self), (str(self), self.retry_after_s)
 
 
 class QueueFullError(AkiDBMLXError):

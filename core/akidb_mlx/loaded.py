@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from akidb_mlx.checkpoint import Checkpoint, read_checkpoint
 from akidb_mlx.config import EmbedderConfig
-from akidb_mlx.device import Device, choose_device
+from akidb_mlx.device import FORKED, Device, choose_device
 from akidb_mlx.device_threads import DEVICE_THREADS
-from akidb_mlx.engine import FORKED, Engine
+from akidb_mlx.engine import Engine
 from akidb_mlx.errors import BackendError, ConfigError, UnsupportedModelError
 from akidb_mlx.hub import Resolved, resolve
 from akidb_mlx.scheduler import Scheduler
@@ -107,7 +107,7 @@ def read_recipe(config: EmbedderConfig, source: Resolved | None = None) -> Recip
     """Find the checkpoint, read it and settle what config and checkpoint say; loads no weights."""
     source = source or resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
     checkpoint = read_checkpoint(source.path, source.name, source.revision)
-    device = choose_device(config.device)
+    device = choose_device(config.device, config.memory_limit_mb)
     return Recipe(checkpoint, device, _settle_pooling(config, checkpoint), _settle_length(config, checkpoint))
 
 
@@ -176,6 +176,7 @@ def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
         device.shapes,
         lanes=max(1, device.cpu_lanes),
         full_batch_s=device.full_batch_ms / 1000,
+        first_batch_tokens=device.first_batch_tokens,
     )
     model = loading.result()
     # Last, for the thread knows the engine from then on: nothing may fail after it.
@@ -185,6 +186,8 @@ def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
         config.max_queued_tokens,
         survives_fork=device.survives_fork,
         cpu_lanes=device.cpu_lanes,
+        plans_shapes=device.plans_shapes,
+        memory=device.memory,
     )
     return LoadedModel(key, recipe, tokenizer, engine, model.dimension, model.parameter_bytes())
 

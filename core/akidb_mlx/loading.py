@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 from akidb_mlx.architectures import Backbone, make_backbone
 from akidb_mlx.checkpoint import Checkpoint, Dense
 from akidb_mlx.device import Device
-from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.errors import BackendError, CheckpointError, UnsupportedModelError
 from akidb_mlx.model import DenseLayer, EmbeddingModel
 from akidb_mlx.quantization import check_quantization, dequantize, packed, quantize_modules
 from akidb_mlx.safetensors_header import read_float_dtype, read_header
@@ -77,8 +77,27 @@ def load_model(
     dense = [_load_dense(layer, dense_weights, checkpoint) for layer in checkpoint.dense]
     model = EmbeddingModel(backbone, pooling, dense)
     model.eval()
+    _check_fits(model, checkpoint.name, compute, device)
     mx.eval(model.parameters())
     return model
+
+
+def _check_fits(model: EmbeddingModel, name: str, dtype: str, device: Device) -> None:
+    """Refuse weights that the device's memory does not hold; none of them is read yet."""
+    size, (possible, limit), free = model.parameter_bytes(), device.memory.possible(), device.memory.room(fresh=True)
+    if size <= free:
+        return
+    parameters = size / np.dtype("float32" if dtype == "float32" else "float16").itemsize
+    smaller = next((bits for bits in (8, 4) if parameters * (bits + 0.5) / 8 <= min(free, possible)), None)
+    advice = "close other programs" if size <= possible else "take a smaller model"
+    quantized = any(isinstance(layer, nn.QuantizedLinear) for layer in model.modules())
+    if device.keeps_quantization and not quantized and smaller is not None:
+        about = parameters * (smaller + 0.5) / 8e9
+        advice += f", or a conversion to MLX in {smaller} bit, which takes about {about:.1f} GB"
+    raise BackendError(
+        f"{name}: its weights take {size / 1e9:.2f} GB in {dtype}, and {max(0, free) / 1e9:.2f} GB are free of "
+        f"{limit}; {advice}. memory_limit_mb (AKIDB_MLX_MEMORY_LIMIT_MB) overrules the limit"
+    )
 
 
 def _read_weights(files: Sequence[Path]) -> Weights:

@@ -62,7 +62,10 @@ class EmbeddingModel(nn.Module):
         self._pooling = tuple(pooling)
 
     def __call__(self, batch: Batch) -> mx.array:
-        """One batch → (rows, dimension) float32, not yet truncated or normalised."""
+        """One batch → (rows, dimension) float32, not yet truncated or normalised.
+
+        A row is infinite where the hidden states of one of its tokens are all zero: the device did not compute them.
+        """
         lengths = mx.array(batch.lengths)
         padded = bool((batch.lengths < batch.input_ids.shape[1]).any())
         attention_mask = mx.arange(batch.input_ids.shape[1])[None, :] < lengths[:, None] if padded else None
@@ -70,8 +73,16 @@ class EmbeddingModel(nn.Module):
         x = pool(hidden_states, lengths, mx.array(batch.prompt_lengths), self._pooling)
         for layer in self.dense:
             x = layer(x)
-        return x
+        if self.backbone.may_give_zeros:
+            return x
+        return mx.where(_computed(hidden_states, attention_mask)[:, None], x, mx.inf)
 
     def parameter_bytes(self) -> int:
         """Memory of all weights."""
         return sum(leaf.nbytes for leaf in dict(tree_flatten(self.parameters())).values())
+
+
+def _computed(hidden_states: mx.array, attention_mask: mx.array | None) -> mx.array:
+    """(rows,): whether each real token has a hidden state that is not zero."""
+    computed = mx.any(hidden_states != 0, axis=-1)
+    return mx.all(computed if attention_mask is None else computed | ~attention_mask, axis=1)

@@ -1,7 +1,8 @@
 """The path of a text: tokenised in parts, queued, awaited, finished; for callers on threads and in event loops."""
 
+import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -9,15 +10,16 @@ import numpy as np
 
 from akidb_mlx import texts as text_input
 from akidb_mlx import vectors
-from akidb_mlx.errors import AkiDBMLXError, InputError, QueueFullError
+from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError, QueueFullError
 from akidb_mlx.loaded import LoadedModel
 from akidb_mlx.progress import Progress
-from akidb_mlx.tokenizer import Tokenized
+from akidb_mlx.tokenizer import TokenIds, Tokenized
 from akidb_mlx.vectors import Embeddings
-from akidb_mlx.waiting import Threads, Wait, blocking, in_event_loop, iterate, run
+from akidb_mlx.waiting import Threads, Wait, after, blocking, in_event_loop, iterate, run
 
 __all__ = ["Call", "OnError", "TextPath", "Usage"]
 
+_log = logging.getLogger(__name__)
 # Texts that are tokenised and queued at a time: the device starts on the first while the next are tokenised.
 _PART = {"cpu": 256, "cuda": 1024, "metal": 1024}
 # The first parts are smaller, doubling from this, so that the device starts early.
@@ -25,6 +27,15 @@ _FIRST_PART = 128
 # Up to so many characters are tokenised in the event loop's own thread (well under a millisecond each 1,000).
 _INLINE_CHARACTERS = 20_000
 _STREAM_CHUNKS_IN_FLIGHT = 3
+# A chunk of a stream ends early where its texts would take longer than this (seconds), so that the first rows are there
+# soon whatever the texts' length; by the engine's measure and about so many characters per token, within bounds.
+_CHUNK_S = 4.0
+_CHARACTERS_PER_TOKEN = 4
+_LEAST_CHUNK_CHARACTERS, _MOST_CHUNK_CHARACTERS = 2**14, 2**20
+# A call has at most this share of the queue's tokens waiting, and submits at most a quarter of that at a time.
+_SHARE_OF_QUEUE = 2
+# How long a stream waits, time after time, for memory that is short (seconds).
+_PAUSES_S = (1, 2, 4, 8, 15, 30)
 OnError = Callable[[int, AkiDBMLXError], None]
 _NO_TOKENS = np.empty(0, np.int32)
 
@@ -101,29 +112,60 @@ class TextPath:
     async def _stream(
         self, texts: AsyncIterator[str], chunk_size: int, call: Call, on_error: OnError | None, wait_for: Wait
     ) -> AsyncGenerator[Embeddings, None]:
-        chunks: deque[tuple[int, Queued]] = deque()
+        chunks: deque[_Chunk] = deque()
         first = 0
         with Threads() as threads:
             try:
                 more = True
                 while more or chunks:
-                    chunk = [text async for text in text_input.chunk(texts, chunk_size)] if more else []
-                    more = bool(chunk)
-                    if chunk:
-                        chunks.append((first, []))
-                        await self._queue(
-                            chunk, first, call, chunks[-1][1], Progress.none, threads, wait_for, wait=True
-                        )
-                        first += len(chunk)
+                    some = await text_input.chunk(texts, chunk_size, self._chunk_characters()) if more else []
+                    more = bool(some)
+                    if some:
+                        chunks.append(_Chunk(first, some))
+                        await self._queue_chunk(chunks[-1], call, threads, wait_for)
+                        first += len(some)
                     if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT or (chunks and not more):
-                        place, futures = chunks[0]
-                        parts = [await wait_for(future) for future in futures]
+                        parts = await self._await_chunk(chunks[0], call, threads, wait_for)
                         rows = await wait_for(threads.do(len(parts) > 1, self._finish, parts, call))
-                        _report(call, range(place, place + len(rows)), on_error)
+                        _report(call, chunks[0].places, on_error)
                         yield rows
                         chunks.popleft()  # not sooner: a chunk that is waited for is cancelled with the others
             finally:
-                _cancel(future for _, futures in chunks for future in futures)
+                _cancel(future for chunk in chunks for future in chunk.futures)
+
+    async def _queue_chunk(self, chunk: "_Chunk", call: Call, threads: Threads, wait_for: Wait) -> None:
+        chunk.futures.clear()
+        await self._queue(
+            chunk.texts, chunk.places.start, call, chunk.futures, Progress.none, threads, wait_for, wait=True
+        )
+
+    async def _await_chunk(self, chunk: "_Chunk", call: Call, threads: Threads, wait_for: Wait) -> list[Embeddings]:
+        """A chunk's rows. Where the memory does not hold a text for the moment it is tried again, for a minute or so.
+
+        Raises:
+            BackendError: the memory did not hold it all the while.
+        """
+        errors: Mapping[int, AkiDBMLXError] = call.errors or {}
+        for pause in (*_PAUSES_S, None):
+            try:
+                parts = [await wait_for(future) for future in chunk.futures]
+                short = next((error for place in chunk.places if _is_short(error := errors.get(place))), None)
+                if short is None:
+                    return parts
+            except BackendError as error:
+                if not _is_short(error):
+                    raise
+                short = error
+            if pause is None:
+                raise short
+            _log.warning("%s; trying again in %d s", short, pause)
+            _cancel(chunk.futures)
+            await wait_for(after(pause))
+            for place in chunk.places:
+                if call.errors is not None:
+                    call.errors.pop(place, None)
+            await self._queue_chunk(chunk, call, threads, wait_for)
+        raise AssertionError("the last round returns or raises")
 
     async def _queue(
         self,
@@ -137,7 +179,12 @@ class TextPath:
         *,
         wait: bool,
     ) -> None:
-        """Tokenise part by part, the next ones meanwhile, and submit; the first is refused where the queue is full."""
+        """Tokenise part by part, the next ones meanwhile, and submit; the first is refused where the queue is full.
+
+        So that one call leaves room for others, not all of it waits at once.
+        """
+        most = max(1, self._loaded.engine.queue.max_queued_tokens // _SHARE_OF_QUEUE)
+        pending: deque[tuple[int, Future[Embeddings]]] = deque()
         parts = deque(self._parts(len(texts)))
         much = len(parts) > 1 or sum(map(len, texts)) > _INLINE_CHARACTERS
         ahead: deque[tuple[int, Future[Tokenized]]] = deque()
@@ -150,9 +197,21 @@ class TextPath:
             start, tokenizing = ahead.popleft()
             part = await wait_for(tokenizing)
             self._account(part, call)
-            while (future := self._submit(part, start, call, wait=wait or start > first)) is None:
-                await wait_for(self._loaded.engine.room(_tokens(part)))
-            futures.append(progress.watch(future, len(part.token_ids)))
+            for token_ids in _pieces(part.token_ids, most // 4):
+                tokens = sum(map(len, token_ids))
+                while pending and sum(waiting for waiting, _ in pending) + tokens > most:
+                    await wait_for(pending.popleft()[1])
+                while (future := self._submit(token_ids, start, call, wait=wait or start > first)) is None:
+                    await wait_for(self._loaded.engine.room(tokens, query=call.urgent))
+                pending.append((tokens, future))
+                futures.append(progress.watch(future, len(token_ids)))
+                start += len(token_ids)
+
+    def _chunk_characters(self) -> int:
+        """Characters that a chunk of a stream may have."""
+        line = self._loaded.engine.scheduler.speed.line()
+        tokens = 0.0 if line is None else _CHUNK_S / line[1] * max(1, self._loaded.engine.cpu_lanes)
+        return int(min(max(tokens * _CHARACTERS_PER_TOKEN, _LEAST_CHUNK_CHARACTERS), _MOST_CHUNK_CHARACTERS))
 
     def _parts(self, count: int) -> list[range]:
         """The places of so many texts, part by part."""
@@ -214,14 +273,17 @@ class TextPath:
             call.errors[first + index], part.token_ids[index] = error, _NO_TOKENS
         part.truncated.clear()
 
-    def _submit(self, part: Tokenized, first: int, call: Call, *, wait: bool) -> "Future[Embeddings] | None":
-        """Queue a part; None where it must wait for room."""
+    def _submit(
+        self, token_ids: Sequence[TokenIds], first: int, call: Call, *, wait: bool
+    ) -> "Future[Embeddings] | None":
+        """Queue some texts; None where they must wait for room."""
         engine = self._loaded.engine
-        small = _tokens(part) <= engine.scheduler.max_batch_tokens
+        small = sum(map(len, token_ids)) <= engine.scheduler.max_batch_tokens
         try:
             return engine.submit(
-                part.token_ids,
+                token_ids,
                 urgent=call.urgent and small,
+                query=call.urgent,
                 prompt_length=self._prompt_length(call.prompt),
                 first_index=first,
                 errors=call.errors,
@@ -250,6 +312,25 @@ class TextPath:
 Queued = list["Future[Embeddings]"]
 
 
+@dataclass
+class _Chunk:
+    """Texts of a stream that are embedded together."""
+
+    first: int
+    texts: Sequence[str]
+    futures: Queued = field(default_factory=list)
+
+    @property
+    def places(self) -> range:
+        """Where its texts stand in the stream."""
+        return range(self.first, self.first + len(self.texts))
+
+
+def _is_short(error: AkiDBMLXError | None) -> bool:
+    """Whether it was short of memory for the moment."""
+    return isinstance(error, BackendError) and error.retry_after_s is not None
+
+
 def _report(call: Call, places: range, on_error: OnError | None) -> None:
     """Tell which of a chunk's texts have no row."""
     if call.errors and on_error is not None:
@@ -260,6 +341,18 @@ def _report(call: Call, places: range, on_error: OnError | None) -> None:
 
 def _tokens(part: Tokenized) -> int:
     return sum(map(len, part.token_ids))
+
+
+def _pieces(token_ids: Sequence[TokenIds], most: int) -> Iterator[Sequence[TokenIds]]:
+    """Texts in pieces of at most `most` tokens, or of one text."""
+    start = tokens = 0
+    for place, ids in enumerate(token_ids):
+        if place > start and tokens + len(ids) > most:
+            yield token_ids[start:place]
+            start, tokens = place, 0
+        tokens += len(ids)
+    if start < len(token_ids):
+        yield token_ids[start:]
 
 
 def _cancel(futures: Iterable["Future[Embeddings]"]) -> None:

@@ -6,20 +6,16 @@ one, sorts them by length and is cut into batches whose padded size stays under 
 of queries and a batch of the round alternate while both wait.
 """
 
+import math
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-import numpy as np
-from numpy.typing import NDArray
-
-from akidb_mlx.errors import AkiDBMLXError
+from akidb_mlx.requests import BatchPlan, Request, Row
 from akidb_mlx.shapes import Shapes
 from akidb_mlx.speed import SpeedMeter
 from akidb_mlx.tokenizer import TokenIds
 
-__all__ = ["Job", "Request", "Row", "Scheduler"]
+__all__ = ["Scheduler"]
 
 # Rows that one request may add to a round before the next request has its turn.
 _TURN = 32
@@ -29,79 +25,12 @@ _ROUND_BATCHES = 16
 _LEAST_SHARE = 128
 # Padded tokens that are never worth a batch of their own.
 _LEAST_PADDING = 64
+# Padded tokens that queries may always share: joined they cost less than one after another.
+_LEAST_QUERY_BATCH = 1024
 # For so long after a query, batches of documents stay short (seconds).
 _QUERY_MEMORY_S = 1.0
 
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """Some texts of one caller; `future` receives their rows, (n, dimension) float32."""
-
-    token_ids: Sequence[TokenIds]
-    urgent: bool
-    prompt_length: int
-    arrived: float
-    first_index: int = 0
-    """The first text's place in what the user gave; errors name that."""
-    errors: dict[int, AkiDBMLXError] | None = None
-    """Why texts have no row, by place in what the user gave; None: one bad text fails the request."""
-    future: "Future[NDArray[np.float32]]" = field(default_factory=Future)
-    tokens: int = 0
-    """Tokens of all texts."""
-    next_index: int = 0
-    """First text not yet cut into a batch."""
-    missing: int = 0
-    """Texts whose rows are still to come."""
-    rows: NDArray[np.float32] | None = None
-
-    def __post_init__(self) -> None:
-        """Count once."""
-        self.tokens = sum(map(len, self.token_ids))
-        self.missing = sum(not self.refused(index) for index in range(len(self.token_ids)))
-
-    def fill(self, indices: Sequence[int], values: NDArray[np.float32]) -> bool:
-        """Put rows in their places; True with the last of them. The caller holds a lock."""
-        if self.rows is None:
-            self.rows = np.full((len(self.token_ids), values.shape[1]), np.nan, np.float32)
-        self.rows[indices] = values
-        self.missing -= len(indices)
-        return not self.missing
-
-    def refused(self, index: int) -> bool:
-        """Whether this text has no row, while the others have."""
-        return self.errors is not None and self.first_index + index in self.errors
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """One row on the device and everybody who asked for it."""
-
-    token_ids: TokenIds
-    prompt_length: int
-    owners: list[tuple[Request, int]]
-
-
 Rows = dict[tuple[int, bytes], Row]
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """Rows of the next batch, padded to `length`."""
-
-    rows: list[Row]
-    length: int
-    urgent: bool
-    padded_rows: int = 0
-    """How many rows the device computes, at least those."""
-
-    def __post_init__(self) -> None:
-        """No more rows than there are, unless said."""
-        self.padded_rows = max(self.padded_rows, len(self.rows))
-
-    @property
-    def padded_tokens(self) -> int:
-        """What the device computes."""
-        return self.padded_rows * self.length
 
 
 class Scheduler:
@@ -115,18 +44,26 @@ class Scheduler:
         shapes: Shapes = Shapes(),  # noqa: B008  # frozen
         lanes: int = 1,
         full_batch_s: float = 0.06,
+        first_batch_tokens: int | None = None,
+        cost: Callable[[int, int], int] | None = None,
     ) -> None:
         """Budgets in padded tokens and seconds; `shapes` are what the device has batches padded to.
 
-        Batches longer than `full_batch_s` gain nothing: a query that comes meanwhile waits for them.
+        Batches longer than `full_batch_s` gain nothing: a query that comes meanwhile waits for them. Until the
+        device's speed is known they have at most `first_batch_tokens`.
 
         `lanes` batches compute at the same time: what would fill fewer is shared out among them.
+
+        `cost` gives the bytes that a batch of (rows, length) takes; see `room`.
         """
         self.max_batch_tokens = max_batch_tokens
         self.query_latency_target_s = query_latency_target_s
         self.speed = SpeedMeter()
-        self.queued_tokens = 0
-        """Tokens of all requests that are not answered yet."""
+        self.room = math.inf
+        """Bytes that the next batch may take; one row may be beyond it."""
+        self._waiting_tokens = {True: 0, False: 0}
+        self._first_batch_tokens = first_batch_tokens or max_batch_tokens
+        self._cost = cost
         self._limit = max_seq_length
         self._shapes = shapes
         self._lanes = lanes
@@ -135,7 +72,7 @@ class Scheduler:
         self._bulk: deque[Request] = deque()
         self._queries: Rows = {}
         self._round: list[Row] = []  # sorted by length, longest last
-        self._last_query = -np.inf
+        self._last_query = -math.inf
         self._queries_had_their_turn = False
 
     def __bool__(self) -> bool:
@@ -145,14 +82,39 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Let a request wait."""
         (self._urgent if request.urgent else self._bulk).append(request)
-        self.queued_tokens += request.tokens
+        self._waiting_tokens[request.query] += request.waiting_tokens
         if request.urgent:
             self._last_query = request.arrived
 
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens of all texts that are not answered yet."""
+        return sum(self._waiting_tokens.values())
+
+    def waiting_tokens(self, query: bool) -> int:
+        """Tokens of the texts that are not answered yet: of queries, or of all others."""
+        return self._waiting_tokens[query]
+
+    def answered(self, request: Request, tokens: int) -> None:
+        """Texts of a request have their rows: so many of its tokens no longer count."""
+        tokens = min(tokens, request.waiting_tokens)  # none where it was done in between
+        self._waiting_tokens[request.query] -= tokens
+        request.waiting_tokens -= tokens
+
     def done(self, request: Request) -> None:
         """A request is answered, failed or cancelled: its tokens no longer count, its rows are skipped."""
-        self.queued_tokens -= request.tokens
-        request.tokens = 0
+        self.answered(request, request.waiting_tokens)
+
+    def forget(self) -> None:
+        """In a forked child nothing waits."""
+        self._waiting_tokens = {True: 0, False: 0}
+
+    def put_back(self, plan: BatchPlan) -> None:
+        """Its rows wait again, before all others."""
+        if plan.urgent:
+            self._queries |= {_key(row.token_ids, row.prompt_length): row for row in plan.rows}
+        else:
+            self._round = sorted([*self._round, *plan.rows], key=len)
 
     def drain(self) -> list[Request]:
         """Take out every request that still waits for a row."""
@@ -164,7 +126,7 @@ class Scheduler:
         self._round = []
         return list(waiting.values())
 
-    def next_job(self, now: float, *, last_lane: bool = False) -> Job | None:
+    def next_plan(self, now: float, *, last_lane: bool = False) -> BatchPlan | None:
         """Cut the next batch; None where nothing waits (or all of it was cancelled).
 
         With `last_lane` all other lanes compute documents: while queries are about, this one is theirs, and takes
@@ -175,8 +137,8 @@ class Scheduler:
         bulk_waits = bool(self._bulk or self._round) and not last_lane
         if self._queries and not (self._queries_had_their_turn and bulk_waits):
             self._queries_had_their_turn = True
-            if job := self._query_job():
-                return job
+            if plan := self._query_plan():
+                return plan
         self._queries_had_their_turn = False
         beside_queries = self.queries_are_about(now)
         budget = self._budget_within(self.query_latency_target_s if beside_queries else self._full_batch_s)
@@ -187,31 +149,32 @@ class Scheduler:
                 count = self._shortest_within(budget)
                 if not count:
                     return None
-                job, left = self._cut(self._round[:count], budget, urgent=False)
+                plan, left = self._cut(self._round[:count], budget, urgent=False)
                 self._round = left + self._round[count:]
-                if job:
-                    return job
+                if plan:
+                    return plan
             else:
-                job, self._round = self._cut(self._round, budget, urgent=False)
-                if job:
-                    return job
-        return self._query_job()
+                plan, self._round = self._cut(self._round, budget, urgent=False)
+                if plan:
+                    return plan
+        return self._query_plan()
 
     def queries_are_about(self, now: float) -> bool:
         """Whether a query came lately."""
         return now - self._last_query < _QUERY_MEMORY_S
 
-    def _query_job(self) -> Job | None:
-        rows = sorted(filter(_wanted, self._queries.values()), key=_length)
-        job = None
-        while rows and not job:  # all of a batch may have been cancelled just now
-            job, rows = self._cut(rows, self.max_batch_tokens, urgent=True)
+    def _query_plan(self) -> BatchPlan | None:
+        rows = sorted(filter(_wanted, self._queries.values()), key=len)
+        plan = None
+        budget = min(max(self._budget_within(self._full_batch_s), _LEAST_QUERY_BATCH), self.max_batch_tokens)
+        while rows and not plan:  # all of a batch may have been cancelled just now
+            plan, rows = self._cut(rows, budget, urgent=True)
         self._queries = {_key(row.token_ids, row.prompt_length): row for row in rows}
-        return job
+        return plan
 
     def _budget_within(self, seconds: float) -> int:
         within = self.speed.tokens_within(seconds)
-        return self.max_batch_tokens if within is None else min(within, self.max_batch_tokens)
+        return min(self._first_batch_tokens if within is None else within, self.max_batch_tokens)
 
     def _fill_round(self) -> None:
         rows: Rows = {}
@@ -221,22 +184,22 @@ class Scheduler:
             size += _collect(request, _TURN if self._bulk else 8 * _TURN, rows)
             if not request.future.done() and request.next_index < len(request.token_ids):
                 self._bulk.append(request)
-        self._round = sorted(rows.values(), key=_length)
+        self._round = sorted(rows.values(), key=len)
 
     def _shortest_within(self, budget: int) -> int:
         """How many of the round's shortest rows the budget holds together."""
         for count, row in enumerate(self._round):
-            if (count + 1) * self._shapes.length(_length(row), self._limit) > budget:
+            if (count + 1) * self._shapes.length(len(row), self._limit) > budget:
                 return count
         return len(self._round)
 
-    def _cut(self, rows: list[Row], budget: int, *, urgent: bool) -> tuple[Job | None, list[Row]]:
+    def _cut(self, rows: list[Row], budget: int, *, urgent: bool) -> tuple[BatchPlan | None, list[Row]]:
         """Longest rows first, as many as the budget holds at their padded length; None where all were cancelled."""
-        length = self._shapes.length(_length(rows[-1]), self._limit)
+        length = self._shapes.length(len(rows[-1]), self._limit)
         if self._lanes > 1:
-            share = -(-sum(map(_length, rows)) // self._lanes)
+            share = -(-sum(map(len, rows)) // self._lanes)
             budget = min(budget, max(share, _LEAST_SHARE))
-        most = max(1, budget // length)
+        most = max(1, min(budget // length, self._rows_in_room(length)))
         start = self._tokens_to_start()
         count = self._worth_padding(rows, length, min(len(rows), most), start)
         count, padded = self._shapes.rows(count, length, len(rows), most, start)
@@ -245,7 +208,13 @@ class Scheduler:
             return None, left
         if len(chosen) < count:  # others have been cancelled
             padded = self._shapes.rows(len(chosen), length, len(chosen), padded)[1]
-        return Job(chosen, self._shapes.small(padded, length, self._limit), urgent, padded), left
+        return BatchPlan(chosen, self._shapes.small(padded, length, self._limit), urgent, padded), left
+
+    def _rows_in_room(self, length: int) -> int:
+        """Rows of a length that the free memory holds; at least as many, for the first one takes the most."""
+        if self._cost is None or self.room == math.inf:
+            return self.max_batch_tokens
+        return int(max(0.0, self.room) // max(1, self._cost(1, length)))
 
     def _tokens_to_start(self) -> float:
         """Tokens that take as long as starting a batch does."""
@@ -259,14 +228,10 @@ class Scheduler:
         """
         padding = 0
         for count in range(1, most + 1):
-            padding += length - _length(rows[-count])
+            padding += length - len(rows[-count])
             if padding > max(start, count * length / 8):
                 return max(1, count - 1)
         return most
-
-
-def _length(row: Row) -> int:
-    return len(row.token_ids)
 
 
 def _wanted(row: Row) -> bool:

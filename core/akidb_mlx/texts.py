@@ -7,9 +7,6 @@ from akidb_mlx.errors import InputError
 
 __all__ = ["as_async", "checked", "checked_stream", "chunk", "positive"]
 
-# A chunk of a stream ends early at so many characters, so that long texts do not fill the memory.
-_CHUNK_CHARACTERS = 2**20
-
 
 def checked(texts: Sequence[str]) -> Sequence[str]:
     """A list of the texts; TypeError for a bare str, for what has no order or length, and for other items."""
@@ -59,14 +56,13 @@ async def as_async(texts: Iterable[str] | AsyncIterable[str]) -> AsyncIterator[s
         yield text
 
 
-async def chunk(texts: AsyncIterator[str], size: int) -> AsyncIterator[str]:
-    """The next texts: so many, or fewer where they are long; nothing is read beyond them."""
-    characters = 0
-    while size and characters < _CHUNK_CHARACTERS:
+async def chunk(texts: AsyncIterator[str], size: int, characters: int) -> list[str]:
+    """The next `size` texts, or fewer where they have `characters` together; nothing is read beyond them."""
+    chunk: list[str] = []
+    while len(chunk) < size and characters > 0:
         try:
-            text = await anext(texts)
+            chunk.append(await anext(texts))
         except StopAsyncIteration:
-            return
-        yield text
-        characters += len(text)
-        size -= 1
+            break
+        characters -= len(chunk[-1])
+    return chunk

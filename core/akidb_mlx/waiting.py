@@ -5,11 +5,12 @@ first step is its last and no event loop is needed.
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
-__all__ = ["Threads", "Wait", "blocking", "in_event_loop", "iterate", "run"]
+__all__ = ["Threads", "Wait", "after", "blocking", "in_event_loop", "iterate", "run"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -29,6 +30,20 @@ async def blocking(future: "Future[T]", /) -> T:
 async def in_event_loop(future: "Future[T]", /) -> T:
     """Without blocking the loop; cancelling the task cancels the future."""
     return future.result() if future.done() else await asyncio.wrap_future(future)
+
+
+def after(seconds: float) -> "Future[None]":
+    """A future that is done by then."""
+    future: Future[None] = Future()
+
+    def end() -> None:
+        if future.set_running_or_notify_cancel():
+            future.set_result(None)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    return future
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

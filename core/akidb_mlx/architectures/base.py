@@ -28,6 +28,8 @@ class Backbone(nn.Module):
     """Our layer → the checkpoint's layers whose outputs it gives side by side."""
     overflows_in_float16: ClassVar[bool] = False
     """Whether hidden states of its checkpoints are too large for float16."""
+    may_give_zeros: ClassVar[bool] = False
+    """Whether all of a token's hidden states can be zero; in a transformer they are where nothing was computed."""
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
         """(rows, length) token ids, and True on real tokens or None where all are → (rows, length, width)."""

@@ -1,7 +1,7 @@
 """Static models: a vector a token, no transformer (StaticEmbedding; model2vec, also with its clustered vocabulary)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 
@@ -12,6 +12,8 @@ __all__ = ["Static"]
 
 class Static(Backbone):
     """The tokens' own vectors; their size is known once the weights are."""
+
+    may_give_zeros: ClassVar[bool] = True
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Make the backbone; config.json says nothing of it."""

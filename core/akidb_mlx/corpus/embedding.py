@@ -20,8 +20,9 @@ from akidb_mlx.vectors import Embeddings
 
 __all__ = ["Encoder", "PlacedRow", "embed_parts", "finish_part"]
 
-# A part ends after so many seconds, or when its texts and vectors take so much memory.
-_PART_S = 20.0
+# A part ends after so many seconds, or when its texts and vectors take so much memory. The first ones end sooner, each
+# after twice the time of the one before, so that an early interruption costs little.
+_FIRST_PART_S, _PART_S = 2.0, 20.0
 _PART_BYTES = 64 * 2**20
 _ROW_BYTES = 3000  # a row's Python objects, about
 # A chunk takes about so many seconds: on a slow device a kill costs little, a fast one has enough at a time.
@@ -52,8 +53,18 @@ class Encoder(Protocol):
 
 def embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, progress: Progress) -> Iterator[list[PlacedRow]]:
     """The rows in order, in parts to commit, each row with a vector or a reason; the device goes on meanwhile."""
+    part = _Part(encoder.dimension, progress)
+    try:
+        yield from _embed_parts(rows, encoder, part)
+    except BackendError:  # what is embedded so far is kept for the next run
+        if part.rows:
+            yield part.take()
+        raise
+
+
+def _embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, part: "_Part") -> Iterator[list[PlacedRow]]:
     unit_length = bool(encoder.info()["normalize"])
-    part, chunk_size, ahead = _Part(encoder.dimension, progress), _FIRST_CHUNK, None
+    chunk_size, ahead = _FIRST_CHUNK, None
     while ahead is None or not ahead.exhausted:
         ahead = _Ahead(rows, encoder.dimension, unit_length)
         began, embedded = time.monotonic(), 0
@@ -111,12 +122,14 @@ class _Part:
         """Begin with no rows."""
         self._dimension = dimension
         self._progress = progress
+        self._seconds = _FIRST_PART_S
         self._begin()
 
     def _begin(self) -> None:
         self.rows: list[PlacedRow] = []
         self._size = 0
-        self._until = time.monotonic() + _PART_S
+        self._until = time.monotonic() + self._seconds
+        self._seconds = min(2 * self._seconds, _PART_S)
 
     def add(self, rows: Iterable[PlacedRow]) -> None:
         before = len(self.rows)

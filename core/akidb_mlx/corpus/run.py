@@ -18,7 +18,7 @@ from akidb_mlx.corpus.reading import read_rows
 from akidb_mlx.corpus.recipe import differences, make_recipe
 from akidb_mlx.corpus.sources import Source, describe_sources, find_sources
 from akidb_mlx.corpus.writing import check_format, write_output
-from akidb_mlx.errors import ConfigError, InputError
+from akidb_mlx.errors import BackendError, ConfigError, InputError
 
 __all__ = ["Corpus", "Summary", "embed_corpus", "read_corpus"]
 
@@ -76,6 +76,7 @@ class Corpus:
         Raises:
             ConfigError: the output was made by another recipe, or another run is writing it.
             OSError: an input or the output's disk failed; what is embedded so far is kept for the next run.
+            BackendError: the device failed, or its memory was too short for a minute; likewise.
         """
         check_output_dtype(self.output_dtype, encoder.dimension)
         self._check_given_vectors(encoder)
@@ -172,6 +173,10 @@ def _kept_for_next_run(parts: Parts) -> Iterator[None]:
         reason = f"{error.strerror} ({error.filename or parts.output})" if error.strerror else str(error)
         rows = sum(facts.rows for facts in parts.facts)
         raise OSError(f"{reason}; {rows:,} rows are safe in {parts.folder}: run the same again to go on") from error
+    except BackendError as error:
+        rows = sum(facts.rows for facts in parts.facts)
+        told = f"{error}; {rows:,} rows are safe in {parts.folder}: run the same again to go on"
+        raise BackendError(told, error.retry_after_s) from error
 
 
 def read_corpus(

@@ -35,9 +35,13 @@ class Problem(Exception):
 
     @classmethod
     def too_many(cls, message: str, seconds: float) -> "Problem":
-        """429, with the time to wait in whole seconds for everybody and in milliseconds for OpenAI's clients."""
-        wait = {"Retry-After": str(max(1, math.ceil(seconds))), "Retry-After-Ms": str(max(1, round(seconds * 1000)))}
-        return cls(429, message, code="rate_limit_exceeded", headers=wait)
+        """429, with the time to wait."""
+        return cls(429, message, code="rate_limit_exceeded", headers=_wait(seconds))
+
+
+def _wait(seconds: float) -> dict[str, str]:
+    """The time to wait: in whole seconds for everybody, in milliseconds for OpenAI's clients."""
+    return {"Retry-After": str(max(1, math.ceil(seconds))), "Retry-After-Ms": str(max(1, round(seconds * 1000)))}
 
 
 def problem_response(problem: Problem) -> Response:
@@ -54,6 +58,8 @@ def _from_library(error: Exception) -> Problem:
         return Problem(400, str(error))
     if isinstance(error, errors.ClosedError):
         return Problem(503, "the server is shutting down", code="shutting_down")
+    if isinstance(error, errors.BackendError) and error.retry_after_s is not None:
+        return Problem(503, str(error), code="out_of_memory", headers=_wait(error.retry_after_s))
     if isinstance(error, errors.BackendError):
         return Problem(500, str(error), code="backend_error")
     return Problem(500, f"the model cannot be loaded: {error}", code="model_not_loaded")
