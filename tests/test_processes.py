@@ -324,3 +324,53 @@ def test_an_interrupt_ends_a_long_call(tmp_path):
     assert time.monotonic() - began < 15
     assert code == -signal.SIGINT
     assert err.rstrip().endswith("KeyboardInterrupt")
+
+
+# ── patched threads ──────────────────────────────────────────────────────────────────────────────────
+
+PATCH = """
+import _thread, threading
+
+def patch():
+    \"\"\"As gevent and eventlet do: what starts a thread is no longer the interpreter's.\"\"\"
+    for module, name in ((_thread, "start_new_thread"), (threading, "_start_new_thread"),
+                         (threading, "_start_joinable_thread")):
+        if hasattr(module, name):
+            real = getattr(module, name)
+            setattr(module, name, lambda *args, real=real, **options: real(*args, **options))
+
+def refused(work):
+    try:
+        work()
+    except errors.BackendError as error:
+        assert "gthread" in str(error) and "thread=False, queue=False" in str(error), error
+    else:
+        raise AssertionError("not refused")
+"""
+
+
+def test_patched_threads_are_refused_at_the_first_use(tmp_path):
+    script = "patch()\nrefused(lambda: Embedder.load(MODEL))\nprint('refused')"
+    assert run(script, tmp_path, head=START + PATCH) == (0, "refused\n", "")
+
+
+def test_patched_queues_are_refused_too(tmp_path):
+    """Thread pools wait on them for ever."""
+    script = """
+import queue
+queue.SimpleQueue = type("SimpleQueue", (queue.Queue,), {})
+refused(lambda: Embedder.load(MODEL))
+print('refused')
+"""
+    assert run(script, tmp_path, head=START + PATCH) == (0, "refused\n", "")
+
+
+def test_threads_that_are_patched_later_are_refused_then(tmp_path):
+    script = """
+embedder = Embedder.load(MODEL)
+before = embedder.encode(TEXTS)
+patch()
+refused(lambda: embedder.encode(TEXTS))
+print(before.shape)
+"""
+    assert run(script, tmp_path, head=START + PATCH) == (0, "(5, 16)\n", "")

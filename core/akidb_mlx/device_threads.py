@@ -6,6 +6,7 @@ one computes. On the CPU each core has a thread of its own, because MLX lets a t
 operations ahead of the device and then holds it: one thread could not keep two cores busy.
 """
 
+import _queue
 import _thread
 import atexit
 import copy
@@ -13,6 +14,7 @@ import ctypes
 import inspect
 import logging
 import os
+import queue
 import sys
 import threading
 import time
@@ -37,8 +39,8 @@ _ANSWERS = 3
 # What `threading` starts threads with, before and from Python 3.13 on.
 _STARTERS = ("_start_new_thread", "_start_joinable_thread")
 _PATCHED = (
-    "threads are patched in this process (by gevent or eventlet), and MLX needs real ones: patch everything else "
-    "with monkey.patch_all(thread=False), or let gunicorn take gthread or sync workers"
+    "threads or their queues are patched in this process (by gevent or eventlet), and MLX needs real ones: patch "
+    "everything else with monkey.patch_all(thread=False, queue=False), or let gunicorn take gthread or sync workers"
 )
 
 
@@ -169,7 +171,8 @@ class DeviceThreads:
         if self._broken is not None:
             raise copy.copy(self._broken)
         starters = (_thread.start_new_thread, *(getattr(threading, name, None) for name in _STARTERS))
-        if not all(starter is None or inspect.isbuiltin(starter) for starter in starters):
+        real = all(starter is None or inspect.isbuiltin(starter) for starter in starters)
+        if not real or queue.SimpleQueue is not _queue.SimpleQueue:  # the latter wakes thread pools
             raise BackendError(_PATCHED)
 
     def add(self, engine: Source) -> None:

@@ -64,7 +64,7 @@ class Memory:
     def room(self, needed: int = 0, *, fresh: bool = False) -> int:
         """Bytes that another batch may take now; looked up with more care where much is `needed`."""
         room = self._look(fresh)
-        if needed + self._reserved > _SMALL_SHARE * room.free:
+        if not fresh and needed + self._reserved > _SMALL_SHARE * room.free:
             room = self._look(fresh=True)
         return int(_SHARE * room.free) - self._reserved
 
