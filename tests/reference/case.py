@@ -76,10 +76,12 @@ class Case:
     prepare: Callable[[Path], None] | None = None  # edits that the reference sees too
     disguise: Callable[[Path], None] | None = None  # edits after the reference was computed
     usable_length: int | None = None  # tokens the position table has room for, if less than stated
+    lengths: tuple[int, ...] = ()  # tokens of further texts
     causal: bool = False
     padding_matters: bool = False  # the reference itself changes with left padding: compare with texts alone
     refusal_allowed: bool = False  # rare; an implementation may refuse it, but not compute something else
-    must_matter: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # config changes
+    # Changes of the config, or of the loaded transformer.
+    must_matter: Mapping[str, Mapping[str, Any] | Callable[[torch.nn.Module], None]] = field(default_factory=dict)
 
     @property
     def pooling_modes(self) -> tuple[str, ...]:

@@ -12,10 +12,12 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 import edits
+import mistakes
 import models
 import numpy as np
 import reference
@@ -67,6 +69,11 @@ TWO_BASES = {
 ONE_BASE = {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in TWO_BASES}}
 
 left_padding = {"padding_side": "left"}
+
+# GPUs have attention kernels of their own for at most 8 tokens (4 where eight heads share keys), else work in tiles of
+# 32 and 64.
+TILES: dict[str, Any] = {"max_seq_length": 96, "lengths": (4, 5, 8, 9, 32, 33, 64, 65)}
+TWO_HEADS_OF_64 = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 98}
 
 # One row a checkpoint: name, family, what a wrong implementation gets wrong there, transformer, tokenizer, pooling, the rest.
 # fmt: off
@@ -275,6 +282,39 @@ CASES: tuple[Case, ...] = (
          bare_tokens, causal=True, dtype=BRAIN),
     Case("stablelm", "stablelm", "layer norms with biases, a quarter of a head rotated",
          models.decoder(hf.StableLmModel, use_qkv_bias=True, partial_rotary_factor=0.25), bare_tokens, causal=True, dtype=BRAIN),
+    # ── Heads as wide as real models', for which GPUs have fused attention; narrow otherwise ──
+    Case("heads-64-bert", "bert", "heads of 64", models.bert(**TWO_HEADS_OF_64), bert_tokens, "cls", dtype=HALF, **TILES,
+         must_matter={"keys": mistakes.keys_of_the_next_head}),
+    Case("heads-64-mpnet", "mpnet", "heads of 64 with a bias", models.mpnet(**TWO_HEADS_OF_64), mpnet_tokens, dtype=HALF, **TILES,
+         must_matter={"bias": mistakes.no_relative_bias}),
+    Case("heads-64-modernbert", "modernbert", "heads of 64, a window of 4 to each side in the second layer",
+         models.modernbert(**TWO_HEADS_OF_64, num_hidden_layers=2, global_attn_every_n_layers=2, local_attention=8, rope_parameters=TWO_BASES),
+         bert_tokens, dtype=BRAIN, **TILES,
+         must_matter={"window": {"local_attention": 256}, "window off by one": {"local_attention": 10}, "bases": ONE_BASE}),
+    Case("heads-64-llama", "llama", "sixteen causal heads of 64, eight to each head of keys",
+         models.decoder(hf.LlamaModel, head_dim=64, num_attention_heads=16, intermediate_size=32, rope_parameters=LLAMA3), llama_tokens,
+         causal=True, dtype=BRAIN, **TILES,
+         must_matter={"scaling": {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}}, "grouping": mistakes.keys_in_turn}),
+    Case("heads-96-qwen3", "qwen3", "eight causal heads of 96, four to each head of keys; the second layer sees 20 tokens back",
+         models.decoder(hf.Qwen3Model, head_dim=96, num_attention_heads=8, intermediate_size=32, use_sliding_window=True, sliding_window=20,
+                        max_window_layers=1), bare_tokens, causal=True, dtype=HALF, **TILES,
+         must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 21}, "grouping": mistakes.keys_in_turn}),
+    Case("heads-128-qwen3", "qwen3", "eight causal heads of 128, four to each head of keys; last token",
+         models.decoder(hf.Qwen3Model, head_dim=128, num_attention_heads=8, intermediate_size=32,
+                        rope_parameters={"rope_type": "default", "rope_theta": 500.0}), qwen_tokens, "lasttoken", causal=True, dtype=BRAIN,
+         tokenizer_config=left_padding, **TILES, must_matter={"base": DEFAULT_BASE, "grouping": mistakes.keys_in_turn}),
+    Case("heads-128-llama", "llama_bidirec", "eight heads of 128 that see both ways, all of one head of keys",
+         models.decoder(hf.LlamaModel, is_causal=False, head_dim=128, num_attention_heads=8, num_key_value_heads=1, intermediate_size=32,
+                        rope_parameters={"rope_type": "default", "rope_theta": 500.0}), llama_tokens, dtype=BRAIN, **TILES,
+         must_matter={"mask": {"is_causal": True}, "base": DEFAULT_BASE}),
+    Case("heads-256-gemma3", "gemma3_text", "four causal heads of 256, all of one head of keys; the first layer sees 20 tokens back",
+         models.gemma3(head_dim=256, num_hidden_layers=2, sliding_window=20, sliding_window_pattern=2, rope_parameters=TWO_BASES), gemma_tokens,
+         causal=True, dtype=BRAIN, **TILES,
+         must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 21}, "bases": ONE_BASE}),
+    Case("heads-256-embeddinggemma", "embeddinggemma", "two heads of 256 of one head of keys; a window of 8 to each side in the first layer",
+         models.gemma3(head_dim=256, num_attention_heads=2, num_hidden_layers=2, sliding_window=16, sliding_window_pattern=2,
+                       use_bidirectional_attention=True, rope_parameters=TWO_BASES), embeddinggemma_tokens, dtype=BRAIN, **TILES,
+         must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 14}, "bases": ONE_BASE}),
 )
 # fmt: on
 
@@ -287,14 +327,14 @@ def make(case: Case) -> str:
         model = reference.load(folder)
         assert model.max_seq_length == case.max_seq_length, model.max_seq_length
         model.max_seq_length = case.usable_length or case.max_seq_length
-        labelled, without_tokens = reference.make_texts(model)
+        labelled, without_tokens = reference.make_texts(model, case.lengths)
         texts = list(labelled.values())
         reference.check_tokenizer_file(case, folder, model, texts)
         vectors = reference.compute(case, model, texts)
         reference.check_vectors(case, model, texts, vectors)
         reference.check_pooling(case, model, texts, vectors["embeddings"])
         reference.check_order(case, model)
-        moved = reference.check_config_matters(case, folder, texts, vectors["embeddings"])
+        moved = reference.check_changes_show(case, folder, texts, vectors["embeddings"])
         if case.dtype != torch.float32:
             stored = reference.load(folder, case.dtype)
             stored.max_seq_length = model.max_seq_length

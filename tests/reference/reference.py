@@ -1,7 +1,7 @@
 """The reference's vectors for a checkpoint folder, and checks that they tell right from wrong."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +33,12 @@ def load(folder: Path, dtype=torch.float32, **config) -> SentenceTransformer:
     return model.eval()
 
 
-def make_texts(model: SentenceTransformer) -> tuple[dict[str, str], list[str]]:
-    """Texts by label, the last ones around and far beyond the limit; and those that have no token."""
+def make_texts(model: SentenceTransformer, lengths: Sequence[int] = ()) -> tuple[dict[str, str], list[str]]:
+    """Texts by label, of `lengths` tokens and around and far beyond the limit; and those that have no token."""
     limit = model.max_seq_length
     texts = {label: text for label, text in SHORT_TEXTS.items() if count_tokens(model, text)}
+    for index, tokens in enumerate(lengths):
+        texts[f"{tokens} tokens"] = text_of_length(model, tokens, PARAGRAPHS[index % len(PARAGRAPHS)])
     texts["half the limit"] = text_of_length(model, limit // 2, PARAGRAPHS[1])
     texts["limit - 1"] = text_of_length(model, limit - 1, PARAGRAPHS[5])
     texts["limit"] = text_of_length(model, limit, PARAGRAPHS[6])
@@ -143,12 +145,14 @@ def check_precision(model: SentenceTransformer, texts: list[str], embeddings: np
     assert error < 3e-6, f"badly conditioned: float32 is off by {error}"
 
 
-def check_config_matters(case: Case, folder: Path, texts: list[str], embeddings: np.ndarray) -> dict[str, float]:
-    """Each named config change moves the vectors visibly; gives the largest difference by name."""
+def check_changes_show(case: Case, folder: Path, texts: list[str], embeddings: np.ndarray) -> dict[str, float]:
+    """Each named change moves the vectors visibly; gives the largest difference by name."""
     moved = {}
     for name, change in case.must_matter.items():
-        other = load(folder, **change).encode(texts, batch_size=1)
-        moved[name] = float(np.abs(other - embeddings).max())
+        other = load(folder, **({} if callable(change) else change))
+        if callable(change):
+            change(other[0].model)
+        moved[name] = float(np.abs(other.encode(texts, batch_size=1) - embeddings).max())
         assert moved[name] > 1e-3, f"{name} is not visible: {moved[name]}"
     return moved
 
