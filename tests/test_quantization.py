@@ -32,6 +32,8 @@ PACKINGS = {
     "nvfp4": {"bits": 4, "group_size": 16, "mode": "nvfp4"},
 }
 DECODERS = ["qwen3-embedding", "llama-linear", "mistral-e5", "gemma-mean", "phi3"]
+# Heads as wide as real models', for GPUs' fused attention.
+WIDE_HEADS = ["heads-64-llama", "heads-96-qwen3", "heads-128-qwen3", "heads-256-gemma3"]
 # Least cosine with the float32 vectors of these tiny random models, whose weights are no easier to pack than noise.
 LEAST_COSINE = {"4 bit": 0.9, "5 bit": 0.97, "6 bit": 0.99, "8 bit": 0.999, "mxfp4": 0.7, "mxfp8": 0.99, "nvfp4": 0.8}
 
@@ -151,7 +153,7 @@ def test_every_packing_equals_its_dequantised_self(tmp_path, packing):
     assert cosines(ours, original).min() >= LEAST_COSINE.get(packing, 0)
 
 
-@pytest.mark.parametrize("name", [*DECODERS, "embeddinggemma-folded"])
+@pytest.mark.parametrize("name", [*DECODERS, *WIDE_HEADS, "embeddinggemma-folded"])
 def test_decoders_in_4_bit(tmp_path, name):
     texts = read_texts(name)
     folder = convert(name, tmp_path / "packed", PACKINGS["4 bit"])
@@ -180,10 +182,13 @@ def test_scales_in_bfloat16_are_read_exactly(tmp_path):
 
 
 @pytest.mark.skipif(not mx.is_available(mx.gpu), reason="needs a GPU")
-@pytest.mark.parametrize("packing", PACKINGS)
-def test_a_gpu_keeps_them_packed(tmp_path, packing):
-    texts = read_texts("qwen3-embedding")
-    folder = convert("qwen3-embedding", tmp_path / "packed", PACKINGS[packing])
+@pytest.mark.parametrize(
+    ("name", "packing"),
+    [*(("qwen3-embedding", packing) for packing in PACKINGS), *((name, "8 bit") for name in WIDE_HEADS)],
+)
+def test_a_gpu_keeps_them_packed(tmp_path, name, packing):
+    texts = read_texts(name)
+    folder = convert(name, tmp_path / "packed", PACKINGS[packing])
     with Embedder.load(folder) as gpu, Embedder.load(folder, device="cpu", dtype="float32") as cpu:
         assert gpu.info()["parameter_bytes"] < cpu.info()["parameter_bytes"]
         assert cosines(gpu.encode(texts), cpu.encode(texts)).min() >= 0.999
@@ -200,7 +205,17 @@ def test_folded_dense_layers_are_unpacked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["roberta-mean", "modernbert-cls", "nomic-transformers-5", "gte-base-en", "eurobert-mean", "mpnet-mean"]
+    "name",
+    [
+        "roberta-mean",
+        "modernbert-cls",
+        "nomic-transformers-5",
+        "gte-base-en",
+        "eurobert-mean",
+        "mpnet-mean",
+        "heads-64-modernbert",
+        "heads-64-mpnet",
+    ],
 )
 def test_encoders_whose_layers_we_join(tmp_path, name):
     """Joined layers are packed side by side; on a GPU they stay so."""
