@@ -9,7 +9,8 @@ import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.cli import main
-from akidb_mlx.doctor import _PROBES, examine, report
+from akidb_mlx.doctor import examine, report
+from akidb_mlx.doctor.model import _PROBES
 from akidb_mlx.errors import ConfigError
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -15,6 +15,7 @@ from akidb_mlx.checkpoint import read_checkpoint
 from akidb_mlx.device import Device
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.loading import load_model
+from akidb_mlx.quantization import dequantize, quantize_modules
 from akidb_mlx.shapes import Shapes
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -287,6 +288,14 @@ def test_packed_weights_of_another_width(tmp_path):
     edit_config(folder, intermediate_size=96)
     with pytest.raises(CheckpointError, match=r"down_proj is packed to .* does not fit an input of 96 channels"):
         Embedder.load(folder)
+
+
+@pytest.mark.parametrize("make", [quantize_modules, dequantize], ids=["kept", "unpacked"])
+def test_groups_that_mlx_cannot_multiply(make):
+    weights = {"weight": mx.zeros((128, 16), mx.uint32), "scales": mx.ones((128, 8)), "biases": mx.ones((128, 8))}
+    weights = {f"layers.0.{name}": weight for name, weight in weights.items()}
+    with pytest.raises(CheckpointError, match=r"layers\.0 is packed to \(128, 16\) with scales of \(128, 8\)"):
+        make(nn.Sequential(nn.Linear(128, 128, bias=False)), weights, Path("config.json"))
 
 
 def test_parts_joined_with_other_bits_are_refused_on_a_gpu_and_here(tmp_path):

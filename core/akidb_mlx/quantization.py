@@ -13,15 +13,20 @@ import mlx.nn as nn
 
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["check_quantization", "dequantize", "packed", "quantize_modules"]
+__all__ = ["PACKINGS", "check_quantization", "dequantize", "packed", "quantize_modules"]
 
 Weights = dict[str, mx.array]
 Packing = dict[str, Any]  # group_size, bits, mode
 
-_AFFINE_BITS, _AFFINE_GROUPS = (1, 2, 3, 4, 5, 6, 8), (16, 32, 64, 128)
+_AFFINE_BITS, _AFFINE_GROUPS = (1, 2, 3, 4, 5, 6, 8), (32, 64, 128)
 # Modes whose scales are bytes: (bits, group size) tells which.
 _BYTE_SCALES = {(4, 16): "nvfp4", (4, 32): "mxfp4", (8, 32): "mxfp8"}
 _MODES = ("affine", *_BYTE_SCALES.values())
+PACKINGS = (
+    *(("affine", bits, group_size) for bits in _AFFINE_BITS for group_size in _AFFINE_GROUPS),
+    *((mode, bits, group_size) for (bits, group_size), mode in _BYTE_SCALES.items()),
+)
+"""(mode, bits, group size) of each packing that is computed here."""
 
 
 def packed(weights: Mapping[str, mx.array]) -> set[str]:

@@ -21,7 +21,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "demo": "index real texts through LangChain and LlamaIndex and ask questions of them",
     "info": "show a model's recipe and which file says what; loads no weights",
-    "doctor": "load a model and probe whether it behaves as an embedder must",
+    "doctor": "probe whether a model behaves as an embedder must, and whether this machine's device computes right",
     "bench": "measure a model on this machine",
     "download": "bring a model's files here",
     "embed": "turn files of texts into a file of vectors; run it again after an interruption and it goes on",

@@ -1,22 +1,52 @@
-"""`akidb-mlx doctor MODEL`."""
+"""`akidb-mlx doctor [MODEL] [--device]`."""
 
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from akidb_mlx.cli.options import add_config_options, add_model_argument, read_config
-from akidb_mlx.doctor import examine, report
+from akidb_mlx.config import EmbedderConfig
+from akidb_mlx.doctor import Finding, Machine, examine, examine_device, read_machine, report
 from akidb_mlx.embedder import Embedder
+from akidb_mlx.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
 
-_MARKS = {True: "pass", False: "FAIL", None: "n/a "}
+_MARKS = {True: "pass", False: "FAIL", None: "note"}
+_DEVICES = ("gpu", "cpu")
+
+
+class _ExamineDevice(argparse.Action):
+    """`--device`, with or without the configuration's value."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        if values is not None and values not in _DEVICES:
+            parser.error(f"--device takes gpu, cpu or nothing, not {values!r}; a MODEL stands before it")
+        namespace.examine_device = True
+        if values is not None:
+            namespace.device = values
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_model_argument(parser)
+    parser.add_argument(
+        "--device",
+        nargs="?",
+        action=_ExamineDevice,
+        default=argparse.SUPPRESS,
+        metavar="|".join(_DEVICES),
+        help="examine the device itself, with or without a MODEL: the one that a load would take, or this one",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--reference",
@@ -24,18 +54,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npz",
         help="compare with vectors from elsewhere (benchmarks/make_reference.py makes the file)",
     )
-    add_config_options(parser)
+    add_config_options(parser, but={"device"})
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what each probe found; 1 where one failed."""
-    with Embedder.load(read_config(args)) as embedder:
-        findings = []
-        for finding in examine(embedder, args.reference):
-            findings.append(finding)
-            if not args.json:
-                sys.stdout.write(f"{_MARKS[finding.passed]}  {finding.probe:<24} {finding.detail}\n")
-                sys.stdout.flush()
-        if args.json:
-            sys.stdout.write(json.dumps(report(findings, embedder), indent=2, ensure_ascii=False) + "\n")
+    config = read_config(args)
+    machine = read_machine(config.device) if "examine_device" in args else None
+    examines_model = _names_model(args, config)
+    if args.reference is not None and not examines_model:
+        raise ConfigError("--reference compares a MODEL's vectors; say which model")
+    if machine is None and not examines_model:
+        raise ConfigError("doctor examines a MODEL, this machine's device (--device), or both; say which")
+    findings = [] if machine is None else list(_shown(examine_device(machine), args))
+    if not examines_model:
+        return _end(findings, args, None, machine)
+    with Embedder.load(config) as embedder:
+        findings += _shown(examine(embedder, args.reference), args)
+        return _end(findings, args, embedder, machine)
+
+
+def _names_model(args: argparse.Namespace, config: EmbedderConfig) -> bool:
+    """Whether a model is meant: for `--device` only one that stands beside it, not one that the environment names."""
+    return "model" in args or ("examine_device" not in args and config.source_of("model") != "default")
+
+
+def _shown(findings: Iterable[Finding], args: argparse.Namespace) -> Iterator[Finding]:
+    for finding in findings:
+        if not args.json:
+            sys.stdout.write(f"{_MARKS[finding.passed]}  {finding.probe:<28} {finding.detail}\n")
+            sys.stdout.flush()
+        yield finding
+
+
+def _end(findings: list[Finding], args: argparse.Namespace, embedder: Embedder | None, machine: Machine | None) -> int:
+    if args.json:
+        sys.stdout.write(json.dumps(report(findings, embedder, machine), indent=2, ensure_ascii=False) + "\n")
     return 1 if any(finding.passed is False for finding in findings) else 0

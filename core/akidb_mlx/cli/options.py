@@ -2,6 +2,7 @@
 
 import argparse
 import types
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from akidb_mlx.config import EmbedderConfig
@@ -16,12 +17,17 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", default=_UNSET, metavar="MODEL", help=_help("model"))
 
 
-def add_config_options(parser: argparse.ArgumentParser, *, model_option: bool = False) -> None:
-    """`--max-seq-length N`, `--normalize`, `--no-normalize` and so on; values are checked by EmbedderConfig."""
+def add_config_options(
+    parser: argparse.ArgumentParser, *, model_option: bool = False, but: Collection[str] = ()
+) -> None:
+    """`--max-seq-length N`, `--normalize`, `--no-normalize` and so on; values are checked by EmbedderConfig.
+
+    All fields but those that the command declares itself.
+    """
     group = parser.add_argument_group("configuration", "each also in the environment or a YAML file")
     group.add_argument("--config", default=_UNSET, metavar="FILE", help="read this YAML file")
     for name, field in EmbedderConfig.model_fields.items():
-        if name == "model" and not model_option:
+        if name in but or (name == "model" and not model_option):
             continue
         flag = "--" + name.replace("_", "-")
         if bool in _kinds(field.annotation):

@@ -3,17 +3,17 @@
 import json
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from akidb_mlx.doctor.findings import Finding, Outcome
+from akidb_mlx.doctor.limits import LIMITS
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError
 from akidb_mlx.vectors import Embeddings, finish
 
-__all__ = ["Finding", "examine", "report"]
+__all__ = ["examine"]
 
 TEXTS = (
     "The cat sits on the mat",
@@ -28,22 +28,11 @@ QUESTION, ANSWER, OTHER_ANSWER = (
     "The capital of China is Beijing.",
     "Gravity is a force that attracts two bodies towards each other.",
 )
-# Rows of unit length that should be equal may differ by so much, by the dtype that the model computes in.
-_TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
 # Least cosine with a reference's vectors.
 _LEAST_COSINES = {"float32": 0.99999, "float16": 0.999, "bfloat16": 0.99}
 _LEAST_COSINE_QUANTIZED = 0.9
 # A limit beyond is tried at this length: attention over 32,768 tokens takes minutes on a CPU.
 _LONGEST_TRIED = {"cpu": 2048, "metal": 8192, "cuda": 8192}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one probe found; `passed` is None where it does not apply."""
-
-    probe: str
-    passed: bool | None
-    detail: str
 
 
 def examine(embedder: Embedder, reference: Path | None = None) -> Iterator[Finding]:
@@ -58,19 +47,6 @@ def examine(embedder: Embedder, reference: Path | None = None) -> Iterator[Findi
             yield Finding(name, False, f"{type(error).__name__}: {error}")
     if reference is not None:
         yield from _compare(embedder, reference)
-
-
-def report(findings: list[Finding], embedder: Embedder) -> dict[str, Any]:
-    """All findings in plain values."""
-    return {
-        "model_name": embedder.info()["model_name"],
-        "fingerprint": embedder.fingerprint,
-        "passed": all(finding.passed is not False for finding in findings),
-        "findings": [asdict(finding) for finding in findings],
-    }
-
-
-Outcome = tuple[bool | None, str]
 
 
 def _terminator(embedder: Embedder) -> Outcome:
@@ -199,7 +175,7 @@ def _against(embedder: Embedder, ours: Embeddings, theirs: Embeddings) -> Outcom
 
 def _equal(embedder: Embedder, a: Embeddings, b: Embeddings, how: str) -> Outcome:
     difference = float(np.abs(_unit(a) - _unit(b)).max())
-    tolerance = _TOLERANCES[embedder.info()["dtype"]]
+    tolerance = LIMITS[embedder.info()["dtype"]].rows
     return difference <= tolerance, f"{how} they differ by {difference:.2g} (at most {tolerance:g})"
 
 
