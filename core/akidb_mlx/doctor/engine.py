@@ -89,21 +89,21 @@ def several_callers(subject: Subject) -> Iterator[Case]:
 
 
 def full_batch(subject: Subject) -> Outcome:
-    """Peak memory of a batch that fills the device, beside what the device may use."""
-    device, room = subject.machine.device, subject.machine.memory_bytes
+    """Peak memory of a batch that fills the device, beside what batches may take there."""
+    device = subject.machine.device
     assert device is not None
     model = subject.load(device.dtype("float32", None))
     count = max(1, device.max_batch_tokens // LONGEST)
     rng = np.random.default_rng(11)
     texts = [make_text(rng, LONGEST) for _ in range(count)]
+    room, limit = device.memory.possible()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     embedded = _embed(model, texts)
     peak = mx.get_peak_memory() - before
-    detail = f"{count} × {LONGEST} tokens of a model of 128 channels take {peak / 2**20:.0f} MiB beside the weights"
-    if room is not None:
-        detail += f"; the device may use {room / 2**30:.1f} GiB"
-    return bool(np.isfinite(embedded).all()) and (room is None or peak + before <= room), detail
+    finite = bool(np.isfinite(embedded).all())
+    detail = f"{count} × {LONGEST} tokens of a model of 128 channels take {peak / 1e6:,.0f} of {room / 1e6:,.0f} MB"
+    return finite and peak <= room, f"{detail} ({limit}){'' if finite else ', and give rows that are not finite'}"
 
 
 def ends_while_busy(subject: Subject) -> Outcome:

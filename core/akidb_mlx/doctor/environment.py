@@ -33,15 +33,6 @@ class Machine:
     finding: Finding
     facts: Mapping[str, Any]
 
-    @property
-    def memory_bytes(self) -> int | None:
-        """What the device may use: a Mac's recommended working set, a GPU's memory, the machine's; None if unknown."""
-        said = self.facts["device"]
-        for name in ("max_recommended_working_set_size", "total_memory", "memory_size"):
-            if said.get(name):
-                return int(said[name])
-        return _physical_memory()
-
 
 def read_machine(requested: Literal["gpu", "cpu"] | None = None) -> Machine:
     """Choose the device as a load would; computes nothing."""
@@ -51,7 +42,6 @@ def read_machine(requested: Literal["gpu", "cpu"] | None = None) -> Machine:
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _installed(name))},
         "blas": str(blas.status()),
-        "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)},
         "device": {},
     }
     try:
@@ -60,6 +50,8 @@ def read_machine(requested: Literal["gpu", "cpu"] | None = None) -> Machine:
         reason = None if isinstance(error, BackendError) else _gpu_expected()
         remedy = f"; {_REMEDIES[reason]}" if reason else ""
         return Machine(requested, None, Finding("device", False, f"none: {error}{remedy}"), facts)
+    finally:  # with those that choosing sets
+        facts["variables"] = {key: value for key, value in sorted(os.environ.items()) if key.startswith(_VARIABLES)}
     facts["device"] = {"kind": device.kind, **_device_info(device)}
     return Machine(requested, device, _judge(device, requested), facts)
 
@@ -69,11 +61,10 @@ def examine_environment(machine: Machine) -> list[Finding]:
     findings = [machine.finding]
     if machine.device is not None and machine.device.kind == "metal":
         findings.append(Finding("wheel", *_judge_wheel(machine.facts)))
-    facts, memory = machine.facts, machine.memory_bytes
+    facts = machine.facts
     packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     variables = " ".join(f"{name}={value}" for name, value in facts["variables"].items())
-    room = "" if memory is None else f"; {memory / 2**30:.1f} GiB for the device"
-    about = f"{facts['system']}, Python {facts['python']}; {packages}{room}; {variables or 'no variables set'}"
+    about = f"{facts['system']}, Python {facts['python']}; {packages}; {variables or 'no variables set'}"
     return [*findings, Finding("environment", None, about)]
 
 
@@ -127,10 +118,3 @@ def _device_info(device: Device) -> dict[str, str | int]:
 
     said = mx.device_info(mx.cpu if device.kind == "cpu" else mx.gpu)
     return {name: value for name, value in said.items() if name not in _PRIVATE}
-
-
-def _physical_memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
