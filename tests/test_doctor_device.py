@@ -12,6 +12,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
+from akidb_mlx import blas
 from akidb_mlx.architectures import cpu, layers, rope
 from akidb_mlx.cli import doctor, main
 from akidb_mlx.doctor import Finding, attention, device, engine, environment, kernels, packings, read_machine, speed
@@ -400,8 +401,13 @@ def test_the_wheel_that_matrix_units_need(architecture, wheel, passed):
 
 
 def test_what_others_read_tells_nothing_of_this_machine_alone(monkeypatch):
-    monkeypatch.setattr(mx, "device_info", lambda _: {"device_name": "GPU", "uuid": "secret", "pci_bus_id": "secret"})
-    assert "secret" not in json.dumps(read_machine().facts)
+    info = mx.device_info
+    secrets = {"uuid": "secret", "pci_bus_id": "secret"}
+    monkeypatch.setattr(mx, "device_info", lambda of: {**info(of), **secrets})
+    monkeypatch.setattr(blas, "_status", blas.Status("/home/secret/.cache/blas.so", "renamed"))
+    facts = read_machine().facts
+    assert "secret" not in json.dumps(facts)
+    assert facts["blas"] == "renamed"
 
 
 # ── what probes stand on ─────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ __all__ = ["Machine", "examine_environment", "read_machine"]
 
 _PACKAGES = ("akidb-mlx", "mlx", "mlx-metal", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "mlx-lm")
 _VARIABLES = ("MLX_", "METAL_", "AGX_", "CUDA_", "OMP_NUM_THREADS", "OPENBLAS_")
-_PRIVATE = {"uuid", "pci_bus_id"}  # reports are for others to read
+_PRIVATE = {"uuid", "pci_bus_id"}  # reports are for others to read: no folders either
 # Apple's GPUs by generation: 13 is the M1's, 17 the M5's, which has matrix units that only this wheel uses.
 _MATRIX_UNITS, _THEIR_WHEEL = 17, "macosx_26"
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -41,7 +41,7 @@ def read_machine(requested: Literal["gpu", "cpu"] | None = None) -> Machine:
         "machine": platform.machine(),
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _installed(name))},
-        "blas": str(blas.status()),
+        "blas": blas.status().reason,
         "device": {},
     }
     try:
