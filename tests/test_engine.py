@@ -97,6 +97,13 @@ def busy(engine, model):
     return future
 
 
+def eventually(condition):
+    end = time.monotonic() + LONG_S
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.001)
+
+
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -559,6 +566,45 @@ def test_a_thread_more_is_only_started_where_work_waits(make):
         while not threads._all_idle():
             time.sleep(0.001)
     assert len(threads._workers) == 1
+
+
+class CountingCondition(threading.Condition):
+    """Knows which threads sleep; `notify` would wake the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.asleep = []
+
+    def wait(self, timeout=None):
+        name = threading.current_thread().name
+        self.asleep.append(name)
+        try:
+            return super().wait(timeout)
+        finally:
+            self.asleep.remove(name)
+
+
+def test_a_model_of_fewer_cores_is_served_while_all_threads_sleep(make):
+    threads = DeviceThreads()
+    threads.condition = CountingCondition()
+    several, model = make(threads=threads, cpu_lanes=2)
+    one, _ = make(threads=threads, cpu_lanes=1)
+
+    def first_thread_ends_first(batch):
+        rows = model(batch)
+        if threading.current_thread().name != "akidb-mlx":
+            eventually(lambda: threads._workers[0].idle)
+        return rows
+
+    several.model = first_thread_ends_first
+    model.gate.clear()
+    futures = [submit(several, [[1] * 60]), submit(several, [[2] * 60])]
+    for _ in range(2):
+        assert model.entered.acquire(timeout=LONG_S)
+    model.gate.set()
+    wait(futures, LONG_S)
+    eventually(lambda: threads.condition.asleep == ["akidb-mlx-1", "akidb-mlx"])
+    assert submit(one, [[3, 4]]).result(LONG_S).tolist() == expected([[3, 4]])  # the second thread cannot serve it
 
 
 def test_a_gpus_engine_is_served_by_the_first_thread_alone(make):
