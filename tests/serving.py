@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import uvicorn
 from akidb_mlx import EmbedderConfig
 from akidb_mlx.device_threads import DEVICE_THREADS
 from akidb_mlx.server import Models, ServerSettings, create_app
+from akidb_mlx.server.run import listen
 
 PATIENCE_S = 120
 
@@ -102,7 +102,7 @@ def serving(models, api_key=None, load=None, **settings):
     app = create_app(Models(configs, *([load] if load else [])), ServerSettings(**settings), api_key)
     config = uvicorn.Config(app, http="h11", ws="none", lifespan="on", log_config=None, access_log=False)
     server = uvicorn.Server(config)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -1,6 +1,7 @@
 """The server: OpenAI's and AkiDB's endpoints give the embedder's vectors; what cannot be is refused in one shape."""
 
 import base64
+import socket
 import struct
 import threading
 import time
@@ -14,6 +15,7 @@ from akidb_mlx import Embedder, EmbedderConfig
 from akidb_mlx.errors import ModelNotFoundError
 from akidb_mlx.path import Usage
 from akidb_mlx.server import operation
+from akidb_mlx.server.run import listen
 from conftest import MINILM
 from serving import Client, held_device, serving, until
 
@@ -637,3 +639,11 @@ def test_two_requests_on_one_connection(server):
         first = client.connection.sock
         assert client.embed("b", "minilm").status == 200
         assert client.connection.sock is first
+
+
+def test_answers_do_not_wait_for_an_acknowledgement():
+    """Two writes per answer: with Nagle's algorithm the second waits for the client's delayed ACK."""
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

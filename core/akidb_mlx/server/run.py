@@ -15,7 +15,7 @@ from akidb_mlx.server.models import Models
 from akidb_mlx.server.settings import ServerSettings
 from akidb_mlx.server.state import State
 
-__all__ = ["serve"]
+__all__ = ["listen", "serve"]
 
 _log = logging.getLogger(__name__)
 # So long a connection that is kept alive may still bring a request after the shutdown began, and be told to close.
@@ -30,10 +30,17 @@ def serve(models: Models, settings: ServerSettings, api_key: str | None) -> None
     """
     if not settings.is_loopback and api_key is None:
         _log.warning("anybody who reaches %s:%d may use this server: set an API key", settings.host, settings.port)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
-    with listener:
+    with listen(settings.host, settings.port) as listener:
         asyncio.run(_serve(listener, models, settings, api_key))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections; port 0 is a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=1024)
+    # asyncio sets it only where a socket names its protocol; each answer would wait 40 ms for the head's ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 async def _serve(listener: socket.socket, models: Models, settings: ServerSettings, api_key: str | None) -> None:
