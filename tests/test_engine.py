@@ -657,6 +657,28 @@ def test_the_death_of_one_thread_leaves_the_others_batch(make, caplog):
     assert [future.result(LONG_S)[0, 2] for future in futures] == [1, 2, 3, 4, 5, 6]
 
 
+def test_where_another_thread_serves_the_next_request_all_is_well_again(make, caplog):
+    threads = DeviceThreads()
+    engine, model = make(threads=threads, cpu_lanes=2)
+
+    def kills_the_second_thread(batch):
+        rows = model(batch)
+        if threading.current_thread().name != "akidb-mlx":
+            raise SystemExit("killed by a test")
+        return rows
+
+    engine.model = kills_the_second_thread
+    model.gate.clear()
+    futures = [submit(engine, [[1] * 60]), submit(engine, [[2] * 60])]
+    for _ in range(2):
+        assert model.entered.acquire(timeout=LONG_S)
+    model.gate.set()
+    wait(futures, LONG_S)
+    eventually(lambda: threads._workers[0].idle and not threads.healthy)
+    assert submit(engine, [[3, 4]]).result(LONG_S).tolist() == expected([[3, 4]])
+    assert threads.healthy
+
+
 # ── the process's end, and forks ─────────────────────────────────────────────────────────────────────
 
 

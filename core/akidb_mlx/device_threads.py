@@ -221,8 +221,8 @@ class DeviceThreads:
 
     def wake(self) -> None:
         """Something waits: call the threads that are free, or start one. The caller holds the lock."""
+        self._dead = False  # those that live serve it, where none is started
         if not self._workers or not self._workers[0].alive:
-            self._dead = False
             self._start_worker(0)
         elif self._tasks or not all(engine.cpu_lanes for engine in self._engines):
             self.condition.notify_all()  # the first one is meant
@@ -232,7 +232,6 @@ class DeviceThreads:
             lanes = max((engine.cpu_lanes for engine in self._engines), default=1)
             lane = next((worker.lane for worker in self._workers if not worker.alive), len(self._workers))
             if lane < lanes:
-                self._dead = False
                 self._start_worker(lane)
 
     def _start_worker(self, lane: int) -> None:
