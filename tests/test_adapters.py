@@ -4,21 +4,18 @@ import asyncio
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from akidb_mlx import Embedder, errors
 from akidb_mlx.recipe import RECIPE_FILE, recipe_of
 from akidb_mlx.testing import FakeEmbedder
-from conftest import MINILM
 from langchain_akidb_mlx import AkiDBMLXEmbeddings
 from langchain_akidb_mlx import check_recipe as langchain_check_recipe
 from llama_index_akidb_mlx import AkiDBMLXEmbedding, check_recipe, ensure_recipe, recipe_metadata, save_recipe
+from support.checkpoints import MINILM, PROMPTS, REFERENCE
+from support.comparison import assert_close
 
-REFERENCE = Path(__file__).parent / "reference"
-PROMPTS = REFERENCE / "bert-prompts"
 TEXTS = ["Vectors are compared by their angle.", "A cat sleeps on the warm windowsill.", "Bread rises."]
 
 
@@ -33,17 +30,13 @@ def test_importing_an_adapter_is_quiet_and_light(adapter):
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
 
 
-def test_both_adapters_give_the_same_vectors_from_one_load(monkeypatch):
-    from akidb_mlx import loaded
-
-    loads, load = [], loaded._load
-    monkeypatch.setattr(loaded, "_load", lambda *given: (loads.append(1), load(*given))[1])
+def test_both_adapters_give_the_same_vectors_from_one_load(loads):
     options = {"model": PROMPTS, "truncate_dim": 16, "max_batch_tokens": 4011}
     langchain, llama_index = AkiDBMLXEmbeddings(**options), AkiDBMLXEmbedding(**options)
     rows = langchain.embed_documents(TEXTS)
-    np.testing.assert_allclose(rows, llama_index.get_text_embedding_batch(TEXTS), atol=1e-6)
-    np.testing.assert_allclose(langchain.embed_query("x"), llama_index.get_query_embedding("x"), atol=1e-6)
-    assert loads == [1]
+    assert_close(rows, llama_index.get_text_embedding_batch(TEXTS))
+    assert_close(langchain.embed_query("x"), llama_index.get_query_embedding("x"))
+    assert len(loads) == 1
 
 
 def test_every_option_of_the_configuration_is_an_option_of_both_adapters():

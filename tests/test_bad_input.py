@@ -1,7 +1,6 @@
 """What users get wrong: one clear error of ours that names the thing and the remedy, and no traceback of others."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +8,8 @@ import pytest
 
 from akidb_mlx import Embedder, EmbedderConfig, errors
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputError, ModelNotFoundError
-
-REFERENCE = Path(__file__).parent / "reference"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "model"
-    shutil.copytree(REFERENCE / "bert-prompts", path)
-    return path
+from support.checkpoints import REFERENCE
+from support.comparison import assert_close
 
 
 def refuse(error, says, call, *args, **fields):
@@ -71,10 +63,8 @@ def test_an_unknown_prompt(tiny, name):
     refuse(InputError, rf"no prompt called '{name}'; it has 'query', 'document'", tiny.encode, ["a"], prompt_name=name)
 
 
-def test_a_text_without_tokens(tmp_path):
+def test_a_text_without_tokens(folder):
     """Only where a tokenizer adds no special tokens."""
-    folder = tmp_path / "model"
-    shutil.copytree(REFERENCE / "bert-prompts", folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "post_processor": None}))
     with Embedder.load(folder) as embedder:
@@ -132,7 +122,7 @@ def test_a_checkpoint_that_does_not_say_how_to_pool(folder):
         Embedder.load(folder, pooling="mean", normalize=True) as said,
         Embedder.load(REFERENCE / "bert-prompts") as own,
     ):
-        np.testing.assert_allclose(said.encode(["a b"]), own.encode(["a b"]), atol=1e-6)
+        assert_close(said.encode(["a b"]), own.encode(["a b"]))
 
 
 # ── settings ─────────────────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,7 @@ import pytest
 
 from akidb_mlx import blas
 from akidb_mlx.errors import ConfigError
+from support.waiting import PATIENCE_S
 
 reference_blas = pytest.mark.skipif(not blas._reference_blas(), reason="not MLX's CPU build on Linux")
 
@@ -55,7 +56,7 @@ def start(code, cache, **variables):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     return out, err
 

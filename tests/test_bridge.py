@@ -13,10 +13,10 @@ import pytest
 
 from akidb_mlx import Embedder, EmbeddingService
 from akidb_mlx.cli.bridge import Bridge
-from conftest import MINILM
+from support.checkpoints import MINILM, REFERENCE
+from support.comparison import assert_close
+from support.waiting import PATIENCE_S
 
-REFERENCE = Path(__file__).parent / "reference"
-PATIENCE_S = 60
 TEXTS = ["A cat sleeps.", "", "two\nlines", "日本語 🙂", "nul \x00"]
 
 
@@ -60,7 +60,7 @@ def test_akidbs_own_conversation(bridge, minilm, tmp_path):
     assert bridge.ask("embed_batch", model=MINILM, inputs=["warmup"], normalize=True)["count"] == 1
     answer = bridge.ask("embed_batch", model=MINILM, inputs=TEXTS, normalize=True)
     assert (answer["status"], answer["count"], answer["dimension"]) == ("ok", len(TEXTS), 384)
-    np.testing.assert_allclose(answer["embeddings"], minilm.encode_document(TEXTS, normalize=True), atol=1e-6)
+    assert_close(answer["embeddings"], minilm.encode_document(TEXTS, normalize=True))
     assert bridge.ask("load_model", model=MINILM)["message"] == "already loaded"
     assert bridge.ask("ping")["status"] == "ok"
     bridge.process.stdin.close()
@@ -125,7 +125,7 @@ def test_normalize_and_document_prompt(minilm):
             assert bridge.answer(json.dumps(line).encode())["status"] == "ok"
         line = {"method": "embed_batch", "params": {"model": "bert-prompts", "inputs": TEXTS, "normalize": True}}
         answer = bridge.answer(json.dumps(line).encode())
-        np.testing.assert_allclose(answer["embeddings"], prompts.encode_document(TEXTS), atol=1e-6)
+        assert_close(answer["embeddings"], prompts.encode_document(TEXTS))
         norms = []
         for normalize in (True, False):
             line = {
@@ -144,7 +144,7 @@ def test_embedding_service_answers_many_threads_of_a_foreign_host(minilm):
         expected = minilm.encode_document(texts)
         with ThreadPoolExecutor(16) as threads:
             answers = list(threads.map(lambda text: service.embed([text])[0], texts))
-        np.testing.assert_allclose(answers, expected, atol=1e-6)
+        assert_close(answers, expected)
         assert type(answers[0][0]) is float
         info = service.get_model_info()
         assert (info["model_name"], info["dimension"], info["max_tokens"]) == (MINILM, 384, 256)

@@ -2,24 +2,15 @@
 
 import json
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 
 from akidb_mlx.checkpoint import POOLING_NAMES, Dense, read_checkpoint
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
+from support.checkpoints import REFERENCE
 
-REFERENCE = Path(__file__).parent / "reference"
+pytestmark = pytest.mark.checkpoint("bert-dense")  # BERT, CLS pooling, Dense, Normalize
 REMEDY = r"download|set |save_pretrained|known:|supported|only|needs|must|states|never loaded|is none of|contradict"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A whole checkpoint to damage: BERT, CLS pooling, Dense, Normalize."""
-    path = tmp_path / "model"
-    shutil.copytree(REFERENCE / "bert-dense", path)
-    return path
 
 
 def change(file, **fields):
@@ -223,9 +214,8 @@ def test_a_config_without_model_type(folder):
         read_checkpoint(folder)
 
 
-def test_a_missing_shard(tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(REFERENCE / "bert-sharded", folder)
+@pytest.mark.checkpoint("bert-sharded")
+def test_a_missing_shard(folder):
     shard = sorted(folder.glob("model-*.safetensors"))[1]
     shard.unlink()
     refuse(folder, CheckpointError, str(folder), shard.name, "download")

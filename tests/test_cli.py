@@ -1,7 +1,6 @@
 """The command line's manners (info, download, options): exit codes, one clear line, no traceback."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,9 @@ import akidb_mlx
 from akidb_mlx import EmbedderConfig, errors
 from akidb_mlx.cli import COMMANDS, main
 from akidb_mlx.cli import info as info_command
+from support.checkpoints import REFERENCE
+from support.waiting import PATIENCE_S
 
-REFERENCE = Path(__file__).parent / "reference"
 FOLDER = str(REFERENCE / "bert-prompts")
 
 
@@ -31,13 +31,6 @@ def one_line(err):
     assert err.endswith("\n") and err.count("\n") == 1, err
     assert err.startswith("akidb-mlx: ")
     return err
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "model"
-    shutil.copytree(FOLDER, path)
-    return path
 
 
 # ── the whole ────────────────────────────────────────────────────────────────────────────────────────
@@ -62,7 +55,9 @@ def test_a_wrong_command_line(capsys, arguments):
 
 
 def test_it_runs_as_a_module_too():
-    done = subprocess.run([sys.executable, "-m", "akidb_mlx", "--version"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "akidb_mlx", "--version"], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"akidb-mlx {akidb_mlx.__version__}\n", "")
 
 
@@ -219,7 +214,7 @@ def test_exit_codes(capsys, monkeypatch, error, code):
 
 def test_a_reader_that_goes_away_is_no_error_of_ours():
     script = f"{sys.executable} -m akidb_mlx info {FOLDER} | head -c 5"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.stdout, done.stderr) == ("model", "")
 
 
@@ -228,7 +223,7 @@ def test_a_terminal_of_ascii_alone():
         [sys.executable, "-m", "akidb_mlx", "info", FOLDER],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         env={"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin"},
     )
     assert "Traceback" not in done.stderr

@@ -12,8 +12,9 @@ import pytest
 
 from akidb_mlx.cli import main
 from akidb_mlx.corpus import embedding
+from support.checkpoints import PROMPTS
 
-TINY = str(Path(__file__).parent / "reference" / "bert-prompts")
+TINY = str(PROMPTS)
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_progress_shows_rate_and_time_left(rows, capsys):
     assert embed("--to", "out.npy") == 0
     last = capsys.readouterr().err.split("\r")[-1]
     assert "100%" in last
-    assert "200 rows; writing out.npy [00:0" in last
+    assert "200 rows; writing out.npy [" in last
     assert np.load("out.npy").shape == (200, 16)
 
 

@@ -14,8 +14,9 @@ from akidb_mlx import Embedder
 from akidb_mlx.corpus import embed_corpus, embedding, quantize, read_corpus, read_recipe
 from akidb_mlx.corpus.arrays import make_column, unify
 from akidb_mlx.errors import BackendError, ConfigError, InputError
+from support.checkpoints import REFERENCE
+from support.comparison import assert_close
 
-REFERENCE = Path(__file__).parent / "reference"
 WORDS = ["river", "stone", "lantern", "harbour", "violin", "copper", "meadow", "signal", "winter", "paper"]
 
 
@@ -54,7 +55,7 @@ def test_parquet_has_ids_vectors_kept_columns_and_the_recipe(tiny, tmp_path):
     assert table.schema.field("embedding").type == pa.list_(pa.field("element", pa.float32()), 16)
     assert table["id"].to_pylist() == list(range(40))
     assert table["text"].to_pylist() == texts(40)
-    np.testing.assert_allclose(matrix(table), tiny.encode_document(texts(40)), atol=3e-6)
+    assert_close(matrix(table), tiny.encode_document(texts(40)), tolerance=3e-6)
     assert not np.allclose(matrix(table), tiny.encode(texts(40)), atol=1e-2)  # it was the document prompt
     assert (summary.rows, summary.rejected, summary.finished_before) == (40, 0, False)
     assert summary.tokens > 40
@@ -82,7 +83,7 @@ def test_all_formats_give_the_same_vectors(tiny, tmp_path):
         tables.append(pq.read_table(out))
     for table in tables:
         assert table["id"].to_pylist() == [row["key"] for row in rows]
-        np.testing.assert_allclose(matrix(table), matrix(tables[0]), atol=3e-6)
+        assert_close(matrix(table), matrix(tables[0]), tolerance=3e-6)
 
 
 def test_a_folder_is_read_by_name_and_a_text_file_is_one_row(tiny, tmp_path, monkeypatch):
@@ -264,7 +265,7 @@ def test_given_vectors_are_kept_bad_ones_rejected_and_only_the_rest_is_embedded(
     rows = dict(zip(table["id"].to_pylist(), matrix(table), strict=True))
     assert all(np.array_equal(rows[i], given[i % 16]) for i in rows if i not in missing)
     expected = tiny.encode_document([texts(100)[i] for i in missing])
-    np.testing.assert_allclose([rows[i] for i in missing], expected, atol=3e-6)
+    assert_close([rows[i] for i in missing], expected, tolerance=3e-6)
     reasons = " | ".join(reject["reason"] for reject in rejects(tmp_path / "out.parquet"))
     for expected in ("its vector has 15 numbers", "NaN", "length 20, not 1", "not a sequence"):
         assert expected in reasons
@@ -279,7 +280,7 @@ def test_an_earlier_output_is_completed_but_not_another_models(tiny, tmp_path):
     pq.write_table(holes, tmp_path / "b.parquet")
     summary = embed_corpus([tmp_path / "b.parquet"], tmp_path / "c.parquet", tiny, embedding_column="embedding")
     assert (summary.rows, summary.given) == (20, 10)
-    np.testing.assert_allclose(matrix(pq.read_table(tmp_path / "c.parquet")), matrix(table), atol=3e-6)
+    assert_close(matrix(pq.read_table(tmp_path / "c.parquet")), matrix(table), tolerance=3e-6)
     with (
         Embedder.load(REFERENCE / "bert-cls") as other,
         pytest.raises(ConfigError, match=r"vectors in .*b\.parquet were made by another recipe"),

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from akidb_mlx import Embedder
-from conftest import needs
+from support.packages import needs
+from support.places import DOCS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # the stores' own warnings are not ours
 
-PAGE = (Path(__file__).parents[1] / "docs" / "corpora.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "corpora.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"(?:<!-- (.*?) -->\n)?```python\n(.*?)```", PAGE, re.DOTALL)
 ALWAYS = {tag: code for tag, code in BLOCKS if tag.startswith("always")}
 STORES = [(tag.removeprefix("needs: "), code) for tag, code in BLOCKS if tag.startswith("needs: l")]

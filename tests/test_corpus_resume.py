@@ -17,8 +17,10 @@ from akidb_mlx import Embedder
 from akidb_mlx.corpus import embed_corpus, embedding
 from akidb_mlx.corpus.parts import Parts
 from akidb_mlx.errors import ConfigError
+from support.checkpoints import REFERENCE
+from support.comparison import assert_close
+from support.waiting import PATIENCE_S
 
-REFERENCE = Path(__file__).parent / "reference"
 ROWS = 400
 
 # A child that dies at its N-th step that changes the disk, without a chance to tidy up; the parent counts on.
@@ -103,7 +105,7 @@ def test_a_crash_at_each_step_that_touches_the_disk_changes_nothing(tmp_path, su
     """Byte for byte: the stub's vectors do not depend on their batch."""
     corpus(tmp_path / "in.jsonl", 120)
     command = [sys.executable, "-c", CRASHES, tmp_path, suffix]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 40
 
@@ -112,37 +114,37 @@ def same(a, b):
     a, b = pq.read_table(a), pq.read_table(b)
     assert a.drop_columns("embedding").equals(b.drop_columns("embedding"))
     rows = [np.array(table["embedding"].to_pylist(), np.float32) for table in (a, b)]
-    np.testing.assert_allclose(*rows, atol=3e-6)
+    assert_close(*rows, tolerance=3e-6)
 
 
-# The command with small parts; it says so after each, and takes its time.
-SLOW = """
-import sys, time
+# The command with small parts; it says so after each, and goes on when it is told.
+STEP_BY_STEP = """
+import sys
 from akidb_mlx.corpus import embedding, parts
 embedding._PART_BYTES = 60_000
 add = parts.Parts.add
-def slow(self, *args):
+def step(self, *args):
     add(self, *args)
     print("part", flush=True)
-    time.sleep(0.05)
-parts.Parts.add = slow
+    sys.stdin.readline()
+parts.Parts.add = step
 from akidb_mlx.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 
 
-def start(source, out):
-    model = REFERENCE / "bert-prompts"
-    command = [sys.executable, "-c", SLOW, "embed", source, "--to", out, "--model", model, "--no-progress"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def killed(source, out, parts, seconds):
+def killed(source, out, parts, seconds=0.0):
     """Start the command and kill it so many seconds after its so-many-th part; whether that hit."""
-    with start(source, out) as run:
-        while parts and run.stdout.readline() == b"part\n":
-            parts -= 1
-        time.sleep(seconds)
+    model = REFERENCE / "bert-prompts"
+    command = [sys.executable, "-c", STEP_BY_STEP, "embed", source, "--to", out, "--model", model, "--no-progress"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        for part in range(1, parts + 1):
+            if run.stdout.readline() == b"part\n" and part < parts:
+                run.stdin.write(b"\n")
+                run.stdin.flush()
+        if seconds:
+            run.stdin.close()  # from here on by itself
+            time.sleep(seconds)
         run.kill()
     assert run.returncode in (0, -signal.SIGKILL)
     return run.returncode != 0
@@ -151,7 +153,7 @@ def killed(source, out, parts, seconds):
 def test_kill_9_and_again_until_it_is_done(tiny, tmp_path):
     source, out = corpus(tmp_path / "in.jsonl"), tmp_path / "out.parquet"
     embed_corpus([source], tmp_path / "whole.parquet", tiny)
-    assert killed(source, out, 2, 0)
+    assert killed(source, out, 2)
     assert not out.exists()
     summary = embed_corpus([source], out, tiny)
     assert ROWS > summary.resumed > 0

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,9 @@ from akidb_mlx import Embedder
 from akidb_mlx import path as path_module
 from akidb_mlx.batch import Batch
 from akidb_mlx.errors import BackendError, InputError
+from support.checkpoints import REFERENCE
+from support.comparison import assert_close
 
-REFERENCE = Path(__file__).parent / "reference"
 TEXTS = [f"text number {i} of many" for i in range(700)]
 
 
@@ -38,20 +38,20 @@ def test_any_iterable_gives_the_rows_of_a_list_in_order(tiny):
     for texts in (TEXTS, tuple(TEXTS), iter(TEXTS), dict.fromkeys(TEXTS), (text for text in TEXTS)):
         chunks = list(tiny.encode_stream(texts, chunk_size=300, side="document"))
         assert [len(chunk) for chunk in chunks] == [300, 300, 100]
-        np.testing.assert_allclose(np.concatenate(chunks), expected, atol=3e-6)
+        assert_close(np.concatenate(chunks), expected, tolerance=3e-6)
 
 
 async def test_async_iterables_too(tiny):
     expected = tiny.encode_document(TEXTS)
     for texts in (TEXTS, acounted(TEXTS, [])):
         rows = await collected(tiny.aencode_stream(texts, chunk_size=300, side="document"))
-        np.testing.assert_allclose(rows, expected, atol=3e-6)
+        assert_close(rows, expected, tolerance=3e-6)
 
 
 def test_a_side_takes_its_prompt(tiny):
     for side, encode in (("query", tiny.encode_query), ("document", tiny.encode_document), (None, tiny.encode)):
         (rows,) = tiny.encode_stream(TEXTS[:3], side=side)
-        np.testing.assert_allclose(rows, encode(TEXTS[:3]), atol=3e-6)
+        assert_close(rows, encode(TEXTS[:3]), tolerance=3e-6)
     for other in ({"prompt": "x"}, {"prompt_name": "query"}):
         with pytest.raises(InputError, match="a side"):
             tiny.encode_stream(TEXTS, side="document", **other)
@@ -121,7 +121,7 @@ def checked(rows, told, embedder, places):
     assert sorted(told) == places
     assert np.isnan(rows[places]).all()
     good = [i for i in range(len(rows)) if i not in set(places)]
-    np.testing.assert_allclose(rows[good], embedder.encode_document([TEXTS[i] for i in good]), atol=3e-6)
+    assert_close(rows[good], embedder.encode_document([TEXTS[i] for i in good]), tolerance=3e-6)
 
 
 BAD = list(range(3, 700, 7))

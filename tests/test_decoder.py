@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -16,8 +15,8 @@ from akidb_mlx.architectures.decoder_table import DECODERS, account_for, layer_k
 from akidb_mlx.architectures.mlx_lm import has_model, import_model
 from akidb_mlx.architectures.rope import make_rope, rope_parameters
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
+from support.checkpoints import REFERENCE
 
-REFERENCE = Path(__file__).parent / "reference"
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 32,

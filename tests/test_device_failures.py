@@ -13,8 +13,8 @@ from akidb_mlx.engine import Engine
 from akidb_mlx.errors import BackendError, InputError
 from akidb_mlx.memory import Memory, Room
 from akidb_mlx.scheduler import Scheduler
+from support.waiting import PATIENCE_S
 
-LONG_S = 60.0
 OUT_OF_MEMORY = "[METAL] Command buffer execution failed: Insufficient Memory (00000008)."
 
 
@@ -56,7 +56,7 @@ TEXTS = [[i + 1, i + 2] for i in range(40)]
 
 
 def encode(engine, texts=TEXTS, **options):
-    return engine.submit([np.array(ids, np.int32) for ids in texts], **options).result(LONG_S)
+    return engine.submit([np.array(ids, np.int32) for ids in texts], **options).result(PATIENCE_S)
 
 
 def fail_late(monkeypatch, at, of, rows=0.0, error=OUT_OF_MEMORY):
@@ -180,7 +180,7 @@ def test_a_lost_device_says_so_once_and_answers_nothing(gpu, lost, monkeypatch, 
     with pytest.raises(BackendError, match="restart the process"):
         encode(other)
     with pytest.raises(BackendError, match="restart the process"):
-        threads.run(lambda: 1).result(LONG_S)
+        threads.run(lambda: 1).result(PATIENCE_S)
     assert not threads.healthy
     assert sum(record.levelno == logging.CRITICAL for record in caplog.records) == 1
     other.close()
@@ -193,7 +193,7 @@ def test_what_waits_when_the_device_is_lost_fails(gpu, lost, monkeypatch, caplog
         lost.append(True)
     for future in futures:
         with pytest.raises(BackendError, match="restart the process"):
-            future.result(LONG_S)
+            future.result(PATIENCE_S)
     assert engine.scheduler.queued_tokens == 0
     assert sum(record.levelno == logging.CRITICAL for record in caplog.records) == 1
 
@@ -290,7 +290,7 @@ def test_batches_that_compute_are_counted(gpu):
 
     engine.model = model
     futures = [engine.submit([np.full(60, i + 1, np.int32)]) for i in range(20)]
-    assert [future.result(LONG_S).tolist() for future in futures] == [[[60, 60 * (i + 1)]] for i in range(20)]
+    assert [future.result(PATIENCE_S).tolist() for future in futures] == [[[60, 60 * (i + 1)]] for i in range(20)]
     assert max(most) <= 1080
     assert engine.runtime.memory.reserved == 0
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ from akidb_mlx.cli import main
 from akidb_mlx.doctor import examine, report
 from akidb_mlx.doctor.model import _PROBES
 from akidb_mlx.errors import ConfigError
+from support.checkpoints import REFERENCE
 
-REFERENCE = Path(__file__).parent / "reference"
 QWEN = REFERENCE / "qwen3-embedding"
 # Random weights know nothing of meaning.
 MEANING = {"similar above different", "answer above other"}

@@ -7,6 +7,7 @@ import pytest
 
 from akidb_mlx import EmbedderProtocol
 from akidb_mlx.testing import FakeEmbedder
+from support.comparison import assert_close, assert_unit_length
 
 TEXTS = ["", "a", "Snow fell through the night.", "tea 🍵", "\ud800"]
 
@@ -19,7 +20,7 @@ def test_it_satisfies_the_protocol():
 def test_vectors_have_their_dimension_and_unit_length(dimension):
     rows = FakeEmbedder(dimension).encode(TEXTS)
     assert rows.shape == (5, dimension) and rows.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    assert_unit_length(rows)
     assert FakeEmbedder(dimension).encode([]).shape == (0, dimension)
 
 
@@ -36,7 +37,7 @@ def test_vectors_are_these_on_every_machine():
     rows = FakeEmbedder(4).encode(["harbour"])
     seed = int.from_bytes(hashlib.sha256(b"harbour").digest(), "big")
     expected = np.random.default_rng(seed).standard_normal(4)
-    np.testing.assert_allclose(rows[0], expected / np.linalg.norm(expected), atol=1e-6)
+    assert_close(rows[0], expected / np.linalg.norm(expected))
 
 
 def test_queries_are_not_documents():

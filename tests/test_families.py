@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -15,8 +14,9 @@ from akidb_mlx.cli import main
 from akidb_mlx.config import POOLING_MODES
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.families import FAMILIES
+from support.checkpoints import REFERENCE
+from support.comparison import assert_close
 
-REFERENCE = Path(__file__).parent / "reference"
 SIDECARS = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 
 
@@ -130,7 +130,7 @@ def test_modules_json_with_dense_weights_in_the_main_file(tmp_path):
     facts = json.loads((folder / "reference.json").read_text())
     with Embedder.load(folder) as embedder:
         rows = embedder.encode(facts["texts"])
-    assert np.abs(rows - np.load(folder / "reference.npz")["embeddings"]).max() <= 1e-5
+    assert_close(rows, np.load(folder / "reference.npz")["embeddings"], 1e-5)
 
 
 def test_embeddinggemma_without_its_dense_layers_is_refused(tmp_path):
@@ -166,9 +166,8 @@ def test_gte_qwen2_sees_both_ways_by_its_name(stripped):
 # ── what files say stays ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_sidecars_win_and_what_they_leave_out_is_suggested(tmp_path, capsys):
-    folder = tmp_path / "model"
-    shutil.copytree(REFERENCE / "bert-mean", folder)
+@pytest.mark.checkpoint("bert-mean")
+def test_sidecars_win_and_what_they_leave_out_is_suggested(folder, capsys):
     (folder / "README.md").write_text("---\nbase_model: BAAI/bge-base-en-v1.5\n---\n")
     checkpoint = read_checkpoint(folder)
     assert checkpoint.pooling == ("mean",)  # the files', not the table's cls
@@ -183,9 +182,8 @@ def test_sidecars_win_and_what_they_leave_out_is_suggested(tmp_path, capsys):
     assert "suggested" not in capsys.readouterr().out
 
 
-def test_a_passage_prompt_stands_for_the_document_prompt(tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(REFERENCE / "xlm-roberta-e5", folder)
+@pytest.mark.checkpoint("xlm-roberta-e5")
+def test_a_passage_prompt_stands_for_the_document_prompt(folder):
     checkpoint = read_checkpoint(folder, "intfloat/multilingual-e5-small")
     assert checkpoint.suggestions == ()
 
@@ -222,9 +220,8 @@ def test_a_chat_model_is_refused_until_somebody_says_how_to_pool(stripped):
 # ── widths that a model was trained to be cut to ─────────────────────────────────────────────────────
 
 
-def test_trained_widths_from_the_model_card(tmp_path, caplog):
-    folder = tmp_path / "model"
-    shutil.copytree(REFERENCE / "bert-mean", folder)
+@pytest.mark.checkpoint("bert-mean")
+def test_trained_widths_from_the_model_card(folder, caplog):
     with caplog.at_level(logging.WARNING), Embedder.load(folder, truncate_dim=8):
         assert "nothing says that" in caplog.text
     card = '* Loss: MatryoshkaLoss with\n```json\n{\n  "matryoshka_dims": [\n 16,\n 8\n ]\n}\n```'
@@ -236,25 +233,23 @@ def test_trained_widths_from_the_model_card(tmp_path, caplog):
     assert "nothing says that" not in caplog.text
 
 
-def test_a_width_that_the_checkpoint_itself_wants(tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(REFERENCE / "bert-mean", folder)
+@pytest.mark.checkpoint("bert-mean")
+def test_a_width_that_the_checkpoint_itself_wants(folder):
     edit_json(folder / "config_sentence_transformers.json", truncate_dim=8)
     with Embedder.load(folder) as embedder, Embedder.load(folder, truncate_dim=16) as whole:
         assert embedder.dimension == 8
         rows = whole.encode(["a b c"])[:, :8]
-        assert np.abs(embedder.encode(["a b c"]) - rows / np.linalg.norm(rows)).max() < 1e-6
+        assert_close(embedder.encode(["a b c"]), rows / np.linalg.norm(rows))
 
 
-def test_nomic_cuts_after_a_layer_norm(tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(REFERENCE / "nomic-published", folder)
+@pytest.mark.checkpoint("nomic-published")
+def test_nomic_cuts_after_a_layer_norm(folder):
     (folder / "README.md").write_text("---\nbase_model: nomic-ai/nomic-embed-text-v1.5\n---\n")
     with Embedder.load(folder) as embedder:
         whole, cut = (embedder.encode(["a sentence"], truncate_dim=size, normalize=False) for size in (None, 8))
         centred = whole - whole.mean()
         expected = (centred / np.sqrt((centred**2).mean() + 1e-5))[:, :8]
-        assert np.abs(cut - expected).max() < 1e-5
+        assert_close(cut, expected, 1e-5)
         assert np.linalg.norm(embedder.encode(["a sentence"], truncate_dim=8)) == pytest.approx(1, abs=1e-6)
 
 

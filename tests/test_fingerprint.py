@@ -1,8 +1,6 @@
 """One hash of everything that decides vectors, and of nothing else."""
 
 import json
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,19 +9,12 @@ from safetensors.numpy import load_file, save_file
 from akidb_mlx import Embedder
 from akidb_mlx import fingerprint as module
 
-REFERENCE = Path(__file__).parent / "reference"
+pytestmark = pytest.mark.checkpoint("bert-dense")  # BERT, CLS pooling, Dense, Normalize
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "model"
-    shutil.copytree(REFERENCE / "bert-dense", path)
-    return path
 
 
 def fingerprint(folder, **fields):

@@ -19,6 +19,7 @@ from huggingface_hub import constants
 from akidb_mlx import hub
 from akidb_mlx.config import MODEL_ALIASES
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, ModelNotFoundError
+from support.waiting import PATIENCE_S, until
 
 COMMIT, NEXT_COMMIT = "c" * 40, "d" * 40
 MODEL = "owner/tiny-model"
@@ -122,7 +123,7 @@ class _Answer(BaseHTTPRequestHandler):
         self.close_connection = True
         if trouble == "stall":
             self.server.stalled.set()
-            self.server.go_on.wait(20)
+            self.server.go_on.wait(PATIENCE_S)
         else:
             self.server.troubles[self.path] = "silence"  # a client that got something tries again for ever
 
@@ -364,9 +365,8 @@ def test_a_killed_process_leaves_nothing_that_is_used(fake_hub, cache):
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     child = subprocess.Popen([sys.executable, "-c", command, str(cache)], env=environment, stderr=subprocess.DEVNULL)
-    assert fake_hub.stalled.wait(30)
-    while not (snapshot_of(cache) / "config.json").exists():  # a stalled child lasts 20 s, then this test fails
-        assert child.poll() is None
+    assert fake_hub.stalled.wait(PATIENCE_S)
+    until(lambda: (snapshot_of(cache) / "config.json").exists())
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert list(cache.rglob("*.incomplete"))

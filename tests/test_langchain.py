@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import pickle
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,20 +20,17 @@ from pydantic import ValidationError
 
 from akidb_mlx import Embedder, EmbedderConfig, errors
 from akidb_mlx.testing import FakeEmbedder
-from conftest import MINILM, TEXTS
 from langchain_akidb_mlx import AkiDBMLXEmbeddings
-
-PROMPTS = Path(__file__).parent / "reference" / "bert-prompts"
+from support.checkpoints import MINILM, PROMPTS
+from support.comparison import assert_close, assert_unit_length
+from support.device import stalled, unmeasured
+from support.texts import TEXTS
+from support.waiting import PATIENCE_S, auntil, beside_a_turning_loop, until
 
 
 @pytest.fixture
 def embeddings(minilm):
     return AkiDBMLXEmbeddings(model=MINILM)
-
-
-def same(a, b):
-    """Equal but for the order of float32 sums, which depends on what shares a batch."""
-    np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def forwards(adapter):
@@ -80,14 +76,14 @@ def test_vectors_are_plain_floats_that_json_takes(embeddings):
     assert json.loads(json.dumps(documents)) == documents
     async_query = asyncio.run(embeddings.aembed_query("one"))
     async_documents = asyncio.run(embeddings.aembed_documents(["one", "two"]))
-    same(async_query, query)
-    same(async_documents, documents)
+    assert_close(async_query, query)
+    assert_close(async_documents, documents)
     assert {type(number) for row in (async_query, *async_documents) for number in row} == {float}
 
 
 def test_vectors_are_those_of_the_core(embeddings, minilm):
-    same(embeddings.embed_documents(TEXTS), minilm.encode_document(TEXTS))
-    same(embeddings.embed_query(TEXTS[0]), minilm.encode_query(TEXTS[:1])[0])
+    assert_close(embeddings.embed_documents(TEXTS), minilm.encode_document(TEXTS))
+    assert_close(embeddings.embed_query(TEXTS[0]), minilm.encode_query(TEXTS[:1])[0])
 
 
 def test_no_texts_give_no_vectors_and_load_nothing():
@@ -104,8 +100,8 @@ def test_order_is_kept_whatever_the_order(embeddings):
     rows = embeddings.embed_documents(texts)
     order = np.random.default_rng(0).permutation(len(texts))
     shuffled = embeddings.embed_documents([texts[i] for i in order])
-    same(np.array(rows)[order], shuffled)
-    same(rows[7], embeddings.embed_documents([texts[7]])[0])
+    assert_close(np.array(rows)[order], shuffled)
+    assert_close(rows[7], embeddings.embed_documents([texts[7]])[0])
 
 
 @pytest.mark.parametrize("texts", ["a bare text", b"bytes", {"a": "mapping"}, {"a set"}, 5, None])
@@ -128,7 +124,7 @@ def test_the_list_of_texts_is_left_alone_and_a_tuple_is_taken(embeddings):
     texts = [" spaces ", "new\nline", "tab\t"]
     rows = embeddings.embed_documents(texts)
     assert texts == [" spaces ", "new\nline", "tab\t"]
-    same(embeddings.embed_documents(tuple(texts)), rows)
+    assert_close(embeddings.embed_documents(tuple(texts)), rows)
 
 
 def test_texts_reach_the_embedder_unchanged():
@@ -150,19 +146,19 @@ def test_the_checkpoints_prompts_are_applied():
     embeddings = AkiDBMLXEmbeddings(model=PROMPTS)
     plain = AkiDBMLXEmbeddings(model=PROMPTS, query_prompt="", document_prompt="")
     query, (document,) = embeddings.embed_query("tea"), embeddings.embed_documents(["tea"])
-    same(query, plain.embed_query("search for: tea"))
-    same(document, plain.embed_documents(["passage text: tea"])[0])
+    assert_close(query, plain.embed_query("search for: tea"))
+    assert_close(document, plain.embed_documents(["passage text: tea"])[0])
     assert not np.allclose(query, document, atol=1e-3)
     assert not np.allclose(query, plain.embed_query("tea"), atol=1e-3)
-    same(asyncio.run(embeddings.aembed_query("tea")), query)
-    same(asyncio.run(embeddings.aembed_documents(["tea"])), [document])
+    assert_close(asyncio.run(embeddings.aembed_query("tea")), query)
+    assert_close(asyncio.run(embeddings.aembed_documents(["tea"])), [document])
 
 
 def test_a_users_prompts_win():
     embeddings = AkiDBMLXEmbeddings(model=PROMPTS, query_prompt="ask: ", document_prompt="")
     plain = AkiDBMLXEmbeddings(model=PROMPTS, query_prompt="", document_prompt="")
-    same(embeddings.embed_query("tea"), plain.embed_query("ask: tea"))
-    same(embeddings.embed_documents(["tea"]), plain.embed_documents(["tea"]))
+    assert_close(embeddings.embed_query("tea"), plain.embed_query("ask: tea"))
+    assert_close(embeddings.embed_documents(["tea"]), plain.embed_documents(["tea"]))
 
 
 def test_an_empty_text_has_a_finite_vector(embeddings):
@@ -174,16 +170,16 @@ def test_truncate_dim_cuts_and_keeps_unit_length(minilm):
     embeddings = AkiDBMLXEmbeddings(model=MINILM, truncate_dim=64)
     rows = np.array([embeddings.embed_query("one"), *embeddings.embed_documents(["two", "three"])])
     assert rows.shape == (3, 64)
-    same(np.linalg.norm(rows, axis=1), 1)
+    assert_unit_length(rows)
     full = minilm.encode_query(["one"])[0, :64]
-    same(rows[0], full / np.linalg.norm(full))
+    assert_close(rows[0], full / np.linalg.norm(full))
 
 
 def test_show_progress_draws_a_bar(embeddings, capsys):
     embeddings.embed_documents(TEXTS)
     assert "Embedding" not in capsys.readouterr().err
     loud = embeddings.model_copy(update={"show_progress": True})
-    same(loud.embed_documents(TEXTS), embeddings.embed_documents(TEXTS))
+    assert_close(loud.embed_documents(TEXTS), embeddings.embed_documents(TEXTS))
     assert "5/5" in capsys.readouterr().err
     asyncio.run(loud.aembed_documents(TEXTS))
     assert "5/5" in capsys.readouterr().err
@@ -295,37 +291,27 @@ def test_a_copy_with_changes_is_checked_and_embeds_with_them(embeddings):
 # ── one engine, many objects, threads and processes ──────────────────────────────────────────────────
 
 
-@pytest.fixture
-def counted(monkeypatch):
-    """How many models were really loaded; a model of its own, so that none is loaded yet."""
-    from akidb_mlx import loaded
-
-    count, load = [], loaded._load
-    monkeypatch.setattr(loaded, "_load", lambda *given: (count.append(1), time.sleep(0.1), load(*given))[-1])
-    return count
-
-
-def test_five_objects_one_load(counted):
+def test_five_objects_one_load(loads):
     objects = [AkiDBMLXEmbeddings(model=PROMPTS, truncate_dim=4 + i, max_batch_tokens=4001) for i in range(5)]
-    assert counted == []
+    assert not loads
     assert [len(each.embed_query("x")) for each in objects] == [4, 5, 6, 7, 8]
-    assert counted == [1]
+    assert len(loads) == 1
 
 
-def test_sixteen_threads_on_first_use_one_load(counted, monkeypatch):
+def test_sixteen_threads_on_first_use_one_load(loads, monkeypatch):
     embeddings = AkiDBMLXEmbeddings(model=PROMPTS, max_batch_tokens=4002)
     together = threading.Barrier(16)
 
     def first_use(i):
-        together.wait()
+        together.wait(PATIENCE_S)
         return embeddings.embed_query("x") if i % 2 else asyncio.run(embeddings.aembed_query("x"))
 
     embedders, load = [], Embedder.load
     monkeypatch.setattr(Embedder, "load", lambda config: embedders.append(load(config)) or embedders[-1])
     with ThreadPoolExecutor(16) as pool:
         rows = list(pool.map(first_use, range(16)))
-    assert (counted, len(embedders)) == ([1], 1)
-    same(rows, [rows[0]] * 16)
+    assert (len(loads), len(embedders)) == (1, 1)
+    assert_close(rows, [rows[0]] * 16)
 
 
 def test_sixteen_threads_equal_serial(embeddings):
@@ -335,23 +321,23 @@ def test_sixteen_threads_equal_serial(embeddings):
         documents = pool.map(embeddings.embed_documents, [texts[i::16] for i in range(16)])
         queries = list(pool.map(embeddings.embed_query, texts[:16]))
         for i, rows in enumerate(documents):
-            same(rows, serial[0][i::16])
-    same(queries, serial[1])
+            assert_close(rows, serial[0][i::16])
+    assert_close(queries, serial[1])
 
 
-def test_many_threads_of_documents_wait_for_room_rather_than_fail(counted):
+def test_many_threads_of_documents_wait_for_room_rather_than_fail():
     embeddings = AkiDBMLXEmbeddings(model=PROMPTS, max_queued_tokens=64)
     texts = [f"{text} number {i}" for i in range(20) for text in TEXTS]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(embeddings.embed_documents, [texts[i::8] for i in range(8)]))
     for i, rows in enumerate(together):
-        same(rows, embeddings.embed_documents(texts[i::8]))
+        assert_close(rows, embeddings.embed_documents(texts[i::8]))
 
     async def many():
         return await asyncio.gather(*(embeddings.aembed_documents(texts[i::8]) for i in range(8)))
 
     for rows, again in zip(together, asyncio.run(many()), strict=True):
-        same(rows, again)
+        assert_close(rows, again)
 
 
 def test_pickle_is_small_and_gives_equal_vectors(embeddings):
@@ -360,8 +346,8 @@ def test_pickle_is_small_and_gives_equal_vectors(embeddings):
     assert len(data) < 10_000
     again = pickle.loads(data)
     assert again == embeddings
-    same(again.embed_query("x"), row)
-    same(embeddings.embed_query("x"), row)
+    assert_close(again.embed_query("x"), row)
+    assert_close(embeddings.embed_query("x"), row)
 
 
 def test_unpickling_reads_neither_environment_nor_file(embeddings, monkeypatch):
@@ -410,7 +396,7 @@ def test_a_child_process_gives_the_same_vector(embeddings, method):
     results = context.Queue()
     child = context.Process(target=_in_a_child, args=(embeddings, results))
     child.start()
-    same(results.get(timeout=120), row)
+    assert_close(results.get(timeout=PATIENCE_S), row)
     child.join(30)
     assert child.exitcode == 0
 
@@ -418,50 +404,17 @@ def test_a_child_process_gives_the_same_vector(embeddings, method):
 # ── event loops ──────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _blocked(work):
-    """How much longer the event loop did nothing else, while `work` ran, than a thread at its side did (seconds).
+async def test_the_event_loop_is_never_blocked(monkeypatch):
+    from akidb_mlx import loading
 
-    The thread shows what a busy machine alone makes of it.
-    """
-    ended = threading.Event()
-    pauses = {"loop": 0.0, "thread": 0.0}
-
-    def thread():
-        last = time.perf_counter()
-        while not ended.is_set():
-            time.sleep(0.002)
-            now = time.perf_counter()
-            pauses["thread"], last = max(pauses["thread"], now - last), now
-
-    async def loop():
-        last = time.perf_counter()
-        while not ended.is_set():
-            await asyncio.sleep(0.002)
-            now = time.perf_counter()
-            pauses["loop"], last = max(pauses["loop"], now - last), now
-
-    beside = threading.Thread(target=thread)
-    beside.start()
-    watching = asyncio.create_task(loop())
-    await asyncio.sleep(0)
-    await work
-    ended.set()
-    await watching
-    beside.join()
-    return pauses["loop"] - pauses["thread"]
-
-
-async def test_the_event_loop_is_never_blocked(counted):
-    texts = [f"{text} {i}" + " " * 300 for i in range(20) for text in TEXTS]
-    for attempt in range(3):  # what blocks, blocks each time
-        embeddings = AkiDBMLXEmbeddings(model=MINILM, max_batch_tokens=4003 + attempt * 100)
-        loading = await _blocked(embeddings.aembed_query("the load, too"))
-        embedding = await _blocked(embeddings.aembed_documents(texts))
-        if max(loading, embedding) < 0.1:
-            break
-    assert loading < 0.1
-    assert embedding < 0.1
-    assert len(counted) == attempt + 1
+    monkeypatch.setattr(loading, "load_model", beside_a_turning_loop(loading.load_model))
+    embeddings = AkiDBMLXEmbeddings(model=PROMPTS, max_batch_tokens=4003)
+    assert len(await embeddings.aembed_query("the load, too")) == 16
+    with stalled(embeddings.load()) as device:
+        call = asyncio.create_task(embeddings.aembed_documents(TEXTS * 200))
+        await auntil(lambda: device.batches)
+        device.open()
+        assert len(await call) == 1000
 
 
 async def test_turning_many_rows_into_lists_gives_the_event_loop_its_turn():
@@ -481,40 +434,44 @@ class _Instant(FakeEmbedder):
 
 async def test_97_concurrent_queries_are_right_and_share_forwards(embeddings):
     texts = [f"{TEXTS[i % 5]} question {i}" for i in range(97)]
-    await embeddings.aembed_query("warm")
-    before = forwards(embeddings)
-    rows = await asyncio.gather(*map(embeddings.aembed_query, texts))
-    taken = forwards(embeddings) - before
-    same(rows, embeddings.load().encode_query(texts))
+    embedder = embeddings.load()
+    before = embedder.stats()
+    with unmeasured(embedder), stalled(embedder) as device:
+        calls = [asyncio.create_task(embeddings.aembed_query(text)) for text in texts]
+        await auntil(lambda: embedder.stats()["requests"] - before["requests"] == 97)
+        device.open()
+        rows = await asyncio.gather(*calls)
+    taken = embedder.stats()["batches"] - before["batches"]
+    assert_close(rows, embedder.encode_query(texts))
     assert taken <= 20
 
 
 def test_two_event_loops_one_after_the_other(embeddings):
-    same(asyncio.run(embeddings.aembed_query("x")), asyncio.run(embeddings.aembed_query("x")))
+    assert_close(asyncio.run(embeddings.aembed_query("x")), asyncio.run(embeddings.aembed_query("x")))
 
 
 async def test_a_sync_call_inside_a_running_loop(embeddings):
-    same(embeddings.embed_query("x"), await embeddings.aembed_query("x"))
+    assert_close(embeddings.embed_query("x"), await embeddings.aembed_query("x"))
 
 
 async def test_a_cancelled_call_leaves_it_usable(embeddings):
     texts = [f"{text} {i} " * 20 for i in range(40) for text in TEXTS]
     task = asyncio.create_task(embeddings.aembed_documents(texts))
-    await asyncio.sleep(0.05)
+    await auntil(lambda: embeddings.load().stats()["queued_tokens"])
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len(await embeddings.aembed_query("x")) == 384
 
 
-async def test_a_waiter_that_gives_up_does_not_spoil_the_load(counted):
+async def test_a_waiter_that_gives_up_does_not_spoil_the_load(loads):
     embeddings = AkiDBMLXEmbeddings(model=PROMPTS, max_batch_tokens=4004)
     first = asyncio.create_task(embeddings.aembed_query("x"))
-    await asyncio.sleep(0.02)
+    await auntil(lambda: loads)
     second = asyncio.create_task(embeddings.aembed_query("x"))
     first.cancel()
     assert len(await second) == embeddings.load().dimension
-    assert counted == [1]
+    assert len(loads) == 1
 
 
 # ── LangChain's own components ───────────────────────────────────────────────────────────────────────
@@ -594,14 +551,10 @@ def test_a_closed_embedder_says_so():
         embeddings.embed_query("x")
 
 
-def test_the_model_is_given_back_with_the_last_object(counted):
-    from akidb_mlx import loaded
-
+def test_the_model_is_given_back_with_the_last_object():
     embeddings = AkiDBMLXEmbeddings(model=PROMPTS, max_batch_tokens=4005)
     embeddings.embed_query("x")
-    before = len(loaded._loaded)
+    engine = embeddings.load()._loaded.engine
+    assert not engine.closed
     del embeddings
-    deadline = time.monotonic() + 10
-    while len(loaded._loaded) == before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(loaded._loaded) == before - 1
+    until(lambda: engine.closed)

@@ -1,20 +1,19 @@
 """AkiDBMLXEmbeddings in real vector stores, caches and chains; each is skipped where its package is absent."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel
 
 from akidb_mlx import errors
-from conftest import MINILM, TEXTS, needs
 from langchain_akidb_mlx import AkiDBMLXEmbeddings, check_recipe, ensure_recipe, recipe_metadata
+from support.checkpoints import MINILM, PROMPTS
+from support.comparison import assert_close
+from support.packages import needs
+from support.texts import TEXTS
 
 # What other packages warn about is theirs to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-PROMPTS = Path(__file__).parent / "reference" / "bert-prompts"
 
 
 @pytest.fixture
@@ -159,7 +158,7 @@ def test_cache_backed_sides_are_apart_with_a_store_each(tmp_path):
         key_encoder="sha256",
     )
     document, query = cached.embed_documents(["tea"])[0], cached.embed_query("tea")
-    np.testing.assert_allclose(query, embeddings.embed_query("tea"), atol=1e-6)
+    assert_close(query, embeddings.embed_query("tea"))
     assert not np.allclose(document, query, atol=1e-3)
 
 

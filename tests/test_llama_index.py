@@ -29,10 +29,11 @@ from pydantic import Field, ValidationError
 
 from akidb_mlx import errors
 from akidb_mlx.testing import FakeEmbedder
-from conftest import MINILM, TEXTS
 from llama_index_akidb_mlx import AkiDBMLXEmbedding, ensure_recipe
-
-PROMPTS = Path(__file__).parent / "reference" / "bert-prompts"
+from support.checkpoints import MINILM, PROMPTS
+from support.comparison import assert_close, assert_unit_length
+from support.texts import TEXTS
+from support.waiting import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
@@ -68,11 +69,6 @@ class Counting(FakeEmbedder):
         return super().encode_document(texts)
 
 
-def same(a, b):
-    """Equal but for the order of float32 sums, which depends on what shares a batch."""
-    np.testing.assert_allclose(a, b, atol=1e-6)
-
-
 def forwards(adapter):
     return adapter.load().stats()["batches"]
 
@@ -96,21 +92,21 @@ def test_vectors_are_plain_floats_that_json_takes(embedding):
 
 
 def test_vectors_are_those_of_the_core(embedding, minilm):
-    same(embedding.get_text_embedding_batch(TEXTS), minilm.encode_document(TEXTS))
-    same(embedding.get_query_embedding(TEXTS[0]), minilm.encode_query(TEXTS[:1])[0])
+    assert_close(embedding.get_text_embedding_batch(TEXTS), minilm.encode_document(TEXTS))
+    assert_close(embedding.get_query_embedding(TEXTS[0]), minilm.encode_query(TEXTS[:1])[0])
 
 
 async def test_sync_and_async_agree_and_apply_the_prompts(prompted):
     plain = AkiDBMLXEmbedding(model_name=PROMPTS, query_prompt="", document_prompt="")
     query, text = prompted.get_query_embedding("tea"), prompted.get_text_embedding("tea")
-    same(query, plain.get_query_embedding("search for: tea"))
-    same(text, plain.get_text_embedding("passage text: tea"))
+    assert_close(query, plain.get_query_embedding("search for: tea"))
+    assert_close(text, plain.get_text_embedding("passage text: tea"))
     assert not np.allclose(query, text, atol=1e-3)
-    same(await prompted.aget_query_embedding("tea"), query)
-    same(await prompted.aget_text_embedding("tea"), text)
-    same(await prompted.aget_text_embedding_batch(["tea"]), [text])
-    same(prompted.get_text_embedding_batch(["tea"]), [text])
-    same(prompted.get_agg_embedding_from_queries(["tea", "tea"]), query)
+    assert_close(await prompted.aget_query_embedding("tea"), query)
+    assert_close(await prompted.aget_text_embedding("tea"), text)
+    assert_close(await prompted.aget_text_embedding_batch(["tea"]), [text])
+    assert_close(prompted.get_text_embedding_batch(["tea"]), [text])
+    assert_close(prompted.get_agg_embedding_from_queries(["tea", "tea"]), query)
 
 
 def test_no_texts_and_empty_texts(embedding):
@@ -123,8 +119,8 @@ def test_no_texts_and_empty_texts(embedding):
 def test_a_small_batch_size_gives_the_same_vectors(embedding, batch_size):
     texts = [f"{text} {'and more ' * (i % 7)}" for i in range(4) for text in TEXTS]
     small = AkiDBMLXEmbedding(model_name=MINILM, embed_batch_size=batch_size)
-    same(small.get_text_embedding_batch(texts), embedding.get_text_embedding_batch(texts))
-    same(asyncio.run(small.aget_text_embedding_batch(texts)), embedding.get_text_embedding_batch(texts))
+    assert_close(small.get_text_embedding_batch(texts), embedding.get_text_embedding_batch(texts))
+    assert_close(asyncio.run(small.aget_text_embedding_batch(texts)), embedding.get_text_embedding_batch(texts))
 
 
 @pytest.mark.parametrize("workers", [None, 4])
@@ -133,9 +129,9 @@ def test_progress_on_both_paths(embedding, capsys, workers):
     quiet = embedding.get_text_embedding_batch(texts)
     assert capsys.readouterr().err == ""
     loud = AkiDBMLXEmbedding(model_name=MINILM, embed_batch_size=5, num_workers=workers)
-    same(loud.get_text_embedding_batch(texts, show_progress=True), quiet)
+    assert_close(loud.get_text_embedding_batch(texts, show_progress=True), quiet)
     assert "20/20" in capsys.readouterr().err
-    same(asyncio.run(loud.aget_text_embedding_batch(texts, show_progress=True)), quiet)
+    assert_close(asyncio.run(loud.aget_text_embedding_batch(texts, show_progress=True)), quiet)
     assert "4/4" in capsys.readouterr().err
 
 
@@ -143,13 +139,13 @@ def test_truncate_dim(minilm):
     embedding = AkiDBMLXEmbedding(model_name=MINILM, truncate_dim=64)
     rows = np.array([embedding.get_query_embedding("one"), *embedding.get_text_embedding_batch(["two", "three"])])
     assert rows.shape == (3, 64)
-    same(np.linalg.norm(rows, axis=1), 1)
+    assert_unit_length(rows)
 
 
 def test_metadata_is_part_of_what_is_embedded(embedding):
     node = TextNode(text="the text", metadata={"author": "Ada"})
     (done,) = embedding([node])
-    same(done.embedding, embedding.get_text_embedding(node.get_content(MetadataMode.EMBED)))
+    assert_close(done.embedding, embedding.get_text_embedding(node.get_content(MetadataMode.EMBED)))
     assert "Ada" in node.get_content(MetadataMode.EMBED)
 
 
@@ -330,9 +326,9 @@ def test_pickle_is_small_and_leaves_the_live_object_unharmed(embedding, caplog):
     assert len(data) < 10_000
     assert "CallbackManager cannot be pickled" in caplog.text
     assert embedding.callback_manager.handlers == [lock]
-    same(embedding.get_text_embedding("x"), row)
+    assert_close(embedding.get_text_embedding("x"), row)
     again = pickle.loads(data)
-    same(again.get_text_embedding("x"), row)
+    assert_close(again.get_text_embedding("x"), row)
     assert again.callback_manager.handlers == []
 
 
@@ -383,33 +379,34 @@ def test_a_pipeline_with_two_processes_equals_serial(embedding, documents):
     serial = _pipeline(embedding).run(documents=documents)
     parallel = _pipeline(embedding).run(documents=documents, num_workers=2)
     assert [node.text for node in parallel] == [node.text for node in serial]
-    same([node.embedding for node in parallel], [node.embedding for node in serial])
+    assert_close([node.embedding for node in parallel], [node.embedding for node in serial])
     assert len(embedding.get_query_embedding("the live object")) == 384
 
 
 @pytest.mark.slow
 async def test_an_async_pipeline_with_two_processes_finishes(embedding, documents):
     serial = _pipeline(embedding).run(documents=documents)  # so that the parent's engine is at work before the fork
-    parallel = await asyncio.wait_for(_pipeline(embedding).arun(documents=documents, num_workers=2), 120)
-    same([node.embedding for node in parallel], [node.embedding for node in serial])
+    parallel = await asyncio.wait_for(_pipeline(embedding).arun(documents=documents, num_workers=2), PATIENCE_S)
+    assert_close([node.embedding for node in parallel], [node.embedding for node in serial])
 
 
 async def test_an_async_pipeline(embedding, documents):
     done = await _pipeline(embedding).arun(documents=documents)
-    same([node.embedding for node in done], [node.embedding for node in _pipeline(embedding).run(documents=documents)])
+    serial = _pipeline(embedding).run(documents=documents)
+    assert_close([node.embedding for node in done], [node.embedding for node in serial])
 
 
 async def test_a_long_async_batch_waits_for_room_rather_than_fail():
     embedding = AkiDBMLXEmbedding(model_name=PROMPTS, max_queued_tokens=64, embed_batch_size=8)
     texts = [f"{text} number {i}" for i in range(20) for text in TEXTS]
-    same(await embedding.aget_text_embedding_batch(texts), embedding.get_text_embedding_batch(texts))
+    assert_close(await embedding.aget_text_embedding_batch(texts), embedding.get_text_embedding_batch(texts))
 
 
 def test_sixteen_threads_equal_serial(embedding):
     texts = [f"{text} ({i})" for i in range(6) for text in TEXTS]
     serial = embedding.get_text_embedding_batch(texts)
     with ThreadPoolExecutor(16) as pool:
-        same(list(pool.map(embedding.get_text_embedding, texts)), serial)
+        assert_close(list(pool.map(embedding.get_text_embedding, texts)), serial)
 
 
 # ── caches ───────────────────────────────────────────────────────────────────────────────────────────
@@ -421,8 +418,8 @@ async def test_a_cache_hit_makes_no_forward_and_sides_differ():
     query, text = embedding.get_query_embedding("tea"), embedding.get_text_embedding("tea")
     assert not np.allclose(query, text, atol=1e-3)
     bare = AkiDBMLXEmbedding(model_name=PROMPTS)
-    same(query, bare.get_query_embedding("tea"))
-    same(text, bare.get_text_embedding("tea"))
+    assert_close(query, bare.get_query_embedding("tea"))
+    assert_close(text, bare.get_text_embedding("tea"))
     before = forwards(embedding)
     assert embedding.get_query_embedding("tea") == query
     assert embedding.get_text_embedding("tea") == text
@@ -438,8 +435,8 @@ async def test_async_queries_do_not_leak_their_side():
     both = [embedding.aget_query_embedding("tea"), embedding.aget_text_embedding("tea")] * 8
     rows = await asyncio.gather(*both)
     bare = AkiDBMLXEmbedding(model_name=PROMPTS)
-    same(rows[0::2], [bare.get_query_embedding("tea")] * 8)
-    same(rows[1::2], [bare.get_text_embedding("tea")] * 8)
+    assert_close(rows[0::2], [bare.get_query_embedding("tea")] * 8)
+    assert_close(rows[1::2], [bare.get_text_embedding("tea")] * 8)
 
 
 def test_two_recipes_share_a_cache_safely():
@@ -447,7 +444,7 @@ def test_two_recipes_share_a_cache_safely():
     for options in ({}, {"document_prompt": "other: "}, {"truncate_dim": 8}):
         cached = AkiDBMLXEmbedding(model_name=PROMPTS, embeddings_cache=cache, **options)
         bare = AkiDBMLXEmbedding(model_name=PROMPTS, **options)
-        same(cached.get_text_embedding("tea"), bare.get_text_embedding("tea"))
+        assert_close(cached.get_text_embedding("tea"), bare.get_text_embedding("tea"))
     assert len(cache.to_dict()) == 3
 
 
@@ -467,7 +464,7 @@ def test_the_cache_is_kept_apart_however_it_is_set(tmp_path):
     assert pickle.loads(pickle.dumps(again)).get_text_embedding("tea") == again.get_text_embedding("tea")
     assert forwards(embedding) == before
     embedding.embeddings_cache = None
-    same(embedding.get_query_embedding("tea"), again.get_query_embedding("tea"))
+    assert_close(embedding.get_query_embedding("tea"), again.get_query_embedding("tea"))
     with pytest.raises(TypeError, match="must be a BaseKVStore, not a dict"):
         embedding.embeddings_cache = {}
 
@@ -659,7 +656,7 @@ def test_nodes_with_vectors_are_taken_and_validated(embedding):
     assert embedding.load().stats()["texts"] - before == 4
     assert given[1].embedding == [0.5] * 384
     assert type(given[1].embedding[0]) is float
-    same(given[0].embedding, embedding.get_text_embedding(TEXTS[0]))
+    assert_close(given[0].embedding, embedding.get_text_embedding(TEXTS[0]))
     index = VectorStoreIndex(given, embed_model=embedding)
     assert index.as_retriever(similarity_top_k=1).retrieve(TEXTS[0])[0].text == TEXTS[0]
 

@@ -1,23 +1,22 @@
 """AkiDBMLXEmbedding in real vector stores, and through LangChain; each is skipped where its package is absent."""
 
 import asyncio
-from pathlib import Path
 
-import numpy as np
 import pytest
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.schema import TextNode
 
 from akidb_mlx import errors
-from conftest import MINILM, TEXTS, needs
 from langchain_akidb_mlx import AkiDBMLXEmbeddings
 from llama_index_akidb_mlx import AkiDBMLXEmbedding, check_recipe, ensure_recipe, recipe_metadata
+from support.checkpoints import MINILM
+from support.comparison import assert_close
+from support.packages import needs
+from support.texts import TEXTS
 
 # What other packages warn about is theirs to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-PROMPTS = Path(__file__).parent / "reference" / "bert-prompts"
 
 
 @pytest.fixture
@@ -133,4 +132,4 @@ async def test_langchain_embedding_over_ours_makes_far_fewer_forwards_than_texts
     before = ours.load().stats()["batches"]
     rows = await wrapped.aget_text_embedding_batch(texts)
     assert ours.load().stats()["batches"] - before <= len(texts) / 5  # each core starts when it is free
-    np.testing.assert_allclose(rows, ours.load().encode_document(texts), atol=1e-6)
+    assert_close(rows, ours.load().encode_document(texts))

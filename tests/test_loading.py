@@ -4,7 +4,6 @@ import gc
 import json
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,16 +13,10 @@ from akidb_mlx import Embedder, loaded, loading
 from akidb_mlx.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputError, UnsupportedModelError
 from akidb_mlx.loading import read_header
+from support.checkpoints import REFERENCE
+from support.comparison import assert_close
 
-REFERENCE = Path(__file__).parent / "reference"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A whole checkpoint to damage: BERT, Dense, Normalize."""
-    path = tmp_path / "model"
-    shutil.copytree(REFERENCE / "bert-dense", path)
-    return path
+pytestmark = pytest.mark.checkpoint("bert-dense")  # BERT, CLS pooling, Dense, Normalize
 
 
 @pytest.fixture(autouse=True)
@@ -114,9 +107,8 @@ def test_a_header_names_dtypes_and_shapes(folder):
     assert "__metadata__" not in header
 
 
-def test_a_cut_shard_is_named(tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(REFERENCE / "bert-sharded", folder)
+@pytest.mark.checkpoint("bert-sharded")
+def test_a_cut_shard_is_named(folder):
     shard = sorted(folder.glob("model-*.safetensors"))[-1]
     shard.write_bytes(shard.read_bytes()[:-4])
     refuse(folder, CheckpointError, shard.name, "download it again")
@@ -176,7 +168,7 @@ def test_the_head_of_another_task_does_not_count(folder):
     more["embeddings.position_ids"] = np.arange(64)[None]
     edit_weights(folder / "model.safetensors", lambda weights: weights.update(more))
     with Embedder.load(folder, max_batch_tokens=4095) as embedder:
-        assert np.abs(embedder.encode(["a"]) - expected).max() < 1e-6
+        assert_close(embedder.encode(["a"]), expected)
 
 
 def test_a_missing_weight_of_a_dense_layer(folder):

@@ -9,7 +9,7 @@ import pytest
 from akidb_mlx import Embedder, memory
 from akidb_mlx.errors import BackendError
 from akidb_mlx.memory import Memory, Room
-from conftest import MINILM
+from support.checkpoints import MINILM
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and cgroups")
 

@@ -1,19 +1,19 @@
 """Real weights: all-MiniLM-L6-v2 gives sentence-transformers' vectors, and they mean something."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from make_reference_minilm import TEXTS
+from support.comparison import assert_close, assert_unit_length
+from support.places import ROOT
 
-REFERENCE = dict(np.load(Path(__file__).with_name("reference_minilm.npz")))
+REFERENCE = dict(np.load(ROOT / "tests" / "reference_minilm.npz"))
 
 
 def test_the_reference_is_of_these_texts():
     assert REFERENCE["embeddings"].shape == (len(TEXTS), 384)
     assert len(TEXTS) == len(set(TEXTS)) >= 40
-    np.testing.assert_allclose(np.linalg.norm(REFERENCE["embeddings"], axis=1), 1, atol=1e-5)
+    assert_unit_length(REFERENCE["embeddings"], 1e-5)
 
 
 def test_tokens_are_counted_as_the_reference_does(minilm):
@@ -24,7 +24,7 @@ def test_tokens_are_counted_as_the_reference_does(minilm):
 def test_vectors_equal_the_references(minilm):
     rows = minilm.encode(TEXTS)
     assert rows.shape == (len(TEXTS), 384)
-    assert float(np.abs(rows - REFERENCE["embeddings"]).max()) <= 1e-5
+    assert_close(rows, REFERENCE["embeddings"], 1e-5)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -32,11 +32,11 @@ def test_texts_alone_equal_the_references(minilm, order):
     places = list(range(len(TEXTS)))[::order][:12]
     for place in places:
         rows = minilm.encode([TEXTS[place]])
-        assert float(np.abs(rows[0] - REFERENCE["embeddings"][place]).max()) <= 1e-5
+        assert_close(rows[0], REFERENCE["embeddings"][place], 1e-5)
 
 
 def test_queries_and_documents_are_alike_without_prompts(minilm):
-    np.testing.assert_allclose(minilm.encode_query(TEXTS[:5]), minilm.encode_document(TEXTS[:5]), atol=1e-6)
+    assert_close(minilm.encode_query(TEXTS[:5]), minilm.encode_document(TEXTS[:5]))
 
 
 def test_meaning(minilm):

@@ -1,7 +1,6 @@
 """Backbone → pooling → Dense: what is in the padding is irrelevant; Dense layers by hand."""
 
 import json
-from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,9 +13,10 @@ from akidb_mlx.batching import Batch, make_batch
 from akidb_mlx.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model import ACTIVATIONS, DenseLayer, EmbeddingModel
+from support.checkpoints import CASES, REFERENCE
+from support.comparison import assert_close
+from support.waiting import PATIENCE_S
 
-REFERENCE = Path(__file__).parent / "reference"
-CASES = sorted(folder.parent.name for folder in REFERENCE.glob("*/reference.json"))
 NUMBERS = [-2.0, -0.5, 0.0, 0.5, 2.0]
 BY_HAND = {
     "identity": NUMBERS,
@@ -30,7 +30,7 @@ BY_HAND = {
 
 
 def compute(embedder, batch):
-    return DEVICE_THREADS.run(lambda: np.array(embedder._loaded.engine.model(batch))).result(60)
+    return DEVICE_THREADS.run(lambda: np.array(embedder._loaded.engine.model(batch))).result(PATIENCE_S)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -46,13 +46,12 @@ def test_what_is_in_the_padding_is_irrelevant(name):
         real = np.arange(longest) < zeros.lengths[:, None]
         ids = np.where(real, zeros.input_ids, rng.integers(1, max(map(max, rows)), zeros.input_ids.shape))
         rubbish = Batch(ids.astype(np.int32), zeros.lengths, zeros.prompt_lengths)
-        tolerance = 2e-6 * max(1.0, float(np.abs(expected).max()))
-        assert np.abs(compute(embedder, rubbish) - expected).max() <= tolerance
+        assert_close(compute(embedder, rubbish), expected, 2e-6)
         more = longest + 1 if longest < (embedder.max_seq_length or 10**9) else longest
-        assert np.abs(compute(embedder, make_batch(rows, prompts, more)) - expected).max() <= tolerance
+        assert_close(compute(embedder, make_batch(rows, prompts, more)), expected, 2e-6)
         for place in (0, len(rows) // 2, len(rows) - 1):
             alone = compute(embedder, make_batch([rows[place]], [0], len(rows[place])))
-            assert np.abs(alone - expected[place]).max() <= tolerance
+            assert_close(alone[0], expected[place], 2e-6)
 
 
 def test_every_activation_is_tested():
@@ -61,7 +60,7 @@ def test_every_activation_is_tested():
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_activations_by_hand(name):
-    np.testing.assert_allclose(np.array(ACTIVATIONS[name](mx.array(NUMBERS))), BY_HAND[name], atol=1e-6)
+    assert_close(np.array(ACTIVATIONS[name](mx.array(NUMBERS))), BY_HAND[name])
 
 
 def dense(bias, residual, out_features=2):

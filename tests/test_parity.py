@@ -6,29 +6,21 @@ gets: 16 bit on a GPU, float32 on the CPU) and `-k "float16 or bfloat16"` (on an
 
 import json
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.architectures import ARCHITECTURES
+from support.checkpoints import CASES, REFERENCE, read_case
+from support.comparison import assert_close, cosines
+from support.places import DOCS
 
-REFERENCE = Path(__file__).parent / "reference"
-CASES = sorted(folder.parent.name for folder in REFERENCE.glob("*/reference.json"))
 # Heads as wide as real models'; the others have 8 or 16 channels, which no fused attention of Metal's takes.
 WIDE_HEADS = [name for name in CASES if name.startswith("heads-")]
 # Least cosine with the float32 vectors, by the dtype that is computed in.
 LEAST_COSINE = {"float16": 0.9999, "bfloat16": 0.97}
 LEAST_COSINE_WIDE_HEADS = {"float16": 0.9999, "bfloat16": 0.998}
-
-
-def read_case(name):
-    folder = REFERENCE / name
-    facts = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
-    return folder, facts, dict(np.load(folder / "reference.npz"))
-
-
 FACTS = {name: read_case(name)[1] for name in CASES}
 TRANSFORMERS = [
     name for name in CASES if FACTS[name]["family"] != "static"
@@ -47,17 +39,6 @@ def least_cosine(name, dtype):
     return (LEAST_COSINE_WIDE_HEADS if name in WIDE_HEADS else LEAST_COSINE)[dtype]
 
 
-def difference(ours, theirs):
-    """Largest absolute difference as a share of what is allowed: at most 1."""
-    assert ours.shape == theirs.shape
-    assert np.isfinite(ours).all()
-    return float(np.abs(ours - theirs).max() / (1e-5 * max(1.0, np.abs(theirs).max())))
-
-
-def cosines(a, b):
-    return (a * b).sum(axis=1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
-
-
 @pytest.mark.parametrize(
     ("name", "form"), [*((name, "float32") for name in CASES), *((name, "as_stored") for name in STORED_HALF)]
 )
@@ -70,7 +51,7 @@ def test_vectors_equal_the_references(name, form):
         for kind in encoders.keys() & reference.keys():
             ours, theirs = encoders[kind](facts["texts"]), reference[kind]
             if computed == "float32":
-                assert difference(ours, theirs) <= 1, kind
+                assert_close(ours, theirs, 1e-5)
             else:
                 assert cosines(ours, theirs).min() >= least_cosine(name, computed), kind
 
@@ -86,7 +67,7 @@ def test_each_text_alone_gives_the_same(name):
     with Embedder.load(folder, dtype="float32") as embedder:
         together = embedder.encode(facts["texts"])
         alone = np.concatenate([embedder.encode([text]) for text in facts["texts"]])
-        assert np.abs(together - alone).max() <= 5e-6 * max(1.0, np.abs(together).max())
+        assert_close(alone, together, 5e-6)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -146,5 +127,5 @@ def test_every_architecture_has_a_case():
 
 
 def test_the_docs_are_of_these_cases():
-    text = (REFERENCE.parent.parent / "docs" / "parity.md").read_text(encoding="utf-8")
+    text = (DOCS / "parity.md").read_text(encoding="utf-8")
     assert f"{len(CASES)} checkpoints;" in text, "run python benchmarks/parity_table.py"

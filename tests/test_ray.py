@@ -13,6 +13,8 @@ import pytest
 
 from akidb_mlx import Embedder, EmbedderConfig
 from akidb_mlx.errors import ConfigError, InputError, ModelNotFoundError
+from support.checkpoints import PROMPTS
+from support.comparison import assert_close
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
@@ -25,7 +27,7 @@ from akidb_mlx.ray import RayEmbedder, RayEncoder, actor_options, embed_dataset 
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's own warnings are not ours
 
-TINY = str(Path(__file__).parent / "reference" / "bert-prompts")
+TINY = str(PROMPTS)
 ROWS = [{"key": i, "body": f"row {i} of many"} for i in range(3000)]
 
 
@@ -74,9 +76,9 @@ def test_a_batch_keeps_its_columns_and_gets_its_vectors(config, expected):
     table = embedder(pa.Table.from_pylist(ROWS[:20]))
     assert table.column_names == ["key", "body", "embedding"]
     assert table["embedding"].type == pa.list_(pa.float32(), 16)
-    np.testing.assert_allclose(matrix(table["embedding"]), expected[:20], atol=3e-6)
+    assert_close(matrix(table["embedding"]), expected[:20], tolerance=3e-6)
     arrays = embedder({"key": np.arange(20), "body": np.array([row["body"] for row in ROWS[:20]], object)})
-    np.testing.assert_allclose(arrays["embedding"], expected[:20], atol=3e-6)
+    assert_close(arrays["embedding"], expected[:20], tolerance=3e-6)
     assert embedder({"key": np.array([]), "body": np.array([], object)})["embedding"].shape == (0, 16)
     with pytest.raises(InputError, match="no column 'body'; the dataset has title"):
         embedder({"title": np.array(["x"], object)})
@@ -113,7 +115,7 @@ def test_two_actors_equal_one_process_by_id(cluster, config, expected, tmp_path)
     ds.write_parquet(str(tmp_path))
     table = pyarrow.dataset.dataset(tmp_path).to_table()
     assert table.schema.field("embedding").type.list_size == 16  # plain Parquet, without Ray's own types
-    np.testing.assert_allclose(by_key(table), expected, atol=3e-6)
+    assert_close(by_key(table), expected, tolerance=3e-6)
 
 
 def test_map_batches_takes_the_class(cluster, config, expected):
@@ -124,7 +126,7 @@ def test_map_batches_takes_the_class(cluster, config, expected):
         batch_size=500,
     )
     rows = sorted(ds.take_all(), key=lambda row: row["key"])
-    np.testing.assert_allclose([row["embedding"] for row in rows], expected, atol=3e-6)
+    assert_close([row["embedding"] for row in rows], expected, tolerance=3e-6)
 
 
 def test_actors_load_once(cluster, config):
@@ -173,7 +175,7 @@ def test_the_encoder_gives_rows_in_order_and_tells_bad_ones(cluster, config, exp
         rows = np.concatenate(list(encoder.encode_stream(iter(texts), 64, on_error=told.__setitem__)))
         assert sorted(told) == list(range(0, 3000, 100))
         good = [i for i in range(3000) if i % 100]
-        np.testing.assert_allclose(rows[good], expected[good], atol=3e-6)
+        assert_close(rows[good], expected[good], tolerance=3e-6)
         assert encoder.stats()["tokens"] > 3000
         with pytest.raises(InputError, match="more than 48 tokens"):
             list(encoder.encode_stream(texts, 64))
@@ -184,7 +186,7 @@ def test_an_actor_that_dies_is_replaced(cluster, config, expected):
         stream = encoder.encode_stream([row["body"] for row in ROWS], 100)
         rows = [next(stream)]
         ray.kill(encoder._actors[0], no_restart=False)
-        np.testing.assert_allclose(np.concatenate([*rows, *stream]), expected, atol=3e-6)
+        assert_close(np.concatenate([*rows, *stream]), expected, tolerance=3e-6)
 
 
 def test_embed_engine_ray_equals_the_local_engine(cluster, tmp_path, monkeypatch, capsys):
@@ -197,7 +199,7 @@ def test_embed_engine_ray_equals_the_local_engine(cluster, tmp_path, monkeypatch
         assert main([*command, *more]) == 0
     local, remote = (pq.read_table(f"{engine}.parquet") for engine in ("local", "ray"))
     assert local.drop_columns("embedding").equals(remote.drop_columns("embedding"))
-    np.testing.assert_allclose(matrix(remote["embedding"]), matrix(local["embedding"]), atol=3e-6)
+    assert_close(matrix(remote["embedding"]), matrix(local["embedding"]), tolerance=3e-6)
     assert Path("local.parquet.rejects.jsonl").read_bytes() == Path("ray.parquet.rejects.jsonl").read_bytes()
     again = [
         "embed",
@@ -233,4 +235,4 @@ def test_llama_index_ray_transform_component(cluster, config, expected):
     ds = component(ray.data.from_arrow(ray_serialize_node_batch(nodes)))
     embedded = [node for batch in ds.iter_batches(batch_format="pyarrow") for node in ray_deserialize_node_batch(batch)]
     rows = {node.id_: node.embedding for node in embedded}
-    np.testing.assert_allclose([rows[str(i)] for i in range(1000)], expected[:1000], atol=3e-6)
+    assert_close([rows[str(i)] for i in range(1000)], expected[:1000], tolerance=3e-6)

@@ -5,13 +5,12 @@ Read from what is committed: a checkpoint that goes, or is made anew with other 
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from akidb_mlx.architectures.decoder_table import DECODERS
+from support.checkpoints import REFERENCE
 
-REFERENCE = Path(__file__).parent / "reference"
 # A text on either side of where a kernel ends: 8 tokens (4 where eight heads share keys), tiles of 32 and 64.
 LENGTHS = {4, 5, 8, 9, 32, 33, 64, 65}
 

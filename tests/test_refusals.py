@@ -17,9 +17,10 @@ import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.errors import AkiDBMLXError
+from support.checkpoints import REFERENCE
+from support.places import DOCS
 
-REFERENCE = Path(__file__).parent / "reference"
-DOCS = Path(__file__).parent.parent / "docs" / "refusals.md"
+PAGE = DOCS / "refusals.md"
 
 
 class Refusal(NamedTuple):
@@ -151,7 +152,7 @@ def test_refused_with_this_message(refusal, tmp_path):
 
 
 def test_the_docs_list_them():
-    text = DOCS.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     assert as_markdown() == text, "run python tests/test_refusals.py"
 
 
@@ -177,5 +178,5 @@ that really come; `…` stands for the checkpoint's folder or for a list.
 """
 
 if __name__ == "__main__":
-    DOCS.write_text(as_markdown(), encoding="utf-8")
-    sys.stdout.write(f"{DOCS}\n")
+    PAGE.write_text(as_markdown(), encoding="utf-8")
+    sys.stdout.write(f"{PAGE}\n")

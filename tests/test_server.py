@@ -14,12 +14,14 @@ import pytest
 from akidb_mlx import Embedder, EmbedderConfig
 from akidb_mlx.errors import ModelNotFoundError
 from akidb_mlx.path import Usage
-from akidb_mlx.server import operation
+from akidb_mlx.server import operation, writing
 from akidb_mlx.server.run import listen
-from conftest import MINILM
-from serving import Client, held_device, serving, until
+from support.checkpoints import MINILM, REFERENCE
+from support.comparison import assert_close, assert_unit_length
+from support.device import held_device, unmeasured
+from support.serving import Client, serving
+from support.waiting import PATIENCE_S, until
 
-REFERENCE = Path(__file__).parent / "reference"
 TEXTS = ["A cat sleeps.", "Rates rise", "", " spaces  kept \n\n newlines too\t", "emoji 🙂 and 日本語", "nul \x00 byte"]
 
 
@@ -60,22 +62,18 @@ def rows(answer):
     return np.array(items, np.float32)
 
 
-def close(a, b):
-    np.testing.assert_allclose(a, b, atol=1e-6, rtol=0)
-
-
 # vectors
 
 
 @pytest.mark.parametrize("encoding_format", [None, "float", "base64"])
 def test_the_vectors_are_the_embedders(client, minilm, encoding_format):
     more = {"encoding_format": encoding_format} if encoding_format else {}
-    close(rows(client.embed(TEXTS, "minilm", **more)), minilm.encode(TEXTS))
+    assert_close(rows(client.embed(TEXTS, "minilm", **more)), minilm.encode(TEXTS))
 
 
 def test_a_single_text_gives_one_row(client, minilm):
     answer = client.embed("A cat sleeps.", "minilm", user="somebody")
-    close(rows(answer), minilm.encode(["A cat sleeps."]))
+    assert_close(rows(answer), minilm.encode(["A cat sleeps."]))
     assert answer.json["object"] == "list"
     assert answer.json["model"] == "minilm"
     assert answer.json["data"][0]["object"] == "embedding"
@@ -83,7 +81,7 @@ def test_a_single_text_gives_one_row(client, minilm):
 
 def test_base64_is_little_endian_float32(client, minilm):
     text = client.embed("A cat sleeps.", "minilm", encoding_format="base64").json["data"][0]["embedding"]
-    close(struct.unpack("<384f", base64.b64decode(text)), minilm.encode(["A cat sleeps."])[0])
+    assert_close(struct.unpack("<384f", base64.b64decode(text)), minilm.encode(["A cat sleeps."])[0])
 
 
 def test_floats_give_back_the_same_float32(client, monkeypatch):
@@ -101,7 +99,7 @@ def test_many_texts_come_back_in_order(client, embedders):
     texts = [f"{'word ' * (i % 17)}number {i}" for i in range(2048)]
     for encoding_format in ("float", "base64"):
         answer = client.embed(texts, "prompts", encoding_format=encoding_format)
-        close(rows(answer), embedders["prompts"].encode(texts))
+        assert_close(rows(answer), embedders["prompts"].encode(texts))
 
 
 def test_tokens_are_counted_as_the_model_reads_them(client, minilm, embedders):
@@ -116,23 +114,23 @@ def test_tokens_are_counted_as_the_model_reads_them(client, minilm, embedders):
 @pytest.mark.parametrize("dimensions", [1, 100, 384])
 def test_dimensions_cut_and_normalise_again(client, minilm, dimensions):
     cut = rows(client.embed(TEXTS, "minilm", dimensions=dimensions, encoding_format="base64"))
-    close(cut, minilm.encode(TEXTS, truncate_dim=dimensions))
-    close(np.linalg.norm(cut, axis=1), np.ones(len(TEXTS)))
+    assert_close(cut, minilm.encode(TEXTS, truncate_dim=dimensions))
+    assert_unit_length(cut)
 
 
 def test_input_type_and_prompt_name_choose_the_prompt(client, embedders):
     embedder = embedders["prompts"]
-    close(rows(client.embed(TEXTS, "prompts")), embedder.encode(TEXTS))
-    close(rows(client.embed(TEXTS, "prompts", input_type="query")), embedder.encode_query(TEXTS))
-    close(rows(client.embed(TEXTS, "prompts", input_type="document")), embedder.encode_document(TEXTS))
-    close(rows(client.embed(TEXTS, "prompts", prompt_name="query")), embedder.encode_query(TEXTS))
-    close(rows(client.embed(TEXTS, "default")), embedders["default"].encode(TEXTS))
+    assert_close(rows(client.embed(TEXTS, "prompts")), embedder.encode(TEXTS))
+    assert_close(rows(client.embed(TEXTS, "prompts", input_type="query")), embedder.encode_query(TEXTS))
+    assert_close(rows(client.embed(TEXTS, "prompts", input_type="document")), embedder.encode_document(TEXTS))
+    assert_close(rows(client.embed(TEXTS, "prompts", prompt_name="query")), embedder.encode_query(TEXTS))
+    assert_close(rows(client.embed(TEXTS, "default")), embedders["default"].encode(TEXTS))
     assert np.abs(embedder.encode_query(TEXTS) - embedder.encode(TEXTS)).max() > 0.01
 
 
 def test_truncate_says_whether_long_texts_are_cut(client, embedders):
     texts = ["short", "long " * 100]
-    close(rows(client.embed(texts, "prompts", truncate=True)), embedders["prompts"].encode(texts))
+    assert_close(rows(client.embed(texts, "prompts", truncate=True)), embedders["prompts"].encode(texts))
     error = client.embed(texts, "prompts", truncate=False)
     assert error.status == 400
     assert "text 1 has more than 48 tokens" in error.error["message"]
@@ -146,15 +144,15 @@ def test_akidbs_endpoint_gives_the_document_vectors(client, minilm, embedders):
     assert answer.json["dimension"] == 384
     assert answer.json["usage"]["total_tokens"] == sum(minilm.count_tokens(TEXTS))
     assert isinstance(answer.json["usage"]["duration_ms"], int)
-    close(answer.json["embeddings"], minilm.encode_document(TEXTS))
+    assert_close(answer.json["embeddings"], minilm.encode_document(TEXTS))
     prompted = client.post("/api/v1/embed", {"texts": TEXTS, "model": "prompts", "pooling": "mean"})
-    close(prompted.json["embeddings"], embedders["prompts"].encode_document(TEXTS))
+    assert_close(prompted.json["embeddings"], embedders["prompts"].encode_document(TEXTS))
 
 
 @pytest.mark.parametrize("normalize", [True, False, None])
 def test_akidbs_normalize(client, embedders, normalize):
     body = {"texts": TEXTS, "model": "org/raw", "normalize": normalize}
-    close(
+    assert_close(
         client.post("/api/v1/embed", body).json["embeddings"],
         embedders["org/raw"].encode_document(TEXTS, normalize=normalize),
     )
@@ -298,7 +296,7 @@ def test_models_are_listed_and_named(client):
 
 
 def test_a_models_own_name_and_alias_are_understood(client, minilm):
-    close(rows(client.embed("a", MINILM)), minilm.encode(["a"]))
+    assert_close(rows(client.embed("a", MINILM)), minilm.encode(["a"]))
     config = EmbedderConfig(model="gemma-300m-4bit")
     with serving({"g": config}) as server:
         assert server.state.known_name("gemma-300m-4bit") == "g"
@@ -399,10 +397,10 @@ def test_a_request_that_takes_too_long_is_504_and_leaves_the_queue():
             began = time.monotonic()
             answer = client.embed("too late", "m")
             assert answer.status == 504
-            assert 0.2 <= time.monotonic() - began < 10
+            assert time.monotonic() - began >= 0.2
             assert "0.2 s" in answer.error["message"]
             until(lambda: queued(server) == 0)
-        assert client.embed("in time", "m").status == 200
+        until(lambda: client.embed("in time", "m").status == 200)  # on a busy machine not the first
 
 
 def test_a_body_that_comes_too_slowly_is_408():
@@ -411,10 +409,8 @@ def test_a_body_that_comes_too_slowly_is_408():
         client.connection.putheader("Content-Type", "application/json")
         client.connection.putheader("Content-Length", "100")
         client.connection.endheaders(b"{")
-        began = time.monotonic()
         answer = client.connection.getresponse()
         assert answer.status == 408
-        assert time.monotonic() - began < 10
         assert answer.headers["Connection"] == "close"
         answer.read()
 
@@ -441,14 +437,37 @@ def test_concurrent_requests_share_batches_and_keep_their_rows(server, minilm):
         with server.client() as client:
             return rows(client.embed(text, "minilm", encoding_format="base64"))[0]
 
-    with server.client() as client, ThreadPoolExecutor(64) as threads:
-        client.embed("warm", "minilm")
+    with server.client() as client, ThreadPoolExecutor(64) as threads, unmeasured(minilm):
+        assert client.embed("warm", "minilm").status == 200
         before = stats(server, "minilm")["batches"]
         with held_device():
             answers = [threads.submit(ask, text) for text in texts]
             until(lambda: queued(server) >= sum(minilm.count_tokens(texts)))
-        close([answer.result() for answer in answers], expected)
+        assert_close([answer.result() for answer in answers], expected)
         assert stats(server, "minilm")["batches"] - before < 16
+
+
+def test_others_are_answered_while_much_is_tokenised_and_written(monkeypatch):
+    asked = set()
+
+    def beside_another(work):
+        def call(*args):
+            if work not in asked:
+                asked.add(work)
+                with server.client() as other:  # an event loop that does this work answers nobody
+                    assert other.get("/health").status == 200
+            return work(*args)
+
+        return call
+
+    with serving({"m": REFERENCE / "bert-mean"}, max_texts=3000) as server, server.client() as client:
+        assert client.embed("warm", "m").status == 200
+        tokenizer = next(server.state.models.loaded).embedder._loaded.tokenizer
+        works = tokenizer.tokenize, writing._numbers
+        monkeypatch.setattr(tokenizer, "tokenize", beside_another(tokenizer.tokenize))
+        monkeypatch.setattr(writing, "_numbers", beside_another(writing._numbers))
+        assert client.embed(["a"] * 2100, "m").status == 200
+        assert asked == set(works)
 
 
 # who may
@@ -518,7 +537,7 @@ def test_health_is_loading_until_what_is_preloaded_is_there():
     go = threading.Event()
 
     def load(config):
-        go.wait(30)
+        assert go.wait(PATIENCE_S)
         return Embedder.load(config)
 
     with serving({"m": REFERENCE / "bert-mean"}, load=load) as server, server.client() as client:

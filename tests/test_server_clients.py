@@ -7,15 +7,15 @@ import json
 import subprocess
 import sys
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conftest import MINILM
-from serving import PATIENCE_S, serve_process, until
+from support.checkpoints import MINILM, REFERENCE
+from support.comparison import assert_close, close_to
+from support.serving import serve_process
+from support.waiting import PATIENCE_S, until
 
-REFERENCE = Path(__file__).parent / "reference"
 DOCUMENTS = [
     "Refunds are paid to the original card within five working days.",
     "Parcels over 20 kg are delivered by freight.",
@@ -47,17 +47,13 @@ def plain(server, path, body):
         return json.loads(answer.read())
 
 
-def close(a, b):
-    np.testing.assert_allclose(np.asarray(a, np.float32), b, atol=1e-6, rtol=0)
-
-
 def test_plain_http_and_a_search(server, minilm):
     def embed(texts):
         data = plain(server, "/v1/embeddings", {"input": texts, "model": "minilm"})["data"]
         return np.array([item["embedding"] for item in data], np.float32)
 
     rows = embed(DOCUMENTS)
-    close(rows, minilm.encode(DOCUMENTS))
+    assert_close(rows, minilm.encode(DOCUMENTS))
     for question, right in QUESTIONS.items():
         assert int(np.argmax(embed([question]) @ rows.T)) == right
 
@@ -76,11 +72,11 @@ def test_the_openai_sdk_and_faiss(server, minilm):
             return np.array([item.embedding for item in answer.data], np.float32), answer.usage
 
         rows, usage = embed(DOCUMENTS)
-        close(rows, minilm.encode(DOCUMENTS))
-        close(embed(DOCUMENTS, encoding_format="float")[0], rows)
+        assert_close(rows, minilm.encode(DOCUMENTS))
+        assert_close(embed(DOCUMENTS, encoding_format="float")[0], rows)
         assert usage.prompt_tokens == usage.total_tokens == sum(minilm.count_tokens(DOCUMENTS))
-        close(embed(DOCUMENTS, dimensions=64)[0], minilm.encode(DOCUMENTS, truncate_dim=64))
-        close(embed(DOCUMENTS, extra_body={"input_type": "document"})[0], minilm.encode_document(DOCUMENTS))
+        assert_close(embed(DOCUMENTS, dimensions=64)[0], minilm.encode(DOCUMENTS, truncate_dim=64))
+        assert_close(embed(DOCUMENTS, extra_body={"input_type": "document"})[0], minilm.encode_document(DOCUMENTS))
         index = faiss.IndexFlatIP(rows.shape[1])
         index.add(rows)
         for question, right in QUESTIONS.items():
@@ -106,7 +102,7 @@ async def test_the_async_openai_sdk(server, minilm):
             *(client.embeddings.create(input=text, model="minilm") for text in DOCUMENTS for _ in range(4))
         )
     rows = [answer.data[0].embedding for answer in answers]
-    close(rows, np.repeat(minilm.encode(DOCUMENTS), 4, axis=0))
+    assert_close(rows, np.repeat(minilm.encode(DOCUMENTS), 4, axis=0))
 
 
 @contextlib.asynccontextmanager
@@ -128,7 +124,7 @@ async def test_langchains_openai_embeddings_and_a_store(server, minilm):
         connection = {"http_client": http_client, "http_async_client": http_async_client}
         server_ = {"model": "minilm", "base_url": f"{server.url}/v1", "api_key": "sesame", **connection}
         embeddings = OpenAIEmbeddings(**server_, check_embedding_ctx_length=False)
-        close(embeddings.embed_documents(DOCUMENTS), minilm.encode(DOCUMENTS))
+        assert_close(embeddings.embed_documents(DOCUMENTS), minilm.encode(DOCUMENTS))
         store = InMemoryVectorStore.from_texts(DOCUMENTS, embeddings)
         for question, right in QUESTIONS.items():
             assert store.similarity_search(question, k=1)[0].page_content == DOCUMENTS[right]
@@ -146,8 +142,8 @@ async def test_llamaindexs_openai_like_embedding_and_an_index(server, minilm):
         connection = {"http_client": http_client, "async_http_client": async_http_client}
         server_ = {"model_name": "minilm", "api_base": f"{server.url}/v1", "api_key": "sesame", **connection}
         embedding = OpenAILikeEmbedding(**server_)
-        close(embedding.get_text_embedding_batch(DOCUMENTS), minilm.encode(DOCUMENTS))
-        close(await embedding.aget_text_embedding_batch(DOCUMENTS), minilm.encode(DOCUMENTS))
+        assert_close(embedding.get_text_embedding_batch(DOCUMENTS), minilm.encode(DOCUMENTS))
+        assert_close(await embedding.aget_text_embedding_batch(DOCUMENTS), minilm.encode(DOCUMENTS))
         index = VectorStoreIndex([TextNode(text=text) for text in DOCUMENTS], embed_model=embedding)
         for question, right in QUESTIONS.items():
             assert index.as_retriever(similarity_top_k=1).retrieve(question)[0].text == DOCUMENTS[right]
@@ -174,8 +170,8 @@ def test_every_way_gives_the_same_vectors(server, minilm):
         from llama_index_akidb_mlx import AkiDBMLXEmbedding
 
         ways["llama_index"] = AkiDBMLXEmbedding(model_name=MINILM).get_text_embedding_batch(texts)
-    largest = {name: float(np.abs(np.asarray(rows, np.float32) - expected).max()) for name, rows in ways.items()}
-    assert max(largest.values()) <= 1e-6, largest
+    for name, rows in ways.items():
+        assert close_to(rows, expected), name
 
 
 def through_the_bridge(texts):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MINILM
-from serving import PATIENCE_S, serve_process, until
+from support.checkpoints import MINILM
+from support.serving import serve_process
+from support.waiting import PATIENCE_S, until
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [

@@ -8,19 +8,18 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.cli import main
 from akidb_mlx.errors import ConfigError
 from akidb_mlx.server.settings import ServerSettings, make_settings, read_api_key, read_server_file
-from conftest import MINILM
-from serving import PATIENCE_S, Client, serve_process, until
+from support.checkpoints import MINILM, REFERENCE
+from support.comparison import assert_close
+from support.serving import Client, serve_process
+from support.waiting import PATIENCE_S, until
 
-REFERENCE = Path(__file__).parent / "reference"
 LONG = ["word " * 100, "another " * 90]
 
 
@@ -79,7 +78,8 @@ def answered(client):
 
 
 def test_a_second_signal_does_not_wait():
-    with serve_process("--model", f"m={MINILM}") as server, server.client() as client:
+    options = ("--model", f"m={MINILM}", "--body-timeout-s", "3600", "--shutdown-timeout-s", "3600")
+    with serve_process(*options) as server, server.client() as client:
         until(lambda: client.get("/health").status == 200)
         with socket.create_connection(("127.0.0.1", server.port)) as slow:
             slow.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
@@ -88,13 +88,11 @@ def test_a_second_signal_does_not_wait():
             server.process.send_signal(signal.SIGTERM)
             until(lambda: any(one["message"] == "stopping" for one in server.log))
             server.process.send_signal(signal.SIGTERM)
-            began = time.monotonic()
             server.process.wait(PATIENCE_S)
-            assert time.monotonic() - began < 5
 
 
 def test_a_shutdown_does_not_wait_longer_than_told():
-    options = ("--model", f"m={REFERENCE / 'bert-mean'}", "--shutdown-timeout-s", "1")
+    options = ("--model", f"m={REFERENCE / 'bert-mean'}", "--body-timeout-s", "3600", "--shutdown-timeout-s", "1")
     with serve_process(*options) as server, server.client() as client:
         until(lambda: client.get("/health").status == 200)
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as slow:
@@ -141,9 +139,9 @@ def test_several_models_from_one_file_by_name_on_first_use(tmp_path, minilm):
         assert [(card["id"], card["loaded"]) for card in cards] == [("minilm", False), ("prompts", False)]
         with Embedder.load(REFERENCE / "bert-prompts", truncate_dim=8) as embedder:
             answer = client.embed("a", "prompts").json["data"][0]["embedding"]
-            np.testing.assert_allclose(answer, embedder.encode(["a"])[0], atol=1e-6)
+            assert_close(answer, embedder.encode(["a"])[0])
         answer = client.embed("a", "minilm").json["data"][0]["embedding"]
-        np.testing.assert_allclose(answer, minilm.encode(["a"])[0], atol=1e-6)
+        assert_close(answer, minilm.encode(["a"])[0])
         assert client.embed(["a"] * 3, "minilm").status == 400
         assert client.embed("a" * 1000, "minilm").status == 413
 
@@ -276,24 +274,3 @@ def test_settings_and_keys(tmp_path, monkeypatch):
         make_settings({"max_texts": -1})
     monkeypatch.delenv("AKIDB_API_KEY", raising=False)
     assert read_api_key(ServerSettings()) is None
-
-
-def test_the_event_loop_is_free_while_much_is_tokenised_and_written():
-    """A big request takes long, and nobody else waits for it: tokenising and writing happen in threads."""
-    with serve_process("--model", f"m={REFERENCE / 'bert-mean'}") as server, server.client() as client:
-        until(lambda: client.get("/health").status == 200)
-
-        def much():
-            with server.client() as other:
-                began = time.monotonic()
-                assert other.embed(["word " * 200] * 2048, "m").status == 200
-                return time.monotonic() - began
-
-        with ThreadPoolExecutor(1) as threads:
-            working = [threads.submit(much) for _ in range(3)]
-            waits = []
-            while not all(one.done() for one in working):
-                began = time.monotonic()
-                assert client.get("/health").status == 200
-                waits.append(time.monotonic() - began)
-    assert max(waits) < sum(one.result() for one in working) / 6

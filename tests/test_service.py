@@ -2,15 +2,15 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from akidb_mlx import Embedder, EmbeddingService
 from akidb_mlx.errors import ClosedError, ConfigError, ModelNotFoundError
+from support.checkpoints import PROMPTS
+from support.comparison import assert_close
 
-FOLDER = str(Path(__file__).parent / "reference" / "bert-prompts")
+FOLDER = str(PROMPTS)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_plain_lists_of_floats(service):
     assert [type(vector) for vector in vectors] == [list, list]
     assert {type(number) for vector in vectors for number in vector} == {float}
     with Embedder.load(FOLDER) as embedder:
-        np.testing.assert_allclose(vectors, embedder.encode_document(["Snow fell.", ""]), atol=1e-6)
+        assert_close(vectors, embedder.encode_document(["Snow fell.", ""]))
     assert service.embed([]) == []
 
 
@@ -41,7 +41,7 @@ def test_several_threads(service):
     expected = [service.embed(some) for some in texts]
     with ThreadPoolExecutor(8) as pool:
         for found, wanted in zip(pool.map(service.embed, texts), expected, strict=True):
-            np.testing.assert_allclose(found, wanted, atol=1e-6)
+            assert_close(found, wanted)
 
 
 def test_fields_of_the_configuration(caplog):

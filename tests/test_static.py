@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -12,8 +11,7 @@ from akidb_mlx import Embedder
 from akidb_mlx.architectures.static import Static
 from akidb_mlx.checkpoint import read_checkpoint
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
-
-REFERENCE = Path(__file__).parent / "reference"
+from support.checkpoints import REFERENCE
 
 
 @pytest.fixture

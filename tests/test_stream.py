@@ -2,34 +2,23 @@
 
 import asyncio
 import itertools
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.errors import ClosedError, InputError
-from test_async import stalled, until
+from support.checkpoints import PROMPTS
+from support.comparison import assert_close
+from support.device import model_in_place, stalled
+from support.waiting import PATIENCE_S, auntil
 
-REFERENCE = Path(__file__).parent / "reference"
 TEXTS = [f"{text} {i}" for i in range(40) for text in ("", "a", "Snow fell through the night.", "tea 🍵", "a " * 60)]
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    with Embedder.load(REFERENCE / "bert-prompts", max_batch_tokens=2002) as embedder:
-        yield embedder
 
 
 @pytest.fixture(scope="module")
 def expected(tiny):
     return tiny.encode(TEXTS)
-
-
-def close_to(a, b, tolerance=1e-6):
-    assert a.shape == b.shape
-    return float(np.abs(a - b).max(initial=0)) <= tolerance
 
 
 class Source:
@@ -61,12 +50,12 @@ def test_chunks_in_order(tiny, expected, chunk_size):
     assert all(len(chunk) == chunk_size for chunk in chunks[:-1])
     assert 0 < len(chunks[-1]) <= chunk_size
     assert all(chunk.dtype == np.float32 for chunk in chunks)
-    assert close_to(np.concatenate(chunks), expected)
+    assert_close(np.concatenate(chunks), expected)
 
 
 @pytest.mark.parametrize("kind", [list, iter, tuple, dict.fromkeys, lambda texts: (text for text in texts)])
 def test_any_iterable(tiny, expected, kind):
-    assert close_to(np.concatenate(list(tiny.encode_stream(kind(TEXTS)))), expected)
+    assert_close(np.concatenate(list(tiny.encode_stream(kind(TEXTS)))), expected)
 
 
 def test_no_texts(tiny):
@@ -75,13 +64,13 @@ def test_no_texts(tiny):
 
 def test_options(tiny, caplog):
     (rows,) = tiny.encode_stream(TEXTS, prompt_name="query", truncate_dim=4, normalize=False)
-    assert close_to(rows, tiny.encode(TEXTS, prompt_name="query", truncate_dim=4, normalize=False))
+    assert_close(rows, tiny.encode(TEXTS, prompt_name="query", truncate_dim=4, normalize=False))
     (rows,) = tiny.encode_stream(TEXTS, side="query")
-    assert close_to(rows, tiny.encode_query(TEXTS))
+    assert_close(rows, tiny.encode_query(TEXTS))
     (rows,) = tiny.encode_stream(TEXTS, side="document")
-    assert close_to(rows, tiny.encode_document(TEXTS))
+    assert_close(rows, tiny.encode_document(TEXTS))
     (rows,) = tiny.encode_stream(TEXTS, prompt="x ")
-    assert close_to(rows, tiny.encode(TEXTS, prompt="x "))
+    assert_close(rows, tiny.encode(TEXTS, prompt="x "))
     with pytest.raises(InputError, match="not both"):
         tiny.encode_stream(TEXTS, side="query", prompt="x")
     with pytest.raises(InputError, match="not both"):
@@ -101,16 +90,13 @@ def test_an_endless_source_is_read_only_a_few_chunks_ahead(tiny):
 
 
 def test_stopping_early_takes_what_is_queued_out(tiny):
-    with stalled(tiny) as (release, _):
-        release()
-        stream = tiny.encode_stream(Source(TEXTS), 20)
-        next(stream)
-    with stalled(tiny) as (release, _):
-        before = tiny.stats()
+    texts = ["a"] * 20 + ["a " * 60] * 100
+    with stalled(tiny, lambda batch: batch.lengths.max() == 48):
+        stream = tiny.encode_stream(texts, 20)
+        assert next(stream).shape == (20, 16)
+        assert tiny.stats()["queued_tokens"] == 2 * 20 * 48
         stream.close()
-        assert tiny.stats()["queued_tokens"] <= 20 * 48  # a batch that was begun
-        release()
-    assert tiny.stats()["texts"] == before["texts"]
+        assert tiny.stats()["queued_tokens"] == 0
 
 
 def test_a_broken_loop_stops_the_source(tiny):
@@ -121,9 +107,9 @@ def test_a_broken_loop_stops_the_source(tiny):
 
 
 def test_a_full_queue_is_waited_for():
-    with Embedder.load(REFERENCE / "bert-prompts", max_queued_tokens=60) as embedder:
+    with Embedder.load(PROMPTS, max_queued_tokens=60) as embedder:
         chunks = list(embedder.encode_stream(TEXTS, 7))
-        assert close_to(np.concatenate(chunks), embedder.encode(TEXTS))
+        assert_close(np.concatenate(chunks), embedder.encode(TEXTS))
         assert embedder.stats()["queued_tokens"] == 0
 
 
@@ -176,7 +162,7 @@ def test_a_wrong_chunk_size(tiny, size, error):
 
 def test_a_text_too_long_ends_the_stream_or_gives_a_row_of_nan():
     texts = ["a", "a " * 60, "b", "a " * 61, "c"]
-    with Embedder.load(REFERENCE / "bert-prompts", on_overlong="error") as embedder:
+    with Embedder.load(PROMPTS, on_overlong="error") as embedder:
         with pytest.raises(InputError, match="text 1 has more than 48 tokens"):
             list(embedder.encode_stream(texts, 2))
         rejected = []
@@ -184,14 +170,13 @@ def test_a_text_too_long_ends_the_stream_or_gives_a_row_of_nan():
         assert [place for place, _ in rejected] == [1, 3]
         assert all(isinstance(error, InputError) for _, error in rejected)
         assert np.isnan(rows[[1, 3]]).all()
-        assert close_to(rows[[0, 2, 4]], embedder.encode(["a", "b", "c"]))
+        assert_close(rows[[0, 2, 4]], embedder.encode(["a", "b", "c"]))
         only = list(embedder.encode_stream(["a " * 60], on_error=lambda *_: None))
         assert np.isnan(only[0]).all() and only[0].shape == (1, 16)
 
 
 def test_a_row_that_the_device_cannot_compute_is_told(tiny):
-    engine = tiny._loaded.engine
-    model = engine.model
+    model = tiny._loaded.engine.model
 
     def fails(batch):
         if (batch.lengths == 5).any():
@@ -200,21 +185,18 @@ def test_a_row_that_the_device_cannot_compute_is_told(tiny):
 
     texts = [f"{'a ' * i}" for i in range(12)]
     place = tiny.count_tokens(texts).index(5)
-    engine.model = fails
-    try:
-        rejected = []
+    rejected = []
+    with model_in_place(tiny, fails):
         rows = np.concatenate(list(tiny.encode_stream(texts, 5, on_error=lambda *said: rejected.append(said))))
-    finally:
-        engine.model = model
     ((rejected_place, error),) = rejected
     assert rejected_place == place and "no memory" in str(error)
     assert np.flatnonzero(np.isnan(rows).any(axis=1)).tolist() == [place]
     others = [i for i in range(12) if i != place]
-    assert close_to(rows[others], tiny.encode([texts[i] for i in others]))
+    assert_close(rows[others], tiny.encode([texts[i] for i in others]))
 
 
 def test_closing_midway():
-    embedder = Embedder.load(REFERENCE / "bert-prompts", max_batch_tokens=2003)
+    embedder = Embedder.load(PROMPTS, max_batch_tokens=2003)
     stream = embedder.encode_stream(Source(TEXTS), 5)
     next(stream)
     embedder.close()
@@ -225,8 +207,8 @@ def test_closing_midway():
 def test_two_streams_side_by_side(tiny, expected):
     one, other = tiny.encode_stream(TEXTS, 30), tiny.encode_stream(TEXTS[::-1], 20)
     rows = [list(part) for part in zip(*zip(one, other, strict=False), strict=True)]
-    assert close_to(np.concatenate(rows[0])[:140], expected[:140])
-    assert close_to(np.concatenate(rows[1])[:140], expected[::-1][:140])
+    assert_close(np.concatenate(rows[0])[:140], expected[:140])
+    assert_close(np.concatenate(rows[1])[:140], expected[::-1][:140])
     other.close()
 
 
@@ -240,12 +222,12 @@ async def test_async_chunks_in_order(tiny, expected, chunk_size, kind):
     texts = {"list": TEXTS, "iterator": source, "async": source.again()}[kind]
     chunks = [chunk async for chunk in tiny.aencode_stream(texts, chunk_size)]
     assert all(len(chunk) == chunk_size for chunk in chunks[:-1])
-    assert close_to(np.concatenate(chunks), expected)
+    assert_close(np.concatenate(chunks), expected)
 
 
 async def test_async_options(tiny):
     (rows,) = [chunk async for chunk in tiny.aencode_stream(TEXTS, side="query")]
-    assert close_to(rows, tiny.encode_query(TEXTS))
+    assert_close(rows, tiny.encode_query(TEXTS))
 
 
 async def test_an_endless_async_source_is_read_only_a_few_chunks_ahead(tiny):
@@ -263,22 +245,20 @@ async def test_a_cancelled_stream_takes_all_it_has_queued_out(tiny):
         async for _ in tiny.aencode_stream(Source(f"{i}" for i in itertools.count()), 600):
             pass
 
-    with stalled(tiny) as (release, entered):
+    with stalled(tiny) as device:
         consuming = asyncio.create_task(consume())
-        await until(lambda: entered.acquire(blocking=False))
-        await until(lambda: tiny.stats()["queued_tokens"] > 3000)
-        await asyncio.sleep(0.05)
+        await auntil(lambda: device.batches)
+        await auntil(lambda: tiny.stats()["queued_tokens"] > 3000)
         consuming.cancel()
         with pytest.raises(asyncio.CancelledError):
             await consuming
         assert tiny.stats()["queued_tokens"] == 0
-        release()
 
 
 async def test_an_async_stream_waits_for_a_full_queue():
-    with Embedder.load(REFERENCE / "bert-prompts", max_queued_tokens=60) as embedder:
+    with Embedder.load(PROMPTS, max_queued_tokens=60) as embedder:
         chunks = [chunk async for chunk in embedder.aencode_stream(TEXTS, 7)]
-        assert close_to(np.concatenate(chunks), embedder.encode(TEXTS))
+        assert_close(np.concatenate(chunks), embedder.encode(TEXTS))
 
 
 async def test_async_mistakes(tiny):
@@ -290,22 +270,22 @@ async def test_async_mistakes(tiny):
 
 
 async def test_a_slow_source_does_not_block_the_loop(tiny):
+    """Each text comes when the loop has had its turn."""
+    turned = asyncio.Event()
+
     async def slow():
         for i in range(10):
-            await asyncio.sleep(0.02)
+            turned.clear()
+            await turned.wait()
             yield f"a {i}"
 
-    ticks = 0
-
-    async def tick():
-        nonlocal ticks
+    async def turn():
         while True:
-            await asyncio.sleep(0.01)
-            ticks += 1
+            await asyncio.sleep(0)
+            turned.set()
 
-    ticking = asyncio.create_task(tick())
-    began = time.monotonic()
-    chunks = [chunk async for chunk in tiny.aencode_stream(slow(), 2)]
+    turning = asyncio.create_task(turn())
+    async with asyncio.timeout(PATIENCE_S):
+        chunks = [chunk async for chunk in tiny.aencode_stream(slow(), 2)]
+    turning.cancel()
     assert np.concatenate(chunks).shape == (10, 16)
-    ticking.cancel()
-    assert ticks >= 5 or time.monotonic() - began > 1

@@ -2,7 +2,6 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 from akidb_mlx.checkpoint import read_checkpoint
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
 from akidb_mlx.tokenizer import Tokenizer
+from support.checkpoints import REFERENCE
 
-REFERENCE = Path(__file__).parent / "reference"
 CASES = sorted(folder.parent.name for folder in REFERENCE.glob("bert-*/reference.json"))
 CLS, SEP, UNKNOWN, FIRST = 0, 1, 2, 3
 WORDS = ["a", "b", "c", "\ufffd", "ab", "A"]

