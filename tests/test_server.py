@@ -613,13 +613,18 @@ def test_an_unexpected_failure_is_500_without_its_traceback(monkeypatch, client,
     until(lambda: "an inner secret" in caplog.text)
 
 
+def log_line(records, request_id):
+    lines = (record.fields for record in records if record.name == "akidb_mlx.server.gate")
+    return next((line for line in lines if line["request_id"] == request_id), None)
+
+
 def test_a_line_in_the_log_for_each_request_without_its_texts(client, caplog):
     with caplog.at_level("INFO", logger="akidb_mlx.server.gate"):
         answer = client.post(
             "/v1/embeddings", {"input": ["private matter"], "model": "minilm"}, {"X-Request-Id": "abc-1"}
         )
         assert answer.headers["X-Request-Id"] == "abc-1"
-        line = until(lambda: [record.fields for record in caplog.records if record.name.endswith("gate")])[0]
+        line = until(lambda: log_line(caplog.records, "abc-1"))
     tokens = answer.json["usage"]["total_tokens"]
     assert line["request_id"] == "abc-1"
     assert (line["method"], line["path"], line["status"]) == ("POST", "/v1/embeddings", 200)

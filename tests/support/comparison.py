@@ -8,9 +8,10 @@ import numpy as np
 
 
 def difference(found, expected):
-    """The largest difference as a share of max(1, largest expected number); NaN where either has one."""
+    """The largest difference as a share of max(1, largest expected number)."""
     found, expected = np.asarray(found), np.asarray(expected)
     assert found.shape == expected.shape
+    assert np.isfinite(found).all() and np.isfinite(expected).all()
     return float(np.abs(found - expected).max(initial=0) / np.abs(expected).max(initial=1))
 
 
