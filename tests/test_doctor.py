@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import sys
+from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from akidb_mlx import Embedder
+from akidb_mlx import Embedder, make_reference
 from akidb_mlx.cli import main
 from akidb_mlx.doctor import examine, report
 from akidb_mlx.doctor.model import _PROBES
@@ -147,6 +150,18 @@ def test_another_width_fails(reference_file):
     assert "the reference has shape (14, 32), this model gives (14, 16)" in finding.detail
 
 
+def test_other_tokens_fail(reference_file):
+    with Embedder.load(QWEN) as embedder:
+        content = dict(np.load(reference_file))
+        tokens = embedder.count_tokens(content["texts"].tolist())
+        np.savez(reference_file, **content, tokens=tokens)
+        assert outcomes(embedder, reference_file)["reference: tokens"].passed is True
+        np.savez(reference_file, **content, tokens=[*tokens[:5], 1 + tokens[5], *tokens[6:]])
+        finding = outcomes(embedder, reference_file)["reference: tokens"]
+    assert finding.passed is False
+    assert finding.detail == f"1 texts differ: text 5 has {tokens[5]}, the reference's has {1 + tokens[5]}"
+
+
 @pytest.mark.parametrize("content", [b"", b"not a zip file", None])
 def test_a_file_that_is_no_reference(tmp_path, content):
     file = tmp_path / "reference.npz"
@@ -154,8 +169,76 @@ def test_a_file_that_is_no_reference(tmp_path, content):
         np.savez(file, vectors=np.zeros(3))
     else:
         file.write_bytes(content)
-    with Embedder.load(QWEN) as embedder, pytest.raises(ConfigError, match=r"is no reference file.*make_reference\.py"):
+    with (
+        Embedder.load(QWEN) as embedder,
+        pytest.raises(ConfigError, match=r"is no reference file.*akidb_mlx\.make_reference"),
+    ):
         list(examine(embedder, file))
+
+
+# ── making a reference ───────────────────────────────────────────────────────────────────────────────
+
+
+class SentenceTransformer:
+    """What make_reference uses of sentence-transformers' class, computed by us: the form is tested, not the numbers."""
+
+    prompts: ClassVar = {"query": "told by the checkpoint", "document": ""}
+    masked = True
+
+    def __init__(self, model_name, **options):
+        self.embedder = Embedder.load(model_name)
+
+    def float(self):
+        return self
+
+    def encode(self, texts, *, batch_size, convert_to_numpy, prompt_name=None):
+        assert (batch_size, convert_to_numpy) == (1, True)
+        return (self.embedder.encode_document if prompt_name == "document" else self.embedder.encode)(texts)
+
+    def encode_query(self, texts, *, batch_size, convert_to_numpy):
+        return self.embedder.encode_query(texts)
+
+    def preprocess(self, texts):
+        (count,) = self.embedder.count_tokens(texts)
+        return {"attention_mask": np.ones((1, count), int)} if self.masked else {"input_ids": np.ones(count, int)}
+
+
+@pytest.fixture
+def sentence_transformers(monkeypatch):
+    for name in ("sentence_transformers", "torch", "transformers"):
+        module = ModuleType(name)
+        module.__version__, module.SentenceTransformer, module.float32 = "1.2.3", SentenceTransformer, "float32"
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("texts.txt", "a\nb c\n"), ("texts.json", '["a\\nb", "c", "", "d e f"]')]
+)
+def test_a_reference_that_was_made_is_read(sentence_transformers, tmp_path, capsys, name, content):
+    texts = tmp_path / name
+    texts.write_text(content)
+    assert make_reference.main([str(QWEN), str(tmp_path / "r.npz"), "--texts", str(texts)]) == 0
+    assert "r.npz: " in capsys.readouterr().out
+    expected = content.splitlines() if name.endswith("txt") else json.loads(content)
+    assert np.load(tmp_path / "r.npz")["texts"].tolist() == expected
+    with Embedder.load(QWEN) as embedder:
+        found = outcomes(embedder, tmp_path / "r.npz")
+    assert {probe for probe in found if probe.startswith("reference: ")} == {
+        f"reference: {what}" for what in ("tokens", "embeddings", "query", "document")
+    }
+    assert all(finding.passed for probe, finding in found.items() if probe.startswith("reference: "))
+    assert "transformers 1.2.3" in found["reference: query"].detail
+
+
+def test_a_reference_without_masks_counts_no_tokens(sentence_transformers, monkeypatch, tmp_path):
+    monkeypatch.setattr(SentenceTransformer, "masked", False)
+    assert "tokens" not in make_reference.make_reference(str(QWEN), ["a"])
+
+
+def test_a_reference_needs_sentence_transformers(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    assert make_reference.main([str(QWEN), str(tmp_path / "r.npz")]) == 2
+    assert capsys.readouterr().err.endswith("a reference needs it: pip install sentence-transformers\n")
 
 
 # ── the command ──────────────────────────────────────────────────────────────────────────────────────

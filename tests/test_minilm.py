@@ -1,23 +1,29 @@
 """Real weights: all-MiniLM-L6-v2 gives sentence-transformers' vectors, and they mean something."""
 
+import json
+
 import numpy as np
 import pytest
 
-from make_reference_minilm import TEXTS
+from akidb_mlx.cli import main
+from support.checkpoints import MINILM
 from support.comparison import assert_close, assert_unit_length
 from support.places import ROOT
 
-REFERENCE = dict(np.load(ROOT / "tests" / "reference_minilm.npz"))
+FILE = ROOT / "tests" / "reference_minilm.npz"  # make reference
+REFERENCE = dict(np.load(FILE))
+TEXTS = json.loads((ROOT / "tests" / "minilm_texts.json").read_text(encoding="utf-8"))
 
 
 def test_the_reference_is_of_these_texts():
+    assert REFERENCE["texts"].tolist() == TEXTS
     assert REFERENCE["embeddings"].shape == (len(TEXTS), 384)
     assert len(TEXTS) == len(set(TEXTS)) >= 40
     assert_unit_length(REFERENCE["embeddings"], 1e-5)
 
 
 def test_tokens_are_counted_as_the_reference_does(minilm):
-    assert minilm.count_tokens(TEXTS) == REFERENCE["lengths"].tolist()
+    assert minilm.count_tokens(TEXTS) == REFERENCE["tokens"].tolist()
     assert max(minilm.count_tokens(TEXTS)) == 256 == minilm.max_seq_length
 
 
@@ -25,6 +31,10 @@ def test_vectors_equal_the_references(minilm):
     rows = minilm.encode(TEXTS)
     assert rows.shape == (len(TEXTS), 384)
     assert_close(rows, REFERENCE["embeddings"], 1e-5)
+
+
+def test_doctor_finds_the_same(minilm):
+    assert main(["doctor", MINILM, "--reference", str(FILE)]) == 0
 
 
 @pytest.mark.parametrize("order", [1, -1])

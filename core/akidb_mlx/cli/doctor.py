@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference",
         type=Path,
         metavar="FILE.npz",
-        help="compare with vectors from elsewhere (benchmarks/make_reference.py makes the file)",
+        help="compare with sentence-transformers' vectors (python -m akidb_mlx.make_reference makes the file)",
     )
     add_config_options(parser, but={"device"})
 

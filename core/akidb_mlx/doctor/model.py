@@ -38,7 +38,7 @@ _LONGEST_TRIED = {"cpu": 2048, "metal": 8192, "cuda": 8192}
 def examine(embedder: Embedder, reference: Path | None = None) -> Iterator[Finding]:
     """Probe by probe; a failed one does not stop the others.
 
-    `reference` is a file of benchmarks/make_reference.py.
+    `reference` is a file of make_reference.py.
     """
     for name, probe in _PROBES.items():
         try:
@@ -145,18 +145,28 @@ def _compare(embedder: Embedder, file: Path) -> Iterator[Finding]:
         made_with = json.loads(str(reference.pop("made_with", "{}")))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ConfigError(
-            f"{file} is no reference file ({error!r}); make one with benchmarks/make_reference.py"
+            f"{file} is no reference file ({error!r}); make one with python -m akidb_mlx.make_reference"
         ) from None
     encoders = {
         "embeddings": embedder.encode,
         "query": embedder.encode_query,
         "document": embedder.encode_document,
     }
+    if "tokens" in reference:
+        yield Finding("reference: tokens", *_as_many(embedder.count_tokens(texts), reference["tokens"].tolist()))
     about = ", ".join(f"{name} {version}" for name, version in made_with.items())
     for name, encode in encoders.items():
         if name in reference:
             passed, detail = _against(embedder, encode(texts), reference[name].astype(np.float32))
             yield Finding(f"reference: {name}", passed, f"{detail}{f' ({about})' if about else ''}")
+
+
+def _as_many(ours: list[int], theirs: list[int]) -> Outcome:
+    different = [place for place, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]]
+    if not different:
+        return True, f"as many in each of {len(ours)} texts"
+    first = different[0]
+    return False, f"{len(different)} texts differ: text {first} has {ours[first]}, the reference's has {theirs[first]}"
 
 
 def _against(embedder: Embedder, ours: Embeddings, theirs: Embeddings) -> Outcome:
