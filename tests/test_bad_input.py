@@ -10,6 +10,7 @@ from akidb_mlx import Embedder, EmbedderConfig, errors
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputError, ModelNotFoundError
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close
+from support.device import DEVICE
 
 
 def refuse(error, says, call, *args, **fields):
@@ -175,9 +176,7 @@ def test_a_revision_of_a_folder(folder):
 
 
 def test_a_gpu_that_is_not_there(folder):
-    import mlx.core as mx
-
-    if mx.metal.is_available() or mx.is_available(mx.gpu):
+    if DEVICE.kind != "cpu":
         pytest.skip("there is one")
     refuse(ConfigError, 'device is "gpu", but MLX finds none', Embedder.load, folder, device="gpu")
 

@@ -20,6 +20,7 @@ from akidb_mlx.errors import BackendError, ClosedError, ConfigError, InputError,
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close, assert_unit_length, close_to
 from support.device import model_in_place, stalled
+from support.texts import SEVERAL_PARTS
 from support.waiting import PATIENCE_S, until
 
 TEXTS = [
@@ -61,10 +62,10 @@ def test_any_sequence_of_str(tiny, kind):
 
 
 def test_more_texts_than_one_part(tiny):
-    texts = [f"{TEXTS[i % 10]} {i % 37}" for i in range(700)]
+    texts = [f"{TEXTS[i % 10]} {i % 37}" for i in range(SEVERAL_PARTS)]
     rows = tiny.encode(texts)
-    assert rows.shape == (700, 16)
-    assert_close(rows[300:310], tiny.encode(texts[300:310]))
+    assert rows.shape == (SEVERAL_PARTS, 16)
+    assert_close(rows[1300:1310], tiny.encode(texts[1300:1310]))
     assert_close(rows[-1:], tiny.encode(texts[-1:]))
 
 
@@ -167,8 +168,8 @@ def test_long_texts_are_refused_on_request(folder):
         assert embedder.encode(["a " * 46]).shape == (1, 16)
         with pytest.raises(InputError, match=r"text 2 has more than 48 tokens .*on_overlong=\"truncate\""):
             embedder.encode(["a", "b", "a " * 47])
-        with pytest.raises(InputError, match="text 600 has more than"):
-            embedder.encode(["a"] * 600 + ["a " * 47])
+        with pytest.raises(InputError, match=f"text {SEVERAL_PARTS} has more than"):
+            embedder.encode(["a"] * SEVERAL_PARTS + ["a " * 47])
 
 
 def test_a_shorter_length_on_request(folder):
@@ -341,15 +342,15 @@ def test_a_progress_bar_reaches_its_end(tiny, monkeypatch, capsys):
     engine = tiny._loaded.engine
     release = engine.queue.release
     monkeypatch.setattr(engine.queue, "release", lambda request: (time.sleep(0.02), release(request)))
-    tiny.encode(["a"] * 600, show_progress=True)
+    tiny.encode(["a"] * SEVERAL_PARTS, show_progress=True)
     tiny.encode(["a"], show_progress=False)
     (bar,) = bars
-    assert (bar.at_the_end, bar.total, bar.n) == (600, 600, 600)
+    assert bar.at_the_end == bar.total == bar.n == SEVERAL_PARTS
     assert "Embedding" in capsys.readouterr().err
 
 
 def test_no_bar_unless_asked(tiny, capsys):
-    tiny.encode(["a"] * 600)
+    tiny.encode(["a"] * SEVERAL_PARTS)
     assert capsys.readouterr() == ("", "")
 
 
@@ -408,7 +409,7 @@ def test_a_failing_call_takes_its_texts_out_of_the_queue(folder):
             until(lambda: gate.batches)
             with pytest.raises(InputError, match="on_overlong"):
                 embedder._path.encode(
-                    ["a"] * 600 + ["a " * 99], embedder._call("", None, None, on_overlong="error"), False
+                    ["a"] * SEVERAL_PARTS + ["a " * 99], embedder._call("", None, None, on_overlong="error"), False
                 )
             assert embedder.stats()["queued_tokens"] == 3
             gate.open()
@@ -424,10 +425,10 @@ def test_a_vector_that_is_not_finite_fails_its_call_alone(folder):
     weights["embeddings.word_embeddings.weight"][ids[1]] = np.nan
     save_file(weights, file)
     with Embedder.load(folder) as embedder, stalled(embedder) as gate, ThreadPoolExecutor(2) as pool:
-        bad = pool.submit(embedder.encode, ["a"] * 300 + ["harbour"])
+        bad = pool.submit(embedder.encode, ["a"] * SEVERAL_PARTS + ["harbour"])
         good = pool.submit(embedder.encode, TEXTS[:7])
         gate.open()
-        with pytest.raises(InputError, match=r"vector of text 300 is not finite .*dtype=\"float32\""):
+        with pytest.raises(InputError, match=rf"vector of text {SEVERAL_PARTS} is not finite .*dtype=\"float32\""):
             bad.result(PATIENCE_S)
         assert np.isfinite(good.result(PATIENCE_S)).all()
 
@@ -542,8 +543,10 @@ def test_closing_while_others_wait(folder):
     with stalled(embedder) as gate, ThreadPoolExecutor(4) as pool:
         running = pool.submit(embedder.encode, ["a"])
         until(lambda: gate.batches)
-        waiting = [pool.submit(embedder.encode, [f"b {i}"] * 700) for i in range(2)]
-        until(lambda: embedder.stats()["requests"] == 1 + 2 * 4)  # 700 texts are four parts
+        texts = ["b c"] * SEVERAL_PARTS
+        tokens = sum(embedder.count_tokens(["a", *texts, *texts]))
+        waiting = [pool.submit(embedder.encode, texts) for _ in range(2)]
+        until(lambda: embedder.stats()["queued_tokens"] == tokens)  # all parts of all calls
         closing = pool.submit(embedder.close)
         for future in waiting:
             with pytest.raises(ClosedError):

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import json
 import logging
+import multiprocessing
 import pickle
 import re
 import threading
@@ -32,6 +33,7 @@ from akidb_mlx.testing import FakeEmbedder
 from llama_index_akidb_mlx import AkiDBMLXEmbedding, ensure_recipe
 from support.checkpoints import MINILM, PROMPTS
 from support.comparison import assert_close, assert_unit_length
+from support.device import DEVICE
 from support.texts import TEXTS
 from support.waiting import PATIENCE_S
 
@@ -386,7 +388,12 @@ def test_a_pipeline_with_two_processes_equals_serial(embedding, documents):
 @pytest.mark.slow
 async def test_an_async_pipeline_with_two_processes_finishes(embedding, documents):
     serial = _pipeline(embedding).run(documents=documents)  # so that the parent's engine is at work before the fork
-    parallel = await asyncio.wait_for(_pipeline(embedding).arun(documents=documents, num_workers=2), PATIENCE_S)
+    run = asyncio.wait_for(_pipeline(embedding).arun(documents=documents, num_workers=2), PATIENCE_S)
+    if multiprocessing.get_start_method() == "fork" and not DEVICE.survives_fork:
+        with pytest.raises(errors.BackendError, match='forked.*"spawn"'):
+            await run
+        return
+    parallel = await run
     assert_close([node.embedding for node in parallel], [node.embedding for node in serial])
 
 

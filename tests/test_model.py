@@ -35,7 +35,7 @@ def compute(embedder, batch):
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_in_the_padding_is_irrelevant(name):
-    """Also more of it, and rows of one length, which need no mask."""
+    """Also more of it, and rows of one length, which need no mask; in float32, where a GPU would compute in 16 bits."""
     facts = json.loads((REFERENCE / name / "reference.json").read_text(encoding="utf-8"))
     with Embedder.load(REFERENCE / name, dtype="float32") as embedder:
         rows = embedder._loaded.tokenizer.tokenize(facts["texts"][:10]).token_ids

@@ -61,7 +61,8 @@ def test_each_text_alone_gives_the_same(name):
     """No vector depends on its batch, nor on the padding (also where the tokenizer would pad on the left).
 
     Up to rounding, which random weights amplify: with MLX's exact functions too the worst of these checkpoints
-    varies by 2.0e-6 between batches, where texts of usual models vary by 1e-6 at most (test_embedder).
+    varies by 2.0e-6 between batches, where texts of usual models vary by 1e-6 at most (test_embedder). In float32,
+    for in the 16 bits that a GPU would take another kernel for another batch rounds otherwise.
     """
     folder, facts, _ = read_case(name)
     with Embedder.load(folder, dtype="float32") as embedder:

@@ -13,6 +13,7 @@ import pytest
 
 from akidb_mlx import Embedder
 from support.checkpoints import REFERENCE
+from support.device import DEVICE
 from support.places import ROOT
 from support.waiting import PATIENCE_S
 
@@ -26,6 +27,14 @@ from support.comparison import close_to
 
 TEXTS = ["", "a", "Snow fell through the night.", "tea 🍵", "harbour"]
 MODEL = {str(FOLDER)!r}
+SURVIVES_FORK = {DEVICE.survives_fork}
+
+def refused(call):
+    try:
+        call()
+    except errors.BackendError as error:
+        return "forked" in str(error) and '"spawn"' in str(error)
+    return False
 
 def keep_busy(embedder, threads=4, texts=300):
     def work():
@@ -77,6 +86,10 @@ FORKS = """
 expected = None
 
 def child(embedder):
+    if not SURVIVES_FORK:
+        whole = refused(lambda: embedder.encode(TEXTS)) and refused(lambda: Embedder.load(MODEL, max_seq_length=20))
+        embedder.close()
+        return 0 if whole else 6
     if not close_to(embedder.encode(TEXTS), expected):
         return 3
     if not embedder.healthy or embedder.stats()["queued_tokens"]:
@@ -108,7 +121,7 @@ for number in range(FORKS):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_forking_under_load(tmp_path):
-    """The device runs empty before a fork; parent and child go on."""
+    """The device runs empty before a fork; the parent goes on, and so does the child where the device lets it."""
     script = "import warnings; warnings.simplefilter('ignore')\nFORKS, BUSY_TEXTS = 20, 300\n"
     assert run(script + FORKS, tmp_path) == (0, "", "")
 
@@ -135,6 +148,8 @@ def test_forking_while_a_model_is_loaded(tmp_path):
     pid = os.fork()
     if pid == 0:
         try:
+            if not SURVIVES_FORK:
+                os._exit(0 if refused(lambda: Embedder.load(MODEL).encode(TEXTS)) else 6)
             with Embedder.load(MODEL) as embedder:
                 os._exit(0 if embedder.encode(TEXTS).shape == (5, 16) else 3)
         finally:
@@ -155,13 +170,21 @@ def test_a_forked_child_may_end_as_any_process(tmp_path):
     keep_busy(embedder)
     pid = os.fork()
     if pid == 0:
-        assert close_to(embedder.encode(TEXTS), expected)
-        keep_busy(embedder)
+        if SURVIVES_FORK:
+            assert close_to(embedder.encode(TEXTS), expected)
+            keep_busy(embedder)
+        else:
+            assert refused(lambda: embedder.encode(TEXTS))
         sys.exit(0)
     _, status = os.waitpid(pid, 0)
     print(status)
     """
     assert run(script, tmp_path) == (0, "0\n", "")
+
+
+def test_a_child_process_finds_the_same_device(tmp_path):
+    script = "from akidb_mlx.device import choose_device\nprint(choose_device().kind)"
+    assert run(script, tmp_path) == (0, f"{DEVICE.kind}\n", "")
 
 
 # ── spawn and pickle ─────────────────────────────────────────────────────────────────────────────────

@@ -1,11 +1,15 @@
-"""A device that waits for the test, and one whose speed plays no role."""
+"""The device here, one that waits for the test, and one whose speed plays no role."""
 
 import contextlib
 import threading
 
+from akidb_mlx.device import choose_device
 from akidb_mlx.device_threads import DEVICE_THREADS
 from akidb_mlx.speed import SpeedMeter
 from support.waiting import PATIENCE_S
+
+# Tests choose by what it says (`kind`, `survives_fork`, `keeps_quantization`), so that they hold on every device.
+DEVICE = choose_device()
 
 
 class Gate:

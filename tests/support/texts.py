@@ -1,4 +1,7 @@
-"""Five texts about five things."""
+"""Five texts about five things; how many make a long call."""
+
+# A call of so many has several parts on every device.
+SEVERAL_PARTS = 1500
 
 TEXTS = [
     "Vectors are compared by their angle.",
