@@ -8,7 +8,6 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-os.environ["MLX_ENABLE_TF32"] = "0"
 # MLX's CPU build says that it has a Metal device, here and in child processes; the file says what is real then.
 if _device := os.environ.get("AKIDB_TEST_DEVICE"):
     if _device != "metal":

@@ -7,9 +7,12 @@ import sys
 import mlx.core as mx
 import pytest
 
+from akidb_mlx import Embedder, loaded
 from akidb_mlx import device as module
-from akidb_mlx.device import choose_device
+from akidb_mlx.device import Device, choose_device
 from akidb_mlx.errors import BackendError, ConfigError
+from akidb_mlx.shapes import Shapes
+from support.checkpoints import REFERENCE
 from support.waiting import PATIENCE_S
 
 GB = 10**9
@@ -88,6 +91,27 @@ def test_float32_is_float32_unless_the_user_says_otherwise(pretend, monkeypatch)
     monkeypatch.setenv("MLX_ENABLE_TF32", "1")
     choose_device()
     assert os.environ["MLX_ENABLE_TF32"] == "1"
+
+
+@pytest.mark.parametrize(("dtype", "error", "warnings"), [(None, 3e-4, 1), (None, 1e-7, 0), ("float16", 3e-4, 0)])
+def test_a_float32_model_that_is_computed_as_tf32_warns_once(monkeypatch, caplog, dtype, error, warnings):
+    gpu = Device("metal", "pretended", 4096, Shapes(), cache_limit_mb=512, survives_fork=False)
+    monkeypatch.setattr(loaded, "choose_device", lambda *_: gpu)
+    monkeypatch.setattr(loaded, "float32_error", lambda: error)
+    loaded._warn_once.cache_clear()
+    with caplog.at_level("WARNING"):
+        for length in (20, 30):
+            Embedder.load(REFERENCE / "bert-mean", max_seq_length=length, dtype=dtype).close()
+    told = [record.message for record in caplog.records if "TF32" in record.message]
+    assert len(told) == warnings
+    assert all("set MLX_ENABLE_TF32=0 before MLX is first used" in message for message in told)
+
+
+def test_info_says_what_a_product_really_has(monkeypatch):
+    with Embedder.load(REFERENCE / "bert-mean") as embedder:
+        assert embedder.info()["float32"] == "float32 is float32"
+        monkeypatch.setattr(loaded, "float32_error", lambda: 3e-4)
+        assert "TF32" in embedder.info()["float32"]
 
 
 def test_cuda_keeps_plans_of_all_our_shapes_and_never_stops_for_them(pretend):

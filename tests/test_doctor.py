@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from akidb_mlx import Embedder, make_reference
+from akidb_mlx import Embedder, loaded, make_reference
 from akidb_mlx.cli import main
 from akidb_mlx.doctor import examine, report
 from akidb_mlx.doctor.model import _PROBES
@@ -86,6 +86,14 @@ def test_rows_that_are_not_finite(minilm):
 
 def test_rows_of_another_length(minilm):
     assert outcomes(Spoilt(minilm, lambda rows: rows * 2))["shape and length"].passed is False
+
+
+def test_products_in_fewer_bits_than_float32(minilm, monkeypatch):
+    assert outcomes(minilm)["precision of float32"].passed is True
+    monkeypatch.setattr(loaded, "float32_error", lambda: 3e-4)
+    finding = outcomes(minilm)["precision of float32"]
+    assert finding.passed is False
+    assert "set MLX_ENABLE_TF32=0" in finding.detail
 
 
 def test_vectors_that_mean_nothing(minilm):

@@ -1,5 +1,6 @@
 """Metal, CUDA or CPU: the one place that decides how to compute."""
 
+import contextlib
 import functools
 import importlib.util
 import logging
@@ -80,6 +81,14 @@ class Device:
         if requested is not None:
             return requested
         return "float32" if self.kind == "cpu" else stored
+
+    def stream(self) -> contextlib.AbstractContextManager[object]:
+        """Where its work is done, for a `with` on the thread that does it; for a GPU MLX's default."""
+        if self.kind != "cpu":
+            return contextlib.nullcontext()
+        import mlx.core as mx
+
+        return mx.stream(mx.cpu)
 
     @property
     def keeps_quantization(self) -> bool:

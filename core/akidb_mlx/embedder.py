@@ -13,10 +13,11 @@ from akidb_mlx import vectors
 from akidb_mlx.config import EmbedderConfig
 from akidb_mlx.device_threads import DEVICE_THREADS
 from akidb_mlx.effective import effective_normalize, effective_prompts, fingerprint_facts
-from akidb_mlx.errors import ClosedError, ConfigError, InputError
+from akidb_mlx.errors import BackendError, ClosedError, ConfigError, InputError
 from akidb_mlx.fingerprint import fingerprint
-from akidb_mlx.loaded import LoadedModel, acquire
+from akidb_mlx.loaded import LoadedModel, acquire, measure_float32
 from akidb_mlx.path import Call, OnError, TextPath, Usage
+from akidb_mlx.precision import describe_error
 from akidb_mlx.texts import as_async, checked, checked_stream, positive
 from akidb_mlx.vectors import Embeddings
 
@@ -280,9 +281,19 @@ class Embedder:
             "dimension": self.dimension,
             "parameter_bytes": self._loaded.parameter_bytes,
             "healthy": self.healthy,
-            "memory": DEVICE_THREADS.run(_memory).result(),
+            **self._measured(),
             "stats": self.stats(),
         }
+
+    def _measured(self) -> dict[str, Any]:
+        """What the device itself says; nothing once it is lost."""
+        try:
+            return {
+                "float32": describe_error(measure_float32(self._loaded.recipe.device)),
+                "memory": DEVICE_THREADS.run(_memory).result(),
+            }
+        except BackendError:
+            return {"float32": None, "memory": None}
 
     def stats(self) -> dict[str, Any]:
         """The loaded model's counters and what waits for it; plain values, at once."""

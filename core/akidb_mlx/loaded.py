@@ -1,6 +1,5 @@
 """A loaded model and who uses it: equal settings share one, loaded once, dropped with its last user."""
 
-import contextlib
 import functools
 import logging
 import os
@@ -17,13 +16,15 @@ from akidb_mlx.device_threads import DEVICE_THREADS
 from akidb_mlx.engine import Engine
 from akidb_mlx.errors import BackendError, ConfigError, UnsupportedModelError
 from akidb_mlx.hub import Resolved, resolve
+from akidb_mlx.precision import FLOAT32_ERROR, describe_error, float32_error
+from akidb_mlx.safetensors_header import read_float_dtype
 from akidb_mlx.scheduler import Scheduler
 from akidb_mlx.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from akidb_mlx.model import EmbeddingModel
 
-__all__ = ["LoadedModel", "Recipe", "acquire", "read_recipe"]
+__all__ = ["LoadedModel", "Recipe", "acquire", "measure_float32", "read_recipe"]
 
 _log = logging.getLogger(__name__)
 
@@ -140,6 +141,26 @@ def _settle_length(config: EmbedderConfig, checkpoint: Checkpoint) -> int | None
     return asked
 
 
+def measure_float32(device: Device) -> float:
+    """Largest relative error of a float32 product on the device, as it computes in this process."""
+
+    def measure() -> float:
+        with device.stream():
+            return float32_error()
+
+    return DEVICE_THREADS.run(measure).result()
+
+
+def _warn_of_lower_precision(device: Device) -> None:
+    """MLX decides at its first product: another library's may have come before `choose_device` asked for float32."""
+    error = measure_float32(device)
+    if error > FLOAT32_ERROR:
+        _warn_once(
+            f"{describe_error(error)}. Until then vectors of float32 models differ from sentence-transformers' by up "
+            "to 1e-3: another library used MLX before a model was loaded, or the variable asks for it"
+        )
+
+
 @functools.cache
 def _warn_once(message: str) -> None:
     _log.warning(message)
@@ -151,16 +172,16 @@ def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
         raise BackendError(FORKED)
 
     def load() -> "EmbeddingModel":
-        import mlx.core as mx
-
         from akidb_mlx.loading import load_model
 
         limit = device.cache_limit_mb if config.cache_limit_mb is None else config.cache_limit_mb
         DEVICE_THREADS.set_cache_limit(limit)
-        with mx.stream(mx.cpu) if device.kind == "cpu" else contextlib.nullcontext():
+        with device.stream():
             return load_model(checkpoint, recipe.pooling, device, config.dtype)
 
     loading = DEVICE_THREADS.run(load)
+    if device.kind != "cpu" and device.dtype(read_float_dtype(checkpoint.weight_files), config.dtype) == "float32":
+        _warn_of_lower_precision(device)
     tokenizer = Tokenizer(  # meanwhile, in this thread
         checkpoint.tokenizer_file,
         recipe.max_seq_length,

@@ -9,7 +9,8 @@ from akidb_mlx.effective import fingerprint_facts
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.fingerprint import fingerprint
 from akidb_mlx.info import describe, read_dimension
-from akidb_mlx.loaded import Recipe, read_recipe
+from akidb_mlx.loaded import Recipe, measure_float32, read_recipe
+from akidb_mlx.precision import describe_error
 
 __all__ = ["add_arguments", "run"]
 
@@ -26,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
     config = read_config(args)
     recipe = read_recipe(config)
     dimension = read_dimension(config, recipe)
-    facts = describe(config, recipe) | {"dimension": dimension}
+    precision = describe_error(measure_float32(recipe.device))
+    facts = describe(config, recipe) | {"dimension": dimension, "float32": precision}
     # Where nobody says whether to normalise there is no recipe yet; `encode` says what to set.
     known = facts["normalize"] is not None
     facts["fingerprint"] = fingerprint(fingerprint_facts(config, recipe, dimension)) if known else None

@@ -1,6 +1,5 @@
 """`akidb-mlx doctor --device`: every kernel and the engine, probe by probe, on the device in force."""
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
@@ -10,9 +9,9 @@ from tempfile import TemporaryDirectory
 from akidb_mlx.device import Device
 from akidb_mlx.device_threads import DEVICE_THREADS
 from akidb_mlx.doctor.environment import Machine, examine_environment
-from akidb_mlx.doctor.findings import Case, Finding, Outcome, worst
+from akidb_mlx.doctor.findings import Case, Finding, Outcome, judge_float32, worst
 from akidb_mlx.doctor.limits import LIMITS
-from akidb_mlx.precision import FLOAT32_ERROR, describe_error, float32_error
+from akidb_mlx.precision import float32_error
 
 __all__ = ["examine_device"]
 
@@ -89,14 +88,11 @@ def _on_device(device: Device, judge: Callable[[], Outcome]) -> Outcome:
     """Compute where models do: on the first device thread."""
 
     def there() -> Outcome:
-        import mlx.core as mx
-
-        with mx.stream(mx.cpu) if device.kind == "cpu" else contextlib.nullcontext():
+        with device.stream():
             return judge()
 
     return DEVICE_THREADS.run(there).result(_PROBE_S)
 
 
 def _judge_float32() -> Outcome:
-    error = float32_error()
-    return error <= FLOAT32_ERROR, f"{describe_error(error)} (relative error {error:.1e})"
+    return judge_float32(float32_error())

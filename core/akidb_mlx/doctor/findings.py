@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Case", "Exact", "Finding", "Outcome", "relative_error", "worst"]
+from akidb_mlx.precision import FLOAT32_ERROR, describe_error
+
+__all__ = ["Case", "Exact", "Finding", "Outcome", "judge_float32", "relative_error", "worst"]
 
 Outcome = tuple[bool | None, str]
 Exact = NDArray[np.float64]
@@ -39,6 +41,11 @@ def worst(cases: Iterable[Case]) -> Outcome:
             largest[case.limit] = case
     details = (f"{case.error:.1e} at {case.where} (at most {case.limit:g})" for case in largest.values())
     return all(case.error <= case.limit for case in largest.values()), "; ".join(details)
+
+
+def judge_float32(error: float) -> Outcome:
+    """Pass or fail by an error of `float32_error`'s kind."""
+    return error <= FLOAT32_ERROR, f"{describe_error(error)} (relative error {error:.1e})"
 
 
 def relative_error(got: NDArray[Any], exact: NDArray[Any]) -> float:

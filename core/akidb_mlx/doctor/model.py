@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from akidb_mlx.doctor.findings import Finding, Outcome
+from akidb_mlx.doctor.findings import Finding, Outcome, judge_float32
 from akidb_mlx.doctor.limits import LIMITS
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.loaded import measure_float32
 from akidb_mlx.vectors import Embeddings, finish
 
 __all__ = ["examine"]
@@ -64,6 +65,13 @@ def _terminator(embedder: Embedder) -> Outcome:
     if not outcomes:
         return None, f"{'+'.join(pooling)} pooling needs none"
     return all(passed for passed, _ in outcomes), "; ".join(detail for _, detail in outcomes)
+
+
+def _precision(embedder: Embedder) -> Outcome:
+    dtype = embedder.info()["dtype"]
+    if dtype != "float32":
+        return None, f"computed in {dtype}"
+    return judge_float32(measure_float32(embedder._loaded.recipe.device))
 
 
 def _batch(embedder: Embedder) -> Outcome:
@@ -125,6 +133,7 @@ def _shape(embedder: Embedder) -> Outcome:
 
 _PROBES: dict[str, Callable[[Embedder], Outcome]] = {
     "shape and length": _shape,
+    "precision of float32": _precision,
     "terminator": _terminator,
     "batch = single": _batch,
     "order": _order,
