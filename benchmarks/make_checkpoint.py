@@ -1,6 +1,6 @@
 """A checkpoint of a real model's shape with random weights, for measuring speed where no download is possible.
 
-    python benchmarks/make_checkpoint.py qwen3-0.6b|minilm|bert-large FOLDER --tokenizer FILE [--dtype D] [--bits 4]
+    python benchmarks/make_checkpoint.py SHAPE FOLDER --tokenizer FILE [--dtype D] [--bits 4]
 
 The folder is in sentence-transformers' layout, so that every peer loads it. The tokenizer is any WordPiece
 tokenizer.json (MiniLM's); Qwen3's shape then reads its ids out of a larger vocabulary, which changes no time.
@@ -41,6 +41,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 4096,
         "num_attention_heads": 16,
         "num_hidden_layers": 24,
+    },
+    "bert-long": {  # BERT-base with positions for long texts
+        **BERT,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "max_position_embeddings": 16384,
     },
     "qwen3-0.6b": {
         "architectures": ["Qwen3ForCausalLM"],

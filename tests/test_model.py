@@ -35,7 +35,7 @@ def compute(embedder, batch):
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_in_the_padding_is_irrelevant(name):
-    """Also more of it, and rows of one length, which need no mask; in float32, where a GPU would compute in 16 bits."""
+    """Also more of it; in float32, where a GPU would compute in 16 bits. Texts alone: test_parity."""
     facts = json.loads((REFERENCE / name / "reference.json").read_text(encoding="utf-8"))
     with Embedder.load(REFERENCE / name, dtype="float32") as embedder:
         rows = embedder._loaded.tokenizer.tokenize(facts["texts"][:10]).token_ids
@@ -49,9 +49,6 @@ def test_what_is_in_the_padding_is_irrelevant(name):
         assert_close(compute(embedder, rubbish), expected, 2e-6)
         more = longest + 1 if longest < (embedder.max_seq_length or 10**9) else longest
         assert_close(compute(embedder, make_batch(rows, prompts, more)), expected, 2e-6)
-        for place in (0, len(rows) // 2, len(rows) - 1):
-            alone = compute(embedder, make_batch([rows[place]], [0], len(rows[place])))
-            assert_close(alone[0], expected[place], 2e-6)
 
 
 def test_every_activation_is_tested():

@@ -1,5 +1,6 @@
 """Weights that mlx-lm's converter packed equal their dequantised selves; what cannot be unpacked is refused."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from akidb_mlx.checkpoint import read_checkpoint
 from akidb_mlx.device import Device
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.loading import load_model
-from akidb_mlx.quantization import dequantize, quantize_modules
+from akidb_mlx.quantization import check_computed, dequantize, quantize_modules
 from akidb_mlx.shapes import Shapes
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close, cosines
@@ -324,3 +325,16 @@ def test_products_are_joined_only_where_their_weights_are_alike(tmp_path):
     assert joined_layers(folder) == 2  # gate and up
     ours = encode(folder, texts)
     assert_close(ours, rows_as_on_a_gpu(folder, texts)[0], 1e-5)
+
+
+@pytest.mark.parametrize(("bits", "kind", "refused"), [(1, "cuda", True), (1, "metal", False), (4, "cuda", False)])
+def test_one_bit_is_refused_on_cuda(bits, kind, refused):
+    """MLX 0.32 has no product for it there, and its unpacked numbers are wrong (seen on an H200)."""
+    layer = nn.Linear(64, 8, bias=False)
+    weights = {
+        "layer.weight": mx.zeros((8, 64 * bits // 32), mx.uint32),
+        "layer.scales": mx.ones((8, 1)),
+        "layer.biases": mx.zeros((8, 1)),
+    }
+    with pytest.raises(UnsupportedModelError, match="1 bit.*CUDA") if refused else contextlib.nullcontext():
+        check_computed(weights, {"layer": layer}, kind, Path("model/config.json"))

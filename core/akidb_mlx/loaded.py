@@ -190,6 +190,7 @@ def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
         vocab_size=checkpoint.config.get("vocab_size"),
         **checkpoint.tokenizer_rules,
     )
+    model = loading.result()
     scheduler = Scheduler(
         config.max_batch_tokens or device.max_batch_tokens,
         config.query_latency_target_ms / 1000,
@@ -198,8 +199,8 @@ def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
         lanes=max(1, device.cpu_lanes),
         full_batch_s=device.full_batch_ms / 1000,
         first_batch_tokens=device.first_batch_tokens,
+        cost=model.activation_bytes,
     )
-    model = loading.result()
     # Last, for the thread knows the engine from then on: nothing may fail after it.
     engine = Engine(
         model,
@@ -209,6 +210,7 @@ def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
         cpu_lanes=device.cpu_lanes,
         plans_shapes=device.plans_shapes,
         memory=device.memory,
+        cost=model.activation_bytes,
     )
     return LoadedModel(key, recipe, tokenizer, engine, model.dimension, model.parameter_bytes())
 

@@ -10,12 +10,13 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from akidb_mlx.activations import Activations
 from akidb_mlx.architectures import Backbone, make_backbone
 from akidb_mlx.checkpoint import Checkpoint, Dense
 from akidb_mlx.device import Device
 from akidb_mlx.errors import BackendError, CheckpointError, UnsupportedModelError
 from akidb_mlx.model import DenseLayer, EmbeddingModel
-from akidb_mlx.quantization import check_quantization, dequantize, packed, quantize_modules
+from akidb_mlx.quantization import check_computed, check_quantization, dequantize, packed, quantize_modules
 from akidb_mlx.safetensors_header import read_float_dtype, read_header
 
 __all__ = ["load_model", "read_header"]
@@ -70,12 +71,14 @@ def load_model(
         raise UnsupportedModelError(
             f'{checkpoint.name}: {checkpoint.model_type} overflows in float16; set dtype="bfloat16" or "float32"'
         )
+    check_computed(weights, dict(backbone.named_modules()), device.kind, checkpoint.config_file)
     if not device.keeps_quantization:
         weights = dequantize(backbone, weights, checkpoint.config_file)
     quantize_modules(backbone, weights, checkpoint.config_file)
     _load(backbone, _cast(weights, getattr(mx, compute)), checkpoint.weight_files[0])
     dense = [_load_dense(layer, dense_weights, checkpoint) for layer in checkpoint.dense]
-    model = EmbeddingModel(backbone, pooling, dense)
+    activations = Activations.of(backbone, checkpoint.config, device.kind, getattr(mx, compute))
+    model = EmbeddingModel(backbone, pooling, dense, activations.bytes)
     model.eval()
     _check_fits(model, checkpoint.name, compute, device)
     mx.eval(model.parameters())

@@ -47,9 +47,16 @@ class DenseLayer(nn.Module):
 class EmbeddingModel(nn.Module):
     """A backbone with its pooling and Dense layers."""
 
-    def __init__(self, backbone: Backbone, pooling: Sequence[str], dense: Sequence[DenseLayer]) -> None:
-        """Put the stages together."""
+    def __init__(
+        self,
+        backbone: Backbone,
+        pooling: Sequence[str],
+        dense: Sequence[DenseLayer],
+        activation_bytes: Callable[[int, int], int] | None = None,
+    ) -> None:
+        """Put the stages together; `activation_bytes` says what a batch of (rows, length) takes beside the weights."""
         super().__init__()
+        self.activation_bytes = activation_bytes
         width = backbone.width * len(pooling)
         for layer in dense:
             if layer.in_features != width:

@@ -13,7 +13,7 @@ import mlx.nn as nn
 
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["PACKINGS", "check_quantization", "dequantize", "packed", "quantize_modules"]
+__all__ = ["PACKINGS", "check_computed", "check_quantization", "dequantize", "packed", "quantize_modules"]
 
 Weights = dict[str, mx.array]
 Packing = dict[str, Any]  # group_size, bits, mode
@@ -49,6 +49,18 @@ def check_quantization(said: Mapping[str, Any] | None, layers: Set[str], file: P
         mode = settings.get("mode", "affine")
         if mode not in _MODES:
             raise UnsupportedModelError(f"{file}: quantization mode {mode!r}; known: {', '.join(_MODES)}")
+
+
+def check_computed(weights: Weights, modules: Mapping[str, nn.Module], kind: str, file: Path) -> None:
+    """Refuse what MLX does not compute on this `kind` of device: on CUDA 1 bit, whose numbers come out wrong there."""
+    if kind != "cuda":
+        return
+    for path in packed(weights):
+        if path in modules and _packing(path, modules[path], weights, file)["bits"] == 1:
+            raise UnsupportedModelError(
+                f"{file.parent}: {path} is packed to 1 bit, which MLX does not compute on CUDA; "
+                'take another conversion, or device="cpu"'
+            )
 
 
 def quantize_modules(module: nn.Module, weights: Weights, file: Path) -> None:

@@ -8,9 +8,26 @@ vectorises. The form is that of Abramowitz and Stegun 7.1.28; the coefficients w
 Measured over all inputs: GELU is off by less than 7e-7, exp(-t) by less than 2e-6.
 """
 
+from collections.abc import Callable
+
 import mlx.core as mx
 
-__all__ = ["attention", "catch_up", "computes_on_cpu", "gelu"]
+__all__ = [
+    "BLOCK_BYTES",
+    "LONG",
+    "attention",
+    "attention_in_blocks",
+    "catch_up",
+    "computes_on_cpu",
+    "gelu",
+    "in_blocks",
+]
+
+LONG = 512
+"""Tokens of a row beyond which attention is computed block by block."""
+_NETWORK_TOKENS = 1024  # of a batch, beyond which networks are: a full batch of short texts is not
+BLOCK_BYTES = 4 << 20
+"""Most that a block's attention scores take; some three arrays of this size live at a time."""
 
 _ERFC = (2.493349620e-02, 1.025834867e-02, 1.390520472e-03, -8.002941808e-05, 1.986555028e-05)
 _EXP = (6.24998885e-02, 1.95349206e-03, 4.03714436e-05, 7.29524419e-07)
@@ -46,6 +63,52 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.arra
     weights = 1.0 / _power(mx.max(scores, axis=-1, keepdims=True) - scores, _EXP, 4)
     # The sum as a product of matrices, which a tuned BLAS does on vectors; MLX's own is scalar.
     return (weights @ values) / (weights @ mx.ones((weights.shape[-1], 1)))
+
+
+def attention_in_blocks(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    mask: Callable[[int, int], tuple[slice, mx.array | None]],
+    scale: float,
+) -> mx.array:
+    """`attention` a block of queries at a time, so that its memory grows with the length, not with its square.
+
+    There may be fewer heads of keys, each for a group of queries' heads. `mask(start, stop)` gives the keys that these
+    queries see at most, and who sees whom among them.
+    """
+    rows, heads, length, channels = queries.shape
+    kv_heads = keys.shape[1]
+    group = heads // kv_heads
+    # MLX copies what is not contiguous before each product.
+    keys, values = mx.contiguous(keys), mx.contiguous(values)
+    mx.eval(keys, values)
+    size = max(1, BLOCK_BYTES // (4 * rows * heads * length))
+    blocks = []
+    for start in range(0, length, size):
+        stop = min(start + size, length)
+        seen, seeing = mask(start, stop)
+        if group > 1 and seeing is not None and seeing.shape[-2] > 1:
+            seeing = mx.concatenate([seeing] * group, axis=-2)
+        block = queries[:, :, start:stop].reshape(rows, kv_heads, group * (stop - start), channels)
+        attended = attention(block, keys[:, :, seen], values[:, :, seen], seeing, scale)
+        attended = attended.reshape(rows, heads, stop - start, channels)
+        mx.eval(attended)
+        blocks.append(attended)
+    return mx.concatenate(blocks, axis=2)
+
+
+def in_blocks(compute: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
+    """What `compute` makes of each token of (rows, length, width); on the CPU of so many at a time."""
+    rows, length, _ = x.shape
+    if rows * length <= _NETWORK_TOKENS or not computes_on_cpu(x):
+        return compute(x)
+    size = max(1, LONG // rows)
+    blocks = []
+    for start in range(0, length, size):
+        blocks.append(compute(x[:, start : start + size]))
+        mx.eval(blocks[-1])
+    return mx.concatenate(blocks, axis=1)
 
 
 def _power(x: mx.array, coefficients: tuple[float, ...], squarings: int) -> mx.array:

@@ -14,14 +14,12 @@ import mlx.nn as nn
 from akidb_mlx.architectures import cpu
 from akidb_mlx.architectures.base import Backbone, allow, fuse, read
 from akidb_mlx.architectures.decoder_table import DECODERS, SLIDING, Family, account_for, layer_kinds
-from akidb_mlx.architectures.layers import Activation, activation, make_mask
+from akidb_mlx.architectures.layers import Activation, LongMask, Mask, activation, attend, make_causal_mask, make_mask
 from akidb_mlx.architectures.mlx_lm import import_model
 from akidb_mlx.architectures.rope import Rope, make_rope, rope_parameters
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
 __all__ = ["Decoder"]
-
-Mask = mx.array | str | None
 
 
 class Decoder(Backbone):
@@ -85,19 +83,13 @@ class Decoder(Backbone):
         return self.model.norm(x)
 
     def mask(self, attention_mask: mx.array | None, length: int, kind: str) -> Mask:
-        """Who sees whom, in the form that MLX's attention takes.
-
-        With padding on the right a causal model needs no mask for it: no real token sees it.
-        """
+        """Who sees whom."""
         if not self._causal:
             return make_mask(attention_mask, length)
         window = self._window if kind == SLIDING else None
-        if window is None or window >= length:
-            if not self._mask_array:
-                return "causal"
-            window = length
-        distance = mx.arange(length)[:, None] - mx.arange(length)[None, :]
-        return (distance >= 0) & (distance < window)
+        if self._mask_array:
+            return LongMask(length, None, None if window is None else window - 1, 0).block(0, length)[1]
+        return make_causal_mask(length, window) if window is not None and window < length else "causal"
 
 
 class JoinedAttention(nn.Module):
@@ -120,9 +112,7 @@ class JoinedAttention(nn.Module):
         if "q_norm" in self:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         queries, keys = self._rope(queries.swapaxes(1, 2)), self._rope(keys.swapaxes(1, 2))
-        attended = mx.fast.scaled_dot_product_attention(
-            queries, keys, values.swapaxes(1, 2), scale=self._scale, mask=mask
-        )
+        attended = attend(queries, keys, values.swapaxes(1, 2), mask, self._scale)
         return self.o_proj(attended.swapaxes(1, 2).reshape(rows, length, -1))
 
 
@@ -137,7 +127,10 @@ class JoinedNetwork(nn.Module):
         self._activation: Activation | None = getattr(theirs, "_activation", None)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """(…, width) → the same shape."""
+        """(rows, length, width) → the same shape."""
+        return cpu.in_blocks(self._of_block, x)
+
+    def _of_block(self, x: mx.array) -> mx.array:
         gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1)
         return self.down_proj(_silu_gate(gate, up) if self._activation is None else self._activation(gate) * up)
 
@@ -179,7 +172,10 @@ class GatedNetwork(nn.Module):
         self._activation = act
 
     def __call__(self, x: mx.array) -> mx.array:
-        """(…, width) → the same shape."""
+        """(rows, length, width) → the same shape."""
+        return cpu.in_blocks(self._of_block, x)
+
+    def _of_block(self, x: mx.array) -> mx.array:
         return self.down_proj(self._activation(self.gate_proj(x)) * self.up_proj(x))
 
 

@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.architectures.base import Backbone, allow, read
-from akidb_mlx.architectures.layers import GatedMLP, SelfAttention, activation, make_mask
+from akidb_mlx.architectures.layers import GatedMLP, Mask, SelfAttention, activation, make_mask
 from akidb_mlx.architectures.rope import Rope, make_rope, rope_parameters
 
 __all__ = ["EuroBert"]
@@ -27,7 +27,7 @@ class Layer(nn.Module):
         self.mlp_norm = nn.RMSNorm(width, eps)
         self.mlp = GatedMLP(width, inner, activation(config), bias=mlp_bias, down_bias=mlp_bias)
 
-    def __call__(self, x: mx.array, mask: mx.array | None, rope: Rope) -> mx.array:
+    def __call__(self, x: mx.array, mask: Mask, rope: Rope) -> mx.array:
         """(rows, length, width) → the same shape."""
         x = x + self.attention(self.attention_norm(x), mask, rope)
         return x + self.mlp(self.mlp_norm(x))

@@ -8,7 +8,7 @@ import mlx.core as mx
 from akidb_mlx.architectures.base import read
 from akidb_mlx.architectures.decoder import Decoder
 from akidb_mlx.architectures.decoder_table import FULL, SLIDING, Family
-from akidb_mlx.architectures.layers import make_mask
+from akidb_mlx.architectures.layers import Mask, make_mask
 from akidb_mlx.architectures.rope import Rope, make_rope, rope_parameters
 
 __all__ = ["Gemma3"]
@@ -33,7 +33,7 @@ class Gemma3(Decoder):
             parameters = rope_parameters({"rope_theta": read(config, "rope_local_base_freq", float)})
         return make_rope(read(config, "head_dim", int), parameters)
 
-    def mask(self, attention_mask: mx.array | None, length: int, kind: str) -> mx.array | str | None:
+    def mask(self, attention_mask: mx.array | None, length: int, kind: str) -> Mask:
         """Bidirectional windows reach half of `sliding_window` to each side."""
         if self._causal or kind != SLIDING or self._window is None:
             return super().mask(attention_mask, length, kind)

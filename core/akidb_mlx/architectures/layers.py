@@ -1,6 +1,7 @@
 """What two or more architectures share: attention, gated networks, rotary positions, masks."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -13,10 +14,13 @@ __all__ = [
     "ACTIVATIONS",
     "Activation",
     "GatedMLP",
+    "LongMask",
+    "Mask",
     "PostNormLayer",
     "SelfAttention",
     "activation",
     "attend",
+    "make_causal_mask",
     "make_mask",
 ]
 
@@ -48,29 +52,95 @@ def activation(config: Mapping[str, Any], key: str = "hidden_act") -> Activation
     return ACTIVATIONS[name]
 
 
-def make_mask(attention_mask: mx.array | None, length: int, window: int | None = None) -> mx.array | None:
+@dataclass(frozen=True)
+class LongMask:
+    """Who sees whom among so many tokens that the answer for all of them together would take too much memory."""
+
+    length: int
+    padding: mx.array | None = None
+    """(rows, length), True on real tokens."""
+    before: int | None = None
+    """How far back a token sees; None for to the start."""
+    after: int | None = None
+    """How far ahead; None for to the end."""
+
+    def block(self, start: int, stop: int) -> tuple[slice, mx.array | None]:
+        """For the queries from `start` to `stop`: which keys they see at most, and who sees whom among them."""
+        first = 0 if self.before is None else max(0, start - self.before)
+        last = self.length if self.after is None else min(self.length, stop + self.after)
+        seen = slice(first, last)
+        padding = None if self.padding is None else self.padding[:, None, None, seen]
+        if self.before is None and self.after is None:
+            return seen, padding
+        ahead = mx.arange(first, last)[None, :] - mx.arange(start, stop)[:, None]
+        near = mx.ones(ahead.shape, mx.bool_)
+        if self.before is not None:
+            near = near & (ahead >= -self.before)
+        if self.after is not None:
+            near = near & (ahead <= self.after)
+        return seen, near if padding is None else (near & padding) | (ahead == 0)
+
+
+Mask = mx.array | LongMask | str | None
+"""Who sees whom: True where seen or added to the scores, of a long text, "causal", or None for everybody all."""
+
+
+def make_mask(attention_mask: mx.array | None, length: int, window: int | None = None) -> mx.array | LongMask | None:
     """Who sees whom, True where seen, broadcastable to (rows, heads, length, length); None for everybody all.
 
     `attention_mask` is (rows, length), True on real tokens. With `window`, tokens at most that far apart see
     each other; every token sees itself, so that no row of the softmax is empty.
     """
-    padding = None if attention_mask is None else attention_mask[:, None, None, :]
     if window is None or window >= length - 1:
-        return padding
-    positions = mx.arange(length)
-    distance = mx.abs(positions[:, None] - positions[None, :])
-    near = distance <= window
-    return near if padding is None else (near & padding) | (distance == 0)
+        return None if attention_mask is None else attention_mask[:, None, None, :]
+    return _windowed(LongMask(length, attention_mask, window, window))
 
 
-def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None, scale: float) -> mx.array:
-    """Softmax attention over (rows, heads, length, head_dim), by the device's fastest way."""
-    if cpu.computes_on_cpu(queries) and keys.shape[1] == queries.shape[1]:
-        return cpu.attention(queries, keys, values, mask, scale)
-    if mask is not None and mask.dtype == mx.bool_ and not mx.metal.is_available():
+def make_causal_mask(length: int, window: int | None = None) -> mx.array | LongMask:
+    """As `make_mask`: tokens see themselves and what is before them, with `window` only so many in all.
+
+    With padding on the right it needs no mask of its own: no real token sees it.
+    """
+    return _windowed(LongMask(length, None, None if window is None else window - 1, 0))
+
+
+def _windowed(mask: LongMask) -> mx.array | LongMask:
+    if mask.length > cpu.LONG and mx.default_device() == mx.cpu:
+        return mask
+    whole = mask.block(0, mask.length)[1]
+    assert whole is not None
+    return whole
+
+
+def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scale: float) -> mx.array:
+    """Softmax attention over (rows, heads, length, head_dim), by the device's fastest way.
+
+    There may be fewer heads of keys and values, each for a group of queries' heads.
+    """
+    length = queries.shape[2]
+    if cpu.computes_on_cpu(queries):
+        if length > cpu.LONG:
+            return cpu.attention_in_blocks(queries, keys, values, _by_block(mask, length), scale)
+        if keys.shape[1] == queries.shape[1] and not isinstance(mask, str | LongMask):
+            return cpu.attention(queries, keys, values, mask, scale)
+    if isinstance(mask, LongMask):  # on the CPU, but not in float32
+        mask = mask.block(0, length)[1]
+    if isinstance(mask, mx.array) and mask.dtype == mx.bool_ and not mx.metal.is_available():
         # CUDA's fused attention takes an additive mask three times as fast as a boolean one.
         mask = mx.where(mask, 0.0, mx.finfo(queries.dtype).min).astype(queries.dtype)
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+
+
+def _by_block(mask: Mask, length: int) -> Callable[[int, int], tuple[slice, mx.array | None]]:
+    """Of any mask what a block of queries needs."""
+    if isinstance(mask, str):
+        mask = LongMask(length, after=0)
+    if isinstance(mask, LongMask):
+        return mask.block
+    everything = slice(None)
+    if mask is None or mask.shape[-2] == 1:
+        return lambda start, stop: (everything, mask)
+    return lambda start, stop: (everything, mask[..., start:stop, :])
 
 
 class SelfAttention(nn.Module):
@@ -88,7 +158,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, (heads + 2 * self._kv_heads) * self._head, bias=bias)
         self.out = nn.Linear(width, width, bias=out_bias)
 
-    def __call__(self, x: mx.array, mask: mx.array | None, rope: Rope | None = None) -> mx.array:
+    def __call__(self, x: mx.array, mask: Mask, rope: Rope | None = None) -> mx.array:
         """(rows, length, width) → the same shape; `mask` as from `make_mask`, or an additive one."""
         rows, length, _ = x.shape
         qkv = self.qkv(x).reshape(rows, length, -1, self._head).swapaxes(1, 2)
@@ -110,7 +180,10 @@ class GatedMLP(nn.Module):
         self._activation = act
 
     def __call__(self, x: mx.array) -> mx.array:
-        """(…, width) → the same shape."""
+        """(rows, length, width) → the same shape."""
+        return cpu.in_blocks(self._of_block, x)
+
+    def _of_block(self, x: mx.array) -> mx.array:
         gate, up = mx.split(self.gate_up(x), 2, axis=-1)
         return self.down(self._activation(gate) * up)
 
@@ -128,7 +201,10 @@ class PostNormLayer(nn.Module):
         self.norm = nn.LayerNorm(width, eps)
         self._activation = act
 
-    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
+    def __call__(self, x: mx.array, mask: Mask) -> mx.array:
         """(rows, length, width) → the same shape."""
         x = self.attention_norm(x + self.attention(x, mask))
-        return self.norm(x + self.down(self._activation(self.up(x))))
+        return self.norm(x + cpu.in_blocks(self._network, x))
+
+    def _network(self, x: mx.array) -> mx.array:
+        return self.down(self._activation(self.up(x)))

@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+from akidb_mlx.architectures.layers import Mask, attend
 from akidb_mlx.errors import BackendError, UnsupportedModelError
 
 __all__ = ["has_model", "import_model"]
@@ -21,12 +22,19 @@ def import_model(name: str) -> Any:
         package = types.ModuleType(_PACKAGE, "mlx-lm's models, loaded by akidb-mlx.")
         package.__path__ = [str(_folder())]
         sys.modules[_PACKAGE] = package
+        # The models take it from there; theirs makes the scores of all tokens at once on the CPU.
+        base: Any = importlib.import_module(f"{_PACKAGE}.base")
+        base.scaled_dot_product_attention = _attend
     try:
         return importlib.import_module(f"{_PACKAGE}.{name}")
     except ImportError as error:
         raise UnsupportedModelError(
             f"mlx-lm's model {name!r} cannot be imported here ({error}); pip install -U mlx-lm"
         ) from None
+
+
+def _attend(queries: Any, keys: Any, values: Any, cache: None, scale: float, mask: Mask, sinks: None = None) -> Any:
+    return attend(queries, keys, values, mask, scale)
 
 
 def has_model(name: str) -> bool:

@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.architectures.base import Backbone, allow, read
-from akidb_mlx.architectures.layers import GatedMLP, SelfAttention, activation, make_mask
+from akidb_mlx.architectures.layers import GatedMLP, Mask, SelfAttention, activation, make_mask
 from akidb_mlx.architectures.rope import make_rope
 from akidb_mlx.errors import CheckpointError
 
@@ -30,7 +30,7 @@ class Layer(nn.Module):
         act = activation(config, "hidden_activation")
         self.mlp = GatedMLP(width, inner, act, bias=mlp_bias, down_bias=mlp_bias)
 
-    def __call__(self, x: mx.array, mask: mx.array | None, rope: Any) -> mx.array:
+    def __call__(self, x: mx.array, mask: Mask, rope: Any) -> mx.array:
         """(rows, length, width) → the same shape."""
         normed = self.attention_norm(x) if "attention_norm" in self else x
         x = x + self.attention(normed, mask, rope)

@@ -9,7 +9,7 @@ import mlx.nn as nn
 import numpy as np
 
 from akidb_mlx.architectures.base import Backbone, allow, read
-from akidb_mlx.architectures.layers import PostNormLayer, activation, make_mask
+from akidb_mlx.architectures.layers import PostNormLayer, activation
 from akidb_mlx.architectures.roberta import positions_after_padding
 
 __all__ = ["MPNet"]
@@ -60,9 +60,9 @@ class MPNet(Backbone):
         positions = positions_after_padding(input_ids, self._pad_token_id)
         x = self.norm(self.word(input_ids) + self.position(positions))
         bias = self.relative(mx.array(_buckets(length))).transpose(2, 0, 1)[None]
-        mask = make_mask(attention_mask, length)
-        # Every row keeps real tokens, hence itself: -inf leaves no empty row here.
-        bias = bias if mask is None else mx.where(mask, bias, mx.array(-mx.inf, bias.dtype))
+        if attention_mask is not None:
+            # Every row keeps real tokens, hence itself: -inf leaves no empty row here.
+            bias = mx.where(attention_mask[:, None, None, :], bias, mx.array(-mx.inf, bias.dtype))
         for layer in self.layers:
             x = layer(x, bias)
         return x

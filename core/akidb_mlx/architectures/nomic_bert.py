@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.architectures.base import Backbone, allow, read
-from akidb_mlx.architectures.layers import Activation, GatedMLP, SelfAttention, activation, make_mask
+from akidb_mlx.architectures.layers import Activation, GatedMLP, Mask, SelfAttention, activation, make_mask
 from akidb_mlx.architectures.rope import Rope, make_rope, rope_parameters
 
 __all__ = ["GatedPostNormLayer", "NomicBert"]
@@ -36,7 +36,7 @@ class GatedPostNormLayer(nn.Module):
         self.mlp = GatedMLP(width, inner, act, bias=False, down_bias=down_bias)
         self.norm = nn.LayerNorm(width, eps)
 
-    def __call__(self, x: mx.array, mask: mx.array | None, rope: Rope) -> mx.array:
+    def __call__(self, x: mx.array, mask: Mask, rope: Rope) -> mx.array:
         """(rows, length, width) → the same shape."""
         x = self.attention_norm(x + self.attention(x, mask, rope))
         return self.norm(x + self.mlp(x))

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from akidb_mlx.architectures.layers import attend, make_mask
+from akidb_mlx.architectures.layers import Mask, attend, make_mask
 from akidb_mlx.device import Device
 from akidb_mlx.doctor import exact
 from akidb_mlx.doctor.findings import Case, Exact, relative_error
@@ -35,7 +35,7 @@ class _Mask:
     """One mask as the device gets it, and as float64 does."""
 
     name: str
-    given: mx.array | str | None
+    given: Mask
     seen: NDArray[np.bool_]
     added: Exact | float = 0.0
 
@@ -50,7 +50,7 @@ def attentions(dtype: str, device: Device) -> Iterator[Case]:
             masks = list(_masks(rng, real, count, dtype))
             for head in heads:
                 given = _heads(rng, (3, length, head), (count, kv_count, kv_count), dtype)
-                attended = [_attend(*given, mask.given, head**-0.5) for mask in masks]
+                attended = [attend(*given, mask.given, head**-0.5) for mask in masks]
                 queries, keys, values, *got = in_float64(*given, *attended)
                 scores = exact.attention_scores(queries, keys, head**-0.5)
                 for mask, ours in zip(masks, got, strict=True):
@@ -66,19 +66,12 @@ def long_attentions(dtype: str) -> Iterator[Case]:
     rng = np.random.default_rng(6)
     for head, length in _LONG:
         given = _heads(rng, (1, length, head), (2, 1, 1), dtype)
-        attended = _attend(*given, "causal", head**-0.5)[:, :, -_LAST:]
+        attended = attend(*given, "causal", head**-0.5)[:, :, -_LAST:]
         queries, keys, values, got = in_float64(*given, attended)
         scores = exact.attention_scores(queries[:, :, -_LAST:], keys, head**-0.5)
         seen = np.arange(length) <= np.arange(length)[-_LAST:, None]
         error = relative_error(got, exact.attention(scores, values, seen))
         yield Case(f"heads of {head}, {length} tokens, causal", error, LIMITS[dtype].attention)
-
-
-def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None, scale: float) -> mx.array:
-    """Encoders call `attend`; decoders MLX's own, whose word for causal needs no mask."""
-    if isinstance(mask, str):
-        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
-    return attend(queries, keys, values, mask, scale)
 
 
 def _heads(

@@ -56,8 +56,8 @@ def _kernels(device: Device) -> Iterator[Probe]:
     yield compared("look-ups", kernels.lookups)
     yield compared("pooling", kernels.pooling)
     packed = LIMITS if device.keeps_quantization else ("float32",)  # the tables' rows, where only they stay packed
-    yield from (compared(f"packed weights, {dtype}", packings.kept_packed, dtype) for dtype in packed)
-    yield compared("unpacked weights", packings.unpacked)
+    yield from (compared(f"packed weights, {dtype}", packings.kept_packed, dtype, device) for dtype in packed)
+    yield compared("unpacked weights", packings.unpacked, device)
 
 
 def _engine(machine: Machine, device: Device, folder: Path) -> Iterator[Probe]:

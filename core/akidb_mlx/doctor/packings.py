@@ -10,6 +10,7 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
+from akidb_mlx.device import Device
 from akidb_mlx.doctor.findings import Case, Exact, relative_error
 from akidb_mlx.doctor.kernels import in_float64, random
 from akidb_mlx.doctor.limits import LIMITS
@@ -40,10 +41,15 @@ class _Layers(nn.Module):
         self.table = nn.Embedding(_COLUMNS, _TERMS)
 
 
-def kept_packed(dtype: str) -> Iterator[Case]:
+def _computed(device: Device) -> Iterator[tuple[str, int, int]]:
+    """The packings that are computed on the device; MLX has no kernels for 1 bit on CUDA, and loading refuses it."""
+    return ((mode, bits, size) for mode, bits, size in PACKINGS if device.kind != "cuda" or bits > 1)
+
+
+def kept_packed(dtype: str, device: Device) -> Iterator[Case]:
     """Products with packed weights and rows looked up in a packed table, as GPUs compute them."""
     rng = np.random.default_rng(7)
-    for mode, bits, group_size in PACKINGS:
+    for mode, bits, group_size in _computed(device):
         packed = _pack(rng, mode, bits, group_size, dtype)
         layers = _Layers()
         weights = {f"{name}.{key}": part for name in ("linear", "table") for key, part in packed.weights.items()}
@@ -58,10 +64,10 @@ def kept_packed(dtype: str) -> Iterator[Case]:
             yield Case(where, relative_error(ours, want), LIMITS[dtype].packed)
 
 
-def unpacked() -> Iterator[Case]:
+def unpacked(device: Device) -> Iterator[Case]:
     """Floats made of packed weights when they are loaded, as on the CPU and in Dense layers."""
     rng = np.random.default_rng(8)
-    for mode, bits, group_size in PACKINGS:
+    for mode, bits, group_size in _computed(device):
         packed = _pack(rng, mode, bits, group_size, "bfloat16")
         weights = dequantize(_Layers(), {f"linear.{key}": part for key, part in packed.weights.items()}, _FILE)
         (ours,) = in_float64(weights["linear.weight"])
