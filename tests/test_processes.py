@@ -316,6 +316,8 @@ def test_an_exception_ends_the_process_with_its_own_code(tmp_path):
 def test_an_interrupt_ends_a_long_call(tmp_path):
     """Of 2,500 batches, which would take four minutes."""
     script = """
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     embedder = Embedder.load(MODEL, max_batch_tokens=100)
     model = embedder._loaded.engine.model
 
