@@ -91,7 +91,7 @@ import numpy as np
 from akidb_mlx import Embedder
 from akidb_mlx.errors import InputError
 more = int(sys.argv[2])
-with Embedder.load(sys.argv[1], max_seq_length=8_192, max_queued_tokens=100_000) as embedder:
+with Embedder.load(sys.argv[1], max_seq_length=8_192, max_queued_tokens=100_000, device="cpu") as embedder:
     short = embedder.encode(["a short text"])
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + more, used + more))
