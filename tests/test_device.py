@@ -54,6 +54,32 @@ def test_a_mac_starts_small_and_keeps_a_sixteenth(pretend):
     assert choose_device().cache_limit_mb == 4096
 
 
+def test_cuda_keeps_some_memory_for_itself(pretend, monkeypatch):
+    monkeypatch.setattr(mx, "get_active_memory", lambda: 0)
+    monkeypatch.setattr(mx, "get_cache_memory", lambda: GB)
+    pretend(metal=False, gpu=True, free_memory=0.3 * GB, total_memory=80 * GB)
+    assert choose_device().memory.room(fresh=True) == 0, "nor is what MLX keeps of use then"
+    pretend(metal=False, gpu=True, free_memory=2 * GB, total_memory=80 * GB)
+    memory = choose_device().memory
+    assert 2.1 * GB < memory.room(fresh=True) < 2.5 * GB
+    assert 70 * GB < memory.possible()[0] < 72 * GB
+
+
+def test_a_gpu_without_memory_is_no_missing_backend(monkeypatch):
+    monkeypatch.delitem(sys.modules, "mlx.core")
+    monkeypatch.setattr(sys, "meta_path", [_Failing(), *sys.meta_path])
+    with pytest.raises(BackendError, match="its memory is taken"):
+        module.require_backend()
+
+
+class _Failing:
+    """Imports MLX as its CUDA build does where the GPU's memory is taken."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "mlx.core":
+            raise ImportError("initialization failed: cudaMalloc: out of memory")
+
+
 def test_the_user_may_overrule_what_macos_recommends(pretend):
     pretend(metal=True, gpu=True, **MAC)
     assert choose_device(None, 7000).memory.possible()[0] > 5 * GB
@@ -84,7 +110,7 @@ def test_the_cpu_of_a_gpus_build_has_one_thread_and_survives_no_fork(pretend, me
 
 
 def test_float32_is_float32_unless_the_user_says_otherwise(pretend, monkeypatch):
-    pretend(metal=False, gpu=True, free_memory=GB, total_memory=2 * GB)
+    pretend(metal=False, gpu=True, free_memory=2 * GB, total_memory=2 * GB)
     device = choose_device()
     assert os.environ["MLX_ENABLE_TF32"] == "0"
     assert device.plans_shapes and device.memory.room(fresh=True) > 0.8 * GB

@@ -43,6 +43,13 @@ _CUDA = {
     "MLX_MAX_OPS_PER_BUFFER": "100",
 }
 _MIB = 2**20
+# GPU memory that batches leave to CUDA itself, for kernels that are loaded when first used, graphs, cuBLAS and cuDNN:
+# where CUDA finds none for them its context is lost.
+_CUDA_OWN = 512 * _MIB
+_NO_GPU_MEMORY = (
+    "MLX could not open the GPU ({error}): its memory is taken. Close other programs that use it, or use another GPU "
+    "(CUDA_VISIBLE_DEVICES), and start this process again"
+)
 
 
 @dataclass(frozen=True)
@@ -97,12 +104,14 @@ class Device:
 
 
 def require_backend() -> None:
-    """Raise BackendError unless MLX can be imported with a backend."""
+    """Raise BackendError unless MLX can be imported with a backend that starts."""
     if importlib.util.find_spec("mlx") is None:
         raise BackendError(_EXTRAS if sys.platform == "linux" else "MLX is not installed: pip install mlx")
     try:
         import mlx.core  # noqa: F401
     except ImportError as error:
+        if "out of memory" in str(error):
+            raise BackendError(_NO_GPU_MEMORY.format(error=error)) from None
         raise BackendError(f"{_EXTRAS} ({error})" if sys.platform == "linux" else f"MLX: {error}") from None
 
 
@@ -197,8 +206,10 @@ def _measure_cuda() -> Room:
 
     facts = mx.device_info(mx.gpu)
     total, cached = int(facts["total_memory"]), mx.get_cache_memory()
-    free = int(facts["free_memory"]) + cached
-    return Room(max(free, total - mx.get_active_memory()), free, f"{total / 1e9:.1f} GB of GPU memory")
+    own_left = int(facts["free_memory"]) - _CUDA_OWN
+    free = own_left + cached if own_left > 0 else 0
+    possible = max(free, total - mx.get_active_memory() - _CUDA_OWN)
+    return Room(possible, free, f"{total / 1e9:.1f} GB of GPU memory")
 
 
 _MEASURES = {"cpu": measure_host, "metal": _measure_metal, "cuda": _measure_cuda}
