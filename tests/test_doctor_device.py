@@ -41,7 +41,7 @@ def small(monkeypatch):
     monkeypatch.setattr(kernels, "_PRODUCTS", ((1, 64, 64), (33, 100, 72)))
     one_of_each = {mode: (mode, bits, size) for mode, bits, size in packings.PACKINGS}.values()
     monkeypatch.setattr(packings, "PACKINGS", tuple(one_of_each))
-    monkeypatch.setattr(packings, "_ROWS", (1, 9))
+    monkeypatch.setattr(packings, "_ROWS", dict.fromkeys(packings._ROWS, (1, 9)))
     monkeypatch.setattr(device, "_ROPE_LENGTHS", (64,))
     monkeypatch.setattr(engine, "_TEXTS_EACH", 3)
     monkeypatch.setattr(speed, "_SIDES", dict.fromkeys(speed._SIDES, 64))

@@ -327,14 +327,27 @@ def test_products_are_joined_only_where_their_weights_are_alike(tmp_path):
     assert_close(ours, rows_as_on_a_gpu(folder, texts)[0], 1e-5)
 
 
-@pytest.mark.parametrize(("bits", "kind", "refused"), [(1, "cuda", True), (1, "metal", False), (4, "cuda", False)])
-def test_one_bit_is_refused_on_cuda(bits, kind, refused):
-    """MLX 0.32 has no product for it there, and its unpacked numbers are wrong (seen on an H200)."""
-    layer = nn.Linear(64, 8, bias=False)
+@pytest.mark.parametrize(
+    ("bits", "group_size", "kind", "dtype", "refused"),
+    [
+        (1, 64, "cuda", "bfloat16", "1 bit.*CUDA"),
+        (1, 64, "metal", "bfloat16", None),
+        (4, 64, "cuda", "float32", None),
+        (4, 128, "cuda", "float32", 'groups of 128.*CUDA.*dtype="bfloat16"'),
+        (4, 128, "cuda", "float16", None),
+        (4, 128, "metal", "float32", None),
+    ],
+)
+def test_what_cuda_does_not_compute_is_refused(bits, group_size, kind, dtype, refused):
+    """MLX 0.32 has no product for 1 bit there and unpacks it to wrong numbers, and none for groups of 128 in float32.
+
+    Seen on an H200; the products of one to nine rows are right.
+    """
+    layer = nn.Linear(128, 8, bias=False)
     weights = {
-        "layer.weight": mx.zeros((8, 64 * bits // 32), mx.uint32),
-        "layer.scales": mx.ones((8, 1)),
-        "layer.biases": mx.zeros((8, 1)),
+        "layer.weight": mx.zeros((8, 128 * bits // 32), mx.uint32),
+        "layer.scales": mx.ones((8, 128 // group_size)),
+        "layer.biases": mx.zeros((8, 128 // group_size)),
     }
-    with pytest.raises(UnsupportedModelError, match="1 bit.*CUDA") if refused else contextlib.nullcontext():
-        check_computed(weights, {"layer": layer}, kind, Path("model/config.json"))
+    with pytest.raises(UnsupportedModelError, match=refused) if refused else contextlib.nullcontext():
+        check_computed(weights, {"layer": layer}, kind, dtype, Path("model/config.json"))

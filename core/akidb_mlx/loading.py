@@ -71,7 +71,7 @@ def load_model(
         raise UnsupportedModelError(
             f'{checkpoint.name}: {checkpoint.model_type} overflows in float16; set dtype="bfloat16" or "float32"'
         )
-    check_computed(weights, dict(backbone.named_modules()), device.kind, checkpoint.config_file)
+    check_computed(weights, dict(backbone.named_modules()), device.kind, compute, checkpoint.config_file)
     if not device.keeps_quantization:
         weights = dequantize(backbone, weights, checkpoint.config_file)
     quantize_modules(backbone, weights, checkpoint.config_file)

@@ -22,6 +22,7 @@ _AFFINE_BITS, _AFFINE_GROUPS = (1, 2, 3, 4, 5, 6, 8), (32, 64, 128)
 # Modes whose scales are bytes: (bits, group size) tells which.
 _BYTE_SCALES = {(4, 16): "nvfp4", (4, 32): "mxfp4", (8, 32): "mxfp8"}
 _MODES = ("affine", *_BYTE_SCALES.values())
+_GROUPS_WITHOUT_FLOAT32 = 128
 PACKINGS = (
     *(("affine", bits, group_size) for bits in _AFFINE_BITS for group_size in _AFFINE_GROUPS),
     *((mode, bits, group_size) for (bits, group_size), mode in _BYTE_SCALES.items()),
@@ -51,15 +52,24 @@ def check_quantization(said: Mapping[str, Any] | None, layers: Set[str], file: P
             raise UnsupportedModelError(f"{file}: quantization mode {mode!r}; known: {', '.join(_MODES)}")
 
 
-def check_computed(weights: Weights, modules: Mapping[str, nn.Module], kind: str, file: Path) -> None:
-    """Refuse what MLX does not compute on this `kind` of device: on CUDA 1 bit, whose numbers come out wrong there."""
+def check_computed(weights: Weights, modules: Mapping[str, nn.Module], kind: str, dtype: str, file: Path) -> None:
+    """Refuse what MLX does not compute on this `kind` of device in this dtype.
+
+    On CUDA numbers of 1 bit come out wrong, and in float32 no kernel for more than some rows takes groups of 128.
+    """
     if kind != "cuda":
         return
-    for path in packed(weights):
-        if path in modules and _packing(path, modules[path], weights, file)["bits"] == 1:
+    for path in packed(weights) & modules.keys():
+        packing = _packing(path, modules[path], weights, file)
+        if packing["bits"] == 1:
             raise UnsupportedModelError(
                 f"{file.parent}: {path} is packed to 1 bit, which MLX does not compute on CUDA; "
                 'take another conversion, or device="cpu"'
+            )
+        if dtype == "float32" and packing["group_size"] == _GROUPS_WITHOUT_FLOAT32:
+            raise UnsupportedModelError(
+                f"{file.parent}: {path} is packed in groups of {_GROUPS_WITHOUT_FLOAT32}, which MLX does not multiply "
+                'in float32 on CUDA; set dtype="bfloat16", or device="cpu"'
             )
 
 
