@@ -23,11 +23,7 @@ _SHAPES = {
     "cuda": ((32, 64, 128, 256), (9, 130)),
     "cpu": ((32, 64), (3, 9, 65)),
 }
-_GROUPS = {  # (queries', keys' heads)
-    "metal": ((4, 4), (8, 2), (8, 1)),
-    "cuda": ((4, 4), (8, 2)),
-    "cpu": ((4, 4), (8, 2), (8, 1)),
-}
+_GROUPS = ((4, 4), (8, 2), (8, 1))  # (queries', keys' heads)
 _WINDOW = 2
 # From 1,024 or 2,048 tokens Metal fuses causal attention with heads of 256 too.
 _LONG = ((128, 1100), (256, 1100), (256, 2100))
@@ -50,7 +46,7 @@ def attentions(dtype: str, device: Device) -> Iterator[Case]:
     heads, lengths = _SHAPES[device.kind]
     for length in lengths:
         real = np.arange(length) < np.array([[length], [max(1, length // 2)], [1]])
-        for count, kv_count in _GROUPS[device.kind]:
+        for count, kv_count in _GROUPS:
             masks = list(_masks(rng, real, count, dtype))
             for head in heads:
                 given = _heads(rng, (3, length, head), (count, kv_count, kv_count), dtype)
