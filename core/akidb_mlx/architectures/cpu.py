@@ -8,6 +8,7 @@ vectorises. The form is that of Abramowitz and Stegun 7.1.28; the coefficients w
 Measured over all inputs: GELU is off by less than 7e-7, exp(-t) by less than 2e-6.
 """
 
+from collections import deque
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -17,6 +18,7 @@ __all__ = [
     "LONG",
     "attention",
     "attention_in_blocks",
+    "attention_layer_in_blocks",
     "catch_up",
     "computes_on_cpu",
     "gelu",
@@ -28,6 +30,13 @@ LONG = 512
 _NETWORK_TOKENS = 1024  # of a batch, beyond which networks are: a full batch of short texts is not
 BLOCK_BYTES = 4 << 20
 """Most that a block's attention scores take; some three arrays of this size live at a time."""
+
+BlockMask = Callable[[int, int], tuple[slice, mx.array | None]]
+"""For queries from one token to another: the keys that they see at most, and who sees whom among them."""
+Project = Callable[[mx.array, int], tuple[mx.array, mx.array, mx.array]]
+"""(rows, tokens, width) and the first one's position → queries, keys and values, (rows, heads, tokens, head_dim)."""
+Finish = Callable[[mx.array, mx.array], mx.array]
+"""(rows, tokens, width) and what these tokens attended to, (rows, heads, tokens, head_dim) → what the layer gives."""
 
 _ERFC = (2.493349620e-02, 1.025834867e-02, 1.390520472e-03, -8.002941808e-05, 1.986555028e-05)
 _EXP = (6.24998885e-02, 1.95349206e-03, 4.03714436e-05, 7.29524419e-07)
@@ -66,28 +75,24 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.arra
 
 
 def attention_in_blocks(
-    queries: mx.array,
-    keys: mx.array,
-    values: mx.array,
-    mask: Callable[[int, int], tuple[slice, mx.array | None]],
-    scale: float,
+    queries: mx.array, keys: mx.array, values: mx.array, mask: BlockMask, scale: float, first: int = 0
 ) -> mx.array:
     """`attention` a block of queries at a time, so that its memory grows with the length, not with its square.
 
-    There may be fewer heads of keys, each for a group of queries' heads. `mask(start, stop)` gives the keys that these
-    queries see at most, and who sees whom among them.
+    There may be fewer heads of keys, each for a group of queries' heads. The queries may be some of the text's, from
+    token `first` on.
     """
-    rows, heads, length, channels = queries.shape
-    kv_heads = keys.shape[1]
+    rows, heads, count, channels = queries.shape
+    kv_heads, length = keys.shape[1:3]
     group = heads // kv_heads
     # MLX copies what is not contiguous before each product.
     keys, values = mx.contiguous(keys), mx.contiguous(values)
     mx.eval(keys, values)
     size = max(1, BLOCK_BYTES // (4 * rows * heads * length))
     blocks = []
-    for start in range(0, length, size):
-        stop = min(start + size, length)
-        seen, seeing = mask(start, stop)
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        seen, seeing = mask(first + start, first + stop)
         if group > 1 and seeing is not None and seeing.shape[-2] > 1:
             seeing = mx.concatenate([seeing] * group, axis=-2)
         block = queries[:, :, start:stop].reshape(rows, kv_heads, group * (stop - start), channels)
@@ -96,6 +101,40 @@ def attention_in_blocks(
         mx.eval(attended)
         blocks.append(attended)
     return mx.concatenate(blocks, axis=2)
+
+
+def attention_layer_in_blocks(project: Project, finish: Finish, x: mx.array, mask: BlockMask, scale: float) -> mx.array:
+    """`finish(x, attention(*project(x)))` so many tokens at a time: beside x and the result only keys and values are whole.
+
+    The queries of a block are dropped as its result is made.
+    """
+    rows, length, _ = x.shape
+    size = max(1, LONG // rows)
+    starts = range(0, length, size)
+    parts: tuple[deque[mx.array], ...] = (deque(), deque(), deque())
+    for start in starts:
+        projected = [mx.contiguous(part) for part in project(x[:, start : start + size], start)]
+        mx.eval(projected)  # a copy, so that the product that all three are views of is dropped
+        for blocks, part in zip(parts, projected, strict=True):
+            blocks.append(part)
+    del projected, part
+    queries, *others = parts
+    keys, values = (_joined(blocks, axis=2) for blocks in others)
+    results: deque[mx.array] = deque()
+    for start in starts:
+        attended = attention_in_blocks(queries.popleft(), keys, values, mask, scale, start)
+        results.append(finish(x[:, start : start + size], attended))
+        mx.eval(results[-1])
+    del keys, values
+    return _joined(results, axis=1)
+
+
+def _joined(blocks: deque[mx.array], axis: int) -> mx.array:
+    """Their concatenation; the blocks are dropped."""
+    whole = mx.concatenate(list(blocks), axis=axis)
+    mx.eval(whole)
+    blocks.clear()
+    return whole
 
 
 def in_blocks(compute: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
