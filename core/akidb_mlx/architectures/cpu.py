@@ -110,30 +110,36 @@ def attention_layer_in_blocks(project: Project, finish: Finish, x: mx.array, mas
     """
     rows, length, _ = x.shape
     size = max(1, LONG // rows)
-    starts = range(0, length, size)
-    parts: tuple[deque[mx.array], ...] = (deque(), deque(), deque())
-    for start in starts:
-        projected = [mx.contiguous(part) for part in project(x[:, start : start + size], start)]
-        mx.eval(projected)  # a copy, so that the product that all three are views of is dropped
-        for blocks, part in zip(parts, projected, strict=True):
-            blocks.append(part)
-    del projected, part
-    queries, *others = parts
-    keys, values = (_joined(blocks, axis=2) for blocks in others)
-    results: deque[mx.array] = deque()
-    for start in starts:
-        attended = attention_in_blocks(queries.popleft(), keys, values, mask, scale, start)
-        results.append(finish(x[:, start : start + size], attended))
+    mx.eval(x)  # what it is made of is dropped before keys and values are there
+    blocks = [slice(start, min(start + size, length)) for start in range(0, length, size)]
+    queries: deque[mx.array] = deque()
+    keys = values = None
+    for block in blocks:
+        projected = project(x[:, block], block.start)
+        keys, values = (
+            _put(whole, part, block, length) for whole, part in zip((keys, values), projected[1:], strict=True)
+        )
+        queries.append(mx.contiguous(projected[0]))
+        mx.eval(keys, values, queries[-1])
+        del projected  # one product that all three were views of
+    assert keys is not None
+    assert values is not None
+    results = []
+    for block in blocks:
+        attended = attention_in_blocks(queries.popleft(), keys, values, mask, scale, block.start)
+        results.append(finish(x[:, block], attended))
         mx.eval(results[-1])
-    del keys, values
-    return _joined(results, axis=1)
+    del keys, values, attended
+    return mx.concatenate(results, axis=1)
 
 
-def _joined(blocks: deque[mx.array], axis: int) -> mx.array:
-    """Their concatenation; the blocks are dropped."""
-    whole = mx.concatenate(list(blocks), axis=axis)
-    mx.eval(whole)
-    blocks.clear()
+def _put(whole: mx.array | None, part: mx.array, block: slice, length: int) -> mx.array:
+    """Put a part where it belongs in an array of so many tokens, in place; made at first."""
+    rows, heads, _, channels = part.shape
+    if whole is None:
+        whole = mx.zeros((rows, heads, length, channels), part.dtype)
+        mx.eval(whole)
+    whole[:, :, block] = part
     return whole
 
 
