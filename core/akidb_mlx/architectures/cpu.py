@@ -8,6 +8,7 @@ vectorises. The form is that of Abramowitz and Stegun 7.1.28; the coefficients w
 Measured over all inputs: GELU is off by less than 7e-7, exp(-t) by less than 2e-6.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable
 
@@ -30,6 +31,8 @@ LONG = 512
 _NETWORK_TOKENS = 1024  # of a batch, beyond which networks are: a full batch of short texts is not
 BLOCK_BYTES = 4 << 20
 """Most that a block's attention scores take; some three arrays of this size live at a time."""
+_FREED_BYTES = 32 << 20
+"""Freed memory that MLX may keep between the blocks of a long text."""
 
 BlockMask = Callable[[int, int], tuple[slice, mx.array | None]]
 """For queries from one token to another: the keys that they see at most, and who sees whom among them."""
@@ -100,6 +103,7 @@ def attention_in_blocks(
         attended = attended.reshape(rows, heads, stop - start, channels)
         mx.eval(attended)
         blocks.append(attended)
+        _drop_freed()
     return mx.concatenate(blocks, axis=2)
 
 
@@ -122,6 +126,7 @@ def attention_layer_in_blocks(project: Project, finish: Finish, x: mx.array, mas
         queries.append(mx.contiguous(projected[0]))
         mx.eval(keys, values, queries[-1])
         del projected  # one product that all three were views of
+        _drop_freed()
     assert keys is not None
     assert values is not None
     results = []
@@ -129,6 +134,7 @@ def attention_layer_in_blocks(project: Project, finish: Finish, x: mx.array, mas
         attended = attention_in_blocks(queries.popleft(), keys, values, mask, scale, block.start)
         results.append(finish(x[:, block], attended))
         mx.eval(results[-1])
+        _drop_freed()
     del keys, values, attended
     return mx.concatenate(results, axis=1)
 
@@ -141,6 +147,24 @@ def _put(whole: mx.array | None, part: mx.array, block: slice, length: int) -> m
         mx.eval(whole)
     whole[:, :, block] = part
     return whole
+
+
+def _drop_freed() -> None:
+    """Give back freed memory where MLX keeps much: blocks under a causal mask are of many sizes, hardly one fits again.
+
+    Not in a forked child: MLX first waits for all streams, and those of the parent never answer.
+    """
+    if not _forked and mx.get_cache_memory() > _FREED_BYTES:
+        mx.clear_cache()
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+_forked = False
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def in_blocks(compute: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
