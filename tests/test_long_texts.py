@@ -11,7 +11,14 @@ import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.architectures import cpu
-from akidb_mlx.architectures.layers import LongMask, attend, make_causal_mask, make_mask
+from akidb_mlx.architectures.layers import (
+    ACTIVATIONS,
+    LongMask,
+    PostNormLayer,
+    attend,
+    make_causal_mask,
+    make_mask,
+)
 from akidb_mlx.errors import InputError
 from akidb_mlx.memory import Room
 from support.checkpoints import CASES, REFERENCE, read_case
@@ -83,6 +90,26 @@ def test_blocks_give_the_references_vectors(tiny_blocks, name):
         encoders = {"embeddings": embedder.encode, "query": embedder.encode_query, "document": embedder.encode_document}
         for kind in encoders.keys() & reference.keys():
             assert_close(encoders[kind](facts["texts"]), reference[kind], 1e-5)
+
+
+@on_cpu
+@pytest.mark.parametrize("mask", [None, "causal"])
+def test_a_layer_keeps_keys_values_and_one_more(request, mask):
+    """Beside its input: queries or results, keys, values and a block's arrays; and what MLX keeps for reuse."""
+    length, width = 4096, 256
+    limit = mx.set_cache_limit(512 << 20)  # as an Embedder's
+    request.addfinalizer(lambda: mx.set_cache_limit(limit))
+    with mx.stream(mx.cpu):
+        layer = PostNormLayer(width, 4, 2 * width, ACTIVATIONS["gelu"], 1e-12)
+        x = mx.random.normal((1, length, width))
+        mx.eval(layer.parameters(), x)
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(layer(x, mask))
+        peak, freed = mx.get_peak_memory() - before, mx.get_cache_memory()
+    assert peak <= 3 * x.nbytes + 4 * cpu.BLOCK_BYTES + 2_000_000
+    assert freed <= 45_000_000
 
 
 CHILD = """

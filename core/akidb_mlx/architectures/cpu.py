@@ -108,9 +108,9 @@ def attention_in_blocks(
 
 
 def attention_layer_in_blocks(project: Project, finish: Finish, x: mx.array, mask: BlockMask, scale: float) -> mx.array:
-    """`finish(x, attention(*project(x)))` so many tokens at a time: beside x and the result only keys and values are whole.
+    """`finish(x, attention(*project(x)))` of so many tokens at a time, so that little is there of the whole text.
 
-    The queries of a block are dropped as its result is made.
+    Beside `x` these are keys, values, the queries that still wait and the result as far as it goes.
     """
     rows, length, _ = x.shape
     size = max(1, LONG // rows)

@@ -27,7 +27,7 @@ from akidb_mlx.architectures.mlx_lm import import_model
 from akidb_mlx.architectures.rope import Rope, make_rope, rope_parameters
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["Decoder"]
+__all__ = ["Decoder", "JoinedAttention"]
 
 
 class Decoder(Backbone):
