@@ -55,13 +55,14 @@ class Activations:
         heads = next((config[key] for key in ("num_attention_heads", "n_heads", "n_head") if config.get(key)), 1)
         head = config.get("head_dim") or backbone.width // heads
         fused = {
-            "cpu": True,
+            "cpu": dtype == mx.float32,  # else MLX's own, which makes all scores
             "metal": head in _FUSED_METAL,
             "cuda": head <= _FUSED_CUDA and head % 8 == 0 and dtype.size == 2,
         }[kind]
         capped = bool(config.get("attn_logit_softcapping"))
-        kept = _kept_in_blocks(layers[0]) if layers and kind == "cpu" and dtype == mx.float32 else 0
-        whole = capped or not fused
+        in_blocks = kind == "cpu" and dtype == mx.float32
+        kept = _kept_in_blocks(layers[0]) if layers and in_blocks else 0
+        whole = not fused or (capped and not in_blocks)
         return cls(backbone.width, channels, heads if layers else 0, dtype.size, kind == "cpu", whole, kept)
 
     def bytes(self, rows: int, length: int) -> int:

@@ -63,13 +63,22 @@ def gelu(x: mx.array) -> mx.array:
     return (x + size - size / _power(size, _ERFC, 5)) * 0.5
 
 
-def attention(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None, scale: float) -> mx.array:
+def attention(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    mask: mx.array | None,
+    scale: float,
+    cap: float | None = None,
+) -> mx.array:
     """Softmax attention over (rows, heads, length, head_dim) with as many keys' heads as queries'.
 
-    `mask` is True where a token sees another, or is added to the scores.
+    `mask` is True where a token sees another, or is added to the scores. `cap` bounds the scores before (Gemma 2).
     """
     catch_up(queries, keys, values)
     scores = (queries * scale) @ keys.swapaxes(-1, -2)
+    if cap is not None:
+        scores = mx.tanh(scores / cap) * cap
     if mask is not None:
         scores = mx.where(mask, scores, -mx.inf) if mask.dtype == mx.bool_ else scores + mask
     weights = 1.0 / _power(mx.max(scores, axis=-1, keepdims=True) - scores, _EXP, 4)
@@ -78,7 +87,13 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.arra
 
 
 def attention_in_blocks(
-    queries: mx.array, keys: mx.array, values: mx.array, mask: BlockMask, scale: float, first: int = 0
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    mask: BlockMask,
+    scale: float,
+    first: int = 0,
+    cap: float | None = None,
 ) -> mx.array:
     """`attention` a block of queries at a time, so that its memory grows with the length, not with its square.
 
@@ -99,7 +114,7 @@ def attention_in_blocks(
         if group > 1 and seeing is not None and seeing.shape[-2] > 1:
             seeing = mx.concatenate([seeing] * group, axis=-2)
         block = queries[:, :, start:stop].reshape(rows, kv_heads, group * (stop - start), channels)
-        attended = attention(block, keys[:, :, seen], values[:, :, seen], seeing, scale)
+        attended = attention(block, keys[:, :, seen], values[:, :, seen], seeing, scale, cap)
         attended = attended.reshape(rows, heads, stop - start, channels)
         mx.eval(attended)
         blocks.append(attended)
@@ -107,7 +122,9 @@ def attention_in_blocks(
     return mx.concatenate(blocks, axis=2)
 
 
-def attention_layer_in_blocks(project: Project, finish: Finish, x: mx.array, mask: BlockMask, scale: float) -> mx.array:
+def attention_layer_in_blocks(
+    project: Project, finish: Finish, x: mx.array, mask: BlockMask, scale: float, cap: float | None = None
+) -> mx.array:
     """`finish(x, attention(*project(x)))` of so many tokens at a time, so that little is there of the whole text.
 
     Beside `x` these are keys, values, the queries that still wait and the result as far as it goes.
@@ -117,12 +134,12 @@ def attention_layer_in_blocks(project: Project, finish: Finish, x: mx.array, mas
     mx.eval(x)  # what it is made of is dropped before keys and values are there
     blocks = [slice(start, min(start + size, length)) for start in range(0, length, size)]
     queries: deque[mx.array] = deque()
-    keys = values = None
+    keys: mx.array | None = None
+    values: mx.array | None = None
     for block in blocks:
         projected = project(x[:, block], block.start)
-        keys, values = (
-            _put(whole, part, block, length) for whole, part in zip((keys, values), projected[1:], strict=True)
-        )
+        keys = _put(keys, projected[1], block, length)
+        values = _put(values, projected[2], block, length)
         queries.append(mx.contiguous(projected[0]))
         mx.eval(keys, values, queries[-1])
         del projected  # one product that all three were views of
@@ -131,7 +148,7 @@ def attention_layer_in_blocks(project: Project, finish: Finish, x: mx.array, mas
     assert values is not None
     results = []
     for block in blocks:
-        attended = attention_in_blocks(queries.popleft(), keys, values, mask, scale, block.start)
+        attended = attention_in_blocks(queries.popleft(), keys, values, mask, scale, block.start, cap)
         results.append(finish(x[:, block], attended))
         mx.eval(results[-1])
         _drop_freed()

@@ -16,7 +16,6 @@ from akidb_mlx.architectures.base import Backbone, allow, fuse, read
 from akidb_mlx.architectures.decoder_table import DECODERS, SLIDING, Family, account_for, layer_kinds
 from akidb_mlx.architectures.layers import (
     Activation,
-    LongMask,
     Mask,
     activation,
     attention_layer,
@@ -96,7 +95,7 @@ class Decoder(Backbone):
             return make_mask(attention_mask, length)
         window = self._window if kind == SLIDING else None
         if self._mask_array:
-            return LongMask(length, None, None if window is None else window - 1, 0).block(0, length)[1]
+            return make_causal_mask(length, window)
         return make_causal_mask(length, window) if window is not None and window < length else "causal"
 
 

@@ -21,6 +21,8 @@ __all__ = [
     "activation",
     "attend",
     "attention_layer",
+    "attention_layer_in_blocks",
+    "is_in_blocks",
     "make_causal_mask",
     "make_mask",
 ]
@@ -137,10 +139,21 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scal
 
 def attention_layer(project: cpu.Project, finish: cpu.Finish, x: mx.array, mask: Mask, scale: float) -> mx.array:
     """`finish(x, attend(*project(x, 0), mask, scale))`; a long text on the CPU is computed block by block."""
-    length = x.shape[1]
-    if length > cpu.LONG and cpu.computes_on_cpu(x):
-        return cpu.attention_layer_in_blocks(project, finish, x, _by_block(mask, length), scale)
+    if is_in_blocks(x):
+        return attention_layer_in_blocks(project, finish, x, mask, scale)
     return finish(x, attend(*project(x, 0), mask, scale))
+
+
+def is_in_blocks(x: mx.array) -> bool:
+    """Whether layers compute (rows, length, width) block by block: a long text on the CPU."""
+    return x.shape[1] > cpu.LONG and cpu.computes_on_cpu(x)
+
+
+def attention_layer_in_blocks(
+    project: cpu.Project, finish: cpu.Finish, x: mx.array, mask: Mask, scale: float, cap: float | None = None
+) -> mx.array:
+    """`cpu.attention_layer_in_blocks` with any mask."""
+    return cpu.attention_layer_in_blocks(project, finish, x, _by_block(mask, x.shape[1]), scale, cap)
 
 
 def _by_block(mask: Mask, length: int) -> cpu.BlockMask:
