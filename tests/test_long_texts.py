@@ -1,7 +1,10 @@
 """Long texts on the CPU: attention and networks in blocks give what all at once gives, in bounded memory."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -156,6 +159,31 @@ def test_a_long_text_fits_where_its_scores_would_not(long_checkpoint):
     assert found["tokens"] >= 8_192
     assert found["finite"]
     assert found["as_before"] <= 1e-6
+
+
+FORKS = """
+import os, sys
+from akidb_mlx import Embedder
+from akidb_mlx.architectures import cpu
+cpu._FREED_BYTES = 0
+with Embedder.load(sys.argv[1], max_seq_length=1024, device="cpu") as embedder:
+    text = "a " * 1024
+    row = embedder.encode([text])
+    child = os.fork()
+    if not child:
+        os._exit(int(abs(embedder.encode([text]) - row).max() > 1e-6))
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@on_cpu
+def test_a_forked_child_computes_long_texts(long_checkpoint):
+    with subprocess.Popen([sys.executable, "-c", FORKS, str(long_checkpoint)], start_new_session=True) as process:
+        try:
+            assert process.wait(60) == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @on_cpu
