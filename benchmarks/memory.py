@@ -60,12 +60,12 @@ def main() -> None:
     for length in map(int, args.lengths.split(",")):
         for _ in range(args.rounds):
             for place, python in enumerate(pythons):
-                found = measure(python, args.model, length, f"/tmp/akidb-mlx-row-{place}.npy")
+                found = measure(python, args.model, length, f"/tmp/akidb-mlx-row-{os.getpid()}-{place}.npy")
                 print(f"{length:>6} tokens  {python}  {found['mb']:8.0f} MB  {found['s']:7.2f} s", flush=True)
             if len(pythons) > 1:
                 import numpy as np
 
-                a, b = (np.load(f"/tmp/akidb-mlx-row-{place}.npy") for place in range(2))
+                a, b = (np.load(f"/tmp/akidb-mlx-row-{os.getpid()}-{place}.npy") for place in range(2))
                 print(f"{length:>6} tokens  largest difference {abs(a - b).max():.1e}", flush=True)
 
 

@@ -97,6 +97,12 @@ def keys_of_another_group(monkeypatch):
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", swapped)
 
 
+def blocks_from_the_texts_start(monkeypatch):
+    """Each block of queries is taken for the first."""
+    ours = cpu.attention_in_blocks
+    monkeypatch.setattr(cpu, "attention_in_blocks", lambda *args: ours(*args[:5]))
+
+
 def rope_by_base(monkeypatch):
     """MLX's own frequencies, which are off at long positions."""
     monkeypatch.setattr(device, "_ROPE_LENGTHS", (64, 8192))
@@ -190,14 +196,17 @@ def nothing_finite(monkeypatch):
 
 
 IN_BATCHES = all_of("alone = in a batch") | {"several callers"}
+BLOCKS = {"long attention in blocks"}
 # What must fail, of what this device is asked.
 FAULTS = {
-    without_masks: all_of("attention") | IN_BATCHES,
+    without_masks: all_of("attention") | IN_BATCHES | BLOCKS,
     keys_of_another_group: all_of("attention"),
+    blocks_from_the_texts_start: BLOCKS,
     rope_by_base: {"rotary positions to 8192"},
     rope_shifted: {"rotary positions to 64", "rotary positions to 512"},
     products_in_tf32: {"precision of float32", "products, float32", "attention, float32", "rows, float32"}
-    | {"pooling", "several callers"},
+    | {"pooling", "several callers"}
+    | BLOCKS,
     products_of_16_bits_lose_terms: (all_of("products") | all_of("rows")) - {"products, float32", "rows, float32"},
     gelu_by_tanh: {"activations", "rows, float32", "several callers"},
     packed_scales_off: {"packed weights, float32"},
@@ -208,7 +217,8 @@ FAULTS = {
     counting_from_zero: {"look-ups"},
     pooling_the_padding: {"pooling", *IN_BATCHES},
     nothing_finite: {*all_of("attention"), *all_of("long attention"), *all_of("rows"), "memory of a full batch"}
-    | IN_BATCHES,
+    | IN_BATCHES
+    | BLOCKS,
 }
 # What may fail besides: by whether the last bits of the two rows fall on two sides of a rounding.
 BY_LUCK = {products_in_tf32: {"alone = in a batch, float32"}}

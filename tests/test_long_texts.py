@@ -1,7 +1,10 @@
 """Long texts on the CPU: attention and networks in blocks give what all at once gives, in bounded memory."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -11,7 +14,14 @@ import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.architectures import cpu
-from akidb_mlx.architectures.layers import LongMask, attend, make_causal_mask, make_mask
+from akidb_mlx.architectures.layers import (
+    ACTIVATIONS,
+    LongMask,
+    PostNormLayer,
+    attend,
+    make_causal_mask,
+    make_mask,
+)
 from akidb_mlx.errors import InputError
 from akidb_mlx.memory import Room
 from support.checkpoints import CASES, REFERENCE, read_case
@@ -85,6 +95,26 @@ def test_blocks_give_the_references_vectors(tiny_blocks, name):
             assert_close(encoders[kind](facts["texts"]), reference[kind], 1e-5)
 
 
+@on_cpu
+@pytest.mark.parametrize("mask", [None, "causal"])
+def test_a_layer_keeps_keys_values_and_one_more(request, mask):
+    """Beside its input: queries or results, keys, values and a block's arrays; and what MLX keeps for reuse."""
+    length, width = 4096, 256
+    limit = mx.set_cache_limit(512 << 20)  # as an Embedder's
+    request.addfinalizer(lambda: mx.set_cache_limit(limit))
+    with mx.stream(mx.cpu):
+        layer = PostNormLayer(width, 4, 2 * width, ACTIVATIONS["gelu"], 1e-12)
+        x = mx.random.normal((1, length, width))
+        mx.eval(layer.parameters(), x)
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(layer(x, mask))
+        peak, freed = mx.get_peak_memory() - before, mx.get_cache_memory()
+    assert peak <= 3 * x.nbytes + 4 * cpu.BLOCK_BYTES + 2_000_000
+    assert freed <= 45_000_000
+
+
 CHILD = """
 import json, resource, sys
 import numpy as np
@@ -129,6 +159,31 @@ def test_a_long_text_fits_where_its_scores_would_not(long_checkpoint):
     assert found["tokens"] >= 8_192
     assert found["finite"]
     assert found["as_before"] <= 1e-6
+
+
+FORKS = """
+import os, sys
+from akidb_mlx import Embedder
+from akidb_mlx.architectures import cpu
+cpu._FREED_BYTES = 0
+with Embedder.load(sys.argv[1], max_seq_length=1024, device="cpu") as embedder:
+    text = "a " * 1024
+    row = embedder.encode([text])
+    child = os.fork()
+    if not child:
+        os._exit(int(abs(embedder.encode([text]) - row).max() > 1e-6))
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@on_cpu
+def test_a_forked_child_computes_long_texts(long_checkpoint):
+    with subprocess.Popen([sys.executable, "-c", FORKS, str(long_checkpoint)], start_new_session=True) as process:
+        try:
+            assert process.wait(60) == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @on_cpu

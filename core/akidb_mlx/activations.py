@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from akidb_mlx.architectures import cpu
 from akidb_mlx.architectures.base import Backbone
+from akidb_mlx.architectures.decoder import JoinedAttention
+from akidb_mlx.architectures.layers import SelfAttention
 
 __all__ = ["Activations"]
 
@@ -16,6 +19,8 @@ __all__ = ["Activations"]
 _OVERHEAD, _LEAST = 1.25, 16 << 20
 # Arrays of the hidden states' size beside the layer's own: input, sums, norms, pooling.
 _HIDDEN_STATES = 6
+# The same where a long text's layers are computed in blocks: input, result, what another's layer adds.
+_WHOLE = 3
 # Scores, their exponentials, the sum.
 _SCORES = 3
 # On a GPU arrays live until the commands that were sent together have ended.
@@ -36,6 +41,8 @@ class Activations:
     on_cpu: bool
     whole_scores: bool
     """Whether attention makes the scores of all tokens at once."""
+    kept_in_blocks: int = 0
+    """Numbers per token that queries, keys and values have where a long text's layer is computed in blocks, else 0."""
 
     @classmethod
     def of(cls, backbone: Backbone, config: Mapping[str, Any], kind: str, dtype: mx.Dtype) -> "Activations":
@@ -48,20 +55,38 @@ class Activations:
         heads = next((config[key] for key in ("num_attention_heads", "n_heads", "n_head") if config.get(key)), 1)
         head = config.get("head_dim") or backbone.width // heads
         fused = {
-            "cpu": True,
+            "cpu": dtype == mx.float32,  # else MLX's own, which makes all scores
             "metal": head in _FUSED_METAL,
             "cuda": head <= _FUSED_CUDA and head % 8 == 0 and dtype.size == 2,
         }[kind]
         capped = bool(config.get("attn_logit_softcapping"))
-        return cls(backbone.width, channels, heads if layers else 0, dtype.size, kind == "cpu", capped or not fused)
+        in_blocks = kind == "cpu" and dtype == mx.float32
+        kept = _kept_in_blocks(layers[0]) if layers and in_blocks else 0
+        whole = not fused or (capped and not in_blocks)
+        return cls(backbone.width, channels, heads if layers else 0, dtype.size, kind == "cpu", whole, kept)
 
     def bytes(self, rows: int, length: int) -> int:
         """Bytes that a batch of so many rows of so many tokens takes at its peak."""
         tokens = rows * length
-        arrays = tokens * (self.layer_channels + _HIDDEN_STATES * self.width) * self.itemsize
+        if self.kept_in_blocks and length > cpu.LONG:
+            numbers = tokens * (self.kept_in_blocks + _WHOLE * self.width)
+            numbers += max(rows, cpu.LONG) * self.layer_channels
+        else:
+            numbers = tokens * (self.layer_channels + _HIDDEN_STATES * self.width)
+        arrays = numbers * self.itemsize
         scores = rows * self.heads * length * length * self.itemsize
         if not self.whole_scores:
             block = max(cpu.BLOCK_BYTES, 4 * rows * self.heads * length) if length > cpu.LONG else scores
             scores = min(scores, block) if self.on_cpu else 0
         size = arrays + _SCORES * scores
         return int(_OVERHEAD * size) + _LEAST if self.on_cpu else _SENT_TOGETHER * size
+
+
+def _kept_in_blocks(layer: nn.Module) -> int:
+    """Channels of the joined product, where the layer has one of the attentions that are computed in blocks."""
+    for module in layer.modules():
+        if isinstance(module, SelfAttention):
+            return int(module.qkv.weight.shape[0])
+        if isinstance(module, JoinedAttention):
+            return int(module.qkv_proj.weight.shape[0])
+    return 0

@@ -8,6 +8,8 @@ vectorises. The form is that of Abramowitz and Stegun 7.1.28; the coefficients w
 Measured over all inputs: GELU is off by less than 7e-7, exp(-t) by less than 2e-6.
 """
 
+import os
+from collections import deque
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -17,6 +19,7 @@ __all__ = [
     "LONG",
     "attention",
     "attention_in_blocks",
+    "attention_layer_in_blocks",
     "catch_up",
     "computes_on_cpu",
     "gelu",
@@ -28,6 +31,15 @@ LONG = 512
 _NETWORK_TOKENS = 1024  # of a batch, beyond which networks are: a full batch of short texts is not
 BLOCK_BYTES = 4 << 20
 """Most that a block's attention scores take; some three arrays of this size live at a time."""
+_FREED_BYTES = 32 << 20
+"""Freed memory that MLX may keep between the blocks of a long text."""
+
+BlockMask = Callable[[int, int], tuple[slice, mx.array | None]]
+"""For queries from one token to another: the keys that they see at most, and who sees whom among them."""
+Project = Callable[[mx.array, int], tuple[mx.array, mx.array, mx.array]]
+"""(rows, tokens, width) and the first one's position → queries, keys and values, (rows, heads, tokens, head_dim)."""
+Finish = Callable[[mx.array, mx.array], mx.array]
+"""(rows, tokens, width) and what these tokens attended to, (rows, heads, tokens, head_dim) → what the layer gives."""
 
 _ERFC = (2.493349620e-02, 1.025834867e-02, 1.390520472e-03, -8.002941808e-05, 1.986555028e-05)
 _EXP = (6.24998885e-02, 1.95349206e-03, 4.03714436e-05, 7.29524419e-07)
@@ -51,13 +63,22 @@ def gelu(x: mx.array) -> mx.array:
     return (x + size - size / _power(size, _ERFC, 5)) * 0.5
 
 
-def attention(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None, scale: float) -> mx.array:
+def attention(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    mask: mx.array | None,
+    scale: float,
+    cap: float | None = None,
+) -> mx.array:
     """Softmax attention over (rows, heads, length, head_dim) with as many keys' heads as queries'.
 
-    `mask` is True where a token sees another, or is added to the scores.
+    `mask` is True where a token sees another, or is added to the scores. `cap` bounds the scores before (Gemma 2).
     """
     catch_up(queries, keys, values)
     scores = (queries * scale) @ keys.swapaxes(-1, -2)
+    if cap is not None:
+        scores = mx.tanh(scores / cap) * cap
     if mask is not None:
         scores = mx.where(mask, scores, -mx.inf) if mask.dtype == mx.bool_ else scores + mask
     weights = 1.0 / _power(mx.max(scores, axis=-1, keepdims=True) - scores, _EXP, 4)
@@ -69,33 +90,98 @@ def attention_in_blocks(
     queries: mx.array,
     keys: mx.array,
     values: mx.array,
-    mask: Callable[[int, int], tuple[slice, mx.array | None]],
+    mask: BlockMask,
     scale: float,
+    first: int = 0,
+    cap: float | None = None,
 ) -> mx.array:
     """`attention` a block of queries at a time, so that its memory grows with the length, not with its square.
 
-    There may be fewer heads of keys, each for a group of queries' heads. `mask(start, stop)` gives the keys that these
-    queries see at most, and who sees whom among them.
+    There may be fewer heads of keys, each for a group of queries' heads. The queries may be some of the text's, from
+    token `first` on.
     """
-    rows, heads, length, channels = queries.shape
-    kv_heads = keys.shape[1]
+    rows, heads, count, channels = queries.shape
+    kv_heads, length = keys.shape[1:3]
     group = heads // kv_heads
     # MLX copies what is not contiguous before each product.
     keys, values = mx.contiguous(keys), mx.contiguous(values)
     mx.eval(keys, values)
     size = max(1, BLOCK_BYTES // (4 * rows * heads * length))
     blocks = []
-    for start in range(0, length, size):
-        stop = min(start + size, length)
-        seen, seeing = mask(start, stop)
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        seen, seeing = mask(first + start, first + stop)
         if group > 1 and seeing is not None and seeing.shape[-2] > 1:
             seeing = mx.concatenate([seeing] * group, axis=-2)
         block = queries[:, :, start:stop].reshape(rows, kv_heads, group * (stop - start), channels)
-        attended = attention(block, keys[:, :, seen], values[:, :, seen], seeing, scale)
+        attended = attention(block, keys[:, :, seen], values[:, :, seen], seeing, scale, cap)
         attended = attended.reshape(rows, heads, stop - start, channels)
         mx.eval(attended)
         blocks.append(attended)
+        _drop_freed()
     return mx.concatenate(blocks, axis=2)
+
+
+def attention_layer_in_blocks(
+    project: Project, finish: Finish, x: mx.array, mask: BlockMask, scale: float, cap: float | None = None
+) -> mx.array:
+    """`finish(x, attention(*project(x)))` of so many tokens at a time, so that little is there of the whole text.
+
+    Beside `x` these are keys, values, the queries that still wait and the result as far as it goes.
+    """
+    rows, length, _ = x.shape
+    size = max(1, LONG // rows)
+    mx.eval(x)  # what it is made of is dropped before keys and values are there
+    blocks = [slice(start, min(start + size, length)) for start in range(0, length, size)]
+    queries: deque[mx.array] = deque()
+    keys: mx.array | None = None
+    values: mx.array | None = None
+    for block in blocks:
+        projected = project(x[:, block], block.start)
+        keys = _put(keys, projected[1], block, length)
+        values = _put(values, projected[2], block, length)
+        queries.append(mx.contiguous(projected[0]))
+        mx.eval(keys, values, queries[-1])
+        del projected  # one product that all three were views of
+        _drop_freed()
+    assert keys is not None
+    assert values is not None
+    results = []
+    for block in blocks:
+        attended = attention_in_blocks(queries.popleft(), keys, values, mask, scale, block.start, cap)
+        results.append(finish(x[:, block], attended))
+        mx.eval(results[-1])
+        _drop_freed()
+    del keys, values, attended
+    return mx.concatenate(results, axis=1)
+
+
+def _put(whole: mx.array | None, part: mx.array, block: slice, length: int) -> mx.array:
+    """Put a part where it belongs in an array of so many tokens, in place; made at first."""
+    rows, heads, _, channels = part.shape
+    if whole is None:
+        whole = mx.zeros((rows, heads, length, channels), part.dtype)
+        mx.eval(whole)
+    whole[:, :, block] = part
+    return whole
+
+
+def _drop_freed() -> None:
+    """Give back freed memory where MLX keeps much: blocks under a causal mask are of many sizes, hardly one fits again.
+
+    Not in a forked child: MLX first waits for all streams, and those of the parent never answer.
+    """
+    if not _forked and mx.get_cache_memory() > _FREED_BYTES:
+        mx.clear_cache()
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+_forked = False
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def in_blocks(compute: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:

@@ -14,12 +14,19 @@ import mlx.nn as nn
 from akidb_mlx.architectures import cpu
 from akidb_mlx.architectures.base import Backbone, allow, fuse, read
 from akidb_mlx.architectures.decoder_table import DECODERS, SLIDING, Family, account_for, layer_kinds
-from akidb_mlx.architectures.layers import Activation, LongMask, Mask, activation, attend, make_causal_mask, make_mask
+from akidb_mlx.architectures.layers import (
+    Activation,
+    Mask,
+    activation,
+    attention_layer,
+    make_causal_mask,
+    make_mask,
+)
 from akidb_mlx.architectures.mlx_lm import import_model
 from akidb_mlx.architectures.rope import Rope, make_rope, rope_parameters
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["Decoder"]
+__all__ = ["Decoder", "JoinedAttention"]
 
 
 class Decoder(Backbone):
@@ -88,7 +95,7 @@ class Decoder(Backbone):
             return make_mask(attention_mask, length)
         window = self._window if kind == SLIDING else None
         if self._mask_array:
-            return LongMask(length, None, None if window is None else window - 1, 0).block(0, length)[1]
+            return make_causal_mask(length, window)
         return make_causal_mask(length, window) if window is not None and window < length else "causal"
 
 
@@ -106,14 +113,18 @@ class JoinedAttention(nn.Module):
 
     def __call__(self, x: mx.array, mask: Mask, cache: None = None) -> mx.array:
         """(rows, length, width) → the same shape."""
-        rows, length, _ = x.shape
-        qkv = self.qkv_proj(x).reshape(rows, length, self._heads + 2 * self._kv_heads, -1)
+        return attention_layer(self._project, self._finish, x, mask, self._scale)
+
+    def _project(self, x: mx.array, first: int) -> tuple[mx.array, mx.array, mx.array]:
+        qkv = self.qkv_proj(x).reshape(*x.shape[:2], self._heads + 2 * self._kv_heads, -1)
         queries, keys, values = mx.split(qkv, (self._heads, self._heads + self._kv_heads), axis=2)
         if "q_norm" in self:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
-        queries, keys = self._rope(queries.swapaxes(1, 2)), self._rope(keys.swapaxes(1, 2))
-        attended = attend(queries, keys, values.swapaxes(1, 2), mask, self._scale)
-        return self.o_proj(attended.swapaxes(1, 2).reshape(rows, length, -1))
+        queries, keys = self._rope(queries.swapaxes(1, 2), first), self._rope(keys.swapaxes(1, 2), first)
+        return queries, keys, values.swapaxes(1, 2)
+
+    def _finish(self, x: mx.array, attended: mx.array) -> mx.array:
+        return self.o_proj(attended.swapaxes(1, 2).reshape(*x.shape[:2], -1))
 
 
 class JoinedNetwork(nn.Module):

@@ -29,7 +29,10 @@ class Layer(nn.Module):
 
     def __call__(self, x: mx.array, mask: Mask, rope: Rope) -> mx.array:
         """(rows, length, width) → the same shape."""
-        x = x + self.attention(self.attention_norm(x), mask, rope)
+        return self.attention(x, mask, rope, norm=self.attention_norm, then=self._then)
+
+    def _then(self, x: mx.array, attended: mx.array) -> mx.array:
+        x = x + attended
         return x + self.mlp(self.mlp_norm(x))
 
 

@@ -20,12 +20,18 @@ __all__ = [
     "SelfAttention",
     "activation",
     "attend",
+    "attention_layer",
+    "attention_layer_in_blocks",
+    "is_in_blocks",
     "make_causal_mask",
     "make_mask",
 ]
 
 Activation = Callable[[mx.array], mx.array]
-Rope = Callable[[mx.array], mx.array]
+Rope = Callable[[mx.array, int], mx.array]
+"""(rows, heads, tokens, head_dim) and the first token's position → the same shape."""
+Then = Callable[[mx.array, mx.array], mx.array]
+"""Tokens and their attention, both (rows, tokens, width) → the same shape; it sees each token alone."""
 
 
 def gelu(x: mx.array) -> mx.array:
@@ -131,7 +137,26 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scal
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
 
 
-def _by_block(mask: Mask, length: int) -> Callable[[int, int], tuple[slice, mx.array | None]]:
+def attention_layer(project: cpu.Project, finish: cpu.Finish, x: mx.array, mask: Mask, scale: float) -> mx.array:
+    """`finish(x, attend(*project(x, 0), mask, scale))`; a long text on the CPU is computed block by block."""
+    if is_in_blocks(x):
+        return attention_layer_in_blocks(project, finish, x, mask, scale)
+    return finish(x, attend(*project(x, 0), mask, scale))
+
+
+def is_in_blocks(x: mx.array) -> bool:
+    """Whether layers compute (rows, length, width) block by block: a long text on the CPU."""
+    return x.shape[1] > cpu.LONG and cpu.computes_on_cpu(x)
+
+
+def attention_layer_in_blocks(
+    project: cpu.Project, finish: cpu.Finish, x: mx.array, mask: Mask, scale: float, cap: float | None = None
+) -> mx.array:
+    """`cpu.attention_layer_in_blocks` with any mask."""
+    return cpu.attention_layer_in_blocks(project, finish, x, _by_block(mask, x.shape[1]), scale, cap)
+
+
+def _by_block(mask: Mask, length: int) -> cpu.BlockMask:
     """Of any mask what a block of queries needs."""
     if isinstance(mask, str):
         mask = LongMask(length, after=0)
@@ -158,15 +183,33 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, (heads + 2 * self._kv_heads) * self._head, bias=bias)
         self.out = nn.Linear(width, width, bias=out_bias)
 
-    def __call__(self, x: mx.array, mask: Mask, rope: Rope | None = None) -> mx.array:
-        """(rows, length, width) → the same shape; `mask` as from `make_mask`, or an additive one."""
-        rows, length, _ = x.shape
-        qkv = self.qkv(x).reshape(rows, length, -1, self._head).swapaxes(1, 2)
-        queries, keys, values = mx.split(qkv, (self._heads, self._heads + self._kv_heads), axis=1)
-        if rope is not None:
-            queries, keys = rope(queries), rope(keys)
-        attended = attend(queries, keys, values, mask, self._head**-0.5)
-        return self.out(attended.swapaxes(1, 2).reshape(rows, length, -1))
+    def __call__(
+        self,
+        x: mx.array,
+        mask: Mask,
+        rope: Rope | None = None,
+        *,
+        norm: Callable[[mx.array], mx.array] | None = None,
+        then: Then | None = None,
+    ) -> mx.array:
+        """(rows, length, width) → the same shape; `mask` as from `make_mask`, or an additive one.
+
+        `norm` comes before; `then` is the rest of the layer, which a long text computes together with its attention.
+        """
+
+        def project(x: mx.array, first: int) -> tuple[mx.array, mx.array, mx.array]:
+            qkv = self.qkv(x if norm is None else norm(x))
+            heads = qkv.reshape(*x.shape[:2], -1, self._head).swapaxes(1, 2)
+            queries, keys, values = mx.split(heads, (self._heads, self._heads + self._kv_heads), axis=1)
+            if rope is not None:
+                queries, keys = rope(queries, first), rope(keys, first)
+            return queries, keys, values
+
+        def finish(x: mx.array, attended: mx.array) -> mx.array:
+            out = self.out(attended.swapaxes(1, 2).reshape(*x.shape[:2], -1))
+            return out if then is None else then(x, out)
+
+        return attention_layer(project, finish, x, mask, self._head**-0.5)
 
 
 class GatedMLP(nn.Module):
@@ -203,7 +246,10 @@ class PostNormLayer(nn.Module):
 
     def __call__(self, x: mx.array, mask: Mask) -> mx.array:
         """(rows, length, width) → the same shape."""
-        x = self.attention_norm(x + self.attention(x, mask))
+        return self.attention(x, mask, then=self._then)
+
+    def _then(self, x: mx.array, attended: mx.array) -> mx.array:
+        x = self.attention_norm(x + attended)
         return self.norm(x + cpu.in_blocks(self._network, x))
 
     def _network(self, x: mx.array) -> mx.array:

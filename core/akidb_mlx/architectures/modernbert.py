@@ -32,8 +32,10 @@ class Layer(nn.Module):
 
     def __call__(self, x: mx.array, mask: Mask, rope: Any) -> mx.array:
         """(rows, length, width) → the same shape."""
-        normed = self.attention_norm(x) if "attention_norm" in self else x
-        x = x + self.attention(normed, mask, rope)
+        return self.attention(x, mask, rope, norm=self.get("attention_norm"), then=self._then)
+
+    def _then(self, x: mx.array, attended: mx.array) -> mx.array:
+        x = x + attended
         return x + self.mlp(self.mlp_norm(x))
 
 

@@ -38,7 +38,10 @@ class GatedPostNormLayer(nn.Module):
 
     def __call__(self, x: mx.array, mask: Mask, rope: Rope) -> mx.array:
         """(rows, length, width) → the same shape."""
-        x = self.attention_norm(x + self.attention(x, mask, rope))
+        return self.attention(x, mask, rope, then=self._then)
+
+    def _then(self, x: mx.array, attended: mx.array) -> mx.array:
+        x = self.attention_norm(x + attended)
         return self.norm(x + self.mlp(x))
 
 

@@ -25,13 +25,16 @@ class Rope:
         self._interleaved = interleaved
         self._scale = scale
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """(rows, heads, length, channels) → the same shape; channels beyond `dims` pass."""
+    def __call__(self, x: mx.array, offset: int = 0) -> mx.array:
+        """(rows, heads, length, channels) → the same shape; channels beyond `dims` pass.
+
+        `offset` is the first token's position.
+        """
         if self._scale != 1:  # the sines and cosines' factor
             turned, passed = x[..., : self._dims], x[..., self._dims :]
             x = mx.concatenate([turned * self._scale, passed], axis=-1)
         return mx.fast.rope(
-            x, self._dims, traditional=self._interleaved, base=None, scale=1.0, offset=0, freqs=self._wavelengths
+            x, self._dims, traditional=self._interleaved, base=None, scale=1.0, offset=offset, freqs=self._wavelengths
         )
 
 

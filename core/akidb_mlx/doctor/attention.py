@@ -7,14 +7,14 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from akidb_mlx.architectures.layers import Mask, attend, make_mask
+from akidb_mlx.architectures.layers import Mask, attend, attention_layer, make_causal_mask, make_mask
 from akidb_mlx.device import Device
 from akidb_mlx.doctor import exact
 from akidb_mlx.doctor.findings import Case, Exact, relative_error
 from akidb_mlx.doctor.kernels import in_float64, random
 from akidb_mlx.doctor.limits import LIMITS
 
-__all__ = ["attentions", "long_attentions"]
+__all__ = ["attentions", "block_attentions", "long_attentions"]
 
 # Head sizes and lengths. Metal has kernels by head size, others for up to 8 queries, and tiles of 32 and 64; CUDA
 # plans 16 bits for each shape anew (35 to 90 ms); the CPU has one kernel, slow in 16 bits.
@@ -27,6 +27,7 @@ _GROUPS = ((4, 4), (8, 2), (8, 1))  # (queries', keys' heads)
 _WINDOW = 2
 # From 1,024 or 2,048 tokens Metal fuses causal attention with heads of 256 too.
 _LONG = ((128, 1100), (256, 1100), (256, 2100))
+_BLOCKS, _BLOCKS_HEAD, _BLOCKS_WINDOW = 600, 32, 100  # tokens that the CPU computes in two blocks
 _LAST = 40  # of a long text only the last queries are compared
 
 
@@ -74,13 +75,44 @@ def long_attentions(dtype: str) -> Iterator[Case]:
         yield Case(f"heads of {head}, {length} tokens, causal", error, LIMITS[dtype].attention)
 
 
+def block_attentions() -> Iterator[Case]:
+    """Grouped keys over more tokens than the CPU computes at once, through what cuts a layer into blocks."""
+    rng = np.random.default_rng(7)
+    length, head, counts = _BLOCKS, _BLOCKS_HEAD, (4, 2, 2)
+    x = random(rng, (1, length, sum(counts) * head), "float32")
+    for mask in _block_masks(length):
+        result = attention_layer(
+            lambda block, first: _split(block.reshape(1, -1, sum(counts), head), counts),
+            lambda block, attended: attended.swapaxes(1, 2),
+            x,
+            mask.given,
+            head**-0.5,
+        )
+        queries, keys, values, got = in_float64(*_split(x.reshape(1, length, -1, head), counts), result)
+        want = exact.attention(exact.attention_scores(queries, keys, head**-0.5), values, mask.seen)
+        error = relative_error(got, want.swapaxes(1, 2))
+        yield Case(f"heads of {head}, {length} tokens, 4:2, mask: {mask.name}", error, LIMITS["float32"].attention)
+
+
+def _block_masks(length: int) -> Iterator[_Mask]:
+    ahead = np.arange(length) - np.arange(length)[:, None]
+    window = _BLOCKS_WINDOW
+    yield _Mask("causal", "causal", ahead <= 0)
+    yield _Mask("window", make_mask(None, length, window), np.abs(ahead) <= window)
+    yield _Mask("causal window", make_causal_mask(length, window), (ahead <= 0) & (ahead > -window))
+
+
 def _heads(
     rng: np.random.Generator, shape: tuple[int, int, int], counts: tuple[int, int, int], dtype: str
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Queries, keys and values cut out of one product, as in the models; `shape` is rows, length, channels."""
     rows, length, channels = shape
-    together = random(rng, (rows, length, sum(counts), channels), dtype).swapaxes(1, 2)
-    queries, keys, values = mx.split(together, (counts[0], counts[0] + counts[1]), axis=1)
+    return _split(random(rng, (rows, length, sum(counts), channels), dtype), counts)
+
+
+def _split(product: mx.array, counts: tuple[int, int, int]) -> tuple[mx.array, mx.array, mx.array]:
+    """(rows, length, all heads, channels) → queries, keys and values as attention takes them."""
+    queries, keys, values = mx.split(product.swapaxes(1, 2), (counts[0], counts[0] + counts[1]), axis=1)
     return queries, keys, values
 
 

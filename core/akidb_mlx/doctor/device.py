@@ -47,7 +47,9 @@ def _kernels(device: Device) -> Iterator[Probe]:
     yield "precision of float32", partial(_on_device, device, _judge_float32)
     yield from (compared(f"products, {dtype}", kernels.products, dtype) for dtype in LIMITS)
     yield from (compared(f"attention, {dtype}", attention.attentions, dtype, device) for dtype in LIMITS)
-    if device.kind != "cpu":
+    if device.kind == "cpu":
+        yield compared("long attention in blocks", attention.block_attentions)
+    else:
         yield from (compared(f"long attention, {dtype}", attention.long_attentions, dtype) for dtype in LIMITS)
     yield from (compared(f"rotary positions to {length}", kernels.rotary, length) for length in _ROPE_LENGTHS)
     yield compared("activations", kernels.activations, device)
