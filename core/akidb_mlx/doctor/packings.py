@@ -20,8 +20,8 @@ __all__ = ["kept_packed", "unpacked"]
 
 _FILE = Path("probe/config.json")
 _COLUMNS, _TERMS = 160, 256
-# Kernels for one row, for a few, and for tiles. On CUDA MLX compiles the latter when they are first used, for 20 seconds
-# each, and there are a hundred for all packings.
+# Kernels for one row, for a few, and for tiles. MLX compiles CUDA's for tiles when they are first used, for 20 seconds
+# each, and there are a hundred of them for all packings.
 _ROWS = {"metal": (1, 5, 9, 70), "cuda": (1, 5), "cpu": (1, 5, 9, 70)}
 _LOOKED_UP = [[3, 0], [159, 77]]
 
