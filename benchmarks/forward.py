@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from akidb_mlx import Embedder
-from akidb_mlx.batching import Batch
-from akidb_mlx.device_threads import DEVICE_THREADS
+from akidb_mlx.engine.device_threads import DEVICE_THREADS
+from akidb_mlx.model.padded_batch import Batch
 
 SHAPES = {"cpu": "1x8,1x16,1x64,8x32,8x64,8x128,4x256", "cuda": "1x16,8x64,64x128,32x512,256x64,64x256,8x2048"}
 ROWS = {"cpu": 2048, "cuda": 16384, "metal": 8192}

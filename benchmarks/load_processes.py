@@ -119,7 +119,7 @@ def _in_child(embedder: Embedder) -> tuple[int, float, np.ndarray]:
 
 def first_users(model: str) -> dict[str, Any]:
     """Threads that load and embed at once, with the model's first load among it."""
-    from akidb_mlx import loading
+    from akidb_mlx.model import loading
 
     loads = []
     load_model, barrier, loaded = loading.load_model, threading.Barrier(USERS + 1), threading.Barrier(USERS)

@@ -259,8 +259,8 @@ def run(args: argparse.Namespace) -> None:
     import corpus_text
     import numpy as np
 
-    from akidb_mlx.checkpoint import read_checkpoint
-    from akidb_mlx.tokenizer import Tokenizer
+    from akidb_mlx.checkpoint.facts import read_checkpoint
+    from akidb_mlx.pipeline.tokenizer import Tokenizer
 
     args.folder = str(Path(args.folder).resolve())
     texts = corpus_text.documents(args.documents, args.sentences)

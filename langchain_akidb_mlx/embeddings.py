@@ -8,9 +8,9 @@ from langchain_core.embeddings import Embeddings
 from numpy.typing import ArrayLike
 from pydantic import AliasChoices, ConfigDict, Field
 
-from akidb_mlx.adapter import AdapterModel, own_fields, settle
-from akidb_mlx.config import ModelName
-from akidb_mlx.lazy import LazyEmbedder
+from akidb_mlx.adapters.base import AdapterModel, own_fields, settle
+from akidb_mlx.adapters.lazy import LazyEmbedder
+from akidb_mlx.config.embedder_config import ModelName
 
 __all__ = ["AkiDBMLXEmbeddings"]
 

@@ -12,10 +12,10 @@ from llama_index.core.schema import BaseNode
 from pydantic import ConfigDict, Field, model_serializer
 
 from akidb_mlx import EmbedderConfig
-from akidb_mlx.adapter import AdapterModel, own_fields, settle
-from akidb_mlx.config import RUN_FIELDS
+from akidb_mlx.adapters.base import AdapterModel, own_fields, settle
+from akidb_mlx.adapters.lazy import LazyEmbedder
+from akidb_mlx.config.embedder_config import RUN_FIELDS
 from akidb_mlx.errors import ConfigError, InputError
-from akidb_mlx.lazy import LazyEmbedder
 from llama_index_akidb_mlx.cache import CachePerRecipe, for_queries
 
 __all__ = ["AkiDBMLXEmbedding"]

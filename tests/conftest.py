@@ -63,7 +63,7 @@ def tiny():
 @pytest.fixture
 def loads(monkeypatch):
     """What is really loaded, each time slowly enough for others to come meanwhile."""
-    from akidb_mlx import loading
+    from akidb_mlx.model import loading
 
     loads, load_model = [], loading.load_model
 

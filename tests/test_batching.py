@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from akidb_mlx.batching import make_batch
-from akidb_mlx.shapes import Shapes, padded_length
+from akidb_mlx.device.shapes import Shapes, padded_length
+from akidb_mlx.model.padded_batch import make_batch
 
 ids = st.lists(st.integers(0, 30_000), min_size=1, max_size=40).map(lambda row: np.array(row, np.int32))
 

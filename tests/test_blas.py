@@ -11,14 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from akidb_mlx import blas
+from akidb_mlx.device import blas
 from akidb_mlx.errors import ConfigError
 from support.waiting import PATIENCE_S
 
 reference_blas = pytest.mark.skipif(not blas._reference_blas(), reason="not MLX's CPU build on Linux")
 
 REPORT = """
-from akidb_mlx import blas
+from akidb_mlx.device import blas
 import ctypes, json, os, sys
 found = blas.preload()
 library = ctypes.CDLL(found.library or None)
@@ -31,8 +31,8 @@ print(json.dumps({
 """
 
 GFLOPS = """
-import akidb_mlx.blas
-akidb_mlx.blas.preload()
+import akidb_mlx.device.blas
+akidb_mlx.device.blas.preload()
 import time
 import mlx.core as mx
 a, b = mx.random.normal((256, 384)), mx.random.normal((384, 768))

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from akidb_mlx.checkpoint import POOLING_NAMES, Dense, read_checkpoint
+from akidb_mlx.checkpoint.facts import POOLING_NAMES, Dense, read_checkpoint
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
 from support.checkpoints import REFERENCE
 

@@ -65,7 +65,7 @@ def test_it_runs_as_a_module_too():
 
 
 def test_info_says_what_and_whence(capsys, monkeypatch):
-    from akidb_mlx import loading
+    from akidb_mlx.model import loading
 
     def load_model(*_, **__):
         raise AssertionError("info loads no weights")

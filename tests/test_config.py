@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from akidb_mlx import config_sources
-from akidb_mlx.config import (
+from akidb_mlx.config import sources as config_sources
+from akidb_mlx.config.embedder_config import (
     DEFAULT_MODEL,
     MODEL_ALIASES,
     POOLING_MODES,

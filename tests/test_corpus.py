@@ -398,7 +398,7 @@ def test_one_int8_scale_for_the_whole_corpus_and_for_a_later_one(tiny, tmp_path,
 
 def test_the_file_does_not_depend_on_where_the_parts_end(tiny, tmp_path, monkeypatch):
     source = jsonl(tmp_path / "in.jsonl", [{"id": i, "text": t} for i, t in enumerate(texts(60))])
-    monkeypatch.setattr("akidb_mlx.corpus.writing._GROUP", 25)
+    monkeypatch.setattr("akidb_mlx.corpus.writers._GROUP", 25)
     groups = []
     for size in (5_000, 10**9):
         monkeypatch.setattr(embedding, "_PART_BYTES", size)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from akidb_mlx import Embedder
-from akidb_mlx import path as path_module
-from akidb_mlx.batch import Batch
+from akidb_mlx.engine.batch import Batch
 from akidb_mlx.errors import BackendError, InputError
+from akidb_mlx.pipeline import text_pipeline as path_module
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from akidb_mlx import Embedder
-from akidb_mlx.architectures import make_backbone
-from akidb_mlx.architectures.decoder_table import DECODERS, account_for, layer_kinds
-from akidb_mlx.architectures.mlx_lm import has_model, import_model
-from akidb_mlx.architectures.rope import make_rope, rope_parameters
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
+from akidb_mlx.model.architectures import make_backbone
+from akidb_mlx.model.architectures.decoder_table import DECODERS, account_for, layer_kinds
+from akidb_mlx.model.architectures.mlx_lm import has_model, import_model
+from akidb_mlx.model.layers.rope import make_rope, rope_parameters
 from support.checkpoints import REFERENCE
 
 LLAMA = {
@@ -220,7 +220,7 @@ def test_loading_a_decoder_imports_neither_transformers_nor_torch():
 def test_a_users_own_mlx_lm_is_another_copy():
     code = """
 import mlx_lm, mlx_lm.models.qwen3
-from akidb_mlx.architectures.mlx_lm import import_model
+from akidb_mlx.model.architectures.mlx_lm import import_model
 print(mlx_lm.models.qwen3 is not import_model("qwen3"), callable(mlx_lm.load))
 """
     assert run(LOAD + code) == ["True", "True"]

@@ -7,11 +7,13 @@ import sys
 import mlx.core as mx
 import pytest
 
-from akidb_mlx import Embedder, loaded
-from akidb_mlx import device as module
-from akidb_mlx.device import Device, choose_device
+from akidb_mlx import Embedder
+from akidb_mlx.device import choice as module
+from akidb_mlx.device.choice import Device, choose_device
+from akidb_mlx.device.shapes import Shapes
+from akidb_mlx.effective import recipe
 from akidb_mlx.errors import BackendError, ConfigError
-from akidb_mlx.shapes import Shapes
+from akidb_mlx.pipeline import loaded_model
 from support.checkpoints import REFERENCE
 from support.waiting import PATIENCE_S
 
@@ -122,9 +124,9 @@ def test_float32_is_float32_unless_the_user_says_otherwise(pretend, monkeypatch)
 @pytest.mark.parametrize(("dtype", "error", "warnings"), [(None, 3e-4, 1), (None, 1e-7, 0), ("float16", 3e-4, 0)])
 def test_a_float32_model_that_is_computed_as_tf32_warns_once(monkeypatch, caplog, dtype, error, warnings):
     gpu = Device("metal", "pretended", 4096, Shapes(), cache_limit_mb=512, survives_fork=False)
-    monkeypatch.setattr(loaded, "choose_device", lambda *_: gpu)
-    monkeypatch.setattr(loaded, "float32_error", lambda: error)
-    loaded._warn_once.cache_clear()
+    monkeypatch.setattr(recipe, "choose_device", lambda *_: gpu)
+    monkeypatch.setattr(loaded_model, "float32_error", lambda: error)
+    recipe.warn_once.cache_clear()
     with caplog.at_level("WARNING"):
         for length in (20, 30):
             Embedder.load(REFERENCE / "bert-mean", max_seq_length=length, dtype=dtype).close()
@@ -136,7 +138,7 @@ def test_a_float32_model_that_is_computed_as_tf32_warns_once(monkeypatch, caplog
 def test_info_says_what_a_product_really_has(monkeypatch):
     with Embedder.load(REFERENCE / "bert-mean") as embedder:
         assert embedder.info()["float32"] == "float32 is float32"
-        monkeypatch.setattr(loaded, "float32_error", lambda: 3e-4)
+        monkeypatch.setattr(loaded_model, "float32_error", lambda: 3e-4)
         assert "TF32" in embedder.info()["float32"]
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import akidb_mlx  # noqa: F401  # before mlx
-from akidb_mlx.batch import Batch
-from akidb_mlx.device_threads import DeviceThreads
-from akidb_mlx.engine import Engine
+from akidb_mlx.device.memory import Memory, Room
+from akidb_mlx.engine.batch import Batch
+from akidb_mlx.engine.device_threads import DeviceThreads
+from akidb_mlx.engine.model_engine import Engine
+from akidb_mlx.engine.scheduler import Scheduler
 from akidb_mlx.errors import BackendError, InputError
-from akidb_mlx.memory import Memory, Room
-from akidb_mlx.scheduler import Scheduler
 from support.waiting import PATIENCE_S
 
 OUT_OF_MEMORY = "[METAL] Command buffer execution failed: Insufficient Memory (00000008)."

@@ -9,11 +9,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from akidb_mlx import Embedder, loaded, make_reference
+from akidb_mlx import Embedder, make_reference
 from akidb_mlx.cli import main
 from akidb_mlx.doctor import examine, report
 from akidb_mlx.doctor.model import _PROBES
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.pipeline import loaded_model
 from support.checkpoints import REFERENCE
 
 QWEN = REFERENCE / "qwen3-embedding"
@@ -90,7 +91,7 @@ def test_rows_of_another_length(minilm):
 
 def test_products_in_fewer_bits_than_float32(minilm, monkeypatch):
     assert outcomes(minilm)["precision of float32"].passed is True
-    monkeypatch.setattr(loaded, "float32_error", lambda: 3e-4)
+    monkeypatch.setattr(loaded_model, "float32_error", lambda: 3e-4)
     finding = outcomes(minilm)["precision of float32"]
     assert finding.passed is False
     assert "set MLX_ENABLE_TF32=0" in finding.detail

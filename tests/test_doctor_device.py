@@ -12,17 +12,18 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from akidb_mlx import blas
-from akidb_mlx.architectures import cpu, layers, rope
 from akidb_mlx.cli import doctor, main
+from akidb_mlx.device import blas
+from akidb_mlx.device.memory import Memory, Room
+from akidb_mlx.device.precision import FLOAT32_ERROR, describe_error, float32_error
 from akidb_mlx.doctor import Finding, attention, device, engine, environment, kernels, packings, read_machine, speed
 from akidb_mlx.doctor.findings import Case, relative_error, worst
 from akidb_mlx.doctor.limits import LIMITS
 from akidb_mlx.doctor.tiny_model import write_tiny_model
 from akidb_mlx.errors import BackendError, ConfigError
-from akidb_mlx.memory import Memory, Room
-from akidb_mlx.model import EmbeddingModel
-from akidb_mlx.precision import FLOAT32_ERROR, describe_error, float32_error
+from akidb_mlx.model.embedding_model import EmbeddingModel
+from akidb_mlx.model.layers import attention as layers
+from akidb_mlx.model.layers import cpu_kernels, rope
 
 STATIC = str(Path(__file__).parent / "reference" / "static-root")
 # What starts processes, or only informs.
@@ -77,7 +78,7 @@ def to_tf32(x):
 
 
 def without_masks(monkeypatch):
-    fused, ours = mx.fast.scaled_dot_product_attention, cpu.attention
+    fused, ours = mx.fast.scaled_dot_product_attention, cpu_kernels.attention
 
     def dropped(mask):
         return mask if isinstance(mask, str) else None
@@ -85,7 +86,7 @@ def without_masks(monkeypatch):
     monkeypatch.setattr(
         mx.fast, "scaled_dot_product_attention", lambda *args, mask=None, **how: fused(*args, mask=dropped(mask), **how)
     )
-    monkeypatch.setattr(cpu, "attention", lambda q, k, v, mask, scale: ours(q, k, v, None, scale))
+    monkeypatch.setattr(cpu_kernels, "attention", lambda q, k, v, mask, scale: ours(q, k, v, None, scale))
 
 
 def keys_of_another_group(monkeypatch):
@@ -99,8 +100,8 @@ def keys_of_another_group(monkeypatch):
 
 def blocks_from_the_texts_start(monkeypatch):
     """Each block of queries is taken for the first."""
-    ours = cpu.attention_in_blocks
-    monkeypatch.setattr(cpu, "attention_in_blocks", lambda *args: ours(*args[:5]))
+    ours = cpu_kernels.attention_in_blocks
+    monkeypatch.setattr(cpu_kernels, "attention_in_blocks", lambda *args: ours(*args[:5]))
 
 
 def rope_by_base(monkeypatch):
@@ -184,15 +185,15 @@ def counting_from_zero(monkeypatch):
 
 
 def pooling_the_padding(monkeypatch):
-    from akidb_mlx import pooling
+    from akidb_mlx.model.heads import pooling
 
     monkeypatch.setattr(pooling, "_mask", lambda hidden, lengths, starts: mx.ones((*hidden.shape[:2], 1)))
 
 
 def nothing_finite(monkeypatch):
-    fused, ours = mx.fast.scaled_dot_product_attention, cpu.attention
+    fused, ours = mx.fast.scaled_dot_product_attention, cpu_kernels.attention
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", lambda *args, **how: fused(*args, **how) * mx.nan)
-    monkeypatch.setattr(cpu, "attention", lambda *args: ours(*args) * mx.nan)
+    monkeypatch.setattr(cpu_kernels, "attention", lambda *args: ours(*args) * mx.nan)
 
 
 IN_BATCHES = all_of("alone = in a batch") | {"several callers"}

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from akidb_mlx import Embedder, EmbedderConfig, EmbedderProtocol
-from akidb_mlx.device_threads import DEVICE_THREADS
+from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import BackendError, ClosedError, ConfigError, InputError, QueueFullError
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close, assert_unit_length, close_to

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import akidb_mlx  # noqa: F401  # before mlx
-from akidb_mlx.batch import Batch
-from akidb_mlx.device_threads import DeviceThreads, _Worker
-from akidb_mlx.engine import Engine
+from akidb_mlx.engine.batch import Batch
+from akidb_mlx.engine.device_threads import DeviceThreads, _Worker
+from akidb_mlx.engine.model_engine import Engine
+from akidb_mlx.engine.requests import BatchPlan, Request, Row
+from akidb_mlx.engine.scheduler import Scheduler
+from akidb_mlx.engine.stats import Histogram, Stats
 from akidb_mlx.errors import BackendError, ClosedError, InputError, QueueFullError
-from akidb_mlx.requests import BatchPlan, Request, Row
-from akidb_mlx.scheduler import Scheduler
-from akidb_mlx.stats import Histogram, Stats
 from support.waiting import PATIENCE_S, until
 
 NOT_FINITE, RAISES, KILLS = 666, 667, 668  # tokens that make the fake model misbehave

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from akidb_mlx import Embedder
-from akidb_mlx.checkpoint import read_checkpoint
+from akidb_mlx.checkpoint.facts import read_checkpoint
+from akidb_mlx.checkpoint.families import FAMILIES
 from akidb_mlx.cli import main
-from akidb_mlx.config import POOLING_MODES
+from akidb_mlx.config.embedder_config import POOLING_MODES
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
-from akidb_mlx.families import FAMILIES
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from akidb_mlx import Embedder
-from akidb_mlx import fingerprint as module
+from akidb_mlx.effective import fingerprint as module
 
 pytestmark = pytest.mark.checkpoint("bert-dense")  # BERT, CLS pooling, Dense, Normalize
 
@@ -86,7 +86,7 @@ def test_what_decides_vectors_counts(folder, fields, caplog):
 
 
 def test_every_setting_that_decides_vectors_is_tested():
-    from akidb_mlx.config import VECTOR_FIELDS
+    from akidb_mlx.config.embedder_config import VECTOR_FIELDS
 
     tested = {"pooling", "normalize", "max_seq_length", "truncate_dim", "query_prompt", "document_prompt", "dtype"}
     assert tested == VECTOR_FIELDS - {"model", "revision"}  # these are found by the digests of the files

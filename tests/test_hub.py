@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 from huggingface_hub import constants
 
-from akidb_mlx import hub
-from akidb_mlx.config import MODEL_ALIASES
+from akidb_mlx.checkpoint import hub
+from akidb_mlx.config.embedder_config import MODEL_ALIASES
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, ModelNotFoundError
 from support.waiting import PATIENCE_S, until
 
@@ -358,7 +358,9 @@ def test_a_cut_connection_then_a_second_try(fake_hub, cache, monkeypatch):
 
 def test_a_killed_process_leaves_nothing_that_is_used(fake_hub, cache):
     fake_hub.troubles["model-2-of-2"] = "stall"
-    command = f"import sys; from akidb_mlx import hub; hub.resolve({MODEL!r}, cache_dir=hub.Path(sys.argv[1]))"
+    command = (
+        f"import sys; from akidb_mlx.checkpoint import hub; hub.resolve({MODEL!r}, cache_dir=hub.Path(sys.argv[1]))"
+    )
     environment = os.environ | {
         "HF_ENDPOINT": fake_hub.url,
         "HF_HUB_OFFLINE": "0",

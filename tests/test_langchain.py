@@ -413,7 +413,7 @@ def test_a_child_process_gives_the_same_vector(embeddings, method):
 
 
 async def test_the_event_loop_is_never_blocked(monkeypatch):
-    from akidb_mlx import loading
+    from akidb_mlx.model import loading
 
     monkeypatch.setattr(loading, "load_model", beside_a_turning_loop(loading.load_model))
     embeddings = AkiDBMLXEmbeddings(model=PROMPTS, max_batch_tokens=4003)

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from akidb_mlx import Embedder, loaded, loading
-from akidb_mlx.device_threads import DEVICE_THREADS
+from akidb_mlx import Embedder
+from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputError, UnsupportedModelError
-from akidb_mlx.loading import read_header
+from akidb_mlx.model import loading
+from akidb_mlx.model.loading import read_header
+from akidb_mlx.pipeline import loaded_model
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close
 
@@ -24,7 +26,7 @@ def nothing_is_left_behind():
     engines = len(DEVICE_THREADS._engines)
     yield
     assert len(DEVICE_THREADS._engines) == engines
-    assert not [key for key, future in loaded._loaded.items() if not future.done()]
+    assert not [key for key, future in loaded_model._loaded.items() if not future.done()]
 
 
 def refuse(folder, error, *says, **fields):

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from akidb_mlx import Embedder
-from akidb_mlx.architectures import cpu
-from akidb_mlx.architectures.layers import (
+from akidb_mlx.device.memory import Room
+from akidb_mlx.errors import InputError
+from akidb_mlx.model.layers import cpu_kernels
+from akidb_mlx.model.layers.attention import (
     ACTIVATIONS,
     LongMask,
     PostNormLayer,
@@ -22,8 +24,6 @@ from akidb_mlx.architectures.layers import (
     make_causal_mask,
     make_mask,
 )
-from akidb_mlx.errors import InputError
-from akidb_mlx.memory import Room
 from support.checkpoints import CASES, REFERENCE, read_case
 from support.comparison import assert_close
 
@@ -35,8 +35,8 @@ on_cpu = pytest.mark.skipif(sys.platform != "linux", reason="blocks are the CPU 
 @pytest.fixture
 def tiny_blocks(monkeypatch):
     """Blocks of few queries and few tokens, also for short texts."""
-    monkeypatch.setattr(cpu, "LONG", 3)
-    monkeypatch.setattr(cpu, "BLOCK_BYTES", 700)
+    monkeypatch.setattr(cpu_kernels, "LONG", 3)
+    monkeypatch.setattr(cpu_kernels, "BLOCK_BYTES", 700)
 
 
 def exact(queries, keys, values, seen, bias, scale):
@@ -111,7 +111,7 @@ def test_a_layer_keeps_keys_values_and_one_more(request, mask):
         mx.reset_peak_memory()
         mx.eval(layer(x, mask))
         peak, freed = mx.get_peak_memory() - before, mx.get_cache_memory()
-    assert peak <= 3 * x.nbytes + 4 * cpu.BLOCK_BYTES + 2_000_000
+    assert peak <= 3 * x.nbytes + 4 * cpu_kernels.BLOCK_BYTES + 2_000_000
     assert freed <= 45_000_000
 
 
@@ -164,8 +164,8 @@ def test_a_long_text_fits_where_its_scores_would_not(long_checkpoint):
 FORKS = """
 import os, sys
 from akidb_mlx import Embedder
-from akidb_mlx.architectures import cpu
-cpu._FREED_BYTES = 0
+from akidb_mlx.model.layers import cpu_kernels
+cpu_kernels._FREED_BYTES = 0
 with Embedder.load(sys.argv[1], max_seq_length=1024, device="cpu") as embedder:
     text = "a " * 1024
     row = embedder.encode([text])

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from akidb_mlx import Embedder, memory
+from akidb_mlx import Embedder
+from akidb_mlx.device import memory
+from akidb_mlx.device.memory import Memory, Room
 from akidb_mlx.errors import BackendError
-from akidb_mlx.memory import Memory, Room
 from support.checkpoints import MINILM
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and cgroups")
@@ -30,7 +31,7 @@ def test_the_tightest_limit_counts(monkeypatch):
 
 @linux
 def test_an_address_space_bounds_what_is_left():
-    script = "from akidb_mlx.memory import measure_host as m; r = m(); print(r.possible, r.free, r.limit)"
+    script = "from akidb_mlx.device.memory import measure_host as m; r = m(); print(r.possible, r.free, r.limit)"
     limit = 2**31
     out = subprocess.run(
         [sys.executable, "-c", script],

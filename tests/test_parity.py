@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from akidb_mlx import Embedder
-from akidb_mlx.architectures import ARCHITECTURES
+from akidb_mlx.model.architectures import ARCHITECTURES
 from support.checkpoints import CASES, REFERENCE, read_case
 from support.comparison import assert_close, cosines
 from support.places import DOCS

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import akidb_mlx  # noqa: F401  # before mlx
-from akidb_mlx.checkpoint import POOLING_NAMES
-from akidb_mlx.config import POOLING_MODES
-from akidb_mlx.pooling import POOLING, pool
+from akidb_mlx.checkpoint.facts import POOLING_NAMES
+from akidb_mlx.config.embedder_config import POOLING_MODES
+from akidb_mlx.model.heads.pooling import POOLING, pool
 
 HIDDEN = [
     [[1, -4], [2, -3], [4, -2], [5, -1]],

@@ -138,7 +138,7 @@ def test_forking_a_real_model_on_two_cores(tmp_path):
 def test_forking_while_a_model_is_loaded(tmp_path):
     script = """
     import warnings; warnings.simplefilter("ignore")
-    from akidb_mlx import loading
+    from akidb_mlx.model import loading
     load_model, begun = loading.load_model, threading.Event()
     loading.load_model = lambda *args, **kwargs: (begun.set(), time.sleep(0.3), load_model(*args, **kwargs))[-1]
     embedders = []
@@ -183,7 +183,7 @@ def test_a_forked_child_may_end_as_any_process(tmp_path):
 
 
 def test_a_child_process_finds_the_same_device(tmp_path):
-    script = "from akidb_mlx.device import choose_device\nprint(choose_device().kind)"
+    script = "from akidb_mlx.device.choice import choose_device\nprint(choose_device().kind)"
     assert run(script, tmp_path) == (0, f"{DEVICE.kind}\n", "")
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from akidb_mlx import Embedder
-from akidb_mlx.batching import make_batch
-from akidb_mlx.checkpoint import read_checkpoint
-from akidb_mlx.device import Device
+from akidb_mlx.checkpoint.facts import read_checkpoint
+from akidb_mlx.device.choice import Device
+from akidb_mlx.device.shapes import Shapes
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
-from akidb_mlx.loading import load_model
-from akidb_mlx.quantization import check_computed, dequantize, quantize_modules
-from akidb_mlx.shapes import Shapes
+from akidb_mlx.model.loading import load_model
+from akidb_mlx.model.padded_batch import make_batch
+from akidb_mlx.model.quantization import check_computed, dequantize, quantize_modules
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close, cosines
 from support.device import DEVICE

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from akidb_mlx.architectures.decoder_table import DECODERS
+from akidb_mlx.model.architectures.decoder_table import DECODERS
 from support.checkpoints import REFERENCE
 
 # A text on either side of where a kernel ends: 8 tokens (4 where eight heads share keys), tiles of 32 and 64.

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from akidb_mlx.requests import Request
-from akidb_mlx.scheduler import Scheduler
-from akidb_mlx.shapes import Shapes, padded_length
-from akidb_mlx.speed import SpeedMeter
+from akidb_mlx.device.shapes import Shapes, padded_length
+from akidb_mlx.engine.requests import Request
+from akidb_mlx.engine.scheduler import Scheduler
+from akidb_mlx.engine.speed import SpeedMeter
 
 BUDGET = 64
 

@@ -13,9 +13,9 @@ import pytest
 
 from akidb_mlx import Embedder, EmbedderConfig
 from akidb_mlx.errors import ModelNotFoundError
-from akidb_mlx.path import Usage
-from akidb_mlx.server import operation, writing
-from akidb_mlx.server.run import listen
+from akidb_mlx.pipeline.text_pipeline import Usage
+from akidb_mlx.server import monitoring, responses
+from akidb_mlx.server.serve import listen
 from support.checkpoints import MINILM, REFERENCE
 from support.comparison import assert_close, assert_unit_length
 from support.device import held_device, unmeasured
@@ -463,9 +463,9 @@ def test_others_are_answered_while_much_is_tokenised_and_written(monkeypatch):
     with serving({"m": REFERENCE / "bert-mean"}, max_texts=3000) as server, server.client() as client:
         assert client.embed("warm", "m").status == 200
         tokenizer = next(server.state.models.loaded).embedder._loaded.tokenizer
-        works = tokenizer.tokenize, writing._numbers
+        works = tokenizer.tokenize, responses._numbers
         monkeypatch.setattr(tokenizer, "tokenize", beside_another(tokenizer.tokenize))
-        monkeypatch.setattr(writing, "_numbers", beside_another(writing._numbers))
+        monkeypatch.setattr(responses, "_numbers", beside_another(responses._numbers))
         assert client.embed(["a"] * 2100, "m").status == 200
         assert asked == set(works)
 
@@ -551,7 +551,7 @@ def test_health_is_loading_until_what_is_preloaded_is_there():
 
 
 def test_health_tells_of_a_dead_worker_and_brings_it_back(monkeypatch):
-    from akidb_mlx.batch import Batch
+    from akidb_mlx.engine.batch import Batch
 
     class Died(BaseException):
         pass
@@ -614,12 +614,12 @@ def test_an_unexpected_failure_is_500_without_its_traceback(monkeypatch, client,
 
 
 def log_line(records, request_id):
-    lines = (record.fields for record in records if record.name == "akidb_mlx.server.gate")
+    lines = (record.fields for record in records if record.name == "akidb_mlx.server.middleware")
     return next((line for line in lines if line["request_id"] == request_id), None)
 
 
 def test_a_line_in_the_log_for_each_request_without_its_texts(client, caplog):
-    with caplog.at_level("INFO", logger="akidb_mlx.server.gate"):
+    with caplog.at_level("INFO", logger="akidb_mlx.server.middleware"):
         answer = client.post(
             "/v1/embeddings", {"input": ["private matter"], "model": "minilm"}, {"X-Request-Id": "abc-1"}
         )
@@ -650,7 +650,7 @@ def test_the_page_is_one_file_that_calls_nobody_else(client):
     assert "connect-src 'self'" in policy
     assert "unsafe" not in policy
     page = answer.body.decode()
-    assert page == operation._PAGE
+    assert page == monitoring._PAGE
     outside = page.replace("http://www.w3.org/2000/svg", "")  # a name, not an address
     assert "http:" not in outside
     assert "https:" not in outside

@@ -163,7 +163,7 @@ def test_the_api_key_comes_from_a_file_or_a_variable(tmp_path):
 def no_serving(monkeypatch):
     """A mistake that goes unnoticed fails its test instead of serving for ever."""
     monkeypatch.setattr("akidb_mlx.server.logs.configure_logging", lambda: None)
-    monkeypatch.setattr("akidb_mlx.server.run.serve", lambda *_: None)
+    monkeypatch.setattr("akidb_mlx.server.serve.serve", lambda *_: None)
 
 
 @pytest.mark.parametrize(

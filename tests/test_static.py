@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from akidb_mlx import Embedder
-from akidb_mlx.architectures.static import Static
-from akidb_mlx.checkpoint import read_checkpoint
+from akidb_mlx.checkpoint.facts import read_checkpoint
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
+from akidb_mlx.model.architectures.static import Static
 from support.checkpoints import REFERENCE
 
 

@@ -114,7 +114,7 @@ def test_a_full_queue_is_waited_for():
 
 
 def test_memory_is_bounded_by_characters_too(tiny, monkeypatch):
-    from akidb_mlx import path as module
+    from akidb_mlx.pipeline import text_pipeline as module
 
     monkeypatch.setattr(module, "_LEAST_CHUNK_CHARACTERS", 1000)
     monkeypatch.setattr(module, "_MOST_CHUNK_CHARACTERS", 1000)

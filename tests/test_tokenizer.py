@@ -8,9 +8,9 @@ import pytest
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from akidb_mlx.checkpoint import read_checkpoint
+from akidb_mlx.checkpoint.facts import read_checkpoint
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
-from akidb_mlx.tokenizer import Tokenizer
+from akidb_mlx.pipeline.tokenizer import Tokenizer
 from support.checkpoints import REFERENCE
 
 CASES = sorted(folder.parent.name for folder in REFERENCE.glob("bert-*/reference.json"))

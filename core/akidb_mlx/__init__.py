@@ -1,11 +1,11 @@
 """Local text embeddings on Apple's MLX, with the vectors of sentence-transformers."""
 
-from akidb_mlx import blas
+from akidb_mlx.device import blas
 
 blas.preload()  # before anything imports mlx.core
 
 from akidb_mlx import errors  # noqa: E402
-from akidb_mlx.config import EmbedderConfig  # noqa: E402
+from akidb_mlx.config.embedder_config import EmbedderConfig  # noqa: E402
 from akidb_mlx.embedder import Embedder, EmbedderProtocol  # noqa: E402
 from akidb_mlx.service import EmbeddingService  # noqa: E402
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from akidb_mlx.config import EmbedderConfig
+from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError
 

@@ -10,15 +10,15 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 from numpy.typing import ArrayLike
 
 from akidb_mlx import vectors
-from akidb_mlx.config import EmbedderConfig
-from akidb_mlx.device_threads import DEVICE_THREADS
-from akidb_mlx.effective import effective_normalize, effective_prompts, fingerprint_facts
+from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.device.precision import describe_error
+from akidb_mlx.effective.fingerprint import fingerprint
+from akidb_mlx.effective.prompts import effective_normalize, effective_prompts, fingerprint_facts
+from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import BackendError, ClosedError, ConfigError, InputError
-from akidb_mlx.fingerprint import fingerprint
-from akidb_mlx.loaded import LoadedModel, acquire, measure_float32
-from akidb_mlx.path import Call, OnError, TextPath, Usage
-from akidb_mlx.precision import describe_error
-from akidb_mlx.texts import as_async, checked, checked_stream, positive
+from akidb_mlx.pipeline.inputs import as_async, checked, checked_stream, positive
+from akidb_mlx.pipeline.loaded_model import LoadedModel, acquire, measure_float32
+from akidb_mlx.pipeline.text_pipeline import Call, OnError, TextPath, Usage
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["Embedder", "EmbedderProtocol", "Usage"]
@@ -274,7 +274,7 @@ class Embedder:
 
     def info(self) -> dict[str, Any]:
         """The recipe with the source of each fact, the device, memory and counters; plain values."""
-        from akidb_mlx.info import describe
+        from akidb_mlx.effective.describe import describe
 
         return {
             **describe(self.config, self._loaded.recipe),

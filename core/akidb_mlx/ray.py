@@ -13,10 +13,10 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from akidb_mlx.config import EmbedderConfig
+from akidb_mlx.checkpoint.hub import resolve
+from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import AkiDBMLXError, BackendError, ConfigError, InputError
-from akidb_mlx.hub import resolve
 from akidb_mlx.vectors import Embeddings
 
 try:

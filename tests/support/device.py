@@ -3,9 +3,9 @@
 import contextlib
 import threading
 
-from akidb_mlx.device import choose_device
-from akidb_mlx.device_threads import DEVICE_THREADS
-from akidb_mlx.speed import SpeedMeter
+from akidb_mlx.device.choice import choose_device
+from akidb_mlx.engine.device_threads import DEVICE_THREADS
+from akidb_mlx.engine.speed import SpeedMeter
 from support.waiting import PATIENCE_S
 
 # Tests choose by what it says (`kind`, `survives_fork`, `keeps_quantization`), so that they hold on every device.

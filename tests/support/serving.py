@@ -14,7 +14,7 @@ import uvicorn
 
 from akidb_mlx import EmbedderConfig
 from akidb_mlx.server import Models, ServerSettings, create_app
-from akidb_mlx.server.run import listen
+from akidb_mlx.server.serve import listen
 from support.waiting import PATIENCE_S, until
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from akidb_mlx.checkpoint.hub import sha256_of
 from akidb_mlx.cli.options import add_config_options, read_config
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
-from akidb_mlx.hub import sha256_of
 
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from akidb_mlx.cli.options import add_config_options, add_model_argument, read_config
-from akidb_mlx.config import EmbedderConfig
+from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.doctor import Finding, Machine, examine, examine_device, read_machine, report
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
+from akidb_mlx.checkpoint.hub import download
 from akidb_mlx.cli.options import add_config_options, add_model_argument, read_config
-from akidb_mlx.hub import download
 
 __all__ = ["add_arguments", "run"]
 

@@ -5,12 +5,13 @@ import json
 import sys
 
 from akidb_mlx.cli.options import add_config_options, add_model_argument, read_config
-from akidb_mlx.effective import fingerprint_facts
+from akidb_mlx.device.precision import describe_error
+from akidb_mlx.effective.describe import describe, read_dimension
+from akidb_mlx.effective.fingerprint import fingerprint
+from akidb_mlx.effective.prompts import fingerprint_facts
+from akidb_mlx.effective.recipe import Recipe, read_recipe
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
-from akidb_mlx.fingerprint import fingerprint
-from akidb_mlx.info import describe, read_dimension
-from akidb_mlx.loaded import Recipe, measure_float32, read_recipe
-from akidb_mlx.precision import describe_error
+from akidb_mlx.pipeline.loaded_model import measure_float32
 
 __all__ = ["add_arguments", "run"]
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _refusal(recipe: Recipe) -> str | None:
     """Why loading it would fail, as far as config.json tells."""
-    from akidb_mlx.architectures import make_backbone  # weights are made when they are read, not here
+    from akidb_mlx.model.architectures import make_backbone  # weights are made when they are read, not here
 
     try:
         make_backbone(recipe.checkpoint.config)

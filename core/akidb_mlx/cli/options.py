@@ -5,7 +5,7 @@ import types
 from collections.abc import Collection
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from akidb_mlx.config import EmbedderConfig
+from akidb_mlx.config.embedder_config import EmbedderConfig
 
 __all__ = ["add_config_options", "add_model_argument", "read_config"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from akidb_mlx.cli.options import add_config_options, read_config
-from akidb_mlx.config import EmbedderConfig
+from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     settings_class = _settings_class()
     from akidb_mlx.server.logs import configure_logging
     from akidb_mlx.server.models import Models
-    from akidb_mlx.server.run import serve
+    from akidb_mlx.server.serve import serve
     from akidb_mlx.server.settings import make_settings, read_api_key
 
     configs, said = _read_models(args)

@@ -10,9 +10,9 @@ from akidb_mlx.errors import ConfigError
 if importlib.util.find_spec("pyarrow") is None:
     raise ConfigError('reading and writing corpora needs pyarrow: pip install "akidb-mlx[corpus]"')
 
+from akidb_mlx.corpus.embed import Corpus, Summary, embed_corpus, read_corpus
 from akidb_mlx.corpus.embedding import Encoder
 from akidb_mlx.corpus.output import read_output, read_recipe
 from akidb_mlx.corpus.quantization import quantize
-from akidb_mlx.corpus.run import Corpus, Summary, embed_corpus, read_corpus
 
 __all__ = ["Corpus", "Encoder", "Summary", "embed_corpus", "quantize", "read_corpus", "read_output", "read_recipe"]

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from akidb_mlx import vectors
-from akidb_mlx.config import EmbedderConfig
+from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.corpus.arrays import make_column, make_vectors
 from akidb_mlx.corpus.parts import PartFacts
 from akidb_mlx.corpus.progress import Progress
-from akidb_mlx.corpus.reading import Row
+from akidb_mlx.corpus.readers import Row
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError
 from akidb_mlx.vectors import Embeddings
 

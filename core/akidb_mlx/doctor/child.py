@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from akidb_mlx.config import EmbedderConfig
+from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import BackendError, ClosedError
 

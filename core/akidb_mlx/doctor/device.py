@@ -6,12 +6,12 @@ from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from akidb_mlx.device import Device
-from akidb_mlx.device_threads import DEVICE_THREADS
+from akidb_mlx.device.choice import Device
+from akidb_mlx.device.precision import float32_error
 from akidb_mlx.doctor.environment import Machine, examine_environment
 from akidb_mlx.doctor.findings import Case, Finding, Outcome, judge_float32, worst
 from akidb_mlx.doctor.limits import LIMITS
-from akidb_mlx.precision import float32_error
+from akidb_mlx.engine.device_threads import DEVICE_THREADS
 
 __all__ = ["examine_device"]
 

@@ -12,17 +12,16 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from akidb_mlx.batching import make_batch
-from akidb_mlx.checkpoint import read_checkpoint
-from akidb_mlx.config import EmbedderConfig
+from akidb_mlx.checkpoint.facts import read_checkpoint
+from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.doctor.environment import Machine
 from akidb_mlx.doctor.findings import Case, Exact, Outcome
 from akidb_mlx.doctor.limits import LIMITS
 from akidb_mlx.doctor.tiny_model import LONGEST, TinyModel, make_text, write_tiny_model
 from akidb_mlx.embedder import Embedder
-from akidb_mlx.loading import load_model
-from akidb_mlx.model import EmbeddingModel
-from akidb_mlx.tokenizer import TokenIds
+from akidb_mlx.model.embedding_model import EmbeddingModel
+from akidb_mlx.model.loading import load_model
+from akidb_mlx.model.padded_batch import TokenIds, make_batch
 from akidb_mlx.vectors import Embeddings, finish
 
 __all__ = ["Subject", "alone_and_together", "ends_while_busy", "forked_child", "full_batch", "rows", "several_callers"]

@@ -9,8 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from akidb_mlx import blas
-from akidb_mlx.device import Device, choose_device
+from akidb_mlx.device import blas
+from akidb_mlx.device.choice import Device, choose_device
 from akidb_mlx.doctor.findings import Finding
 from akidb_mlx.errors import AkiDBMLXError, BackendError
 

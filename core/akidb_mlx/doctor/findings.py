@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from akidb_mlx.precision import FLOAT32_ERROR, describe_error
+from akidb_mlx.device.precision import FLOAT32_ERROR, describe_error
 
 __all__ = ["Case", "Exact", "Finding", "Outcome", "judge_float32", "relative_error", "worst"]
 

@@ -8,13 +8,14 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from akidb_mlx import model
-from akidb_mlx.architectures import layers, rope
-from akidb_mlx.device import Device
+from akidb_mlx.device.choice import Device
 from akidb_mlx.doctor import exact
 from akidb_mlx.doctor.findings import Case, Exact, relative_error
 from akidb_mlx.doctor.limits import LIMITS
-from akidb_mlx.pooling import POOLING, pool
+from akidb_mlx.model import embedding_model as model
+from akidb_mlx.model.heads.pooling import POOLING, pool
+from akidb_mlx.model.layers import attention as layers
+from akidb_mlx.model.layers import rope
 
 __all__ = ["activations", "in_float64", "lookups", "norms", "pooling", "products", "random", "rotary", "sums"]
 

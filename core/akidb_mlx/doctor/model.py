@@ -11,7 +11,7 @@ from akidb_mlx.doctor.findings import Finding, Outcome, judge_float32
 from akidb_mlx.doctor.limits import LIMITS
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError
-from akidb_mlx.loaded import measure_float32
+from akidb_mlx.pipeline.loaded_model import measure_float32
 from akidb_mlx.vectors import Embeddings, finish
 
 __all__ = ["examine"]

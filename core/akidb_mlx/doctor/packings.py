@@ -10,11 +10,11 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-from akidb_mlx.device import Device
+from akidb_mlx.device.choice import Device
 from akidb_mlx.doctor.findings import Case, Exact, relative_error
 from akidb_mlx.doctor.kernels import in_float64, random
 from akidb_mlx.doctor.limits import LIMITS
-from akidb_mlx.quantization import PACKINGS, dequantize, quantize_modules
+from akidb_mlx.model.quantization import PACKINGS, dequantize, quantize_modules
 
 __all__ = ["kept_packed", "unpacked"]
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from akidb_mlx.architectures.layers import attend
-from akidb_mlx.device import Device
+from akidb_mlx.device.choice import Device
 from akidb_mlx.doctor.findings import Outcome
 from akidb_mlx.doctor.limits import LIMITS
+from akidb_mlx.model.layers.attention import attend
 
 __all__ = ["FIGURES"]
 

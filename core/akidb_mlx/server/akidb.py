@@ -5,13 +5,13 @@ import time
 from starlette.requests import Request
 from starlette.responses import Response
 
-from akidb_mlx.config import POOLING_SPELLINGS
+from akidb_mlx.config.embedder_config import POOLING_SPELLINGS
 from akidb_mlx.embedder import Usage
 from akidb_mlx.server.problems import Problem
-from akidb_mlx.server.reading import check_texts, read_request
+from akidb_mlx.server.request_body import check_texts, read_request
+from akidb_mlx.server.responses import akidb_response
 from akidb_mlx.server.schemas import AkiDBEmbedRequest
 from akidb_mlx.server.state import State, note, state_of
-from akidb_mlx.server.writing import akidb_response
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["embed"]

@@ -8,8 +8,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
-from akidb_mlx.server import akidb, openai, operation
-from akidb_mlx.server.gate import Gate
+from akidb_mlx.server import akidb, monitoring, openai
+from akidb_mlx.server.middleware import Gate
 from akidb_mlx.server.models import Models
 from akidb_mlx.server.problems import HANDLERS
 from akidb_mlx.server.settings import ServerSettings
@@ -22,10 +22,10 @@ _ROUTES = [
     Route("/v1/models", openai.list_models, methods=["GET"]),
     Route("/v1/models/{model:path}", openai.show_model, methods=["GET"]),
     Route("/api/v1/embed", akidb.embed, methods=["POST"]),
-    Route("/health", operation.health, methods=["GET"]),
-    Route("/metrics", operation.metrics, methods=["GET"]),
-    Route("/openapi.json", operation.openapi, methods=["GET"]),
-    Route("/", operation.page, methods=["GET"]),
+    Route("/health", monitoring.health, methods=["GET"]),
+    Route("/metrics", monitoring.metrics, methods=["GET"]),
+    Route("/openapi.json", monitoring.openapi, methods=["GET"]),
+    Route("/", monitoring.page, methods=["GET"]),
 ]
 
 

@@ -5,10 +5,10 @@ from starlette.responses import JSONResponse, Response
 
 from akidb_mlx.embedder import Usage
 from akidb_mlx.server.problems import Problem
-from akidb_mlx.server.reading import check_texts, read_request
+from akidb_mlx.server.request_body import check_texts, read_request
+from akidb_mlx.server.responses import openai_response
 from akidb_mlx.server.schemas import EmbeddingsRequest, ModelCard, ModelList
 from akidb_mlx.server.state import State, note, state_of
-from akidb_mlx.server.writing import openai_response
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["create_embeddings", "list_models", "show_model"]

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from akidb_mlx.config import EmbedderConfig
-from akidb_mlx.config_sources import read_mapping, refuse_unknown
+from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.sources import read_mapping, refuse_unknown
 from akidb_mlx.errors import ConfigError
 
 __all__ = ["API_KEY_VARIABLE", "ServerSettings", "make_settings", "read_api_key", "read_server_file"]

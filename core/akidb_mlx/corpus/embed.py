@@ -1,0 +1,233 @@
+"""The run: sources → rows → parts → the output; a second run goes on where the first one ended."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from akidb_mlx.corpus.columns import Columns, settle_columns
+from akidb_mlx.corpus.embedding import Encoder, embed_parts, finish_part
+from akidb_mlx.corpus.output import read_recipe
+from akidb_mlx.corpus.output_recipe import differences, make_recipe
+from akidb_mlx.corpus.parts import Parts
+from akidb_mlx.corpus.progress import Progress
+from akidb_mlx.corpus.quantization import calibrate, check_output_dtype
+from akidb_mlx.corpus.readers import read_rows
+from akidb_mlx.corpus.sources import Source, describe_sources, find_sources
+from akidb_mlx.corpus.writers import check_format, write_output
+from akidb_mlx.errors import BackendError, ConfigError, InputError
+
+__all__ = ["Corpus", "Summary", "embed_corpus", "read_corpus"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is in an output, and what this run did for it."""
+
+    output: Path
+    rows: int
+    rejected: int
+    given: int
+    """Rows whose vector was in the input."""
+    resumed: int = 0
+    """Rows and rejects of an earlier run that was interrupted; all of them where nothing was left to do."""
+    tokens: int = 0
+    """Tokens that this run embedded."""
+    truncated: int = 0
+    """Texts of this run that were cut at max_seq_length."""
+    seconds: float = 0.0
+    finished_before: bool = False
+
+    def __str__(self) -> str:
+        """One line for people."""
+        told = [f"{self.rows:,} rows"]
+        if self.given:
+            told.append(f"{self.given:,} of them with the vector they had")
+        if self.rejected:
+            told.append(f"{self.rejected:,} rejected ({self.output.name}.rejects.jsonl says why)")
+        if self.finished_before:
+            return f"{self.output} is finished: {', '.join(told)}; nothing to do"
+        if self.resumed:
+            told.append(f"{self.resumed:,} from an earlier run")
+        if self.truncated:
+            told.append(f"{self.truncated:,} cut at max_seq_length")
+        new = self.rows + self.rejected - self.resumed
+        told.append(f"{new / self.seconds:,.0f} rows/s, {self.tokens / self.seconds:,.0f} tokens/s")
+        return f"{self.output}: {', '.join(told)}, {self.seconds:,.1f} s"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Inputs that were found and whose columns are settled, and where their vectors go. See `read_corpus`."""
+
+    sources: Sequence[Source]
+    columns: Columns
+    output: Path
+    output_dtype: str = "float32"
+    calibrated_by: Mapping[str, Any] | None = None
+    overwrite: bool = False
+
+    def embed(self, encoder: Encoder, *, show_progress: bool = False) -> Summary:
+        """Embed what is not embedded yet and write the output; rows that cannot be used go to the rejects.
+
+        Raises:
+            ConfigError: the output was made by another recipe, or another run is writing it.
+            OSError: an input or the output's disk failed; what is embedded so far is kept for the next run.
+            BackendError: the device failed, or its memory was too short for a minute; likewise.
+        """
+        check_output_dtype(self.output_dtype, encoder.dimension)
+        self._check_given_vectors(encoder)
+        recipe = self._recipe(encoder)
+        if self.output.exists() and not self.overwrite:
+            return self._finished_before(recipe)
+        parts = Parts(self.output)
+        try:
+            self._check_parts(parts, recipe)
+            before = sum(facts.rows + facts.rejected for facts in parts.facts)
+            stats, began = encoder.stats(), time.perf_counter()
+            with Progress(self.sources, show_progress) as progress, _kept_for_next_run(parts):
+                progress.start(parts.after[0], parts.facts[-1].position if parts.facts else 0)
+                for part in embed_parts(read_rows(self.sources, self.columns, parts.after), encoder, progress):
+                    parts.add(*finish_part(part, encoder.dimension, self.columns.text))
+                progress.finish(f"writing {self.output.name}")
+                totals = {name: sum(getattr(f, name) for f in parts.facts) for name in ("rows", "rejected", "given")}
+                write_output(self.output, parts, recipe | totals | {"calibration": self._calibration(parts)})
+            seconds, after = time.perf_counter() - began, encoder.stats()
+            parts.remove()
+            return Summary(
+                self.output,
+                **totals,
+                resumed=before,
+                tokens=after["tokens"] - stats["tokens"],
+                truncated=after["truncated_texts"] - stats["truncated_texts"],
+                seconds=seconds,
+            )
+        finally:
+            parts.close()
+
+    def _recipe(self, encoder: Encoder) -> dict[str, Any]:
+        return make_recipe(
+            encoder.info(),
+            encoder.fingerprint,
+            encoder.config.dtype,
+            text_column=self.columns.text,
+            id_column=self.columns.id,
+            embedding_column=self.columns.embedding,
+            keep=self.columns.keep,
+            on_overlong=encoder.config.on_overlong,
+            output_dtype=self.output_dtype,
+            calibrated_by=self.calibrated_by,
+            inputs=describe_sources(self.sources),
+        )
+
+    def _finished_before(self, recipe: Mapping[str, Any]) -> Summary:
+        try:
+            made = read_recipe(self.output)
+        except InputError as error:
+            raise ConfigError(f"{error}; write to another file, or overwrite it") from None
+        if changes := differences(made, recipe):
+            raise ConfigError(f"{self.output} was made otherwise: {changes}; write to another file, or overwrite it")
+        if Parts.exist(self.output):  # of a run that was killed at its very end
+            Parts(self.output).remove()
+        done = made["rows"] + made["rejected"]
+        return Summary(self.output, made["rows"], made["rejected"], made["given"], done, finished_before=True)
+
+    def _check_parts(self, parts: Parts, recipe: dict[str, Any]) -> None:
+        made = parts.recipe
+        changes = differences(made, recipe) if made else ""
+        if changes and not self.overwrite:
+            raise ConfigError(
+                f"{parts.folder} was begun otherwise: {changes}; go on with that, write to another file, or "
+                "overwrite it"
+            )
+        if changes or not made:
+            parts.clear()
+            parts.recipe = recipe
+
+    def _check_given_vectors(self, encoder: Encoder) -> None:
+        """Vectors in a file of ours must be this model's; of other files nobody can tell."""
+        for source in self.sources if self.columns.embedding else ():
+            try:
+                made = read_recipe(source.path) if source.suffix == ".parquet" else {}
+            except InputError:
+                continue
+            if made.get("fingerprint", encoder.fingerprint) != encoder.fingerprint:
+                raise ConfigError(f"the vectors in {source.name} were made by another recipe ({made['model_name']})")
+            if made.get("output_dtype", "float32") not in ("float32", "float16"):
+                raise ConfigError(f"the vectors in {source.name} are {made['output_dtype']}; keep float32 ones")
+
+    def _calibration(self, parts: Parts) -> Mapping[str, Any]:
+        if self.calibrated_by is not None:
+            return self.calibrated_by
+        return calibrate(self.output_dtype, max((facts.largest for facts in parts.facts), default=0.0))
+
+
+@contextlib.contextmanager
+def _kept_for_next_run(parts: Parts) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.strerror} ({error.filename or parts.output})" if error.strerror else str(error)
+        rows = sum(facts.rows for facts in parts.facts)
+        raise OSError(f"{reason}; {rows:,} rows are safe in {parts.folder}: run the same again to go on") from error
+    except BackendError as error:
+        rows = sum(facts.rows for facts in parts.facts)
+        told = f"{error}; {rows:,} rows are safe in {parts.folder}: run the same again to go on"
+        raise BackendError(told, error.retry_after_s) from error
+
+
+def read_corpus(
+    inputs: Sequence[str | PathLike[str]],
+    output: str | PathLike[str],
+    *,
+    text_column: str = "text",
+    id_column: str | None = None,
+    embedding_column: str | None = None,
+    keep: Sequence[str] | None = None,
+    output_dtype: str = "float32",
+    calibration: str | PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> Corpus:
+    """Find the inputs and check that they can be read and have these columns; needs no model.
+
+    Args:
+        inputs: JSONL, CSV, TSV, Parquet and text files, and folders of them; a text file is one row.
+        output: a file that ends in .parquet, .jsonl or .npy.
+        text_column: what is embedded.
+        id_column: None takes `id` where every table has one, else FILE:NUMBER.
+        embedding_column: where rows may have their vector already; those are checked and kept.
+        keep: columns that go into the output; None: all.
+        output_dtype: float32, float16, int8 or binary.
+        calibration: an earlier int8 output, so that both files' numbers have one scale.
+        overwrite: replace an output, or unfinished parts, that another recipe or other inputs made.
+
+    Raises:
+        InputError: an input cannot be read or lacks a column. ConfigError: the output's name or folder.
+    """
+    path = Path(output).expanduser()
+    check_format(path)
+    if not path.parent.is_dir():
+        raise ConfigError(f"the folder {path.parent} of the output does not exist")
+    sources = find_sources(inputs, path)
+    columns = settle_columns(sources, text_column, id_column, embedding_column, keep)
+    calibrated_by = None
+    if calibration is not None:
+        calibrated_by = read_recipe(calibration)["calibration"]
+        if output_dtype != "int8" or "scale" not in calibrated_by:
+            raise ConfigError("a calibration is for output_dtype int8, and taken from an int8 output")
+    return Corpus(sources, columns, path, output_dtype, calibrated_by, overwrite)
+
+
+def embed_corpus(
+    inputs: Sequence[str | PathLike[str]],
+    output: str | PathLike[str],
+    encoder: Encoder,
+    *,
+    show_progress: bool = False,
+    **options: Any,
+) -> Summary:
+    """`read_corpus` with its options, then `Corpus.embed`: run it again after an interruption and it goes on."""
+    return read_corpus(inputs, output, **options).embed(encoder, show_progress=show_progress)

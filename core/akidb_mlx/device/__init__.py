@@ -1,0 +1,1 @@
+"""Where models compute, and what follows from it."""

@@ -1,0 +1,1 @@
+"""The checkpoint's facts with the user's word on top."""

@@ -1,0 +1,83 @@
+"""What holds for one embedder: the checkpoint's word with the user's on top."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.effective.recipe import Recipe
+from akidb_mlx.errors import InputError, UnsupportedModelError
+
+__all__ = ["Prompts", "effective_normalize", "effective_prompts", "fingerprint_facts"]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What may be put before a text."""
+
+    model_name: str
+    named: Mapping[str, str]
+    default_name: str | None
+    query: str
+    document: str
+
+    def choose(self, prompt_name: str | None = None, prompt: str | None = None, side: str | None = None) -> str:
+        """`prompt`, else that of the side (query or document), else the one so named, else the default.
+
+        Raises:
+            InputError: a side and something else; an unknown name.
+        """
+        if side is not None:
+            for given, what in ((prompt, "prompt"), (prompt_name, "prompt name")):
+                if given is not None:
+                    raise InputError(f"a side (query or document) decides the prompt; give that or a {what}, not both")
+            return self.query if side == "query" else self.document
+        if prompt is not None:
+            return prompt
+        name = self.default_name if prompt_name is None else prompt_name
+        if name is None:
+            return ""
+        if name not in self.named:
+            known = ", ".join(map(repr, self.named)) or "none"
+            raise InputError(f"{self.model_name} has no prompt called {name!r}; it has {known}")
+        return self.named[name]
+
+
+def effective_prompts(config: EmbedderConfig, recipe: Recipe) -> Prompts:
+    """The checkpoint's prompts, the user's query and document prompts among them.
+
+    For documents: the user's, else the first of `document`, `passage` and `corpus` that is not empty.
+    """
+    checkpoint = recipe.checkpoint
+    said = {"query": config.query_prompt, "document": config.document_prompt}
+    named = {**checkpoint.prompts, **{name: prompt for name, prompt in said.items() if prompt is not None}}
+    document = config.document_prompt
+    if document is None:
+        document = next((named[name] for name in ("document", "passage", "corpus") if named.get(name)), "")
+    return Prompts(checkpoint.name, named, checkpoint.default_prompt_name, named.get("query", ""), document)
+
+
+def effective_normalize(config: EmbedderConfig, recipe: Recipe) -> bool:
+    """Whether rows are scaled to unit length; UnsupportedModelError where nobody says."""
+    if config.normalize is not None:
+        return config.normalize
+    if recipe.checkpoint.normalize is None:
+        raise UnsupportedModelError(
+            f"{recipe.checkpoint.name} does not say whether its vectors are scaled to unit length; set normalize"
+        )
+    return recipe.checkpoint.normalize
+
+
+def fingerprint_facts(config: EmbedderConfig, recipe: Recipe, dimension: int) -> dict[str, Any]:
+    """What `fingerprint` hashes."""
+    prompts = effective_prompts(config, recipe)
+    return {
+        "checkpoint": recipe.checkpoint,
+        "pooling": recipe.pooling,
+        "prompts": {**prompts.named, "document": prompts.document, "query": prompts.query},
+        "default_prompt": prompts.default_name,
+        "normalize": effective_normalize(config, recipe),
+        "dimension": dimension,
+        "max_seq_length": recipe.max_seq_length,
+        "dtype": config.dtype,
+    }

@@ -1,0 +1,1 @@
+"""Requests in, rows out: the threads that own MLX."""

@@ -1,0 +1,187 @@
+"""Requests in, rows out: callers hand in token ids and wait on a future; the device threads compute batches."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from akidb_mlx.device.choice import FORKED
+from akidb_mlx.device.memory import Memory
+from akidb_mlx.engine import device_threads
+from akidb_mlx.engine.batch import Batch, Runtime
+from akidb_mlx.engine.device_threads import DEVICE_THREADS, DeviceThreads
+from akidb_mlx.engine.request_queue import RequestQueue
+from akidb_mlx.engine.requests import Request
+from akidb_mlx.engine.scheduler import Scheduler
+from akidb_mlx.errors import AkiDBMLXError, BackendError, ClosedError
+from akidb_mlx.model.padded_batch import TokenIds
+
+if TYPE_CHECKING:
+    from akidb_mlx.model.embedding_model import EmbeddingModel
+
+__all__ = ["Engine"]
+
+# On a GPU one batch computes and one is ready behind it, or more where they are short: Python's threads take turns
+# of 5 ms, and the GPU is not to wait for that.
+_GPU_BATCHES = 2
+_GPU_MOST_BATCHES = 4
+_GPU_READY_S = 0.06
+
+
+class Engine:
+    """The requests of one loaded model, and the batches that the device threads compute of them."""
+
+    def __init__(
+        self,
+        model: "EmbeddingModel",
+        scheduler: Scheduler,
+        max_queued_tokens: int,
+        *,
+        survives_fork: bool,
+        cpu_lanes: int = 0,
+        plans_shapes: bool = False,
+        memory: Memory | None = None,
+        cost: Callable[[int, int], int] | None = None,
+        threads: DeviceThreads = DEVICE_THREADS,
+    ) -> None:
+        """Serve `model`, which was loaded on the first device thread.
+
+        `cpu_lanes` batches compute at the same time, each on a core; 0 stands for a GPU. With `memory` a batch starts
+        only where its `cost(rows, length)` in bytes is free.
+        """
+        self.scheduler = scheduler
+        self.dimension = model.dimension
+        self.cpu_lanes = cpu_lanes
+        self.queue = RequestQueue(scheduler, max_queued_tokens, model.dimension, threads)
+        self.stats = self.queue.stats
+        self.runtime = Runtime(model, self.queue, scheduler.speed, threads, not cpu_lanes, plans_shapes, memory, cost)
+        self._threads = threads
+        self._survives_fork = survives_fork
+        self._process = os.getpid()
+        self._threads.add(self)
+
+    @property
+    def model(self) -> "EmbeddingModel | None":
+        """What computes its batches; None once it is dropped."""
+        return self.runtime.model
+
+    @model.setter
+    def model(self, model: "EmbeddingModel | None") -> None:
+        self.runtime.model = model
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests."""
+        return self.queue.closed
+
+    def submit(
+        self,
+        token_ids: Sequence[TokenIds],
+        *,
+        urgent: bool = False,
+        query: bool = False,
+        prompt_length: int = 0,
+        first_index: int = 0,
+        errors: dict[int, AkiDBMLXError] | None = None,
+    ) -> "Future[NDArray[np.float32]]":
+        """Queue some texts; the future gives their rows, (n, dimension) float32, in order.
+
+        `urgent` ones overtake the others; a `query`, urgent or not, finds room beside documents.
+
+        With `errors`, texts that are in there already (by place from `first_index`) are skipped, those that
+        fail are put there, and their rows are NaN; without, the first failure is the future's.
+
+        Raises:
+            QueueFullError: more than `max_queued_tokens` would wait; see `room`.
+            ClosedError: after `close`.
+            BackendError: in a forked child of a process that uses a GPU; after the device broke.
+        """
+        request = Request(token_ids, urgent, prompt_length, time.monotonic(), first_index, errors, query or urgent)
+        if not request.missing:
+            request.future.set_result(np.full((len(token_ids), self.dimension), np.nan, np.float32))
+            return request.future
+        with self._threads.condition:
+            self._check_usable()
+            self.queue.add(request)
+            self._threads.wake()
+        request.future.add_done_callback(lambda _: self.queue.release(request))
+        return request.future
+
+    def room(self, tokens: int, *, query: bool = False) -> "Future[None]":
+        """A future that is done once `tokens` more may be queued, of queries or of documents."""
+        with self._threads.condition:
+            self._check_usable()
+        return self.queue.room(tokens, query)
+
+    def close(self) -> None:
+        """Drop the model, after the batch that is computed now; what still waits fails with ClosedError."""
+        with self._threads.condition:
+            if self.closed:
+                return
+            self.queue.closed = True
+            fail = self.drain()
+            self._threads.remove(self)
+        fail(ClosedError("the embedder was closed while this request waited"))
+        self.queue.offer_room()
+
+        def drop() -> None:
+            self.model = None
+            self._threads.clear_cache()
+
+        if self._survives_fork or self._process == os.getpid():
+            # The process is ending, or the GPU is lost: nothing to give back any more.
+            with contextlib.suppress(ClosedError, BackendError):
+                self._threads.run(drop).result()
+
+    def _check_usable(self) -> None:
+        if self.closed:
+            raise ClosedError("the embedder is closed; load it again")
+        if self._process != os.getpid() and not self._survives_fork:
+            raise BackendError(FORKED)
+        self._threads.check_usable()
+
+    @property
+    def waits(self) -> bool:
+        """Whether any row waits. The caller holds the lock, as for the next two."""
+        return bool(self.scheduler)
+
+    def next_batch(
+        self, in_flight: Sequence[device_threads.Batch], now: float, *, last_lane: bool, alone: bool
+    ) -> Batch | None:
+        """The next batch for a thread that computes `in_flight`; None where it may take none."""
+        if in_flight and (alone or not self._may_run_ahead(in_flight, now)):
+            return None
+        self.scheduler.room = self.runtime.room()
+        plan = self.scheduler.next_plan(now, last_lane=last_lane)
+        if plan is None:
+            return None
+        batch = Batch(self.runtime, plan)
+        if batch.reserve():
+            return batch
+        self.scheduler.put_back(plan)  # until batches that compute have ended
+        return None
+
+    def drain(self) -> Callable[[Exception], None]:
+        """Take out all that waits; gives what fails it."""
+        return partial(self.queue.fail, self.scheduler.drain())
+
+    def after_fork(self) -> None:
+        """In a forked child: what waited belongs to the parent."""
+        self.queue.forget()
+        if self.runtime.memory is not None:
+            self.runtime.memory.forget()
+
+    def _may_run_ahead(self, in_flight: Sequence[device_threads.Batch], now: float) -> bool:
+        """Whether a thread may start another batch behind those: only a GPU's, and none beside queries."""
+        if self.cpu_lanes or self.scheduler.queries_are_about(now):
+            return False
+        if len(in_flight) < _GPU_BATCHES:
+            return True
+        expected = sum(self.scheduler.speed.seconds(batch.padded_tokens) for batch in in_flight)
+        return len(in_flight) < _GPU_MOST_BATCHES and 0 < expected < _GPU_READY_S

@@ -1,0 +1,96 @@
+"""What the engine passes on: requests of callers, rows for the device, and which of them make a batch."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from akidb_mlx.errors import AkiDBMLXError
+from akidb_mlx.model.padded_batch import TokenIds
+
+__all__ = ["BatchPlan", "Request", "Row"]
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """Some texts of one caller; `future` receives their rows, (n, dimension) float32."""
+
+    token_ids: Sequence[TokenIds]
+    urgent: bool
+    prompt_length: int
+    arrived: float
+    first_index: int = 0
+    """The first text's place in what the user gave; errors name that."""
+    errors: dict[int, AkiDBMLXError] | None = None
+    """Why texts have no row, by place in what the user gave; None: one bad text fails the request."""
+    query: bool = False
+    """Whether it takes the queries' room in the queue."""
+    future: "Future[NDArray[np.float32]]" = field(default_factory=Future)
+    waiting_tokens: int = 0
+    """Tokens of the texts that are not answered yet."""
+    next_index: int = 0
+    """First text not yet cut into a batch."""
+    missing: int = 0
+    """Texts whose rows are still to come."""
+    rows: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        """Count once."""
+        self.waiting_tokens = sum(map(len, self.token_ids))
+        self.missing = sum(not self.refused(index) for index in range(len(self.token_ids)))
+
+    def fill(self, indices: Sequence[int], values: NDArray[np.float32]) -> bool:
+        """Put rows in their places; True with the last of them. The caller holds a lock."""
+        if self.rows is None:
+            self.rows = np.full((len(self.token_ids), values.shape[1]), np.nan, np.float32)
+        self.rows[indices] = values
+        self.missing -= len(indices)
+        return not self.missing
+
+    def refused(self, index: int) -> bool:
+        """Whether this text has no row, while the others have."""
+        return self.errors is not None and self.first_index + index in self.errors
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One row on the device and everybody who asked for it."""
+
+    token_ids: TokenIds
+    prompt_length: int
+    owners: list[tuple[Request, int]]
+
+    def __len__(self) -> int:
+        """Its tokens."""
+        return len(self.token_ids)
+
+
+@dataclass(slots=True, eq=False)
+class BatchPlan:
+    """Rows that are computed together, padded to `length`."""
+
+    rows: list[Row]
+    length: int
+    urgent: bool
+    padded_rows: int = 0
+    """How many rows the device computes, at least those."""
+
+    def __post_init__(self) -> None:
+        """No more rows than there are, unless said."""
+        self.padded_rows = max(self.padded_rows, len(self.rows))
+
+    @property
+    def padded_tokens(self) -> int:
+        """What the device computes."""
+        return self.padded_rows * self.length
+
+    def part(self, rows: list[Row]) -> "BatchPlan":
+        """Some of its rows as a batch of their own."""
+        return BatchPlan(rows, max(map(len, rows)), self.urgent)
+
+    def halves(self) -> "tuple[BatchPlan, BatchPlan]":
+        """Two batches of half the rows."""
+        middle = len(self.rows) // 2
+        return self.part(self.rows[:middle]), self.part(self.rows[middle:])

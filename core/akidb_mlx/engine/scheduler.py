@@ -1,0 +1,266 @@
+"""Which rows go into the next batch: queries first, longest first, equal texts once. No MLX, no threads.
+
+Requests wait in two lines. `urgent` ones (queries) go as soon as the device is free. The others are cut in
+rounds: a round takes rows from every waiting request in turn, so that a big request never starves a small
+one, sorts them by length and is cut into batches whose padded size stays under a budget of tokens. A batch
+of queries and a batch of the round alternate while both wait.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+from akidb_mlx.device.shapes import Shapes
+from akidb_mlx.engine.requests import BatchPlan, Request, Row
+from akidb_mlx.engine.speed import SpeedMeter
+from akidb_mlx.model.padded_batch import TokenIds
+
+__all__ = ["Scheduler"]
+
+# Rows that one request may add to a round before the next request has its turn.
+_TURN = 32
+# A round's size in batches: large enough to sort by length, small enough that nobody waits long for the next.
+_ROUND_BATCHES = 16
+# Tokens under which a batch is not split among lanes: its fixed cost would weigh more.
+_LEAST_SHARE = 128
+# Padded tokens that are never worth a batch of their own.
+_LEAST_PADDING = 64
+# Padded tokens that queries may always share: joined they cost less than one after another.
+_LEAST_QUERY_BATCH = 1024
+# For so long after a query, batches of documents stay short (seconds).
+_QUERY_MEMORY_S = 1.0
+
+Rows = dict[tuple[int, bytes], Row]
+
+
+class Scheduler:
+    """The waiting requests of one model. The caller holds a lock around every method."""
+
+    def __init__(
+        self,
+        max_batch_tokens: int,
+        query_latency_target_s: float,
+        max_seq_length: int | None = None,
+        shapes: Shapes = Shapes(),  # noqa: B008  # frozen
+        lanes: int = 1,
+        full_batch_s: float = 0.06,
+        first_batch_tokens: int | None = None,
+        cost: Callable[[int, int], int] | None = None,
+    ) -> None:
+        """Budgets in padded tokens and seconds; `shapes` are what the device has batches padded to.
+
+        Batches longer than `full_batch_s` gain nothing: a query that comes meanwhile waits for them. Until the
+        device's speed is known they have at most `first_batch_tokens`.
+
+        `lanes` batches compute at the same time: what would fill fewer is shared out among them.
+
+        `cost` gives the bytes that a batch of (rows, length) takes; see `room`.
+        """
+        self.max_batch_tokens = max_batch_tokens
+        self.query_latency_target_s = query_latency_target_s
+        self.speed = SpeedMeter()
+        self.room = math.inf
+        """Bytes that the next batch may take; one row may be beyond it."""
+        self._waiting_tokens = {True: 0, False: 0}
+        self._first_batch_tokens = first_batch_tokens or max_batch_tokens
+        self._cost = cost
+        self._limit = max_seq_length
+        self._shapes = shapes
+        self._lanes = lanes
+        self._full_batch_s = full_batch_s
+        self._urgent: deque[Request] = deque()
+        self._bulk: deque[Request] = deque()
+        self._queries: Rows = {}
+        self._round: list[Row] = []  # sorted by length, longest last
+        self._last_query = -math.inf
+        self._queries_had_their_turn = False
+
+    def __bool__(self) -> bool:
+        """Whether any row waits."""
+        return bool(self._urgent or self._queries or self._bulk or self._round)
+
+    def add(self, request: Request) -> None:
+        """Let a request wait."""
+        (self._urgent if request.urgent else self._bulk).append(request)
+        self._waiting_tokens[request.query] += request.waiting_tokens
+        if request.urgent:
+            self._last_query = request.arrived
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens of all texts that are not answered yet."""
+        return sum(self._waiting_tokens.values())
+
+    def waiting_tokens(self, query: bool) -> int:
+        """Tokens of the texts that are not answered yet: of queries, or of all others."""
+        return self._waiting_tokens[query]
+
+    def answered(self, request: Request, tokens: int) -> None:
+        """Texts of a request have their rows: so many of its tokens no longer count."""
+        tokens = min(tokens, request.waiting_tokens)  # none where it was done in between
+        self._waiting_tokens[request.query] -= tokens
+        request.waiting_tokens -= tokens
+
+    def done(self, request: Request) -> None:
+        """A request is answered, failed or cancelled: its tokens no longer count, its rows are skipped."""
+        self.answered(request, request.waiting_tokens)
+
+    def forget(self) -> None:
+        """In a forked child nothing waits."""
+        self._waiting_tokens = {True: 0, False: 0}
+
+    def put_back(self, plan: BatchPlan) -> None:
+        """Its rows wait again, before all others."""
+        if plan.urgent:
+            self._queries |= {_key(row.token_ids, row.prompt_length): row for row in plan.rows}
+        else:
+            self._round = sorted([*self._round, *plan.rows], key=len)
+
+    def drain(self) -> list[Request]:
+        """Take out every request that still waits for a row."""
+        owners = [request for row in [*self._queries.values(), *self._round] for request, _ in row.owners]
+        waiting = {id(request): request for request in [*self._urgent, *self._bulk, *owners]}
+        self._urgent.clear()
+        self._bulk.clear()
+        self._queries = {}
+        self._round = []
+        return list(waiting.values())
+
+    def next_plan(self, now: float, *, last_lane: bool = False) -> BatchPlan | None:
+        """Cut the next batch; None where nothing waits (or all of it was cancelled).
+
+        With `last_lane` all other lanes compute documents: while queries are about, this one is theirs, and takes
+        only documents that are done within the target; None where there are none.
+        """
+        while self._urgent:
+            _collect(self._urgent.popleft(), None, self._queries)
+        bulk_waits = bool(self._bulk or self._round) and not last_lane
+        if self._queries and not (self._queries_had_their_turn and bulk_waits):
+            self._queries_had_their_turn = True
+            if plan := self._query_plan():
+                return plan
+        self._queries_had_their_turn = False
+        beside_queries = self.queries_are_about(now)
+        budget = self._budget_within(self.query_latency_target_s if beside_queries else self._full_batch_s)
+        while self._bulk or self._round:
+            if not self._round:
+                self._fill_round()
+            elif beside_queries and last_lane:
+                count = self._shortest_within(budget)
+                if not count:
+                    return None
+                plan, left = self._cut(self._round[:count], budget, urgent=False)
+                self._round = left + self._round[count:]
+                if plan:
+                    return plan
+            else:
+                plan, self._round = self._cut(self._round, budget, urgent=False)
+                if plan:
+                    return plan
+        return self._query_plan()
+
+    def queries_are_about(self, now: float) -> bool:
+        """Whether a query came lately."""
+        return now - self._last_query < _QUERY_MEMORY_S
+
+    def _query_plan(self) -> BatchPlan | None:
+        rows = sorted(filter(_wanted, self._queries.values()), key=len)
+        plan = None
+        budget = min(max(self._budget_within(self._full_batch_s), _LEAST_QUERY_BATCH), self.max_batch_tokens)
+        while rows and not plan:  # all of a batch may have been cancelled just now
+            plan, rows = self._cut(rows, budget, urgent=True)
+        self._queries = {_key(row.token_ids, row.prompt_length): row for row in rows}
+        return plan
+
+    def _budget_within(self, seconds: float) -> int:
+        within = self.speed.tokens_within(seconds)
+        return min(self._first_batch_tokens if within is None else within, self.max_batch_tokens)
+
+    def _fill_round(self) -> None:
+        rows: Rows = {}
+        size, wanted = 0, _ROUND_BATCHES * self.max_batch_tokens
+        while self._bulk and size < wanted:
+            request = self._bulk.popleft()
+            size += _collect(request, _TURN if self._bulk else 8 * _TURN, rows)
+            if not request.future.done() and request.next_index < len(request.token_ids):
+                self._bulk.append(request)
+        self._round = sorted(rows.values(), key=len)
+
+    def _shortest_within(self, budget: int) -> int:
+        """How many of the round's shortest rows the budget holds together."""
+        for count, row in enumerate(self._round):
+            if (count + 1) * self._shapes.length(len(row), self._limit) > budget:
+                return count
+        return len(self._round)
+
+    def _cut(self, rows: list[Row], budget: int, *, urgent: bool) -> tuple[BatchPlan | None, list[Row]]:
+        """Longest rows first, as many as the budget holds at their padded length; None where all were cancelled."""
+        length = self._shapes.length(len(rows[-1]), self._limit)
+        if self._lanes > 1:
+            share = -(-sum(map(len, rows)) // self._lanes)
+            budget = min(budget, max(share, _LEAST_SHARE))
+        most = max(1, min(budget // length, self._rows_in_room(length)))
+        start = self._tokens_to_start()
+        count = self._worth_padding(rows, length, min(len(rows), most), start)
+        count, padded = self._shapes.rows(count, length, len(rows), most, start)
+        chosen, left = [row for row in rows[-count:] if _wanted(row)], rows[:-count]
+        if not chosen:
+            return None, left
+        if len(chosen) < count:  # others have been cancelled
+            padded = self._shapes.rows(len(chosen), length, len(chosen), padded)[1]
+        return BatchPlan(chosen, self._shapes.small(padded, length, self._limit), urgent, padded), left
+
+    def _rows_in_room(self, length: int) -> int:
+        """Rows of a length that the free memory holds; at least as many, for the first one takes the most."""
+        if self._cost is None or self.room == math.inf:
+            return self.max_batch_tokens
+        return int(max(0.0, self.room) // max(1, self._cost(1, length)))
+
+    def _tokens_to_start(self) -> float:
+        """Tokens that take as long as starting a batch does."""
+        line = self.speed.line()
+        return max(_LEAST_PADDING, line[0] / line[1] if line else 0.0)
+
+    def _worth_padding(self, rows: list[Row], length: int, most: int, start: float) -> int:
+        """How many of the longest rows to pad to `length`: shorter ones wait where a batch of their own costs less.
+
+        Padding may take an eighth of the batch, or as long as starting another batch does.
+        """
+        padding = 0
+        for count in range(1, most + 1):
+            padding += length - len(rows[-count])
+            if padding > max(start, count * length / 8):
+                return max(1, count - 1)
+        return most
+
+
+def _wanted(row: Row) -> bool:
+    for request, _ in row.owners:  # noqa: SIM110  # `any` takes four times as long, for each row
+        if not request.future.done():
+            return True
+    return False
+
+
+def _key(token_ids: TokenIds, prompt_length: int) -> tuple[int, bytes]:
+    return prompt_length, token_ids.tobytes()
+
+
+def _collect(request: Request, most: int | None, rows: Rows) -> int:
+    """Move up to `most` texts of a request into `rows`, equal ones into one row; the tokens added."""
+    if request.future.done():
+        return 0
+    size = 0
+    count = len(request.token_ids)
+    end = count if most is None else min(count, request.next_index + most)
+    for index in range(request.next_index, end):
+        if request.refused(index):
+            continue
+        ids = request.token_ids[index]
+        key = _key(ids, request.prompt_length)
+        if key in rows:
+            rows[key].owners.append((request, index))
+        else:
+            rows[key] = Row(ids, request.prompt_length, [(request, index)])
+            size += len(ids)
+    request.next_index = end
+    return size

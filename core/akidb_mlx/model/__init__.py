@@ -1,0 +1,1 @@
+"""From a checkpoint's facts to a live model."""

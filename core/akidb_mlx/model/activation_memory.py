@@ -1,0 +1,94 @@
+"""How much memory a batch takes beside the weights: an estimate that is not too low, and seldom twice too high."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from akidb_mlx.model.architectures.base import Backbone
+from akidb_mlx.model.architectures.decoder import JoinedAttention
+from akidb_mlx.model.layers import cpu_kernels
+from akidb_mlx.model.layers.attention import SelfAttention
+
+__all__ = ["Activations"]
+
+# Measured with benchmarks/memory.py: what the allocator keeps, in parts of the arrays and at least.
+_OVERHEAD, _LEAST = 1.25, 16 << 20
+# Arrays of the hidden states' size beside the layer's own: input, sums, norms, pooling.
+_HIDDEN_STATES = 6
+# The same where a long text's layers are computed in blocks: input, result, what another's layer adds.
+_WHOLE = 3
+# Scores, their exponentials, the sum.
+_SCORES = 3
+# On a GPU arrays live until the commands that were sent together have ended.
+_SENT_TOGETHER = 2
+# Channels of a head that MLX 0.32 has fused attention for; CUDA's takes 16-bit numbers only.
+_FUSED_METAL, _FUSED_CUDA = (64, 72, 80, 96, 128), 128
+
+
+@dataclass(frozen=True)
+class Activations:
+    """The facts that decide it."""
+
+    width: int
+    layer_channels: int
+    """Numbers per token that the products of one layer give."""
+    heads: int
+    itemsize: int
+    on_cpu: bool
+    whole_scores: bool
+    """Whether attention makes the scores of all tokens at once."""
+    kept_in_blocks: int = 0
+    """Numbers per token that queries, keys and values have where a long text's layer is computed in blocks, else 0."""
+
+    @classmethod
+    def of(cls, backbone: Backbone, config: Mapping[str, Any], kind: str, dtype: mx.Dtype) -> "Activations":
+        """Read them from a backbone and its config.json; `kind` is the device's."""
+        layers = getattr(backbone, "layers", None) or getattr(getattr(backbone, "model", None), "layers", None) or []
+        weights = dict(tree_flatten(layers[0].parameters())) if layers else {}
+        channels = sum(
+            weight.shape[0] for name, weight in weights.items() if name.endswith("weight") and weight.ndim == 2
+        )
+        heads = next((config[key] for key in ("num_attention_heads", "n_heads", "n_head") if config.get(key)), 1)
+        head = config.get("head_dim") or backbone.width // heads
+        fused = {
+            "cpu": dtype == mx.float32,  # else MLX's own, which makes all scores
+            "metal": head in _FUSED_METAL,
+            "cuda": head <= _FUSED_CUDA and head % 8 == 0 and dtype.size == 2,
+        }[kind]
+        capped = bool(config.get("attn_logit_softcapping"))
+        in_blocks = kind == "cpu" and dtype == mx.float32
+        kept = _kept_in_blocks(layers[0]) if layers and in_blocks else 0
+        whole = not fused or (capped and not in_blocks)
+        return cls(backbone.width, channels, heads if layers else 0, dtype.size, kind == "cpu", whole, kept)
+
+    def bytes(self, rows: int, length: int) -> int:
+        """Bytes that a batch of so many rows of so many tokens takes at its peak."""
+        tokens = rows * length
+        if self.kept_in_blocks and length > cpu_kernels.LONG:
+            numbers = tokens * (self.kept_in_blocks + _WHOLE * self.width)
+            numbers += max(rows, cpu_kernels.LONG) * self.layer_channels
+        else:
+            numbers = tokens * (self.layer_channels + _HIDDEN_STATES * self.width)
+        arrays = numbers * self.itemsize
+        scores = rows * self.heads * length * length * self.itemsize
+        if not self.whole_scores:
+            block = (
+                max(cpu_kernels.BLOCK_BYTES, 4 * rows * self.heads * length) if length > cpu_kernels.LONG else scores
+            )
+            scores = min(scores, block) if self.on_cpu else 0
+        size = arrays + _SCORES * scores
+        return int(_OVERHEAD * size) + _LEAST if self.on_cpu else _SENT_TOGETHER * size
+
+
+def _kept_in_blocks(layer: nn.Module) -> int:
+    """Channels of the joined product, where the layer has one of the attentions that are computed in blocks."""
+    for module in layer.modules():
+        if isinstance(module, SelfAttention):
+            return int(module.qkv.weight.shape[0])
+        if isinstance(module, JoinedAttention):
+            return int(module.qkv_proj.weight.shape[0])
+    return 0

@@ -1,0 +1,76 @@
+"""The table of architectures: `model_type` of config.json → the class that computes it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.model.architectures.base import Backbone
+from akidb_mlx.model.architectures.bert import Bert
+from akidb_mlx.model.architectures.decoder import Decoder
+from akidb_mlx.model.architectures.decoder_table import DECODERS
+from akidb_mlx.model.architectures.distilbert import DistilBert
+from akidb_mlx.model.architectures.eurobert import EuroBert
+from akidb_mlx.model.architectures.gemma3 import Gemma3
+from akidb_mlx.model.architectures.gte import Gte
+from akidb_mlx.model.architectures.mlx_lm import has_model
+from akidb_mlx.model.architectures.modernbert import ModernBert
+from akidb_mlx.model.architectures.mpnet import MPNet
+from akidb_mlx.model.architectures.nomic_bert import NomicBert
+from akidb_mlx.model.architectures.roberta import Roberta
+from akidb_mlx.model.architectures.static import Static
+
+__all__ = ["ARCHITECTURES", "Backbone", "make_backbone"]
+
+ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
+    **dict.fromkeys(DECODERS, Decoder),
+    "bert": Bert,
+    "camembert": Roberta,
+    "distilbert": DistilBert,
+    "eurobert": EuroBert,
+    "gemma3_text": Gemma3,
+    "gte": Gte,
+    "modernbert": ModernBert,
+    "mpnet": MPNet,
+    "new": Gte,
+    "nomic_bert": NomicBert,
+    "roberta": Roberta,
+    "static": Static,
+    "xlm-roberta": Roberta,
+}
+
+
+# Published with code of their own, which transformers or we compute alike.
+_OWN_CODE_KNOWN = frozenset({"eurobert", "gte", "llama_bidirec", "new", "nomic_bert"})
+
+
+def make_backbone(config: Mapping[str, Any]) -> Backbone:
+    """The backbone that a config.json describes, its weights still to be loaded.
+
+    Raises:
+        UnsupportedModelError: what it describes is not computed here, or not faithfully.
+        CheckpointError: a field is missing, or of a type or size that cannot be.
+    """
+    model_type = str(config.get("model_type"))
+    if "lora_adaptations" in config:
+        raise UnsupportedModelError(
+            "config.json: lora_adaptations: Jina v3 switches an adapter on for each task, which is not supported; "
+            "its vectors without them would be others"
+        )
+    if model_type not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        reason = "is not supported"
+        if has_model(model_type):
+            reason = "is a model of mlx-lm's, but no reference has verified its vectors here, so it is refused"
+        raise UnsupportedModelError(f"model_type {model_type!r} {reason}; supported: {known}")
+    own_code = (config.get("auto_map") or {}).get("AutoModel")
+    stated = model_type in DECODERS and "is_causal" in config
+    if own_code and model_type not in _OWN_CODE_KNOWN and not stated:
+        hint = "; if it differs only in what tokens see, say so there with is_causal (true or false)"
+        raise UnsupportedModelError(
+            f"config.json: auto_map names the checkpoint's own code ({own_code}), which is never run and may compute "
+            f"something else than {model_type}{hint if model_type in DECODERS else ''}"
+        )
+    try:
+        return ARCHITECTURES[model_type](config)
+    except (ArithmeticError, TypeError, ValueError) as error:  # sizes of nought, or less, or of another type
+        raise CheckpointError(f"config.json describes no {model_type} that could be: {error}") from None

@@ -1,0 +1,76 @@
+"""BERT (Devlin et al. 2018, arXiv:1810.04805): learned positions, post-norm, bidirectional."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from akidb_mlx.model.architectures.base import Backbone, allow, read
+from akidb_mlx.model.layers.attention import PostNormLayer, activation, make_mask
+
+__all__ = ["Bert"]
+
+
+class Embeddings(nn.Module):
+    """Word + position + token type (always the first), normed."""
+
+    def __init__(self, config: Mapping[str, Any], width: int, eps: float) -> None:
+        """Make the tables."""
+        super().__init__()
+        self.word = nn.Embedding(read(config, "vocab_size", int), width)
+        self.position = nn.Embedding(read(config, "max_position_embeddings", int), width)
+        self.token_type = nn.Embedding(read(config, "type_vocab_size", int), width)
+        self.norm = nn.LayerNorm(width, eps)
+
+    def __call__(self, input_ids: mx.array, positions: mx.array) -> mx.array:
+        """(rows, length) and positions that broadcast to it → (rows, length, width)."""
+        by_position = self.position(positions) + self.token_type(mx.array([0]))
+        return self.norm(self.word(input_ids) + by_position)
+
+
+class Bert(Backbone):
+    """Hidden states of the last layer."""
+
+    ignored_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"cls\.", r"embeddings\.position_ids$")
+    renames: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"^bert\.", ""),
+        (r"\.gamma$", ".weight"),  # names of TensorFlow days
+        (r"\.beta$", ".bias"),
+        (r"^embeddings\.(word|position|token_type)_embeddings\.", r"embeddings.\1."),
+        (r"^embeddings\.LayerNorm\.", "embeddings.norm."),
+        (r"^encoder\.layer\.", "layers."),
+        (r"\.attention\.self\.", ".attention."),
+        (r"\.attention\.output\.dense\.", ".attention.out."),
+        (r"\.attention\.output\.LayerNorm\.", ".attention_norm."),
+        (r"\.intermediate\.dense\.", ".up."),
+        (r"\.output\.dense\.", ".down."),
+        (r"\.output\.LayerNorm\.", ".norm."),
+    )
+    fused: ClassVar[Mapping[str, tuple[str, ...]]] = {"qkv": ("query", "key", "value")}
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Make the backbone that config.json describes."""
+        super().__init__()
+        allow(config, "position_embedding_type", ("absolute",))
+        allow(config, "is_decoder", (False,))
+        self.width = read(config, "hidden_size", int)
+        eps = read(config, "layer_norm_eps", float)
+        heads, inner = read(config, "num_attention_heads", int), read(config, "intermediate_size", int)
+        self.embeddings = Embeddings(config, self.width, eps)
+        self.layers = [
+            PostNormLayer(self.width, heads, inner, activation(config), eps)
+            for _ in range(read(config, "num_hidden_layers", int))
+        ]
+
+    def positions(self, input_ids: mx.array) -> mx.array:
+        """Where each token stands: from zero."""
+        return mx.arange(input_ids.shape[1])
+
+    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+        """Hidden states of the last layer, (rows, length, width)."""
+        x = self.embeddings(input_ids, self.positions(input_ids))
+        mask = make_mask(attention_mask, input_ids.shape[1])
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x

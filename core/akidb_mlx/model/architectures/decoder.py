@@ -1,0 +1,231 @@
+"""Decoders (Qwen3, Llama, Mistral, Gemma …): mlx-lm's layers with our rotary positions and masks.
+
+mlx-lm's classes ignore some of what config.json says; `decoder_table` accounts for every field.
+"""
+
+import inspect
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.model.architectures.base import Backbone, allow, fuse, read
+from akidb_mlx.model.architectures.decoder_table import DECODERS, SLIDING, Family, account_for, layer_kinds
+from akidb_mlx.model.architectures.mlx_lm import import_model
+from akidb_mlx.model.layers import cpu_kernels
+from akidb_mlx.model.layers.attention import (
+    Activation,
+    Mask,
+    activation,
+    attention_layer,
+    make_causal_mask,
+    make_mask,
+)
+from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
+
+__all__ = ["Decoder", "JoinedAttention"]
+
+
+class Decoder(Backbone):
+    """Hidden states of the last layer, normed."""
+
+    ignored_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.", r".*\.rotary_emb\.inv_freq$")
+    renames: ClassVar[tuple[tuple[str, str], ...]] = ((r"^(?!model\.|lm_head\.)", "model."),)
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Make the backbone that config.json describes; mlx-lm is imported here."""
+        super().__init__()
+        family = DECODERS[config["model_type"]]
+        self.width = read(config, "hidden_size", int)
+        self.model = _make_theirs(family, config)
+        self._kinds = layer_kinds(family, config, len(self.model.layers))
+        self._window = read(config, "sliding_window", int) if SLIDING in self._kinds else None
+        self._causal = self.is_causal(family, config)
+        self._scale = family.scale(config) if family.scale else None
+        self._mask_array = family.mask_array
+        ropes = {kind: self.make_rope(family, config, kind) for kind in set(self._kinds)}
+        for layer, kind in zip(self.model.layers, self._kinds, strict=True):
+            _complete(layer, family, config, ropes[kind])
+        self._plain = family.plain
+
+    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """The checkpoint's weights under our names; products of the same input are joined where they can be."""
+        weights = super().sanitize(weights)
+        if self._plain:
+            for index, layer in enumerate(self.model.layers):
+                parent = f"model.layers.{index}"
+                if _join(weights, f"{parent}.self_attn.", "qkv_proj", ("q_proj", "k_proj", "v_proj")):
+                    layer.self_attn = JoinedAttention(layer.self_attn)
+                if _join(weights, f"{parent}.mlp.", "gate_up_proj", ("gate_proj", "up_proj")):
+                    layer.mlp = JoinedNetwork(layer.mlp)
+        return weights
+
+    def is_causal(self, family: Family, config: Mapping[str, Any]) -> bool:
+        """Whether tokens see only what is before them."""
+        causal = read(config, "is_causal", bool, family.causal)
+        if not causal and self._window is not None:
+            raise UnsupportedModelError("config.json: is_causal false with a sliding window is not supported")
+        return causal
+
+    def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope:
+        """The rotary positions of layers of this kind."""
+        parameters = rope_parameters(config)
+        allow({**config, **parameters}, "rope_type", ("default", "linear", "llama3", "yarn"))
+        if family.partial:
+            read(parameters, "partial_rotary_factor", float)
+        return make_rope(_head(config), parameters, interleaved=family.interleaved)
+
+    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+        """Hidden states of the last layer, (rows, length, width)."""
+        x = self.model.embed_tokens(input_ids).astype(self.model.norm.weight.dtype)  # quantised ones give bfloat16
+        if self._scale is not None:
+            x = x * self._scale
+        masks = {kind: self.mask(attention_mask, input_ids.shape[1], kind) for kind in set(self._kinds)}
+        for layer, kind in zip(self.model.layers, self._kinds, strict=True):
+            x = layer(x, masks[kind], None)
+            cpu_kernels.catch_up(x)
+        return self.model.norm(x)
+
+    def mask(self, attention_mask: mx.array | None, length: int, kind: str) -> Mask:
+        """Who sees whom."""
+        if not self._causal:
+            return make_mask(attention_mask, length)
+        window = self._window if kind == SLIDING else None
+        if self._mask_array:
+            return make_causal_mask(length, window)
+        return make_causal_mask(length, window) if window is not None and window < length else "causal"
+
+
+class JoinedAttention(nn.Module):
+    """mlx-lm's attention in its plain form, with one product of matrices for queries, keys and values."""
+
+    def __init__(self, theirs: Any) -> None:
+        """Take over its settings; the joined weights are still to be loaded."""
+        super().__init__()
+        self._heads, self._kv_heads, self._scale = theirs.n_heads, theirs.n_kv_heads, theirs.scale
+        self.qkv_proj = _side_by_side(theirs.q_proj, theirs.k_proj, theirs.v_proj)
+        self.o_proj, self._rope = theirs.o_proj, theirs.rope
+        if "q_norm" in theirs:
+            self.q_norm, self.k_norm = theirs.q_norm, theirs.k_norm
+
+    def __call__(self, x: mx.array, mask: Mask, cache: None = None) -> mx.array:
+        """(rows, length, width) → the same shape."""
+        return attention_layer(self._project, self._finish, x, mask, self._scale)
+
+    def _project(self, x: mx.array, first: int) -> tuple[mx.array, mx.array, mx.array]:
+        qkv = self.qkv_proj(x).reshape(*x.shape[:2], self._heads + 2 * self._kv_heads, -1)
+        queries, keys, values = mx.split(qkv, (self._heads, self._heads + self._kv_heads), axis=2)
+        if "q_norm" in self:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        queries, keys = self._rope(queries.swapaxes(1, 2), first), self._rope(keys.swapaxes(1, 2), first)
+        return queries, keys, values.swapaxes(1, 2)
+
+    def _finish(self, x: mx.array, attended: mx.array) -> mx.array:
+        return self.o_proj(attended.swapaxes(1, 2).reshape(*x.shape[:2], -1))
+
+
+class JoinedNetwork(nn.Module):
+    """mlx-lm's gated network with one product of matrices for gate and up."""
+
+    def __init__(self, theirs: Any) -> None:
+        """Take over its layers; the joined weights are still to be loaded."""
+        super().__init__()
+        self.gate_up_proj = _side_by_side(theirs.gate_proj, theirs.up_proj)
+        self.down_proj = theirs.down_proj
+        self._activation: Activation | None = getattr(theirs, "_activation", None)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(rows, length, width) → the same shape."""
+        return cpu_kernels.in_blocks(self._of_block, x)
+
+    def _of_block(self, x: mx.array) -> mx.array:
+        gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1)
+        return self.down_proj(_silu_gate(gate, up) if self._activation is None else self._activation(gate) * up)
+
+
+@partial(mx.compile, shapeless=True)
+def _silu_gate(gate: mx.array, up: mx.array) -> mx.array:
+    return nn.silu(gate) * up
+
+
+def _join(weights: dict[str, mx.array], parent: str, ours: str, theirs: tuple[str, ...]) -> bool:
+    """Join layers in `weights` if they are there and alike: quantised ones may differ in bits, others in biases."""
+    parts = {
+        key: weight for key, weight in weights.items() if key.startswith(tuple(f"{parent}{one}." for one in theirs))
+    }
+    kinds = [
+        {(key.rsplit(".", 1)[1], weight.shape[1:], weight.dtype) for key, weight in parts.items() if f"{one}." in key}
+        for one in theirs
+    ]
+    if not kinds[0] or any(kind != kinds[0] for kind in kinds):
+        return False
+    for key in parts:
+        del weights[key]
+    weights.update(fuse(parts, {ours: theirs}))
+    return True
+
+
+def _side_by_side(*linears: nn.Linear) -> nn.Linear:
+    first = linears[0]
+    return nn.Linear(first.weight.shape[1], sum(one.weight.shape[0] for one in linears), bias="bias" in first)
+
+
+class GatedNetwork(nn.Module):
+    """mlx-lm's gated network with another activation."""
+
+    def __init__(self, theirs: Any, act: Activation) -> None:
+        """Take over its layers."""
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = theirs.gate_proj, theirs.up_proj, theirs.down_proj
+        self._activation = act
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(rows, length, width) → the same shape."""
+        return cpu_kernels.in_blocks(self._of_block, x)
+
+    def _of_block(self, x: mx.array) -> mx.array:
+        return self.down_proj(self._activation(self.gate_proj(x)) * self.up_proj(x))
+
+
+def _make_theirs(family: Family, config: Mapping[str, Any]) -> Any:
+    """mlx-lm's transformer without its head: it has `embed_tokens`, `layers` and `norm`."""
+    module = import_model(family.module)
+    fields = inspect.signature(module.ModelArgs).parameters
+    account_for(family, config, fields)
+    if "head_dim" not in fields:
+        allow(config, "head_dim", (None, read(config, "hidden_size", int) // read(config, "num_attention_heads", int)))
+    ours = dict.fromkeys(("layer_types", "rope_parameters", "rope_scaling", "sliding_window"))
+    replaced = {"rope_theta": 10000.0, "partial_rotary_factor": 1.0, "tie_word_embeddings": True}
+    said = {**config, **ours, **replaced}
+    try:
+        args = module.ModelArgs(**{key: said[key] for key in fields if said.get(key) is not None})
+        return module.Model(args).model
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"config.json lacks a setting or has a wrong one: {error}") from None
+
+
+def _head(config: Mapping[str, Any]) -> int:
+    """Channels of a head."""
+    return config.get("head_dim") or read(config, "hidden_size", int) // read(config, "num_attention_heads", int)
+
+
+def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope) -> None:
+    """Give one of mlx-lm's layers what config.json says and its class ignores."""
+    attention = layer.self_attn
+    if type(attention.rope).__name__ != "NoPE":  # SmolLM3 turns only some layers
+        attention.rope = rope
+    for name in family.biases:
+        if read(config, "attention_bias", bool, False):
+            attention[name].bias = mx.zeros(attention[name].weight.shape[0])
+    name = read(config, family.activation_key, str)
+    if family.module == "gemma" and name == "gelu":  # what the first Gemmas' files say for the approximation
+        name = "gelu_pytorch_tanh"
+    if name == family.activation or (name, family.activation) == ("swish", "silu"):
+        return
+    act = activation({family.activation_key: name}, family.activation_key)
+    if "gate_proj" not in layer.mlp:
+        allow(config, family.activation_key, (family.activation,))
+    layer.mlp = GatedNetwork(layer.mlp, act)

@@ -1,0 +1,197 @@
+"""The table of decoders: what mlx-lm's class of a model_type computes, what is left to us, and what is refused."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.model.architectures.base import allow
+
+__all__ = ["DECODERS", "FULL", "SLIDING", "Family", "account_for", "layer_kinds"]
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+Config = Mapping[str, Any]
+
+
+def _all_full(config: Config, count: int) -> Sequence[str]:
+    return [FULL] * count
+
+
+def _all_sliding(config: Config, count: int) -> Sequence[str]:
+    return [FULL if config.get("sliding_window") is None else SLIDING] * count
+
+
+def _upper_sliding(config: Config, count: int) -> Sequence[str]:
+    """Qwen's: the window holds from one layer on, and may be stated but switched off."""
+    first = config.get("max_window_layers", count) if config.get("use_sliding_window") else count
+    return config.get("layer_types") or [SLIDING if index >= first else FULL for index in range(count)]
+
+
+def _every_other_sliding(config: Config, count: int) -> Sequence[str]:
+    return config.get("layer_types") or [FULL if index % 2 else SLIDING for index in range(count)]
+
+
+def _gemma3_kinds(config: Config, count: int) -> Sequence[str]:
+    if config.get("layer_types"):
+        return list(config["layer_types"])
+    every = config.get("sliding_window_pattern")
+    if every is None:
+        raise CheckpointError("config.json has neither layer_types nor sliding_window_pattern")
+    return [SLIDING if (index + 1) % every else FULL for index in range(count)]
+
+
+def _root_of_width(config: Config) -> float:
+    return float(config["hidden_size"]) ** 0.5
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model_type."""
+
+    module: str
+    """mlx-lm's file."""
+    activation: str = "silu"
+    """What its network computes; another one in config.json replaces it."""
+    activation_key: str = "hidden_act"
+    kinds: Callable[[Config, int], Sequence[str]] = _all_full
+    """Each layer's kind of attention, full or sliding."""
+    known: tuple[str, ...] = ()
+    """Fields of config.json that its class ignores and we compute."""
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Fields that neither computes, with the values that change nothing; the first is the default."""
+    needed: tuple[str, ...] = ()
+    """Fields for which its class has a default of its own."""
+    biases: tuple[str, ...] = ()
+    """Layers of attention that `attention_bias` gives biases, which its class ignores."""
+    scale: Callable[[Config], float] | None = None
+    """Factor of the token embeddings."""
+    interleaved: bool = False
+    """Whether rotary positions turn channels (2i, 2i + 1)."""
+    partial: bool = False
+    """Whether they turn a part of each head, which config.json must state."""
+    causal: bool = True
+    """Whether tokens see only what is before them, where config.json does not say (`is_causal`)."""
+    mask_array: bool = False
+    """Its attention wants the causal mask as an array."""
+    plain: bool = False
+    """Whether attention is projections, norms of each head or none, rotary positions: then ours joins products."""
+
+
+_QWEN = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
+# transformers' own bidirectional Gemma 1 and 2 is broken (it masks differently by implementation).
+_GEMMA = {"use_bidirectional_attention": (None, False), "hidden_activation": (None, "gelu_pytorch_tanh")}
+
+# Each row is verified by a case in tests/reference.
+DECODERS: dict[str, Family] = {
+    "cohere": Family("cohere", interleaved=True),
+    "ernie4_5": Family("ernie4_5", interleaved=True),
+    "gemma": Family("gemma", activation="gelu", scale=_root_of_width, only=_GEMMA),
+    "gemma2": Family(
+        "gemma2",
+        activation="gelu_pytorch_tanh",
+        activation_key="hidden_activation",
+        kinds=_every_other_sliding,
+        known=("sliding_window", "layer_types"),
+        only=_GEMMA | {"is_causal": (True,), "hidden_act": (None, "gelu_pytorch_tanh")},
+        needed=("query_pre_attn_scalar", "attn_logit_softcapping"),
+        scale=_root_of_width,
+        mask_array=True,
+    ),
+    "gemma3_text": Family(
+        "gemma3_text",
+        activation="gelu_pytorch_tanh",
+        activation_key="hidden_activation",
+        kinds=_gemma3_kinds,
+        known=(
+            "sliding_window",
+            "layer_types",
+            "_sliding_window_pattern",
+            "rope_local_base_freq",
+            "use_bidirectional_attention",
+        ),
+        only={"attn_logit_softcapping": (None,), "is_causal": (True,)},
+        needed=("query_pre_attn_scalar", "rms_norm_eps"),
+        scale=_root_of_width,
+    ),
+    "glm": Family("glm", interleaved=True, partial=True),
+    "glm4": Family("glm4", interleaved=True, partial=True),
+    "granite": Family("granite", scale=lambda config: float(config["embedding_multiplier"])),
+    "helium": Family("helium", interleaved=True),
+    "hunyuan_v1_dense": Family("hunyuan_v1_dense", only={"use_qk_norm": (True,)}),
+    "llama": Family("llama", plain=True),
+    "llama_bidirec": Family("llama", known=("pooling",), causal=False, plain=True),
+    "mistral": Family("llama", kinds=_all_sliding, known=("sliding_window",), plain=True),
+    "nemotron": Family("nemotron", activation="relu2", partial=True),
+    "olmo2": Family("olmo2"),
+    "phi3": Family("phi3", kinds=_all_sliding, known=("sliding_window",)),
+    "qwen2": Family("qwen2", kinds=_upper_sliding, known=_QWEN, plain=True),
+    "qwen3": Family(
+        "qwen3",
+        kinds=_upper_sliding,
+        known=_QWEN,
+        biases=("q_proj", "k_proj", "v_proj", "o_proj"),
+        plain=True,
+    ),
+    "seed_oss": Family("seed_oss"),
+    "smollm3": Family("smollm3", known=("sliding_window",)),
+    "stablelm": Family("stablelm", partial=True),
+}
+
+# Computed by us, for all.
+_COMPUTED = """
+    head_dim hidden_act hidden_activation is_causal max_position_embeddings original_max_position_embeddings
+    partial_rotary_factor rope_parameters rope_scaling rope_theta
+"""
+# Without effect on hidden states.
+_INERT = """
+    _name_or_path architectures attention_dropout auto_map bos_token_id cache_implementation chunk_size_feed_forward
+    classifier_dropout do_sample dtype embd_pdrop eod_token_id eos_token_id final_logit_softcapping hidden_dropout
+    id2label initializer_range is_decoder is_encoder_decoder label2id logits_scaling mlp_dropout model_type
+    num_logits_to_keep output_attentions output_hidden_states pad_token_id pretraining_tp problem_type quantization
+    quantization_config resid_pdrop residual_dropout return_dict sep_token_id task_specific_params
+    tie_word_embeddings tokenizer_class torch_dtype torchscript transformers_version unsloth_fixed unsloth_version
+    use_cache
+"""
+# Switches that only some classes have: off for the others.
+_OFF: Mapping[str, tuple[Any, ...]] = {
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "rope_traditional": (False,),
+    "use_sliding_window": (False,),
+}
+# What a class reads although the work is ours.
+_OURS = frozenset({"layer_types", "rope_traditional", "sliding_window"})
+
+
+def account_for(family: Family, config: Config, fields: Collection[str]) -> None:
+    """Refuse config.json where it says what neither mlx-lm's class (which reads `fields`) nor we compute."""
+    accounted = {*fields, *_COMPUTED.split(), *_INERT.split(), *family.known} - (_OURS - set(family.known))
+    if family.biases:
+        accounted.add("attention_bias")
+    for key, value in config.items():
+        if value is None or (key == "layer_types" and set(value) == {FULL}):
+            continue
+        limits = family.only.get(key) or (_OFF.get(key) if key not in accounted else None)
+        if limits is not None:
+            allow(config, key, limits)
+        elif key not in accounted:
+            raise UnsupportedModelError(
+                f"config.json: {key!r} ({value!r}) is not known for {config['model_type']} and might change vectors; "
+                "delete it there if transformers ignores it"
+            )
+    for key in family.needed:
+        if config.get(key) is None:
+            raise CheckpointError(f"config.json lacks {key!r}, which {config['model_type']} needs")
+
+
+def layer_kinds(family: Family, config: Config, count: int) -> list[str]:
+    """Full or sliding attention, layer by layer."""
+    kinds = list(family.kinds(config, count))
+    unknown = sorted(set(kinds) - {FULL, SLIDING})
+    if unknown:
+        raise UnsupportedModelError(f"config.json: layer_types {unknown[0]!r} is not supported")
+    if len(kinds) != count:
+        raise CheckpointError(f"config.json: {len(kinds)} layer_types for {count} layers")
+    if SLIDING in kinds and config.get("sliding_window") is None:
+        raise CheckpointError("config.json has sliding layers and no sliding_window")
+    return kinds

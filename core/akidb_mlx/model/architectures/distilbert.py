@@ -1,0 +1,54 @@
+"""DistilBERT (Sanh et al. 2019, arXiv:1910.01108): BERT with half the layers and no token types."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from akidb_mlx.model.architectures.base import Backbone, read
+from akidb_mlx.model.layers.attention import PostNormLayer, activation, make_mask
+
+__all__ = ["DistilBert"]
+
+_EPS = 1e-12
+
+
+class DistilBert(Backbone):
+    """Hidden states of the last layer."""
+
+    ignored_weights: ClassVar[tuple[str, ...]] = (r"vocab_", r"embeddings\.position_ids$")
+    renames: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"^distilbert\.", ""),
+        (r"^embeddings\.(word|position)_embeddings\.", r"\1."),
+        (r"^embeddings\.LayerNorm\.", "norm."),
+        (r"^transformer\.layer\.", "layers."),
+        (r"\.attention\.out_lin\.", ".attention.out."),
+        (r"\.sa_layer_norm\.", ".attention_norm."),
+        (r"\.ffn\.lin1\.", ".up."),
+        (r"\.ffn\.lin2\.", ".down."),
+        (r"\.output_layer_norm\.", ".norm."),
+    )
+    fused: ClassVar[Mapping[str, tuple[str, ...]]] = {"qkv": ("q_lin", "k_lin", "v_lin")}
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Make the backbone that config.json describes."""
+        super().__init__()
+        self.width = read(config, "dim", int)
+        heads, inner = read(config, "n_heads", int), read(config, "hidden_dim", int)
+        self.word = nn.Embedding(read(config, "vocab_size", int), self.width)
+        # Sinusoids, where config.json asks for them, are stored as weights all the same.
+        self.position = nn.Embedding(read(config, "max_position_embeddings", int), self.width)
+        self.norm = nn.LayerNorm(self.width, _EPS)
+        self.layers = [
+            PostNormLayer(self.width, heads, inner, activation(config, "activation"), _EPS)
+            for _ in range(read(config, "n_layers", int))
+        ]
+
+    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+        """Hidden states of the last layer, (rows, length, width)."""
+        x = self.norm(self.word(input_ids) + self.position(mx.arange(input_ids.shape[1])))
+        mask = make_mask(attention_mask, input_ids.shape[1])
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x

@@ -1,0 +1,71 @@
+"""GTE v1.5 and multilingual (Zhang et al. 2024, arXiv:2407.19669): model_type `new`, in transformers 5 `gte`."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from akidb_mlx.model.architectures.base import Backbone, allow, read
+from akidb_mlx.model.architectures.nomic_bert import GatedPostNormLayer
+from akidb_mlx.model.layers.attention import activation, make_mask
+from akidb_mlx.model.layers.rope import make_rope, rope_parameters
+
+__all__ = ["Gte"]
+
+
+class Gte(Backbone):
+    """Hidden states of the last layer."""
+
+    ignored_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"lm_head\.", r"classifier\.")
+    renames: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"^(new|gte)\.", ""),
+        (r"^embeddings\.(word|token_type)_embeddings\.", r"\1."),
+        (r"^embeddings\.LayerNorm\.", "norm."),
+        (r"^encoder\.layer\.", "layers."),
+        (r"\.attention\.qkv_proj\.", ".attention.qkv."),
+        (r"\.attention\.o_proj\.", ".attention.out."),
+        (r"\.attn_ln\.", ".attention_norm."),
+        (r"\.mlp\.up_gate_proj\.", ".mlp.gate_up."),
+        (r"\.mlp\.down_proj\.", ".mlp.down."),
+        (r"\.mlp_ln\.", ".norm."),
+    )
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Make the backbone that config.json describes."""
+        super().__init__()
+        allow(config, "position_embedding_type", ("rope",))
+        allow(config, "layer_norm_type", ("layer_norm",))
+        allow(config, "pack_qkv", (True,))
+        allow(config, "logn_attention_scale", (False,))
+        self.width = read(config, "hidden_size", int)
+        eps, inner = read(config, "layer_norm_eps", float), read(config, "intermediate_size", int)
+        heads = read(config, "num_attention_heads", int)
+        self.word = nn.Embedding(read(config, "vocab_size", int), self.width)
+        types = read(config, "type_vocab_size", int)
+        if types:
+            self.token_type = nn.Embedding(types, self.width)
+        self.norm = nn.LayerNorm(self.width, eps)
+        self.layers = [
+            GatedPostNormLayer(self.width, heads, inner, activation(config), eps, attention_bias=True, down_bias=True)
+            for _ in range(read(config, "num_hidden_layers", int))
+        ]
+        self._rope = make_rope(self.width // heads, rope_parameters(config))
+
+    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """The checkpoint's weights under our names; it has `up` before `gate`."""
+        weights = super().sanitize(weights)
+        for name in [name for name in weights if ".mlp.gate_up." in name]:
+            weights[name] = mx.concatenate([*reversed(mx.split(weights[name], 2))])
+        return weights
+
+    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+        """Hidden states of the last layer, (rows, length, width)."""
+        x = self.word(input_ids)
+        if "token_type" in self:
+            x = x + self.token_type(mx.array([0]))
+        x = self.norm(x)
+        mask = make_mask(attention_mask, input_ids.shape[1])
+        for layer in self.layers:
+            x = layer(x, mask, self._rope)
+        return x

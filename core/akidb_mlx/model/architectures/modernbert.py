@@ -1,0 +1,104 @@
+"""ModernBERT (Warner et al. 2024, arXiv:2412.13663): rotary positions, pre-norm, local layers between global ones."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from akidb_mlx.errors import CheckpointError
+from akidb_mlx.model.architectures.base import Backbone, allow, read
+from akidb_mlx.model.layers.attention import GatedMLP, Mask, SelfAttention, activation, make_mask
+from akidb_mlx.model.layers.rope import make_rope
+
+__all__ = ["ModernBert"]
+
+
+class Layer(nn.Module):
+    """Attention and a gated network, each on the normed input; the first layer's attention takes it as it is."""
+
+    def __init__(self, config: Mapping[str, Any], width: int, index: int) -> None:
+        """Make one layer."""
+        super().__init__()
+        eps, norm_bias = read(config, "norm_eps", float), read(config, "norm_bias", bool)
+        bias, mlp_bias = read(config, "attention_bias", bool), read(config, "mlp_bias", bool)
+        inner = read(config, "intermediate_size", int)
+        if index:
+            self.attention_norm = nn.LayerNorm(width, eps, bias=norm_bias)
+        self.attention = SelfAttention(width, read(config, "num_attention_heads", int), bias=bias, out_bias=bias)
+        self.mlp_norm = nn.LayerNorm(width, eps, bias=norm_bias)
+        act = activation(config, "hidden_activation")
+        self.mlp = GatedMLP(width, inner, act, bias=mlp_bias, down_bias=mlp_bias)
+
+    def __call__(self, x: mx.array, mask: Mask, rope: Any) -> mx.array:
+        """(rows, length, width) → the same shape."""
+        return self.attention(x, mask, rope, norm=self.get("attention_norm"), then=self._then)
+
+    def _then(self, x: mx.array, attended: mx.array) -> mx.array:
+        x = x + attended
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class ModernBert(Backbone):
+    """Hidden states of the last layer, normed."""
+
+    ignored_weights: ClassVar[tuple[str, ...]] = (r"head\.", r"decoder\.", r"classifier\.")
+    renames: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"^model\.", ""),
+        (r"^embeddings\.tok_embeddings\.", "word."),
+        (r"^embeddings\.norm\.", "norm."),
+        (r"\.attn_norm\.", ".attention_norm."),
+        (r"\.attn\.Wqkv\.", ".attention.qkv."),
+        (r"\.attn\.Wo\.", ".attention.out."),
+        (r"\.mlp\.Wi\.", ".mlp.gate_up."),
+        (r"\.mlp\.Wo\.", ".mlp.down."),
+    )
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Make the backbone that config.json describes."""
+        super().__init__()
+        self.width = read(config, "hidden_size", int)
+        eps, bias = read(config, "norm_eps", float), read(config, "norm_bias", bool)
+        count = read(config, "num_hidden_layers", int)
+        self.word = nn.Embedding(read(config, "vocab_size", int), self.width)
+        self.norm = nn.LayerNorm(self.width, eps, bias=bias)
+        self.layers = [Layer(config, self.width, index) for index in range(count)]
+        self.final_norm = nn.LayerNorm(self.width, eps, bias=bias)
+        self._kinds = _layer_kinds(config, count)
+        # `local_attention` is the whole window; tokens see that half to each side.
+        self._window = read(config, "local_attention", int) // 2
+        head = self.width // read(config, "num_attention_heads", int)
+        self._ropes = {kind: make_rope(head, _rope_parameters(config, kind)) for kind in set(self._kinds)}
+
+    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+        """Hidden states of the last layer, (rows, length, width)."""
+        length = input_ids.shape[1]
+        masks = {
+            "full_attention": make_mask(attention_mask, length),
+            "sliding_attention": make_mask(attention_mask, length, self._window),
+        }
+        x = self.norm(self.word(input_ids))
+        for layer, kind in zip(self.layers, self._kinds, strict=True):
+            x = layer(x, masks[kind], self._ropes[kind])
+        return self.final_norm(x)
+
+
+def _layer_kinds(config: Mapping[str, Any], count: int) -> list[str]:
+    kinds = config.get("layer_types")
+    if kinds is None:
+        every = read(config, "global_attn_every_n_layers", int)
+        kinds = ["sliding_attention" if index % every else "full_attention" for index in range(count)]
+    for kind in kinds:
+        allow({**config, "layer_types": kind}, "layer_types", ("full_attention", "sliding_attention"))
+    if len(kinds) != count:
+        raise CheckpointError(f"config.json: {len(kinds)} layer_types for {count} layers")
+    return list(kinds)
+
+
+def _rope_parameters(config: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    nested = config.get("rope_parameters")
+    if nested is not None:
+        parameters: Mapping[str, Any] = nested[kind]
+        return parameters
+    key = "global_rope_theta" if kind == "full_attention" else "local_rope_theta"
+    return {"rope_type": "default", "rope_theta": read(config, key, float)}

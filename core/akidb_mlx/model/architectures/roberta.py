@@ -1,0 +1,33 @@
+"""RoBERTa (Liu et al. 2019, arXiv:1907.11692), XLM-RoBERTa and CamemBERT: BERT that counts positions after the pad."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import mlx.core as mx
+
+from akidb_mlx.model.architectures.base import read
+from akidb_mlx.model.architectures.bert import Bert
+
+__all__ = ["Roberta", "positions_after_padding"]
+
+
+def positions_after_padding(input_ids: mx.array, pad_token_id: int) -> mx.array:
+    """Positions from pad_token_id + 1; a pad token, which a text may contain, has the pad's and counts for none."""
+    counts = (input_ids != pad_token_id).astype(mx.int32)
+    return mx.cumsum(counts, axis=1) * counts + pad_token_id
+
+
+class Roberta(Bert):
+    """Hidden states of the last layer."""
+
+    ignored_weights: ClassVar[tuple[str, ...]] = (*Bert.ignored_weights, r"lm_head\.")
+    renames: ClassVar[tuple[tuple[str, str], ...]] = ((r"^roberta\.", ""), *Bert.renames)
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Make the backbone that config.json describes."""
+        super().__init__(config)
+        self._pad_token_id = read(config, "pad_token_id", int)
+
+    def positions(self, input_ids: mx.array) -> mx.array:
+        """Where each token stands: after the pad."""
+        return positions_after_padding(input_ids, self._pad_token_id)

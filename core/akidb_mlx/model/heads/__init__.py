@@ -1,0 +1,1 @@
+"""What makes a text's result of its hidden states."""

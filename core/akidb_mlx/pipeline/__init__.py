@@ -1,0 +1,1 @@
+"""The way of a call, on the caller's thread."""

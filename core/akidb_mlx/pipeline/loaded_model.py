@@ -1,0 +1,172 @@
+"""A loaded model and who uses it: equal settings share one, loaded once, dropped with its last user."""
+
+import logging
+import os
+import threading
+from collections.abc import Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from akidb_mlx.checkpoint.hub import resolve
+from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
+from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.device.choice import FORKED, Device
+from akidb_mlx.device.precision import FLOAT32_ERROR, describe_error, float32_error
+from akidb_mlx.effective.recipe import Recipe, read_recipe, warn_once
+from akidb_mlx.engine.device_threads import DEVICE_THREADS
+from akidb_mlx.engine.model_engine import Engine
+from akidb_mlx.engine.scheduler import Scheduler
+from akidb_mlx.errors import BackendError
+from akidb_mlx.pipeline.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from akidb_mlx.model.embedding_model import EmbeddingModel
+
+__all__ = ["LoadedModel", "acquire", "measure_float32"]
+
+_log = logging.getLogger(__name__)
+
+# Applied by each embedder on the host, or settled once the files are found: they need no model of their own.
+_ON_THE_HOST = frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong"})
+_FOR_FINDING = frozenset({"model", "revision", "cache_dir", "local_files_only"})
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """One engine with its tokenizer, and how many embedders use it."""
+
+    key: Hashable
+    recipe: Recipe
+    tokenizer: Tokenizer
+    engine: Engine
+    dimension: int
+    """Width of the rows, before truncation."""
+    parameter_bytes: int
+    users: int = 0
+    warned: set[str] = field(default_factory=set)
+
+    def warn_once(self, message: str, kind: str | None = None) -> None:
+        """Log a warning, but one of a kind only once for this model."""
+        kind = kind or message
+        if kind not in self.warned:
+            self.warned.add(kind)
+            _log.warning(message)
+
+    def release(self) -> None:
+        """One user less; the last one closes the engine."""
+        with _lock:
+            self.users -= 1
+            if self.users:
+                return
+            _loaded.pop(self.key, None)
+        self.engine.close()
+
+
+_lock = threading.Lock()
+_loaded: dict[Hashable, "Future[LoadedModel]"] = {}
+
+
+def acquire(config: EmbedderConfig) -> LoadedModel:
+    """The model for these settings, loaded by the first caller while the others wait; counts one user."""
+    source = resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
+    settings = tuple((name, value) for name, value in config if name not in _ON_THE_HOST | _FOR_FINDING)
+    key: Hashable = (source.path.resolve(), settings)
+    while True:
+        with _lock:
+            future = _loaded.get(key)
+            first = future is None
+            if future is None:
+                future = _loaded[key] = Future()
+        if first:
+            try:
+                future.set_result(_load(key, config, read_recipe(config, source)))
+            except BaseException as error:
+                with _lock:
+                    _loaded.pop(key, None)
+                future.set_exception(error)
+                raise
+        loaded = future.result()
+        with _lock:
+            if not loaded.engine.closed and _loaded.get(key) is future:
+                loaded.users += 1
+                return loaded
+
+
+def measure_float32(device: Device) -> float:
+    """Largest relative error of a float32 product on the device, as it computes in this process."""
+
+    def measure() -> float:
+        with device.stream():
+            return float32_error()
+
+    return DEVICE_THREADS.run(measure).result()
+
+
+def _warn_of_lower_precision(device: Device) -> None:
+    """MLX decides at its first product: another library's may have come before `choose_device` asked for float32."""
+    error = measure_float32(device)
+    if error > FLOAT32_ERROR:
+        warn_once(
+            f"{describe_error(error)}. Until then vectors of float32 models differ from sentence-transformers' by up "
+            "to 1e-3: another library used MLX before a model was loaded, or the variable asks for it"
+        )
+
+
+def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
+    checkpoint, device = recipe.checkpoint, recipe.device
+    if DEVICE_THREADS.inherits_streams and not device.survives_fork:
+        raise BackendError(FORKED)
+
+    def load() -> "EmbeddingModel":
+        from akidb_mlx.model.loading import load_model
+
+        limit = device.cache_limit_mb if config.cache_limit_mb is None else config.cache_limit_mb
+        DEVICE_THREADS.set_cache_limit(limit)
+        with device.stream():
+            return load_model(checkpoint, recipe.pooling, device, config.dtype)
+
+    loading = DEVICE_THREADS.run(load)
+    if device.kind != "cpu" and device.dtype(read_float_dtype(checkpoint.weight_files), config.dtype) == "float32":
+        _warn_of_lower_precision(device)
+    tokenizer = Tokenizer(  # meanwhile, in this thread
+        checkpoint.tokenizer_file,
+        recipe.max_seq_length,
+        do_lower_case=checkpoint.do_lower_case,
+        truncation_side=checkpoint.truncation_side,
+        vocab_size=checkpoint.config.get("vocab_size"),
+        **checkpoint.tokenizer_rules,
+    )
+    model = loading.result()
+    scheduler = Scheduler(
+        config.max_batch_tokens or device.max_batch_tokens,
+        config.query_latency_target_ms / 1000,
+        recipe.max_seq_length,
+        device.shapes,
+        lanes=max(1, device.cpu_lanes),
+        full_batch_s=device.full_batch_ms / 1000,
+        first_batch_tokens=device.first_batch_tokens,
+        cost=model.activation_bytes,
+    )
+    # Last, for the thread knows the engine from then on: nothing may fail after it.
+    engine = Engine(
+        model,
+        scheduler,
+        config.max_queued_tokens,
+        survives_fork=device.survives_fork,
+        cpu_lanes=device.cpu_lanes,
+        plans_shapes=device.plans_shapes,
+        memory=device.memory,
+        cost=model.activation_bytes,
+    )
+    return LoadedModel(key, recipe, tokenizer, engine, model.dimension, model.parameter_bytes())
+
+
+def _after_fork() -> None:
+    """In a forked child: a load that another thread had begun never ends here."""
+    _lock.release()
+    for key in [key for key, future in _loaded.items() if not future.done()]:
+        del _loaded[key]
+
+
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)

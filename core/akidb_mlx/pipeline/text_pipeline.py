@@ -1,0 +1,361 @@
+"""The path of a text: tokenised in parts, queued, awaited, finished; for callers on threads and in event loops."""
+
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from akidb_mlx import vectors
+from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError, QueueFullError
+from akidb_mlx.model.padded_batch import TokenIds
+from akidb_mlx.pipeline import inputs as text_input
+from akidb_mlx.pipeline.loaded_model import LoadedModel
+from akidb_mlx.pipeline.progress import Progress
+from akidb_mlx.pipeline.tokenizer import Tokenized
+from akidb_mlx.pipeline.waiting import Threads, Wait, after, blocking, in_event_loop, iterate, run
+from akidb_mlx.vectors import Embeddings
+
+__all__ = ["Call", "OnError", "TextPath", "Usage"]
+
+_log = logging.getLogger(__name__)
+# Texts that are tokenised and queued at a time: the device starts on the first while the next are tokenised.
+_PART = {"cpu": 256, "cuda": 1024, "metal": 1024}
+# The first parts are smaller, doubling from this, so that the device starts early.
+_FIRST_PART = 128
+# Up to so many characters are tokenised in the event loop's own thread (well under a millisecond each 1,000).
+_INLINE_CHARACTERS = 20_000
+_STREAM_CHUNKS_IN_FLIGHT = 3
+# A chunk of a stream ends early where its texts would take longer than this (seconds), so that the first rows are there
+# soon whatever the texts' length; by the engine's measure and about so many characters per token, within bounds.
+_CHUNK_S = 4.0
+_CHARACTERS_PER_TOKEN = 4
+_LEAST_CHUNK_CHARACTERS, _MOST_CHUNK_CHARACTERS = 2**14, 2**20
+# A call has at most this share of the queue's tokens waiting, and submits at most a quarter of that at a time.
+_SHARE_OF_QUEUE = 2
+# How long a stream waits, time after time, for memory that is short (seconds).
+_PAUSES_S = (1, 2, 4, 8, 15, 30)
+OnError = Callable[[int, AkiDBMLXError], None]
+_NO_TOKENS = np.empty(0, np.int32)
+
+
+@dataclass
+class Usage:
+    """What one call read; filled in while it runs."""
+
+    tokens: int = 0
+    """Tokens that the model read: prompt and special tokens too, what was cut off not."""
+    truncated_texts: int = 0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call's settled options."""
+
+    prompt: str
+    dimension: int
+    normalize: bool
+    urgent: bool = False
+    on_overlong: str = "truncate"
+    max_tokens: int | None = None
+    usage: Usage = field(default_factory=Usage)
+    errors: dict[int, AkiDBMLXError] | None = None
+    """Why texts have no row, by place, where that is not to end the call."""
+    wait: bool = False
+    """Whether to wait where the queue is full."""
+
+
+class TextPath:
+    """Takes the calls of one loaded model through tokenizer, engine and finish."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        """Use `loaded`, which the embedder holds."""
+        self._loaded = loaded
+        self._checkpoint = loaded.recipe.checkpoint
+        self._limit = loaded.recipe.max_seq_length
+        self._part = _PART[loaded.recipe.device.kind]
+        self._prompt_lengths: dict[str, int] = {}
+
+    def encode(self, texts: Sequence[str], call: Call, show_progress: bool) -> Embeddings:
+        """All of a call's rows, finished; waits for them."""
+        return run(self._encode(texts, call, show_progress, blocking))
+
+    async def aencode(self, texts: Sequence[str], call: Call, show_progress: bool) -> Embeddings:
+        """`encode` for an event loop."""
+        return await self._encode(texts, call, show_progress, in_event_loop)
+
+    def stream(
+        self, texts: Iterator[str], chunk_size: int, call: Call, on_error: OnError | None
+    ) -> Iterator[Embeddings]:
+        """Rows chunk by chunk, a few chunks ahead of who takes them."""
+        return iterate(self._stream(text_input.as_async(texts), chunk_size, call, on_error, blocking))
+
+    def astream(
+        self, texts: AsyncIterator[str], chunk_size: int, call: Call, on_error: OnError | None
+    ) -> AsyncIterator[Embeddings]:
+        """`stream` for an event loop."""
+        return self._stream(texts, chunk_size, call, on_error, in_event_loop)
+
+    async def _encode(self, texts: Sequence[str], call: Call, show_progress: bool, wait_for: Wait) -> Embeddings:
+        texts = text_input.checked(texts)
+        futures: Queued = []
+        with Progress(len(texts), show_progress) as progress, Threads() as threads:
+            try:
+                await self._queue(texts, 0, call, futures, progress, threads, wait_for, wait=call.wait)
+                rows = [await wait_for(future) for future in futures]
+                return await wait_for(threads.do(len(texts) > self._part, self._finish, rows, call))
+            except BaseException:
+                _cancel(futures)
+                raise
+
+    async def _stream(
+        self, texts: AsyncIterator[str], chunk_size: int, call: Call, on_error: OnError | None, wait_for: Wait
+    ) -> AsyncGenerator[Embeddings, None]:
+        chunks: deque[_Chunk] = deque()
+        first = 0
+        with Threads() as threads:
+            try:
+                more = True
+                while more or chunks:
+                    some = await text_input.chunk(texts, chunk_size, self._chunk_characters()) if more else []
+                    more = bool(some)
+                    if some:
+                        chunks.append(_Chunk(first, some))
+                        await self._queue_chunk(chunks[-1], call, threads, wait_for)
+                        first += len(some)
+                    if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT or (chunks and not more):
+                        parts = await self._await_chunk(chunks[0], call, threads, wait_for)
+                        rows = await wait_for(threads.do(len(parts) > 1, self._finish, parts, call))
+                        _report(call, chunks[0].places, on_error)
+                        yield rows
+                        chunks.popleft()  # not sooner: a chunk that is waited for is cancelled with the others
+            finally:
+                _cancel(future for chunk in chunks for future in chunk.futures)
+
+    async def _queue_chunk(self, chunk: "_Chunk", call: Call, threads: Threads, wait_for: Wait) -> None:
+        chunk.futures.clear()
+        await self._queue(
+            chunk.texts, chunk.places.start, call, chunk.futures, Progress.none, threads, wait_for, wait=True
+        )
+
+    async def _await_chunk(self, chunk: "_Chunk", call: Call, threads: Threads, wait_for: Wait) -> list[Embeddings]:
+        """A chunk's rows. Where the memory does not hold a text for the moment it is tried again, for a minute or so.
+
+        Raises:
+            BackendError: the memory did not hold it all the while.
+        """
+        errors: Mapping[int, AkiDBMLXError] = call.errors or {}
+        for pause in (*_PAUSES_S, None):
+            try:
+                parts = [await wait_for(future) for future in chunk.futures]
+                short = next((error for place in chunk.places if _is_short(error := errors.get(place))), None)
+                if short is None:
+                    return parts
+            except BackendError as error:
+                if not _is_short(error):
+                    raise
+                short = error
+            if pause is None:
+                raise short
+            _log.warning("%s; trying again in %d s", short, pause)
+            _cancel(chunk.futures)
+            await wait_for(after(pause))
+            for place in chunk.places:
+                if call.errors is not None:
+                    call.errors.pop(place, None)
+            await self._queue_chunk(chunk, call, threads, wait_for)
+        raise AssertionError("the last round returns or raises")
+
+    async def _queue(
+        self,
+        texts: Sequence[str],
+        first: int,
+        call: Call,
+        futures: "Queued",
+        progress: "Progress",
+        threads: Threads,
+        wait_for: Wait,
+        *,
+        wait: bool,
+    ) -> None:
+        """Tokenise part by part, the next ones meanwhile, and submit; the first is refused where the queue is full.
+
+        So that one call leaves room for others, not all of it waits at once.
+        """
+        most = max(1, self._loaded.engine.queue.max_queued_tokens // _SHARE_OF_QUEUE)
+        pending: deque[tuple[int, Future[Embeddings]]] = deque()
+        parts = deque(self._parts(len(texts)))
+        much = len(parts) > 1 or sum(map(len, texts)) > _INLINE_CHARACTERS
+        ahead: deque[tuple[int, Future[Tokenized]]] = deque()
+        while parts or ahead:
+            # The tokenizer works outside Python's lock: while one part is there, another's ids become arrays here.
+            while parts and len(ahead) < 3:
+                places = parts.popleft()
+                some, start = texts[places.start : places.stop], first + places.start
+                ahead.append((start, threads.do(much, self._tokenize, some, start, call)))
+            start, tokenizing = ahead.popleft()
+            part = await wait_for(tokenizing)
+            self._account(part, call)
+            for token_ids in _pieces(part.token_ids, most // 4):
+                tokens = sum(map(len, token_ids))
+                while pending and sum(waiting for waiting, _ in pending) + tokens > most:
+                    await wait_for(pending.popleft()[1])
+                while (future := self._submit(token_ids, start, call, wait=wait or start > first)) is None:
+                    await wait_for(self._loaded.engine.room(tokens, query=call.urgent))
+                pending.append((tokens, future))
+                futures.append(progress.watch(future, len(token_ids)))
+                start += len(token_ids)
+
+    def _chunk_characters(self) -> int:
+        """Characters that a chunk of a stream may have."""
+        line = self._loaded.engine.scheduler.speed.line()
+        tokens = 0.0 if line is None else _CHUNK_S / line[1] * max(1, self._loaded.engine.cpu_lanes)
+        return int(min(max(tokens * _CHARACTERS_PER_TOKEN, _LEAST_CHUNK_CHARACTERS), _MOST_CHUNK_CHARACTERS))
+
+    def _parts(self, count: int) -> list[range]:
+        """The places of so many texts, part by part."""
+        parts: list[range] = []
+        size = _FIRST_PART if count > self._part else self._part
+        while not parts or parts[-1].stop < count:
+            start = parts[-1].stop if parts else 0
+            parts.append(range(start, min(count, start + size)))
+            size = min(2 * size, self._part)
+        return parts if count else []
+
+    def _tokenize(self, texts: Sequence[str], first: int, call: Call) -> Tokenized:
+        if call.prompt:
+            texts = [call.prompt + text for text in texts]
+        part = self._tokens_of(texts, first, call)
+        if part.truncated and call.on_overlong == "error":
+            self._refuse_overlong(part, first, call)
+        return part
+
+    def _account(self, part: Tokenized, call: Call) -> None:
+        """Count what is going to be read; on the caller's thread alone, since parts are tokenised on two."""
+        call.usage.tokens += _tokens(part)
+        call.usage.truncated_texts += len(part.truncated)
+        if call.max_tokens is not None and call.usage.tokens > call.max_tokens:
+            raise InputError(f"the texts have more than {call.max_tokens} tokens together; send fewer at a time")
+        if part.truncated:
+            self._loaded.engine.stats.truncated_texts += len(part.truncated)
+            self._loaded.warn_once(
+                f"{len(part.truncated)} of {len(part.token_ids)} texts have more than {self._limit} tokens "
+                "and are cut there; later ones are only counted (info())",
+                kind="truncated",
+            )
+
+    def _tokens_of(self, texts: Sequence[str], first: int, call: Call) -> Tokenized:
+        tokenizer = self._loaded.tokenizer
+        try:
+            return tokenizer.tokenize(texts, first)
+        except InputError:
+            if call.errors is None:
+                raise
+        part = Tokenized([], [])
+        for index, text in enumerate(texts):  # again, one by one: one of them has no tokens
+            try:
+                one = tokenizer.tokenize([text], first + index)
+            except InputError as error:
+                one, call.errors[first + index] = Tokenized([_NO_TOKENS], []), error
+            part.token_ids.extend(one.token_ids)
+            part.truncated.extend(index for _ in one.truncated)
+        return part
+
+    def _refuse_overlong(self, part: Tokenized, first: int, call: Call) -> None:
+        for index in part.truncated:
+            error = InputError(
+                f"text {first + index} has more than {self._limit} tokens (max_seq_length); split it, "
+                'raise max_seq_length, or set on_overlong="truncate"'
+            )
+            if call.errors is None:
+                raise error
+            call.errors[first + index], part.token_ids[index] = error, _NO_TOKENS
+        part.truncated.clear()
+
+    def _submit(
+        self, token_ids: Sequence[TokenIds], first: int, call: Call, *, wait: bool
+    ) -> "Future[Embeddings] | None":
+        """Queue some texts; None where they must wait for room."""
+        engine = self._loaded.engine
+        small = sum(map(len, token_ids)) <= engine.scheduler.max_batch_tokens
+        try:
+            return engine.submit(
+                token_ids,
+                urgent=call.urgent and small,
+                query=call.urgent,
+                prompt_length=self._prompt_length(call.prompt),
+                first_index=first,
+                errors=call.errors,
+            )
+        except QueueFullError:
+            if wait:
+                return None
+            raise
+
+    def _prompt_length(self, prompt: str) -> int:
+        """Leading tokens that pooling leaves out."""
+        if not prompt or self._checkpoint.include_prompt:
+            return 0
+        if prompt not in self._prompt_lengths:
+            self._prompt_lengths[prompt] = self._loaded.tokenizer.prompt_length(prompt)
+        return self._prompt_lengths[prompt]
+
+    def _finish(self, rows: Sequence[Embeddings], call: Call) -> Embeddings:
+        if not rows:
+            return np.empty((0, call.dimension), np.float32)
+        together = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        layer_norm = self._checkpoint.truncation_layer_norm
+        return vectors.finish(together, call.dimension, normalize=call.normalize, layer_norm=layer_norm)
+
+
+Queued = list["Future[Embeddings]"]
+
+
+@dataclass
+class _Chunk:
+    """Texts of a stream that are embedded together."""
+
+    first: int
+    texts: Sequence[str]
+    futures: Queued = field(default_factory=list)
+
+    @property
+    def places(self) -> range:
+        """Where its texts stand in the stream."""
+        return range(self.first, self.first + len(self.texts))
+
+
+def _is_short(error: AkiDBMLXError | None) -> bool:
+    """Whether it was short of memory for the moment."""
+    return isinstance(error, BackendError) and error.retry_after_s is not None
+
+
+def _report(call: Call, places: range, on_error: OnError | None) -> None:
+    """Tell which of a chunk's texts have no row."""
+    if call.errors and on_error is not None:
+        for place in places:
+            if place in call.errors:
+                on_error(place, call.errors.pop(place))
+
+
+def _tokens(part: Tokenized) -> int:
+    return sum(map(len, part.token_ids))
+
+
+def _pieces(token_ids: Sequence[TokenIds], most: int) -> Iterator[Sequence[TokenIds]]:
+    """Texts in pieces of at most `most` tokens, or of one text."""
+    start = tokens = 0
+    for place, ids in enumerate(token_ids):
+        if place > start and tokens + len(ids) > most:
+            yield token_ids[start:place]
+            start, tokens = place, 0
+        tokens += len(ids)
+    if start < len(token_ids):
+        yield token_ids[start:]
+
+
+def _cancel(futures: Iterable["Future[Embeddings]"]) -> None:
+    for future in futures:
+        future.cancel()

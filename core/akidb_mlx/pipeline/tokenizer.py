@@ -1,0 +1,164 @@
+"""Texts → token ids: truncated to the usable length, special tokens kept, never padded. No MLX here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer as HFTokenizer
+from tokenizers import models, normalizers
+
+from akidb_mlx.errors import CheckpointError, ConfigError, InputError
+from akidb_mlx.model.padded_batch import TokenIds
+
+__all__ = ["NO_TOKEN", "Tokenized", "Tokenizer"]
+
+NO_TOKEN = -1  # what a static model gives a zero vector
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Token ids of some texts, and which of them were cut."""
+
+    token_ids: list[TokenIds]
+    truncated: list[int]
+    """Indices of the texts that were longer than `max_seq_length`."""
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer.json with its own post-processor; safe to use from several threads."""
+
+    def __init__(
+        self,
+        file: Path,
+        max_seq_length: int | None,
+        *,
+        do_lower_case: bool = False,
+        truncation_side: str = "right",
+        vocab_size: int | None = None,
+        bert_normalizer: Mapping[str, Any] | None = None,
+        special_tokens: bool = True,
+        drop_unknown: bool = False,
+        cut_characters: bool = False,
+        zero_if_empty: bool = False,
+    ) -> None:
+        """Configure truncation once; what the file itself says of truncation and padding does not count.
+
+        Args:
+            file: tokenizer.json.
+            max_seq_length: tokens that a text may have, special ones included; None for any number.
+            do_lower_case: put a Lowercase before the file's own normalizer.
+            truncation_side: which end is cut off, "right" or "left".
+            vocab_size: the model's; a text with a token beyond it is refused.
+            bert_normalizer: settings of BERT's normalizer, in place of the file's own.
+            special_tokens: whether the file's post-processor adds them.
+            drop_unknown: leave out tokens that stand for what the tokenizer does not know.
+            cut_characters: cut texts at max_seq_length × the median length of a token first (model2vec).
+            zero_if_empty: a text without tokens is the one token NO_TOKEN, rather than an error.
+        """
+        try:
+            self._tokenizer = HFTokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise CheckpointError(f"{file} cannot be read ({error}); download it again") from None
+        specials = self._tokenizer.num_special_tokens_to_add(is_pair=False) if special_tokens else 0
+        if max_seq_length is not None and max_seq_length <= specials:
+            raise ConfigError(
+                f"max_seq_length is {max_seq_length}, but {specials} special tokens are added to each text; "
+                f"set at least {specials + 1}"
+            )
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        if max_seq_length is not None:
+            self._tokenizer.enable_truncation(max_seq_length, direction=truncation_side)
+        if bert_normalizer is not None and isinstance(self._tokenizer.model, models.WordPiece):
+            self._tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, **bert_normalizer)
+        if do_lower_case:
+            own = self._tokenizer.normalizer
+            lower = normalizers.Lowercase()
+            self._tokenizer.normalizer = lower if own is None else normalizers.Sequence([lower, own])
+        self.max_seq_length = max_seq_length
+        self._vocab_size = vocab_size
+        self._special_tokens = special_tokens
+        self._unknown = _unknown_token(self._tokenizer) if drop_unknown else None
+        self._max_characters: int | None = None
+        if cut_characters and max_seq_length is not None:
+            self._max_characters = max_seq_length * int(
+                np.median([len(token) for token in self._tokenizer.get_vocab()])
+            )
+        self._zero_if_empty = zero_if_empty
+
+    def tokenize(self, texts: Sequence[str], first_index: int = 0) -> Tokenized:
+        """Token ids of each text, at most `max_seq_length` each; InputError where a text gives no token.
+
+        `first_index` is the first text's place in what the user gave; errors name that.
+        """
+        cut = self._max_characters
+        encodings = self._tokenizer.encode_batch_fast(
+            [_valid_unicode(text if cut is None else text[:cut]) for text in texts],
+            add_special_tokens=self._special_tokens,
+        )
+        token_ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        limit = self.max_seq_length
+        truncated = [
+            index
+            for index, ids in enumerate(token_ids)
+            if (len(ids) == limit and encodings[index].overflowing) or (cut is not None and len(texts[index]) > cut)
+        ]
+        if self._unknown is not None:
+            token_ids = [ids[ids != self._unknown] for ids in token_ids]
+        for index, ids in enumerate(token_ids):
+            if not len(ids) and self._zero_if_empty:
+                token_ids[index] = ids = np.array([NO_TOKEN], dtype=np.int32)
+            if not len(ids):
+                raise InputError(
+                    f"text {first_index + index} ({texts[index][:40]!r}) has no tokens, hence no vector; leave it out"
+                )
+        self._refuse_unknown_ids(token_ids, first_index)
+        return Tokenized(token_ids, truncated)
+
+    def _refuse_unknown_ids(self, token_ids: Sequence[TokenIds], first_index: int) -> None:
+        """MLX reads beyond a table's end without a word."""
+        if self._vocab_size is None or not token_ids or np.concatenate(token_ids).max() < self._vocab_size:
+            return
+        index, ids = next((i, ids) for i, ids in enumerate(token_ids) if ids.max() >= self._vocab_size)
+        token = self._tokenizer.id_to_token(int(ids.max()))
+        raise InputError(
+            f"text {first_index + index} has the token {token!r} ({ids.max()}), but the model knows only "
+            f"{self._vocab_size} (vocab_size); leave it out"
+        )
+
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens of a prompt as sentence-transformers counts them: without a special token at its end."""
+        ids = self._tokenizer.encode(_valid_unicode(prompt), add_special_tokens=self._special_tokens).ids
+        special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        return len(ids) - 1 if ids and ids[-1] in special else len(ids)
+
+    def last_token(self) -> str | None:
+        """The token that the post-processor puts at the end of each text, if any."""
+        if not self._special_tokens:
+            return None
+        tokens = self._tokenizer.encode("a").tokens
+        plain = self._tokenizer.encode("a", add_special_tokens=False).tokens
+        return tokens[-1] if tokens and tokens[-1:] != plain[-1:] else None
+
+
+def _unknown_token(tokenizer: HFTokenizer) -> int | None:
+    token = getattr(tokenizer.model, "unk_token", None)
+    if token is not None:
+        unknown: int | None = tokenizer.token_to_id(token)
+        return unknown
+    stated = json.loads(tokenizer.to_str())["model"].get("unk_id")  # Unigram's
+    return int(stated) if stated is not None else None
+
+
+def _valid_unicode(text: str) -> str:
+    """Replace lone surrogates, which have no UTF-8 form, by U+FFFD."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
