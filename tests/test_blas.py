@@ -11,20 +11,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from akidb_mlx.device import blas
+from akidb_mlx.device import blas, cores
 from akidb_mlx.errors import ConfigError
 from support.waiting import PATIENCE_S
 
 reference_blas = pytest.mark.skipif(not blas._reference_blas(), reason="not MLX's CPU build on Linux")
 
 REPORT = """
-from akidb_mlx.device import blas
+from akidb_mlx.device import blas, cores
 import ctypes, json, os, sys
 found = blas.preload()
 library = ctypes.CDLL(found.library or None)
 pool = getattr(library, "scipy_openblas_get_num_threads", None)
 print(json.dumps({
-    "library": found.library, "reason": found.reason, "pool": pool and pool(), "threads": blas.threads(),
+    "library": found.library, "reason": found.reason, "pool": pool and pool(), "threads": cores.available_cores(),
     "global": hasattr(ctypes.CDLL(None), "cblas_sgemm"), "mlx": "mlx.core" in sys.modules,
     "variable": os.environ.get("OPENBLAS_NUM_THREADS"),
 }))
@@ -192,7 +192,7 @@ def test_mlx_imported_first_is_told_once(tmp_path):
 def test_the_library_has_one_thread_and_the_variables_stay(tmp_path, variables, threads):
     found = report(tmp_path, **variables)
     assert found.pool == 1
-    assert found.threads == (threads or blas.threads())
+    assert found.threads == (threads or cores.available_cores())
     assert found.variable == variables.get("OPENBLAS_NUM_THREADS")
 
 
@@ -270,12 +270,12 @@ def test_threads_follow_the_user_then_affinity_and_quota(monkeypatch, variables,
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(blas.sys, "platform", "linux")
     monkeypatch.setattr(blas.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(blas, "_quota", lambda: 2)
-    assert blas.threads() == expected
-    monkeypatch.setattr(blas, "_quota", lambda: 16)
-    assert blas.threads() == (8 if expected == 2 else expected)
-    monkeypatch.setattr(blas, "_quota", lambda: None)
-    assert blas.threads() == (8 if expected == 2 else expected)
+    monkeypatch.setattr(cores, "_quota", lambda: 2)
+    assert cores.available_cores() == expected
+    monkeypatch.setattr(cores, "_quota", lambda: 16)
+    assert cores.available_cores() == (8 if expected == 2 else expected)
+    monkeypatch.setattr(cores, "_quota", lambda: None)
+    assert cores.available_cores() == (8 if expected == 2 else expected)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_the_quota_is_read_in_both_versions_of_cgroups(tmp_path, groups, folder,
     names = ["cpu.max"] if " " in content else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
     for name, line in zip(names, content.split("\n"), strict=True):
         (group / name).write_text(line + "\n")
-    assert blas._quota(tmp_path / "mount", listing) == expected
+    assert cores._quota(tmp_path / "mount", listing) == expected
 
 
 def test_the_smallest_quota_on_the_way_up_counts(tmp_path):
@@ -309,4 +309,4 @@ def test_the_smallest_quota_on_the_way_up_counts(tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/cpu.max").write_text("200000 100000\n")
     (tmp_path / "a/b/cpu.max").write_text("400000 100000\n")
-    assert blas._quota(tmp_path, tmp_path / "cgroup") == 2
+    assert cores._quota(tmp_path, tmp_path / "cgroup") == 2

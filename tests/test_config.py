@@ -11,15 +11,8 @@ from pathlib import Path
 import pytest
 
 from akidb_mlx.config import sources as config_sources
-from akidb_mlx.config.embedder_config import (
-    DEFAULT_MODEL,
-    MODEL_ALIASES,
-    POOLING_MODES,
-    RUN_FIELDS,
-    VECTOR_FIELDS,
-    EmbedderConfig,
-    EmbedderOptions,
-)
+from akidb_mlx.config.embedder_config import RUN_FIELDS, VECTOR_FIELDS, EmbedderConfig
+from akidb_mlx.config.options import DEFAULT_MODEL, MODEL_ALIASES, POOLING_MODES, EmbedderOptions
 from akidb_mlx.errors import ConfigError
 
 AKIDB_FILE = """

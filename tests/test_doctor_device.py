@@ -22,8 +22,7 @@ from akidb_mlx.doctor.limits import LIMITS
 from akidb_mlx.doctor.tiny_model import write_tiny_model
 from akidb_mlx.errors import BackendError, ConfigError
 from akidb_mlx.model.embedding_model import EmbeddingModel
-from akidb_mlx.model.layers import attention as layers
-from akidb_mlx.model.layers import cpu_kernels, rope
+from akidb_mlx.model.layers import activations, cpu_kernels, rope
 
 STATIC = str(Path(__file__).parent / "reference" / "static-root")
 # What starts processes, or only informs.
@@ -139,7 +138,7 @@ def products_of_16_bits_lose_terms(monkeypatch):
 
 
 def gelu_by_tanh(monkeypatch):
-    monkeypatch.setitem(layers.ACTIVATIONS, "gelu", nn.gelu_approx)
+    monkeypatch.setitem(activations.ACTIVATIONS, "gelu", nn.gelu_approx)
 
 
 def packed_scales_off(monkeypatch):

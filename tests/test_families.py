@@ -12,7 +12,7 @@ from akidb_mlx import Embedder
 from akidb_mlx.checkpoint.facts import read_checkpoint
 from akidb_mlx.checkpoint.families import FAMILIES
 from akidb_mlx.cli import main
-from akidb_mlx.config.embedder_config import POOLING_MODES
+from akidb_mlx.config.options import POOLING_MODES
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close

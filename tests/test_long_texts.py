@@ -16,14 +16,10 @@ from akidb_mlx import Embedder
 from akidb_mlx.device.memory import Room
 from akidb_mlx.errors import InputError
 from akidb_mlx.model.layers import cpu_kernels
-from akidb_mlx.model.layers.attention import (
-    ACTIVATIONS,
-    LongMask,
-    PostNormLayer,
-    attend,
-    make_causal_mask,
-    make_mask,
-)
+from akidb_mlx.model.layers.activations import ACTIVATIONS
+from akidb_mlx.model.layers.attention import attend
+from akidb_mlx.model.layers.masks import LongMask, make_causal_mask, make_mask
+from akidb_mlx.model.layers.post_norm import PostNormLayer
 from support.checkpoints import CASES, REFERENCE, read_case
 from support.comparison import assert_close
 

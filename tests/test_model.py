@@ -11,7 +11,8 @@ import akidb_mlx  # noqa: F401  # before mlx
 from akidb_mlx import Embedder
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import CheckpointError
-from akidb_mlx.model.embedding_model import ACTIVATIONS, DenseLayer, EmbeddingModel
+from akidb_mlx.model.embedding_model import EmbeddingModel
+from akidb_mlx.model.heads.dense import ACTIVATIONS, DenseLayer
 from akidb_mlx.model.padded_batch import Batch, make_batch
 from support.checkpoints import CASES, REFERENCE
 from support.comparison import assert_close

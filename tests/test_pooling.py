@@ -8,7 +8,7 @@ import pytest
 
 import akidb_mlx  # noqa: F401  # before mlx
 from akidb_mlx.checkpoint.facts import POOLING_NAMES
-from akidb_mlx.config.embedder_config import POOLING_MODES
+from akidb_mlx.config.options import POOLING_MODES
 from akidb_mlx.model.heads.pooling import POOLING, pool
 
 HIDDEN = [

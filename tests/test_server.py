@@ -13,7 +13,7 @@ import pytest
 
 from akidb_mlx import Embedder, EmbedderConfig
 from akidb_mlx.errors import ModelNotFoundError
-from akidb_mlx.pipeline.text_pipeline import Usage
+from akidb_mlx.pipeline.call import Usage
 from akidb_mlx.server import monitoring, responses
 from akidb_mlx.server.serve import listen
 from support.checkpoints import MINILM, REFERENCE

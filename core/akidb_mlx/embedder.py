@@ -16,9 +16,10 @@ from akidb_mlx.effective.fingerprint import fingerprint
 from akidb_mlx.effective.prompts import effective_normalize, effective_prompts, fingerprint_facts
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import BackendError, ClosedError, ConfigError, InputError
+from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.inputs import as_async, checked, checked_stream, positive
 from akidb_mlx.pipeline.loaded_model import LoadedModel, acquire, measure_float32
-from akidb_mlx.pipeline.text_pipeline import Call, OnError, TextPath, Usage
+from akidb_mlx.pipeline.text_pipeline import TextPath
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["Embedder", "EmbedderProtocol", "Usage"]

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from akidb_mlx.checkpoint.hub import resolve
+from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import AkiDBMLXError, BackendError, ConfigError, InputError

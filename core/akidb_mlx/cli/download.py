@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from akidb_mlx.checkpoint.hub import download
+from akidb_mlx.checkpoint.locate import download
 from akidb_mlx.cli.options import add_config_options, add_model_argument, read_config
 
 __all__ = ["add_arguments", "run"]

@@ -6,133 +6,21 @@
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, get_args
+from typing import Any, Final, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
     PrivateAttr,
     ValidationError,
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from akidb_mlx.config.options import DEFAULT_MODEL, EmbedderOptions, ModelName, vectors_field
 from akidb_mlx.config.sources import PREFIX, Said, find_file, read_environment, read_file, refuse_unknown, shown
 from akidb_mlx.errors import ConfigError
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "MODEL_ALIASES",
-    "POOLING_MODES",
-    "POOLING_SPELLINGS",
-    "RUN_FIELDS",
-    "VECTOR_FIELDS",
-    "EmbedderConfig",
-    "EmbedderOptions",
-    "ModelName",
-    "PoolingMode",
-]
-
-MODEL_ALIASES: Final = {
-    "qwen3-0.6b-4bit": "mlx-community/Qwen3-Embedding-0.6B-4bit-DWQ",
-    "gemma-300m-4bit": "mlx-community/embeddinggemma-300m-4bit",
-}
-DEFAULT_MODEL: Final = MODEL_ALIASES["qwen3-0.6b-4bit"]
-
-PoolingMode = Literal["cls", "mean", "max", "last_token", "mean_sqrt_len", "weighted_mean"]
-POOLING_MODES: Final[tuple[PoolingMode, ...]] = get_args(PoolingMode)
-# sentence-transformers' names for the same modes, in its files and in users' settings
-POOLING_SPELLINGS: Final[dict[str, PoolingMode]] = {
-    "lasttoken": "last_token",
-    "mean_sqrt_len_tokens": "mean_sqrt_len",
-    "weightedmean": "weighted_mean",
-}
-
-
-def _refuse_bool(value: Any) -> Any:
-    """Refuse True and False where a number is wanted; pydantic would read them as 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError("should be a number, not a boolean")
-    return value
-
-
-def _path_as_text(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _spelled(spellings: Mapping[str, str]) -> BeforeValidator:
-    """Take another spelling for the name that it stands for."""
-    return BeforeValidator(lambda value: spellings.get(value, value) if isinstance(value, str) else value)
-
-
-_Limit = Annotated[int, Field(gt=0), BeforeValidator(_refuse_bool)]
-_Duration = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_refuse_bool)]
-_Folder = Annotated[Path, AfterValidator(Path.expanduser)]
-_Name = Annotated[str, Field(min_length=1)]
-ModelName = Annotated[_Name, _spelled(MODEL_ALIASES), BeforeValidator(_path_as_text)]
-
-
-def _vectors(description: str, default: Any = None) -> Any:
-    """A field that changes vectors: one made under another value of it is stale."""
-    return Field(default, description=description, json_schema_extra={"changes": "vectors"})
-
-
-def _run(description: str, default: Any = None) -> Any:
-    """A field that says only how and where vectors are computed."""
-    return Field(default, description=description, json_schema_extra={"changes": "run"})
-
-
-class EmbedderOptions(BaseModel):
-    """Every option but the model itself; the adapters inherit these fields."""
-
-    model_config = ConfigDict(protected_namespaces=())
-
-    revision: _Name | None = _vectors(
-        "Commit, tag or branch of a model on the Hub; pin a commit for vectors that never change."
-    )
-    pooling: Annotated[PoolingMode, _spelled(POOLING_SPELLINGS)] | None = _vectors(
-        "How token vectors become one: it wins over what the checkpoint says. None follows the checkpoint."
-    )
-    normalize: bool | None = _vectors("Scale each embedding to unit length. None follows the checkpoint.")
-    max_seq_length: _Limit | None = _vectors(
-        "Tokens of a text that are read, prompt included. None takes the checkpoint's limit."
-    )
-    truncate_dim: _Limit | None = _vectors(
-        "Keep only the first so many dimensions (Matryoshka models). None keeps all."
-    )
-    query_prompt: str | None = _vectors('Text put before each query; "" puts none. None takes the checkpoint\'s.')
-    document_prompt: str | None = _vectors('Text put before each document; "" puts none. None takes the checkpoint\'s.')
-    dtype: Literal["float32", "float16", "bfloat16"] | None = _vectors(
-        "Number format of the model's weights. None takes the checkpoint's (on a CPU float32)."
-    )
-    device: Literal["gpu", "cpu"] | None = _run(
-        "Where to compute. None takes the GPU (Metal or CUDA) where there is one, else the CPU."
-    )
-    on_overlong: Literal["truncate", "error"] = _run(
-        "What to do with a text of more than max_seq_length tokens.", "truncate"
-    )
-    max_batch_tokens: _Limit | None = _run(
-        "Most tokens in one forward pass, padding included; a longer text goes alone. None: by device."
-    )
-    max_queued_tokens: _Limit = _run(
-        "Most tokens that may wait for the device; beyond that a request is refused (QueueFullError).",
-        1_000_000,
-    )
-    query_latency_target_ms: _Duration = _run(
-        "While queries wait, batches of documents shrink to take about this many milliseconds.", 20.0
-    )
-    cache_limit_mb: Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool)] | None = _run(
-        "Most freed memory in MiB that MLX keeps for reuse; 0 keeps none. None: by device."
-    )
-    memory_limit_mb: _Limit | None = _run(
-        "Most memory in MiB that weights and batches may take. None: what the machine leaves, on a Mac what macOS "
-        "recommends for the GPU."
-    )
-    cache_dir: _Folder | None = _run("Folder of downloaded models. None takes the Hub's own (HF_HOME, HF_HUB_CACHE).")
-    local_files_only: bool = _run("Never reach for the network; a model that is not here is an error.", False)
+__all__ = ["RUN_FIELDS", "VECTOR_FIELDS", "EmbedderConfig"]
 
 
 class EmbedderConfig(EmbedderOptions, BaseSettings):
@@ -150,7 +38,7 @@ class EmbedderConfig(EmbedderOptions, BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", protected_namespaces=(), env_prefix=PREFIX)
 
-    model: ModelName = _vectors(
+    model: ModelName = vectors_field(
         "A local folder, package:NAME (an installed package with a model), a Hub id, or an alias.",
         DEFAULT_MODEL,
     )

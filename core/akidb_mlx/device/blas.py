@@ -14,16 +14,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from akidb_mlx.device.cores import THREAD_VARIABLES
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["Status", "preload", "status", "threads"]
+__all__ = ["Status", "preload", "status"]
 
 _LOG = logging.getLogger("akidb_mlx.device.blas")
 _VARIABLE = "AKIDB_MLX_BLAS"
 _REMEDY = 'pip install "akidb-mlx[cpu]"'
 _SLOW = "MLX multiplies matrices with the reference BLAS, some 50 times slower than it could"
 _SYMBOLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")  # all that libmlx takes from a BLAS
-_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")  # in OpenBLAS's order
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,6 @@ def preload() -> Status:
 def status() -> Status:
     """Say what `preload` decided."""
     return _status or Status(None, "not decided yet")
-
-
-def threads() -> int:
-    """Cores to compute on: as the user's variables say, else the lesser of CPU affinity and cgroup quota."""
-    for name in _THREAD_VARIABLES:
-        value = os.environ.get(name, "").split(",")[0].strip()
-        if value.isdecimal() and int(value) > 0:
-            return int(value)
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(cores, _quota() or cores)
 
 
 def _decide() -> Status:
@@ -121,7 +111,7 @@ def _load(library: str) -> str:
     It gets one thread: the engine computes a batch on each core instead. Its own threads wait for one another
     at each product, and where a neighbour has a core that takes many times as long.
     """
-    name = _THREAD_VARIABLES[0]
+    name = THREAD_VARIABLES[0]
     users = os.environ.get(name)
     os.environ[name] = "1"  # OpenBLAS reads it while it loads
     try:
@@ -197,26 +187,3 @@ def _rename_symbols(source: Path, target: Path) -> None:
         subprocess.run(command, input=names, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
         raise OSError(f"patchelf: {error.stderr.strip()}") from error
-
-
-def _quota(mount: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Read the cgroups' CPU quota (versions 1 and 2), in cores rounded up; None where there is none."""
-    lines = groups.read_text().splitlines() if groups.exists() else []
-    quotas = set()
-    for _, controllers, path in (line.split(":", 2) for line in lines):
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        group = Path(path.lstrip("/"))
-        for folder in (mount / controllers, mount / ("cpu" if controllers else "unified")):
-            for part in (group, *group.parents):  # an ancestor's holds too; a container may see only the last
-                quotas.add(_read_quota(folder / part))
-    return min(quotas - {0}, default=None)
-
-
-def _read_quota(group: Path) -> int:
-    """Read one cgroup's quota in cores; 0 where it sets none ("max" in version 2, -1 in version 1)."""
-    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
-        with suppress(OSError, ValueError):
-            limit, period = map(int, " ".join((group / name).read_text() for name in names).split())
-            return -(-limit // period)
-    return 0

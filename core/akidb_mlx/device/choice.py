@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
-from akidb_mlx.device import blas
+from akidb_mlx.device.cores import available_cores
 from akidb_mlx.device.memory import Memory, Room, measure_host
 from akidb_mlx.device.shapes import Shapes
 from akidb_mlx.errors import BackendError, ConfigError
@@ -149,7 +149,7 @@ def _cpu(memory: Memory, *, beside_gpu: bool) -> Device:
     import mlx.core as mx
 
     name = str(mx.device_info(mx.cpu).get("device_name", "CPU"))
-    lanes = 1 if beside_gpu else blas.threads()
+    lanes = 1 if beside_gpu else available_cores()
     return Device("cpu", name, 1024, Shapes(32), 512, survives_fork=not beside_gpu, cpu_lanes=lanes, memory=memory)
 
 

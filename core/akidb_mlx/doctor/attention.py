@@ -12,7 +12,8 @@ from akidb_mlx.doctor import exact
 from akidb_mlx.doctor.findings import Case, Exact, relative_error
 from akidb_mlx.doctor.kernels import in_float64, random
 from akidb_mlx.doctor.limits import LIMITS
-from akidb_mlx.model.layers.attention import Mask, attend, attention_layer, make_causal_mask, make_mask
+from akidb_mlx.model.layers.attention import attend, attention_layer
+from akidb_mlx.model.layers.masks import Mask, make_causal_mask, make_mask
 
 __all__ = ["attentions", "block_attentions", "long_attentions"]
 

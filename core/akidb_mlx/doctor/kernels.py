@@ -12,10 +12,10 @@ from akidb_mlx.device.choice import Device
 from akidb_mlx.doctor import exact
 from akidb_mlx.doctor.findings import Case, Exact, relative_error
 from akidb_mlx.doctor.limits import LIMITS
-from akidb_mlx.model import embedding_model as model
+from akidb_mlx.model.heads.dense import ACTIVATIONS as DENSE_ACTIVATIONS
 from akidb_mlx.model.heads.pooling import POOLING, pool
-from akidb_mlx.model.layers import attention as layers
 from akidb_mlx.model.layers import rope
+from akidb_mlx.model.layers.activations import ACTIVATIONS
 
 __all__ = ["activations", "in_float64", "lookups", "norms", "pooling", "products", "random", "rotary", "sums"]
 
@@ -76,8 +76,8 @@ def activations(device: Device) -> Iterator[Case]:
     """All that checkpoints may name, of backbones and of Dense layers."""
     # On a CPU MLX compiles each for each dtype with a C++ compiler, on CUDA for 5 seconds.
     dtypes = tuple(LIMITS) if device.kind == "metal" else ("float32",)
-    named = {f"Dense's {name}": (name, act) for name, act in model.ACTIVATIONS.items()}
-    named |= {name: (name, act) for name, act in layers.ACTIVATIONS.items()}
+    named = {f"Dense's {name}": (name, act) for name, act in DENSE_ACTIVATIONS.items()}
+    named |= {name: (name, act) for name, act in ACTIVATIONS.items()}
     return _compared({shown: (act, exact.ACTIVATIONS[name]) for shown, (name, act) in named.items()}, dtypes)
 
 

@@ -5,7 +5,8 @@ import logging
 from dataclasses import dataclass
 
 from akidb_mlx.checkpoint.facts import Checkpoint, read_checkpoint
-from akidb_mlx.checkpoint.hub import Resolved, resolve
+from akidb_mlx.checkpoint.hub import Resolved
+from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.device.choice import Device, choose_device
 from akidb_mlx.errors import ConfigError, UnsupportedModelError

@@ -9,7 +9,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from akidb_mlx.model.architectures.base import Backbone
-from akidb_mlx.model.architectures.decoder import JoinedAttention
+from akidb_mlx.model.architectures.joined_layers import JoinedAttention
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.attention import SelfAttention
 

@@ -16,7 +16,8 @@ from akidb_mlx.device.choice import Device
 from akidb_mlx.errors import BackendError, CheckpointError, UnsupportedModelError
 from akidb_mlx.model.activation_memory import Activations
 from akidb_mlx.model.architectures import Backbone, make_backbone
-from akidb_mlx.model.embedding_model import DenseLayer, EmbeddingModel
+from akidb_mlx.model.embedding_model import EmbeddingModel
+from akidb_mlx.model.heads.dense import DenseLayer
 from akidb_mlx.model.quantization import check_computed, check_quantization, dequantize, packed, quantize_modules
 
 __all__ = ["load_model", "read_header"]

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from akidb_mlx.checkpoint.hub import resolve
+from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.device.choice import FORKED, Device

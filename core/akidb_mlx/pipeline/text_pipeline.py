@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -12,13 +12,14 @@ from akidb_mlx import vectors
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError, QueueFullError
 from akidb_mlx.model.padded_batch import TokenIds
 from akidb_mlx.pipeline import inputs as text_input
+from akidb_mlx.pipeline.call import Call, OnError
 from akidb_mlx.pipeline.loaded_model import LoadedModel
 from akidb_mlx.pipeline.progress import Progress
 from akidb_mlx.pipeline.tokenizer import Tokenized
 from akidb_mlx.pipeline.waiting import Threads, Wait, after, blocking, in_event_loop, iterate, run
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["Call", "OnError", "TextPath", "Usage"]
+__all__ = ["TextPath"]
 
 _log = logging.getLogger(__name__)
 # Texts that are tokenised and queued at a time: the device starts on the first while the next are tokenised.
@@ -37,34 +38,7 @@ _LEAST_CHUNK_CHARACTERS, _MOST_CHUNK_CHARACTERS = 2**14, 2**20
 _SHARE_OF_QUEUE = 2
 # How long a stream waits, time after time, for memory that is short (seconds).
 _PAUSES_S = (1, 2, 4, 8, 15, 30)
-OnError = Callable[[int, AkiDBMLXError], None]
 _NO_TOKENS = np.empty(0, np.int32)
-
-
-@dataclass
-class Usage:
-    """What one call read; filled in while it runs."""
-
-    tokens: int = 0
-    """Tokens that the model read: prompt and special tokens too, what was cut off not."""
-    truncated_texts: int = 0
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call's settled options."""
-
-    prompt: str
-    dimension: int
-    normalize: bool
-    urgent: bool = False
-    on_overlong: str = "truncate"
-    max_tokens: int | None = None
-    usage: Usage = field(default_factory=Usage)
-    errors: dict[int, AkiDBMLXError] | None = None
-    """Why texts have no row, by place, where that is not to end the call."""
-    wait: bool = False
-    """Whether to wait where the queue is full."""
 
 
 class TextPath:

@@ -5,7 +5,7 @@ import time
 from starlette.requests import Request
 from starlette.responses import Response
 
-from akidb_mlx.config.embedder_config import POOLING_SPELLINGS
+from akidb_mlx.config.options import POOLING_SPELLINGS
 from akidb_mlx.embedder import Usage
 from akidb_mlx.server.problems import Problem
 from akidb_mlx.server.request_body import check_texts, read_request

@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from akidb_mlx.config.embedder_config import MODEL_ALIASES, EmbedderConfig
+from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.options import MODEL_ALIASES
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ClosedError
 

@@ -7,7 +7,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.model.architectures.base import Backbone, allow, read
-from akidb_mlx.model.layers.attention import PostNormLayer, activation, make_mask
+from akidb_mlx.model.layers.activations import activation
+from akidb_mlx.model.layers.masks import make_mask
+from akidb_mlx.model.layers.post_norm import PostNormLayer
 
 __all__ = ["Bert"]
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 from akidb_mlx.model.architectures.base import read
 from akidb_mlx.model.architectures.decoder import Decoder
 from akidb_mlx.model.architectures.decoder_table import FULL, SLIDING, Family
-from akidb_mlx.model.layers.attention import Mask, make_mask
+from akidb_mlx.model.layers.masks import Mask, make_mask
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
 
 __all__ = ["Gemma3"]

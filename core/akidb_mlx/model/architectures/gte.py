@@ -8,7 +8,8 @@ import mlx.nn as nn
 
 from akidb_mlx.model.architectures.base import Backbone, allow, read
 from akidb_mlx.model.architectures.nomic_bert import GatedPostNormLayer
-from akidb_mlx.model.layers.attention import activation, make_mask
+from akidb_mlx.model.layers.activations import activation
+from akidb_mlx.model.layers.masks import make_mask
 from akidb_mlx.model.layers.rope import make_rope, rope_parameters
 
 __all__ = ["Gte"]

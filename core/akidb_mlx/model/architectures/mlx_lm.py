@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from akidb_mlx.errors import BackendError, UnsupportedModelError
-from akidb_mlx.model.layers.attention import LongMask, Mask, attend, attention_layer_in_blocks, is_in_blocks
+from akidb_mlx.model.layers.attention import attend, attention_layer_in_blocks, is_in_blocks
+from akidb_mlx.model.layers.masks import LongMask, Mask
 
 __all__ = ["has_model", "import_model"]
 

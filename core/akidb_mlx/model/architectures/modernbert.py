@@ -8,7 +8,10 @@ import mlx.nn as nn
 
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures.base import Backbone, allow, read
-from akidb_mlx.model.layers.attention import GatedMLP, Mask, SelfAttention, activation, make_mask
+from akidb_mlx.model.layers.activations import activation
+from akidb_mlx.model.layers.attention import SelfAttention
+from akidb_mlx.model.layers.feedforward import GatedMLP
+from akidb_mlx.model.layers.masks import Mask, make_mask
 from akidb_mlx.model.layers.rope import make_rope
 
 __all__ = ["ModernBert"]

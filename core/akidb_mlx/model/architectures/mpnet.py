@@ -10,7 +10,8 @@ import numpy as np
 
 from akidb_mlx.model.architectures.base import Backbone, allow, read
 from akidb_mlx.model.architectures.roberta import positions_after_padding
-from akidb_mlx.model.layers.attention import PostNormLayer, activation
+from akidb_mlx.model.layers.activations import activation
+from akidb_mlx.model.layers.post_norm import PostNormLayer
 
 __all__ = ["MPNet"]
 

@@ -7,7 +7,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.model.architectures.base import Backbone, allow, read
-from akidb_mlx.model.layers.attention import Activation, GatedMLP, Mask, SelfAttention, activation, make_mask
+from akidb_mlx.model.layers.activations import Activation, activation
+from akidb_mlx.model.layers.attention import SelfAttention
+from akidb_mlx.model.layers.feedforward import GatedMLP
+from akidb_mlx.model.layers.masks import Mask, make_mask
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
 
 __all__ = ["GatedPostNormLayer", "NomicBert"]

@@ -1,122 +1,21 @@
 """What two or more architectures share: attention, gated networks, rotary positions, masks."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.cpu_kernels import Finish, Project
+from akidb_mlx.model.layers.masks import LongMask, Mask
 
-__all__ = [
-    "ACTIVATIONS",
-    "Activation",
-    "GatedMLP",
-    "LongMask",
-    "Mask",
-    "PostNormLayer",
-    "SelfAttention",
-    "activation",
-    "attend",
-    "attention_layer",
-    "attention_layer_in_blocks",
-    "is_in_blocks",
-    "make_causal_mask",
-    "make_mask",
-]
+__all__ = ["SelfAttention", "attend", "attention_layer", "attention_layer_in_blocks", "is_in_blocks"]
 
-Activation = Callable[[mx.array], mx.array]
 Rope = Callable[[mx.array, int], mx.array]
 """(rows, heads, tokens, head_dim) and the first token's position → the same shape."""
 Then = Callable[[mx.array, mx.array], mx.array]
 """Tokens and their attention, both (rows, tokens, width) → the same shape; it sees each token alone."""
-
-
-def gelu(x: mx.array) -> mx.array:
-    """Exact GELU, by the device's fastest way."""
-    return cpu_kernels.gelu(x) if cpu_kernels.computes_on_cpu(x) else nn.gelu(x)
-
-
-ACTIVATIONS: dict[str, Activation] = {
-    "gelu": gelu,
-    "gelu_new": nn.gelu_approx,
-    "gelu_pytorch_tanh": nn.gelu_approx,
-    "relu": nn.relu,
-    "silu": nn.silu,
-    "swish": nn.silu,
-}
-
-
-def activation(config: Mapping[str, Any], key: str = "hidden_act") -> Activation:
-    """The activation that config.json names under `key`."""
-    name = config.get(key)
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise UnsupportedModelError(f"config.json: {key} is {name!r}; supported: {known}")
-    return ACTIVATIONS[name]
-
-
-@dataclass(frozen=True)
-class LongMask:
-    """Who sees whom among so many tokens that the answer for all of them together would take too much memory."""
-
-    length: int
-    padding: mx.array | None = None
-    """(rows, length), True on real tokens."""
-    before: int | None = None
-    """How far back a token sees; None for to the start."""
-    after: int | None = None
-    """How far ahead; None for to the end."""
-
-    def block(self, start: int, stop: int) -> tuple[slice, mx.array | None]:
-        """For the queries from `start` to `stop`: which keys they see at most, and who sees whom among them."""
-        first = 0 if self.before is None else max(0, start - self.before)
-        last = self.length if self.after is None else min(self.length, stop + self.after)
-        seen = slice(first, last)
-        padding = None if self.padding is None else self.padding[:, None, None, seen]
-        if self.before is None and self.after is None:
-            return seen, padding
-        ahead = mx.arange(first, last)[None, :] - mx.arange(start, stop)[:, None]
-        near = mx.ones(ahead.shape, mx.bool_)
-        if self.before is not None:
-            near = near & (ahead >= -self.before)
-        if self.after is not None:
-            near = near & (ahead <= self.after)
-        return seen, near if padding is None else (near & padding) | (ahead == 0)
-
-
-Mask = mx.array | LongMask | str | None
-"""Who sees whom: True where seen or added to the scores, of a long text, "causal", or None for everybody all."""
-
-
-def make_mask(attention_mask: mx.array | None, length: int, window: int | None = None) -> mx.array | LongMask | None:
-    """Who sees whom, True where seen, broadcastable to (rows, heads, length, length); None for everybody all.
-
-    `attention_mask` is (rows, length), True on real tokens. With `window`, tokens at most that far apart see
-    each other; every token sees itself, so that no row of the softmax is empty.
-    """
-    if window is None or window >= length - 1:
-        return None if attention_mask is None else attention_mask[:, None, None, :]
-    return _windowed(LongMask(length, attention_mask, window, window))
-
-
-def make_causal_mask(length: int, window: int | None = None) -> mx.array | LongMask:
-    """As `make_mask`: tokens see themselves and what is before them, with `window` only so many in all.
-
-    With padding on the right it needs no mask of its own: no real token sees it.
-    """
-    return _windowed(LongMask(length, None, None if window is None else window - 1, 0))
-
-
-def _windowed(mask: LongMask) -> mx.array | LongMask:
-    if mask.length > cpu_kernels.LONG and mx.default_device() == mx.cpu:
-        return mask
-    whole = mask.block(0, mask.length)[1]
-    assert whole is not None
-    return whole
 
 
 def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scale: float) -> mx.array:
@@ -216,47 +115,3 @@ class SelfAttention(nn.Module):
             return out if then is None else then(x, out)
 
         return attention_layer(project, finish, x, mask, self._head**-0.5)
-
-
-class GatedMLP(nn.Module):
-    """`down(activation(gate) × up)`, where one product of matrices gives gate and up side by side."""
-
-    def __init__(self, width: int, inner: int, act: Activation, *, bias: bool, down_bias: bool) -> None:
-        """Make it with `inner` channels between."""
-        super().__init__()
-        self.gate_up = nn.Linear(width, 2 * inner, bias=bias)
-        self.down = nn.Linear(inner, width, bias=down_bias)
-        self._activation = act
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """(rows, length, width) → the same shape."""
-        return cpu_kernels.in_blocks(self._of_block, x)
-
-    def _of_block(self, x: mx.array) -> mx.array:
-        gate, up = mx.split(self.gate_up(x), 2, axis=-1)
-        return self.down(self._activation(gate) * up)
-
-
-class PostNormLayer(nn.Module):
-    """BERT's layer: attention, then a two-layer network, each added to its input and normed."""
-
-    def __init__(self, width: int, heads: int, inner: int, act: Activation, eps: float) -> None:
-        """Make one layer."""
-        super().__init__()
-        self.attention = SelfAttention(width, heads)
-        self.attention_norm = nn.LayerNorm(width, eps)
-        self.up = nn.Linear(width, inner)
-        self.down = nn.Linear(inner, width)
-        self.norm = nn.LayerNorm(width, eps)
-        self._activation = act
-
-    def __call__(self, x: mx.array, mask: Mask) -> mx.array:
-        """(rows, length, width) → the same shape."""
-        return self.attention(x, mask, then=self._then)
-
-    def _then(self, x: mx.array, attended: mx.array) -> mx.array:
-        x = self.attention_norm(x + attended)
-        return self.norm(x + cpu_kernels.in_blocks(self._network, x))
-
-    def _network(self, x: mx.array) -> mx.array:
-        return self.down(self._activation(self.up(x)))

@@ -1,0 +1,106 @@
+"""mlx-lm's layers with their products joined: queries, keys and values in one, gate and up in one."""
+
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from akidb_mlx.model.architectures.base import fuse
+from akidb_mlx.model.layers import cpu_kernels
+from akidb_mlx.model.layers.activations import Activation
+from akidb_mlx.model.layers.attention import attention_layer
+from akidb_mlx.model.layers.masks import Mask
+
+__all__ = ["GatedNetwork", "JoinedAttention", "JoinedNetwork", "join"]
+
+
+class JoinedAttention(nn.Module):
+    """mlx-lm's attention in its plain form, with one product of matrices for queries, keys and values."""
+
+    def __init__(self, theirs: Any) -> None:
+        """Take over its settings; the joined weights are still to be loaded."""
+        super().__init__()
+        self._heads, self._kv_heads, self._scale = theirs.n_heads, theirs.n_kv_heads, theirs.scale
+        self.qkv_proj = _side_by_side(theirs.q_proj, theirs.k_proj, theirs.v_proj)
+        self.o_proj, self._rope = theirs.o_proj, theirs.rope
+        if "q_norm" in theirs:
+            self.q_norm, self.k_norm = theirs.q_norm, theirs.k_norm
+
+    def __call__(self, x: mx.array, mask: Mask, cache: None = None) -> mx.array:
+        """(rows, length, width) → the same shape."""
+        return attention_layer(self._project, self._finish, x, mask, self._scale)
+
+    def _project(self, x: mx.array, first: int) -> tuple[mx.array, mx.array, mx.array]:
+        qkv = self.qkv_proj(x).reshape(*x.shape[:2], self._heads + 2 * self._kv_heads, -1)
+        queries, keys, values = mx.split(qkv, (self._heads, self._heads + self._kv_heads), axis=2)
+        if "q_norm" in self:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        queries, keys = self._rope(queries.swapaxes(1, 2), first), self._rope(keys.swapaxes(1, 2), first)
+        return queries, keys, values.swapaxes(1, 2)
+
+    def _finish(self, x: mx.array, attended: mx.array) -> mx.array:
+        return self.o_proj(attended.swapaxes(1, 2).reshape(*x.shape[:2], -1))
+
+
+class JoinedNetwork(nn.Module):
+    """mlx-lm's gated network with one product of matrices for gate and up."""
+
+    def __init__(self, theirs: Any) -> None:
+        """Take over its layers; the joined weights are still to be loaded."""
+        super().__init__()
+        self.gate_up_proj = _side_by_side(theirs.gate_proj, theirs.up_proj)
+        self.down_proj = theirs.down_proj
+        self._activation: Activation | None = getattr(theirs, "_activation", None)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(rows, length, width) → the same shape."""
+        return cpu_kernels.in_blocks(self._of_block, x)
+
+    def _of_block(self, x: mx.array) -> mx.array:
+        gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1)
+        return self.down_proj(_silu_gate(gate, up) if self._activation is None else self._activation(gate) * up)
+
+
+@partial(mx.compile, shapeless=True)
+def _silu_gate(gate: mx.array, up: mx.array) -> mx.array:
+    return nn.silu(gate) * up
+
+
+def join(weights: dict[str, mx.array], parent: str, ours: str, theirs: tuple[str, ...]) -> bool:
+    """Join layers in `weights` if they are there and alike: quantised ones may differ in bits, others in biases."""
+    parts = {
+        key: weight for key, weight in weights.items() if key.startswith(tuple(f"{parent}{one}." for one in theirs))
+    }
+    kinds = [
+        {(key.rsplit(".", 1)[1], weight.shape[1:], weight.dtype) for key, weight in parts.items() if f"{one}." in key}
+        for one in theirs
+    ]
+    if not kinds[0] or any(kind != kinds[0] for kind in kinds):
+        return False
+    for key in parts:
+        del weights[key]
+    weights.update(fuse(parts, {ours: theirs}))
+    return True
+
+
+def _side_by_side(*linears: nn.Linear) -> nn.Linear:
+    first = linears[0]
+    return nn.Linear(first.weight.shape[1], sum(one.weight.shape[0] for one in linears), bias="bias" in first)
+
+
+class GatedNetwork(nn.Module):
+    """mlx-lm's gated network with another activation."""
+
+    def __init__(self, theirs: Any, act: Activation) -> None:
+        """Take over its layers."""
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = theirs.gate_proj, theirs.up_proj, theirs.down_proj
+        self._activation = act
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(rows, length, width) → the same shape."""
+        return cpu_kernels.in_blocks(self._of_block, x)
+
+    def _of_block(self, x: mx.array) -> mx.array:
+        return self.down_proj(self._activation(self.gate_proj(x)) * self.up_proj(x))

@@ -1,0 +1,69 @@
+"""Who sees whom: padding, windows, causal; whole, or as a rule for long texts."""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from akidb_mlx.model.layers import cpu_kernels
+
+__all__ = ["LongMask", "Mask", "make_causal_mask", "make_mask"]
+
+
+@dataclass(frozen=True)
+class LongMask:
+    """Who sees whom among so many tokens that the answer for all of them together would take too much memory."""
+
+    length: int
+    padding: mx.array | None = None
+    """(rows, length), True on real tokens."""
+    before: int | None = None
+    """How far back a token sees; None for to the start."""
+    after: int | None = None
+    """How far ahead; None for to the end."""
+
+    def block(self, start: int, stop: int) -> tuple[slice, mx.array | None]:
+        """For the queries from `start` to `stop`: which keys they see at most, and who sees whom among them."""
+        first = 0 if self.before is None else max(0, start - self.before)
+        last = self.length if self.after is None else min(self.length, stop + self.after)
+        seen = slice(first, last)
+        padding = None if self.padding is None else self.padding[:, None, None, seen]
+        if self.before is None and self.after is None:
+            return seen, padding
+        ahead = mx.arange(first, last)[None, :] - mx.arange(start, stop)[:, None]
+        near = mx.ones(ahead.shape, mx.bool_)
+        if self.before is not None:
+            near = near & (ahead >= -self.before)
+        if self.after is not None:
+            near = near & (ahead <= self.after)
+        return seen, near if padding is None else (near & padding) | (ahead == 0)
+
+
+Mask = mx.array | LongMask | str | None
+"""Who sees whom: True where seen or added to the scores, of a long text, "causal", or None for everybody all."""
+
+
+def make_mask(attention_mask: mx.array | None, length: int, window: int | None = None) -> mx.array | LongMask | None:
+    """Who sees whom, True where seen, broadcastable to (rows, heads, length, length); None for everybody all.
+
+    `attention_mask` is (rows, length), True on real tokens. With `window`, tokens at most that far apart see
+    each other; every token sees itself, so that no row of the softmax is empty.
+    """
+    if window is None or window >= length - 1:
+        return None if attention_mask is None else attention_mask[:, None, None, :]
+    return _windowed(LongMask(length, attention_mask, window, window))
+
+
+def make_causal_mask(length: int, window: int | None = None) -> mx.array | LongMask:
+    """As `make_mask`: tokens see themselves and what is before them, with `window` only so many in all.
+
+    With padding on the right it needs no mask of its own: no real token sees it.
+    """
+    return _windowed(LongMask(length, None, None if window is None else window - 1, 0))
+
+
+def _windowed(mask: LongMask) -> mx.array | LongMask:
+    if mask.length > cpu_kernels.LONG and mx.default_device() == mx.cpu:
+        return mask
+    whole = mask.block(0, mask.length)[1]
+    assert whole is not None
+    return whole

@@ -1,0 +1,36 @@
+"""BERT's layer."""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from akidb_mlx.model.layers import cpu_kernels
+from akidb_mlx.model.layers.activations import Activation
+from akidb_mlx.model.layers.attention import SelfAttention
+from akidb_mlx.model.layers.masks import Mask
+
+__all__ = ["PostNormLayer"]
+
+
+class PostNormLayer(nn.Module):
+    """BERT's layer: attention, then a two-layer network, each added to its input and normed."""
+
+    def __init__(self, width: int, heads: int, inner: int, act: Activation, eps: float) -> None:
+        """Make one layer."""
+        super().__init__()
+        self.attention = SelfAttention(width, heads)
+        self.attention_norm = nn.LayerNorm(width, eps)
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+        self.norm = nn.LayerNorm(width, eps)
+        self._activation = act
+
+    def __call__(self, x: mx.array, mask: Mask) -> mx.array:
+        """(rows, length, width) → the same shape."""
+        return self.attention(x, mask, then=self._then)
+
+    def _then(self, x: mx.array, attended: mx.array) -> mx.array:
+        x = self.attention_norm(x + attended)
+        return self.norm(x + cpu_kernels.in_blocks(self._network, x))
+
+    def _network(self, x: mx.array) -> mx.array:
+        return self.down(self._activation(self.up(x)))
