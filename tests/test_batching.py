@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from akidb_mlx.device.shapes import Shapes, padded_length
-from akidb_mlx.model.padded_batch import make_batch
+from akidb_mlx.model.padded_batch import pad_batch
 
 ids = st.lists(st.integers(0, 30_000), min_size=1, max_size=40).map(lambda row: np.array(row, np.int32))
 
 
 def test_a_batch_by_hand():
-    batch = make_batch([np.array([7, 8, 9], np.int32), np.array([5], np.int32)], [2, 0], 4)
+    batch = pad_batch([np.array([7, 8, 9], np.int32), np.array([5], np.int32)], [2, 0], 4)
     assert batch.input_ids.tolist() == [[7, 8, 9, 0], [5, 0, 0, 0]]
     assert batch.lengths.tolist() == [3, 1]
     assert batch.prompt_lengths.tolist() == [2, 0]
@@ -22,7 +22,7 @@ def test_a_batch_by_hand():
 @given(rows=st.lists(ids, min_size=1, max_size=12), more=st.integers(0, 9))
 def test_every_token_keeps_its_place_and_only_padding_follows(rows, more):
     length = max(map(len, rows)) + more
-    batch = make_batch(rows, [0] * len(rows), length)
+    batch = pad_batch(rows, [0] * len(rows), length)
     assert batch.input_ids.shape == (len(rows), length)
     for row, padded, count in zip(rows, batch.input_ids, batch.lengths, strict=True):
         assert count == len(row)
@@ -64,7 +64,7 @@ def test_no_row_is_padded_beyond_the_models_limit_or_cut(length, limit):
 
 
 def test_rows_are_padded_by_the_last_one_again():
-    batch = make_batch([np.array([1, 2, 3], np.int32), np.array([4], np.int32)], [0, 1], 4, rows=4)
+    batch = pad_batch([np.array([1, 2, 3], np.int32), np.array([4], np.int32)], [0, 1], 4, rows=4)
     assert batch.input_ids.tolist() == [[1, 2, 3, 0], [4, 0, 0, 0], [4, 0, 0, 0], [4, 0, 0, 0]]
     assert batch.lengths.tolist() == [3, 1, 1, 1]
     assert batch.prompt_lengths.tolist() == [0, 1, 1, 1]

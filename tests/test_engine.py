@@ -14,11 +14,12 @@ import pytest
 
 import akidb_mlx  # noqa: F401  # before mlx
 from akidb_mlx.engine.batch import Batch
-from akidb_mlx.engine.device_threads import DeviceThreads, _Worker
+from akidb_mlx.engine.device_threads import DeviceThreads
 from akidb_mlx.engine.model_engine import Engine
 from akidb_mlx.engine.requests import BatchPlan, Request, Row
 from akidb_mlx.engine.scheduler import Scheduler
 from akidb_mlx.engine.stats import Histogram, Stats
+from akidb_mlx.engine.worker import Worker
 from akidb_mlx.errors import BackendError, ClosedError, InputError, QueueFullError
 from support.waiting import PATIENCE_S, until
 
@@ -480,7 +481,7 @@ def test_the_speed_of_batches_whose_ends_nobody_saw_is_their_share(make, monkeyp
     engine, _ = make(threads=threads)
     learnt = []
     monkeypatch.setattr(Batch, "learn", lambda batch, seconds: learnt.append((batch.padded_tokens, seconds)))
-    worker = _Worker(0)
+    worker = Worker(0)
 
     def ended(tokens, waited, in_flight):
         batch = Batch(engine.runtime, BatchPlan([Row(np.zeros(tokens, np.int32), 0, [])], tokens, False))
@@ -515,7 +516,7 @@ def test_few_batches_are_on_a_gpu_at_a_time(make):
         """Whether a thread that computes so many batches takes another one."""
         engine.scheduler.add(Request([np.ones(3, np.int32)], False, 0, 0.0))
         in_flight = [Batch(engine.runtime, plan)] * in_flight
-        batch = engine.next_batch(in_flight, now, last_lane=False, alone=alone)
+        batch = engine.next_batch(in_flight, now, reserved=False, alone=alone)
         engine.drain()
         return batch is not None
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from akidb_mlx import Embedder
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputError, UnsupportedModelError
-from akidb_mlx.model import loading
+from akidb_mlx.model import loading, weights
 from akidb_mlx.model.loading import read_header
 from akidb_mlx.pipeline import loaded_model
 from support.checkpoints import REFERENCE
@@ -346,7 +346,7 @@ def test_weights_are_read_alike_without_mlxs_threads(name, monkeypatch):
     def mlx_load(*_, **__):
         raise AssertionError("this would wait for ever")
 
-    monkeypatch.setattr(loading, "_is_child", True)
+    monkeypatch.setattr(weights, "_is_child", True)
     monkeypatch.setattr(loading.mx, "load", mlx_load)
     with Embedder.load(REFERENCE / name) as embedder:
         np.testing.assert_array_equal(embedder.encode(["a", "Snow fell through the night."]), expected)

@@ -13,7 +13,7 @@ from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.embedding_model import EmbeddingModel
 from akidb_mlx.model.heads.dense import ACTIVATIONS, DenseLayer
-from akidb_mlx.model.padded_batch import Batch, make_batch
+from akidb_mlx.model.padded_batch import PaddedBatch, pad_batch
 from support.checkpoints import CASES, REFERENCE
 from support.comparison import assert_close
 from support.waiting import PATIENCE_S
@@ -41,15 +41,15 @@ def test_what_is_in_the_padding_is_irrelevant(name):
     with Embedder.load(REFERENCE / name, dtype="float32") as embedder:
         rows = embedder._loaded.tokenizer.tokenize(facts["texts"][:10]).token_ids
         longest, prompts = max(map(len, rows)), [0] * len(rows)
-        zeros = make_batch(rows, prompts, longest)
+        zeros = pad_batch(rows, prompts, longest)
         expected = compute(embedder, zeros)
         rng = np.random.default_rng(0)
         real = np.arange(longest) < zeros.lengths[:, None]
         ids = np.where(real, zeros.input_ids, rng.integers(1, max(map(max, rows)), zeros.input_ids.shape))
-        rubbish = Batch(ids.astype(np.int32), zeros.lengths, zeros.prompt_lengths)
+        rubbish = PaddedBatch(ids.astype(np.int32), zeros.lengths, zeros.prompt_lengths)
         assert_close(compute(embedder, rubbish), expected, 2e-6)
         more = longest + 1 if longest < (embedder.max_seq_length or 10**9) else longest
-        assert_close(compute(embedder, make_batch(rows, prompts, more)), expected, 2e-6)
+        assert_close(compute(embedder, pad_batch(rows, prompts, more)), expected, 2e-6)
 
 
 def test_every_activation_is_tested():

@@ -16,7 +16,7 @@ from akidb_mlx.device.choice import Device
 from akidb_mlx.device.shapes import Shapes
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model.loading import load_model
-from akidb_mlx.model.padded_batch import make_batch
+from akidb_mlx.model.padded_batch import pad_batch
 from akidb_mlx.model.quantization import check_computed, dequantize, quantize_modules
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close, cosines
@@ -137,7 +137,7 @@ def rows_as_on_a_gpu(folder, texts):
         ids = embedder._loaded.tokenizer.tokenize(texts).token_ids
     checkpoint = read_checkpoint(folder)
     model = load_model(checkpoint, checkpoint.pooling, GPU)
-    rows = np.array(model(make_batch(ids, [0] * len(ids), max(map(len, ids)))))
+    rows = np.array(model(pad_batch(ids, [0] * len(ids), max(map(len, ids)))))
     quantised = [m for m in model.modules() if isinstance(m, nn.QuantizedLinear | nn.QuantizedEmbedding)]
     kept = sum(module.weight.shape[0] for module in quantised)  # joined layers give the channels of all
     return rows / np.linalg.norm(rows, axis=1, keepdims=True), kept

@@ -427,7 +427,7 @@ def test_a_query_is_not_forgotten_where_others_are_cancelled_while_they_are_cut(
 # ── several lanes ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_beside_queries_the_last_lane_takes_only_what_is_done_in_time():
+def test_beside_queries_the_reserved_takes_only_what_is_done_in_time():
     scheduler = Scheduler(1024, 0.02, lanes=2)
     slow_device(scheduler)  # 20 ms: 180 tokens
     scheduler.add(make_request([8], urgent=True))
@@ -436,27 +436,27 @@ def test_beside_queries_the_last_lane_takes_only_what_is_done_in_time():
     assert scheduler.next_plan(0.0).urgent
     assert [len(row.token_ids) for row in scheduler.next_plan(0.0).rows] == [400]  # another lane's
     lengths = []
-    while job := scheduler.next_plan(0.0, last_lane=True):
+    while job := scheduler.next_plan(0.0, reserved=True):
         assert scheduler.speed.seconds(job.padded_tokens) <= 0.02
         lengths += [len(row.token_ids) for row in job.rows]
     assert sorted(lengths) == [20, 20, 60, 60, 100, 150]
     scheduler.add(make_request([400]))
-    assert scheduler.next_plan(0.5, last_lane=True) is None  # kept free for a query
+    assert scheduler.next_plan(0.5, reserved=True) is None  # kept free for a query
     query = make_request([9], urgent=True, arrived=0.6)
     scheduler.add(query)
     scheduler.add(make_request([9], urgent=True, arrived=0.6))
-    assert scheduler.next_plan(0.6, last_lane=True).urgent
-    assert scheduler.next_plan(0.6, last_lane=True) is None
-    assert [len(row.token_ids) for row in scheduler.next_plan(9.0, last_lane=True).rows] == [400]  # none is about
+    assert scheduler.next_plan(0.6, reserved=True).urgent
+    assert scheduler.next_plan(0.6, reserved=True) is None
+    assert [len(row.token_ids) for row in scheduler.next_plan(9.0, reserved=True).rows] == [400]  # none is about
 
 
-def test_queries_on_the_last_lane_do_not_wait_for_documents_turn():
+def test_queries_on_the_reserved_do_not_wait_for_documents_turn():
     scheduler = Scheduler(1024, 0.02, lanes=2)
     slow_device(scheduler)
     scheduler.add(make_request([60] * 9))
     for _ in range(5):
         scheduler.add(make_request([8], urgent=True))
-        assert scheduler.next_plan(0.0, last_lane=True).urgent
+        assert scheduler.next_plan(0.0, reserved=True).urgent
 
 
 # ── a device of few shapes ───────────────────────────────────────────────────────────────────────────

@@ -19,7 +19,7 @@ from akidb_mlx.errors import BackendError, ClosedError, ConfigError, InputError
 from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.inputs import as_async, checked, checked_stream, positive
 from akidb_mlx.pipeline.loaded_model import LoadedModel, acquire, measure_float32
-from akidb_mlx.pipeline.text_pipeline import TextPath
+from akidb_mlx.pipeline.text_pipeline import TextPipeline
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["Embedder", "EmbedderProtocol", "Usage"]
@@ -56,7 +56,7 @@ class Embedder:
         self._normalize = effective_normalize(config, loaded.recipe)
         wanted = self._checkpoint.truncate_dim if config.truncate_dim is None else config.truncate_dim
         self._dimension = self._checked_dimension(wanted, ConfigError)
-        self._path = TextPath(loaded)
+        self._path = TextPipeline(loaded)
         # A thread of its own: closing waits for the device, and the garbage collector may run on its thread.
         self._finalizer = weakref.finalize(self, lambda: threading.Thread(target=loaded.release).start())
         self._finalizer.atexit = False

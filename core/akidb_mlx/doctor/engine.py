@@ -21,7 +21,7 @@ from akidb_mlx.doctor.tiny_model import LONGEST, TinyModel, make_text, write_tin
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.model.embedding_model import EmbeddingModel
 from akidb_mlx.model.loading import load_model
-from akidb_mlx.model.padded_batch import TokenIds, make_batch
+from akidb_mlx.model.padded_batch import TokenIds, pad_batch
 from akidb_mlx.vectors import Embeddings, finish
 
 __all__ = ["Subject", "alone_and_together", "ends_while_busy", "forked_child", "full_batch", "rows", "several_callers"]
@@ -148,7 +148,7 @@ def _last_line(text: str) -> str:
 def _embed(model: EmbeddingModel, texts: list[str]) -> Embeddings:
     """Unit rows of one batch, padded to its longest text; on a device thread."""
     token_ids: list[TokenIds] = [np.array([int(word[1:]) for word in text.split()], np.int32) for text in texts]
-    found = model(make_batch(token_ids, [0] * len(texts), max(map(len, token_ids))))
+    found = model(pad_batch(token_ids, [0] * len(texts), max(map(len, token_ids))))
     return finish(np.array(found), model.dimension, normalize=True)
 
 

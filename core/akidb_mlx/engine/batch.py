@@ -16,7 +16,7 @@ from akidb_mlx.engine.request_queue import RequestQueue
 from akidb_mlx.engine.requests import BatchPlan, Request
 from akidb_mlx.engine.speed import SpeedMeter
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError
-from akidb_mlx.model.padded_batch import make_batch
+from akidb_mlx.model.padded_batch import pad_batch
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -98,7 +98,7 @@ class Batch:
         assert model is not None
         token_ids, prompts = [row.token_ids for row in plan.rows], [row.prompt_length for row in plan.rows]
         with self._stream():
-            self._rows = model(make_batch(token_ids, prompts, plan.length, plan.padded_rows))
+            self._rows = model(pad_batch(token_ids, prompts, plan.length, plan.padded_rows))
             mx.async_eval(self._rows)
 
     def finish(self, measured: Callable[[float], None] = lambda _: None, *, alone: bool = True) -> None:

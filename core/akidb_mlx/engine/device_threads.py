@@ -19,18 +19,19 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
+from akidb_mlx.engine.worker import Source, Worker, sleep_for_ever
 from akidb_mlx.errors import BackendError, ClosedError
 
-__all__ = ["DEVICE_THREADS", "Batch", "DeviceThreads", "Source"]
+__all__ = ["DEVICE_THREADS", "DeviceThreads"]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _EXIT_S = 10.0
-# Who waited for so long for a batch has seen its end.
+# A shorter wait means that the batch had ended before, so that its end is not known (seconds).
 _SEEN_S = 0.0002
 # After a GPU's failure so many batches compute one at a time, so that the next error has one cause.
 _CAREFUL_BATCHES = 32
@@ -42,93 +43,6 @@ _PATCHED = (
     "threads or their queues are patched in this process (by gevent or eventlet), and MLX needs real ones: patch "
     "everything else with monkey.patch_all(thread=False, queue=False), or let gunicorn take gthread or sync workers"
 )
-
-
-class Batch(Protocol):
-    """What a thread starts and finishes."""
-
-    urgent: bool
-    padded_tokens: int
-    cpu: bool
-    """Whether it computes on the thread's own core."""
-    began: float
-    """When it was started; 0 before."""
-
-    def start(self) -> None:
-        """Hand it to the device."""
-
-    def finish(self, measured: Callable[[float], None], *, alone: bool) -> None:
-        """Wait for it and answer; `measured` is told for how long, with the lock held. `alone`: none is behind it."""
-
-    def recover(self, error: Exception, *, whole: bool) -> None:
-        """It failed: compute it again, `whole` where the error may be another's, else in parts; or answer with it."""
-
-    def ended(self) -> None:
-        """It is answered or failed. The caller holds the lock."""
-
-    def fail(self, error: Exception) -> None:
-        """Answer with the error."""
-
-    def learn(self, seconds: float) -> None:
-        """Take note of its time. The caller holds the lock."""
-
-
-class Source(Protocol):
-    """What gives batches: the engine of one model. The caller holds the lock, but for `after_fork`."""
-
-    cpu_lanes: int
-
-    @property
-    def waits(self) -> bool:
-        """Whether any row waits."""
-
-    def next_batch(self, in_flight: Sequence[Batch], now: float, *, last_lane: bool, alone: bool) -> Batch | None:
-        """The next batch for a thread that computes `in_flight`; None where it may take none, or none beside them."""
-
-    def drain(self) -> Callable[[Exception], None]:
-        """Take out all that waits; gives what fails it."""
-
-    def after_fork(self) -> None:
-        """In a forked child: what waited belongs to the parent."""
-
-
-class _Worker:
-    """One of the threads, and what it computes."""
-
-    def __init__(self, lane: int) -> None:
-        self.lane = lane
-        self.thread: threading.Thread | None = None
-        self.batches: deque[Batch] = deque()
-        """Oldest first; the last one may not be started yet."""
-        self.idle = False
-        self.free_since = 0.0
-        """When the last batch ended whose end was seen."""
-        self.unseen: list[Batch] = []
-        """Batches since then: a GPU had ended them before anybody waited, who knows when."""
-        self.careful = 0
-        """Batches that are still to compute one at a time."""
-
-    @property
-    def alive(self) -> bool:
-        return self.thread is not None and self.thread.is_alive()
-
-    @property
-    def busy(self) -> bool:
-        return self.alive and not self.idle
-
-    @property
-    def sleeps_for_ever(self) -> bool:
-        """Whether it needs Python's lock no more; a fixed wait was too short on a busy machine."""
-        thread = self.thread
-        frame = None if thread is None or thread.ident is None else sys._current_frames().get(thread.ident)
-        if frame is None:
-            return True
-        # At the function's first line the lock may still change hands; after it, only within `acquire`.
-        return frame.f_code is _sleep_for_ever.__code__ and frame.f_lineno > frame.f_code.co_firstlineno
-
-
-def _sleep_for_ever(lock: threading.Lock) -> None:
-    lock.acquire()
 
 
 class DeviceThreads:
@@ -148,7 +62,7 @@ class DeviceThreads:
         self.condition = threading.Condition()
         self._tasks: deque[Callable[[], None]] = deque()
         self._task_runs = False
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._pauses = 0
         self._stopping = False
         self._dead = False
@@ -235,7 +149,7 @@ class DeviceThreads:
                 self._start_worker(lane)
 
     def _start_worker(self, lane: int) -> None:
-        worker = _Worker(lane)
+        worker = Worker(lane)
         self._workers[lane : lane + 1] = [worker]
         name = f"akidb-mlx-{lane}" if lane else "akidb-mlx"
         worker.thread = threading.Thread(target=self._live, args=(worker,), name=name, daemon=True)
@@ -282,7 +196,7 @@ class DeviceThreads:
     def _all_idle(self) -> bool:
         return not any(worker.busy for worker in self._workers)
 
-    def _live(self, worker: _Worker) -> None:
+    def _live(self, worker: Worker) -> None:
         try:
             while True:
                 self._step(worker)
@@ -291,7 +205,7 @@ class DeviceThreads:
             _log.exception("a device thread ended unexpectedly; the next request starts another")
             self._fail_all(worker, BackendError(f"a device thread ended: {error!r}; try again"))
 
-    def _fail_all(self, worker: _Worker, error: Exception) -> None:
+    def _fail_all(self, worker: Worker, error: Exception) -> None:
         with self.condition:
             self._dead, worker.thread = True, None
             failed = [batch.fail for batch in worker.batches] + [engine.drain() for engine in self._engines]
@@ -305,7 +219,7 @@ class DeviceThreads:
         for fail in failed:
             fail(error)
 
-    def _step(self, worker: _Worker) -> None:
+    def _step(self, worker: Worker) -> None:
         """One thing: a task, the next batch's start, or the oldest batch's end."""
         task = self._find_work(worker)
         if task:
@@ -316,13 +230,13 @@ class DeviceThreads:
         elif not worker.batches:
             lock = threading.Lock()
             lock.acquire()
-            _sleep_for_ever(lock)
+            sleep_for_ever(lock)
         elif not worker.batches[-1].began:
             self._start(worker)
         else:
             self._finish(worker)
 
-    def _find_work(self, worker: _Worker) -> Callable[[], None] | None:
+    def _find_work(self, worker: Worker) -> Callable[[], None] | None:
         """Wait for a task (returned) or a batch to start or end (the worker's); neither when all ends."""
         with self.condition:
             while True:
@@ -341,11 +255,11 @@ class DeviceThreads:
                     return None
                 self.condition.wait()
 
-    def _next_task(self, worker: _Worker) -> Callable[[], None] | None:
+    def _next_task(self, worker: Worker) -> Callable[[], None] | None:
         others = any(other.busy for other in self._workers if other is not worker)
         return None if not self._tasks or worker.lane or worker.batches or others else self._tasks.popleft()
 
-    def _take_batch(self, worker: _Worker) -> None:
+    def _take_batch(self, worker: Worker) -> None:
         """The next batch of the models in turn, where this thread has room for it."""
         now = time.monotonic()
         others = sum(any(not batch.urgent for batch in w.batches) for w in self._workers if w is not worker)
@@ -354,8 +268,8 @@ class DeviceThreads:
             engine = self._engines[self._turn]
             serves = worker.lane < max(1, engine.cpu_lanes)
             if engine.waits and serves:
-                last_lane = engine.cpu_lanes > 1 and others >= engine.cpu_lanes - 1
-                batch = engine.next_batch(worker.batches, now, last_lane=last_lane, alone=worker.careful > 0)
+                reserved = engine.cpu_lanes > 1 and others >= engine.cpu_lanes - 1
+                batch = engine.next_batch(worker.batches, now, reserved=reserved, alone=worker.careful > 0)
                 if batch is not None:
                     worker.batches.append(batch)
                     worker.idle = False
@@ -363,7 +277,7 @@ class DeviceThreads:
                         self.wake()  # another thread for what waits still
                     return
 
-    def _start(self, worker: _Worker) -> None:
+    def _start(self, worker: Worker) -> None:
         batch = worker.batches[-1]
         batch.began = time.perf_counter()
         try:
@@ -371,7 +285,7 @@ class DeviceThreads:
         except Exception as error:
             self._failed(worker, error)
 
-    def _finish(self, worker: _Worker) -> None:
+    def _finish(self, worker: Worker) -> None:
         batch = worker.batches[0]
 
         def measured(waited: float) -> None:
@@ -395,7 +309,7 @@ class DeviceThreads:
             worker.batches.popleft().ended()
             worker.careful = max(0, worker.careful - 1)
 
-    def _failed(self, worker: _Worker, error: Exception) -> None:
+    def _failed(self, worker: Worker, error: Exception) -> None:
         """A batch failed. A GPU may report what another one met: all that it was given are computed again, in turn."""
         with self.condition:
             batches = list(worker.batches)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from akidb_mlx.device.choice import FORKED
 from akidb_mlx.device.memory import Memory
-from akidb_mlx.engine import device_threads
+from akidb_mlx.engine import worker
 from akidb_mlx.engine.batch import Batch, Runtime
 from akidb_mlx.engine.device_threads import DEVICE_THREADS, DeviceThreads
 from akidb_mlx.engine.request_queue import RequestQueue
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
-# On a GPU one batch computes and one is ready behind it, or more where they are short: Python's threads take turns
-# of 5 ms, and the GPU is not to wait for that.
+# A GPU has one batch that computes and one queued, up to four while they are short: another Python thread may hold the
+# interpreter for 5 ms.
 _GPU_BATCHES = 2
 _GPU_MOST_BATCHES = 4
 _GPU_READY_S = 0.06
@@ -151,14 +151,12 @@ class Engine:
         """Whether any row waits. The caller holds the lock, as for the next two."""
         return bool(self.scheduler)
 
-    def next_batch(
-        self, in_flight: Sequence[device_threads.Batch], now: float, *, last_lane: bool, alone: bool
-    ) -> Batch | None:
+    def next_batch(self, in_flight: Sequence[worker.Batch], now: float, *, reserved: bool, alone: bool) -> Batch | None:
         """The next batch for a thread that computes `in_flight`; None where it may take none."""
         if in_flight and (alone or not self._may_run_ahead(in_flight, now)):
             return None
         self.scheduler.room = self.runtime.room()
-        plan = self.scheduler.next_plan(now, last_lane=last_lane)
+        plan = self.scheduler.next_plan(now, reserved=reserved)
         if plan is None:
             return None
         batch = Batch(self.runtime, plan)
@@ -177,7 +175,7 @@ class Engine:
         if self.runtime.memory is not None:
             self.runtime.memory.forget()
 
-    def _may_run_ahead(self, in_flight: Sequence[device_threads.Batch], now: float) -> bool:
+    def _may_run_ahead(self, in_flight: Sequence[worker.Batch], now: float) -> bool:
         """Whether a thread may start another batch behind those: only a GPU's, and none beside queries."""
         if self.cpu_lanes or self.scheduler.queries_are_about(now):
             return False

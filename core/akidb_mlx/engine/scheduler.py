@@ -126,15 +126,15 @@ class Scheduler:
         self._round = []
         return list(waiting.values())
 
-    def next_plan(self, now: float, *, last_lane: bool = False) -> BatchPlan | None:
+    def next_plan(self, now: float, *, reserved: bool = False) -> BatchPlan | None:
         """Cut the next batch; None where nothing waits (or all of it was cancelled).
 
-        With `last_lane` all other lanes compute documents: while queries are about, this one is theirs, and takes
-        only documents that are done within the target; None where there are none.
+        `reserved`: every other core is busy with documents, so this one is kept for queries. While queries are recent
+        it takes only documents that end within the target, or None.
         """
         while self._urgent:
             _collect(self._urgent.popleft(), None, self._queries)
-        bulk_waits = bool(self._bulk or self._round) and not last_lane
+        bulk_waits = bool(self._bulk or self._round) and not reserved
         if self._queries and not (self._queries_had_their_turn and bulk_waits):
             self._queries_had_their_turn = True
             if plan := self._query_plan():
@@ -145,7 +145,7 @@ class Scheduler:
         while self._bulk or self._round:
             if not self._round:
                 self._fill_round()
-            elif beside_queries and last_lane:
+            elif beside_queries and reserved:
                 count = self._shortest_within(budget)
                 if not count:
                     return None

@@ -10,7 +10,7 @@ from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures.base import Backbone
 from akidb_mlx.model.heads.dense import DenseLayer
 from akidb_mlx.model.heads.pooling import pool
-from akidb_mlx.model.padded_batch import Batch
+from akidb_mlx.model.padded_batch import PaddedBatch
 
 __all__ = ["EmbeddingModel"]
 
@@ -39,7 +39,7 @@ class EmbeddingModel(nn.Module):
         self.dense = list(dense)
         self._pooling = tuple(pooling)
 
-    def __call__(self, batch: Batch) -> mx.array:
+    def __call__(self, batch: PaddedBatch) -> mx.array:
         """One batch → (rows, dimension) float32, not yet truncated or normalised.
 
         A row is infinite where the hidden states of one of its tokens are all zero: the device did not compute them.

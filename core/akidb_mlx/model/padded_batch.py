@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Batch", "TokenIds", "make_batch"]
+__all__ = ["PaddedBatch", "TokenIds", "pad_batch"]
 
 TokenIds = NDArray[np.int32]
 """(tokens,) of one text, with special tokens."""
 
 
 @dataclass(frozen=True)
-class Batch:
+class PaddedBatch:
     """Rows of one forward pass."""
 
     input_ids: NDArray[np.int32]
@@ -24,9 +24,9 @@ class Batch:
     """(rows,) leading tokens that pooling leaves out."""
 
 
-def make_batch(
+def pad_batch(
     token_ids: Sequence[TokenIds], prompt_lengths: Sequence[int], length: int, rows: int | None = None
-) -> Batch:
+) -> PaddedBatch:
     """Pad `token_ids` on the right to `length`, at least the longest row's, and to `rows` by the last one again."""
     again = (rows or len(token_ids)) - len(token_ids)
     token_ids = [*token_ids, *[token_ids[-1]] * again]
@@ -34,4 +34,4 @@ def make_batch(
     lengths = np.array([len(ids) for ids in token_ids], dtype=np.int32)
     input_ids = np.zeros((len(token_ids), length), dtype=np.int32)
     input_ids[np.arange(length) < lengths[:, None]] = np.concatenate(token_ids)
-    return Batch(input_ids, lengths, np.array(prompt_lengths, dtype=np.int32))
+    return PaddedBatch(input_ids, lengths, np.array(prompt_lengths, dtype=np.int32))

@@ -28,8 +28,8 @@ __all__ = ["LoadedModel", "acquire", "measure_float32"]
 _log = logging.getLogger(__name__)
 
 # Applied by each embedder on the host, or settled once the files are found: they need no model of their own.
-_ON_THE_HOST = frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong"})
-_FOR_FINDING = frozenset({"model", "revision", "cache_dir", "local_files_only"})
+_PER_EMBEDDER_FIELDS = frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong"})
+_LOCATION_FIELDS = frozenset({"model", "revision", "cache_dir", "local_files_only"})
 
 
 @dataclass(eq=False)
@@ -70,7 +70,7 @@ _loaded: dict[Hashable, "Future[LoadedModel]"] = {}
 def acquire(config: EmbedderConfig) -> LoadedModel:
     """The model for these settings, loaded by the first caller while the others wait; counts one user."""
     source = resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
-    settings = tuple((name, value) for name, value in config if name not in _ON_THE_HOST | _FOR_FINDING)
+    settings = tuple((name, value) for name, value in config if name not in _PER_EMBEDDER_FIELDS | _LOCATION_FIELDS)
     key: Hashable = (source.path.resolve(), settings)
     while True:
         with _lock:

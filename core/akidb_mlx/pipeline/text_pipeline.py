@@ -19,7 +19,7 @@ from akidb_mlx.pipeline.tokenizer import Tokenized
 from akidb_mlx.pipeline.waiting import Threads, Wait, after, blocking, in_event_loop, iterate, run
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["TextPath"]
+__all__ = ["TextPipeline"]
 
 _log = logging.getLogger(__name__)
 # Texts that are tokenised and queued at a time: the device starts on the first while the next are tokenised.
@@ -41,7 +41,7 @@ _PAUSES_S = (1, 2, 4, 8, 15, 30)
 _NO_TOKENS = np.empty(0, np.int32)
 
 
-class TextPath:
+class TextPipeline:
     """Takes the calls of one loaded model through tokenizer, engine and finish."""
 
     def __init__(self, loaded: LoadedModel) -> None:

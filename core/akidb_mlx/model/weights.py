@@ -1,0 +1,98 @@
+"""Weights: read, cast, filled in strictly."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from akidb_mlx.checkpoint.safetensors_header import read_header
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+
+__all__ = ["Weights", "cast_weights", "fill", "read_weights"]
+
+Weights = dict[str, mx.array]
+
+_DTYPES = {
+    "BOOL": mx.bool_,
+    "U8": mx.uint8,
+    "I8": mx.int8,
+    "U16": mx.uint16,
+    "I16": mx.int16,
+    "U32": mx.uint32,
+    "I32": mx.int32,
+    "U64": mx.uint64,
+    "I64": mx.int64,
+    "F16": mx.float16,
+    "BF16": mx.bfloat16,
+    "F32": mx.float32,
+}
+
+_is_child = False
+
+
+def _after_fork() -> None:
+    global _is_child
+    _is_child = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def read_weights(files: Sequence[Path]) -> Weights:
+    """All tensors."""
+    weights: Weights = {}
+    for file in files:
+        read_header(file)  # says plainly what is wrong with a torn file
+        try:
+            loaded = _read_in_child(file) if _is_child else mx.load(str(file), format="safetensors")
+        except Exception as error:  # MLX raises RuntimeError and ValueError
+            raise CheckpointError(f"{file} cannot be loaded ({error})") from None
+        assert isinstance(loaded, dict)
+        weights.update(loaded)
+    return weights
+
+
+def _read_in_child(file: Path) -> Weights:
+    """As `mx.load`, without MLX's threads for reading, which a forked child lacks: it would wait for ever."""
+    data = np.memmap(file, np.uint8, "r")
+    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    weights: Weights = {}
+    for name, tensor in read_header(file).items():
+        first, last = tensor["data_offsets"]
+        values = mx.array(data[start + first : start + last]).view(_DTYPES[tensor["dtype"]])
+        weights[name] = values.reshape(tensor["shape"])
+    return weights
+
+
+def cast_weights(weights: Weights, dtype: mx.Dtype) -> Weights:
+    """Floats in the dtype to compute in, the scales of quantised weights among them; packed numbers are integers."""
+    return {
+        key: weight.astype(dtype) if mx.issubdtype(weight.dtype, mx.floating) else weight
+        for key, weight in weights.items()
+    }
+
+
+def fill(module: nn.Module, weights: Weights, file: Path) -> None:
+    """Fill all parameters of `module`; an error names what is missing, left over or of another shape."""
+    wanted = dict(tree_flatten(module.parameters()))
+    missing = sorted(wanted.keys() - weights.keys())
+    if missing:
+        raise CheckpointError(f"{file} lacks {_some(missing)}; the checkpoint is incomplete or of another kind")
+    extra = sorted(weights.keys() - wanted.keys())
+    if extra:
+        raise UnsupportedModelError(
+            f"{file} has weights that this architecture does not use: {_some(extra)}; its vectors would be wrong"
+        )
+    for key, weight in weights.items():
+        if weight.shape != wanted[key].shape:
+            raise CheckpointError(f"{file}: {key} has shape {weight.shape}; config.json wants {wanted[key].shape}")
+    module.load_weights(list(weights.items()))
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
