@@ -292,8 +292,9 @@ def test_bad_variables(name, value, message, monkeypatch):
     assert message in str(caught.value)
 
 
-def test_the_variable_of_blas_is_not_a_field(monkeypatch):
-    monkeypatch.setenv("AKIDB_MLX_BLAS", "off")
+@pytest.mark.parametrize("name", ["AKIDB_MLX_BLAS", "AKIDB_MLX_RERANKER_MODEL", "akidb_mlx_reranker_device"])
+def test_variables_of_others_are_no_fields(name, monkeypatch):
+    monkeypatch.setenv(name, "off")
     EmbedderConfig()
 
 

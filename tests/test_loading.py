@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from akidb_mlx import Embedder
+from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputError, UnsupportedModelError
 from akidb_mlx.model import loading, weights
-from akidb_mlx.model.loading import read_header
 from akidb_mlx.pipeline import loaded_model
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close

@@ -20,6 +20,7 @@ __all__ = [
     "POOLING_SPELLINGS",
     "EmbedderOptions",
     "ModelName",
+    "ModelOptions",
     "PoolingMode",
     "vectors_field",
 ]
@@ -30,15 +31,11 @@ MODEL_ALIASES: Final = {
     "gemma-300m-4bit": "mlx-community/embeddinggemma-300m-4bit",
 }
 
-
 DEFAULT_MODEL: Final = MODEL_ALIASES["qwen3-0.6b-4bit"]
-
 
 PoolingMode = Literal["cls", "mean", "max", "last_token", "mean_sqrt_len", "weighted_mean"]
 
-
 POOLING_MODES: Final[tuple[PoolingMode, ...]] = get_args(PoolingMode)
-
 
 # sentence-transformers' names for the same modes, in its files and in users' settings
 POOLING_SPELLINGS: Final[dict[str, PoolingMode]] = {
@@ -66,15 +63,11 @@ def _spelled(spellings: Mapping[str, str]) -> BeforeValidator:
 
 _Limit = Annotated[int, Field(gt=0), BeforeValidator(_refuse_bool)]
 
-
 _Duration = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_refuse_bool)]
-
 
 _Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 
-
 _Name = Annotated[str, Field(min_length=1)]
-
 
 ModelName = Annotated[_Name, _spelled(MODEL_ALIASES), BeforeValidator(_path_as_text)]
 
@@ -89,27 +82,16 @@ def run_field(description: str, default: Any = None) -> Any:
     return Field(default, description=description, json_schema_extra={"changes": "run"})
 
 
-class EmbedderOptions(BaseModel):
-    """Every option but the model itself; the adapters inherit these fields."""
+class ModelOptions(BaseModel):
+    """Options of any kind of model, but for the model itself."""
 
     model_config = ConfigDict(protected_namespaces=())
 
     revision: _Name | None = vectors_field(
         "Commit, tag or branch of a model on the Hub; pin a commit for vectors that never change."
     )
-    pooling: Annotated[PoolingMode, _spelled(POOLING_SPELLINGS)] | None = vectors_field(
-        "How token vectors become one: it wins over what the checkpoint says. None follows the checkpoint."
-    )
-    normalize: bool | None = vectors_field("Scale each embedding to unit length. None follows the checkpoint.")
     max_seq_length: _Limit | None = vectors_field(
         "Tokens of a text that are read, prompt included. None takes the checkpoint's limit."
-    )
-    truncate_dim: _Limit | None = vectors_field(
-        "Keep only the first so many dimensions (Matryoshka models). None keeps all."
-    )
-    query_prompt: str | None = vectors_field('Text put before each query; "" puts none. None takes the checkpoint\'s.')
-    document_prompt: str | None = vectors_field(
-        'Text put before each document; "" puts none. None takes the checkpoint\'s.'
     )
     dtype: Literal["float32", "float16", "bfloat16"] | None = vectors_field(
         "Number format of the model's weights. None takes the checkpoint's (on a CPU float32)."
@@ -141,3 +123,19 @@ class EmbedderOptions(BaseModel):
         "Folder of downloaded models. None takes the Hub's own (HF_HOME, HF_HUB_CACHE)."
     )
     local_files_only: bool = run_field("Never reach for the network; a model that is not here is an error.", False)
+
+
+class EmbedderOptions(ModelOptions):
+    """Every option of an embedder but the model itself; the adapters inherit these fields."""
+
+    pooling: Annotated[PoolingMode, _spelled(POOLING_SPELLINGS)] | None = vectors_field(
+        "How token vectors become one: it wins over what the checkpoint says. None follows the checkpoint."
+    )
+    normalize: bool | None = vectors_field("Scale each embedding to unit length. None follows the checkpoint.")
+    truncate_dim: _Limit | None = vectors_field(
+        "Keep only the first so many dimensions (Matryoshka models). None keeps all."
+    )
+    query_prompt: str | None = vectors_field('Text put before each query; "" puts none. None takes the checkpoint\'s.')
+    document_prompt: str | None = vectors_field(
+        'Text put before each document; "" puts none. None takes the checkpoint\'s.'
+    )

@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 PREFIX: Final = "AKIDB_MLX_"
 _RESERVED_VARIABLES: Final = frozenset({"AKIDB_MLX_BLAS"})  # read by device/blas.py before MLX loads; no field
+# Of other kinds of model, which have a configuration of their own.
+_OTHER_KINDS: Final = (f"{PREFIX}RERANKER_",)
 _FILE_NAME: Final = "embedding_config.yaml"
 
 # AkiDB's names in its `embedding:` section → ours; `auto_download` is the opposite, `batch_size` has none
@@ -47,6 +49,7 @@ def read_environment(fields: Collection[str]) -> Said:
     """Fields from `AKIDB_MLX_*`; a name that is none of ours is an error, for nobody would see it ignored."""
     variables = {PREFIX + name.upper(): name for name in fields}
     ours = [name for name in os.environ if name.upper().startswith(PREFIX) and name not in _RESERVED_VARIABLES]
+    ours = [name for name in ours if not name.upper().startswith(_OTHER_KINDS)]
     refuse_unknown("environment variable", ours, variables)
     return {variables[name]: (os.environ[name], name) for name in ours}
 
