@@ -241,7 +241,7 @@ def test_bad_arguments(given, message):
 
 def test_all_bad_values_are_named_at_once(monkeypatch):
     monkeypatch.setenv("AKIDB_MLX_DTYPE", "int8")
-    with pytest.raises(ConfigError, match=r"(?s)truncate_dim = 0 \(argument\).*dtype = 'int8' \(AKIDB_MLX_DTYPE\)"):
+    with pytest.raises(ConfigError, match=r"(?s)dtype = 'int8' \(AKIDB_MLX_DTYPE\).*truncate_dim = 0 \(argument\)"):
         EmbedderConfig(truncate_dim=0)
 
 

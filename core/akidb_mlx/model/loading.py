@@ -29,17 +29,17 @@ def load_model(
     weights = read_weights(checkpoint.weight_files)
     stored = read_float_dtype(checkpoint.weight_files)
     check_quantization(checkpoint.quantization, packed(weights), checkpoint.config_file)
-    in_main_file = tuple(layer.name for layer in checkpoint.dense if layer.weight_file is None)
-    dense_weights = (
-        {key: weights.pop(key) for key in list(weights) if key.startswith(in_main_file)} if in_main_file else {}
-    )
+    # The head claims its weights first; what neither it nor the backbone knows is left over, which `fill` refuses.
+    folded = tuple(f"{layer.name}." for layer in checkpoint.dense if layer.weight_file is None)
+    dense_weights = {key: weights.pop(key) for key in list(weights) if key.startswith(folded)}
     try:
         weights = backbone.sanitize(weights)
     except ValueError as error:  # what is joined has other shapes
         raise UnsupportedModelError(
             f"{checkpoint.weight_files[0]}: layers that are computed together differ in shape or bits ({error})"
         ) from None
-    weights = {key: weight for key, weight in weights.items() if not _ignored(key, backbone)}
+    # Pooling needs no weights of other heads, which are left where they are.
+    weights = {key: weight for key, weight in weights.items() if not _is_beside(key, backbone)}
     compute = device.dtype(stored, dtype)
     if compute == "float16" and backbone.overflows_in_float16:
         raise UnsupportedModelError(
@@ -77,8 +77,8 @@ def _check_fits(model: EmbeddingModel, name: str, dtype: str, device: Device) ->
     )
 
 
-def _ignored(key: str, backbone: Backbone) -> bool:
-    return any(re.match(pattern, key) for pattern in backbone.ignored_weights)
+def _is_beside(key: str, backbone: Backbone) -> bool:
+    return any(re.match(pattern, key) for pattern in (*backbone.ignored_weights, *backbone.head_weights))
 
 
 def _load_dense(spec: Dense, in_main_file: Weights, checkpoint: Checkpoint) -> DenseLayer:

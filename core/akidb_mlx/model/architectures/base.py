@@ -21,7 +21,9 @@ class Backbone(nn.Module):
     width: int
     """Channels of the hidden states."""
     ignored_weights: ClassVar[tuple[str, ...]] = ()
-    """Patterns of names (after renaming) that checkpoints carry and the vectors do not need."""
+    """Patterns of names (after renaming) that checkpoints carry and nobody needs: numbers that are computed here."""
+    head_weights: ClassVar[tuple[str, ...]] = ()
+    """Patterns of names (after renaming) of heads that checkpoints carry: those of pretraining, or of a task."""
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()
     """(pattern, replacement) pairs that turn the checkpoint's names into ours, applied in order."""
     fused: ClassVar[Mapping[str, tuple[str, ...]]] = {}

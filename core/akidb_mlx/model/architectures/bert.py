@@ -34,7 +34,8 @@ class Embeddings(nn.Module):
 class Bert(Backbone):
     """Hidden states of the last layer."""
 
-    ignored_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"cls\.", r"embeddings\.position_ids$")
+    ignored_weights: ClassVar[tuple[str, ...]] = (r"embeddings\.position_ids$",)
+    head_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"cls\.")
     renames: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"^bert\.", ""),
         (r"\.gamma$", ".weight"),  # names of TensorFlow days

@@ -25,7 +25,8 @@ __all__ = ["Decoder"]
 class Decoder(Backbone):
     """Hidden states of the last layer, normed."""
 
-    ignored_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.", r".*\.rotary_emb\.inv_freq$")
+    ignored_weights: ClassVar[tuple[str, ...]] = (r".*\.rotary_emb\.inv_freq$",)
+    head_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.",)
     renames: ClassVar[tuple[tuple[str, str], ...]] = ((r"^(?!model\.|lm_head\.)", "model."),)
 
     def __init__(self, config: Mapping[str, Any]) -> None:

@@ -19,7 +19,8 @@ _EPS = 1e-12
 class DistilBert(Backbone):
     """Hidden states of the last layer."""
 
-    ignored_weights: ClassVar[tuple[str, ...]] = (r"vocab_", r"embeddings\.position_ids$")
+    ignored_weights: ClassVar[tuple[str, ...]] = (r"embeddings\.position_ids$",)
+    head_weights: ClassVar[tuple[str, ...]] = (r"vocab_",)
     renames: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"^distilbert\.", ""),
         (r"^embeddings\.(word|position)_embeddings\.", r"\1."),

@@ -42,7 +42,7 @@ class Layer(nn.Module):
 class EuroBert(Backbone):
     """Hidden states of the last layer, normed."""
 
-    ignored_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.",)
+    head_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.",)
     renames: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"^model\.", ""),
         (r"^embed_tokens\.", "word."),

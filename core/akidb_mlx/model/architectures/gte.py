@@ -18,7 +18,7 @@ __all__ = ["Gte"]
 class Gte(Backbone):
     """Hidden states of the last layer."""
 
-    ignored_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"lm_head\.", r"classifier\.")
+    head_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"lm_head\.", r"classifier\.")
     renames: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"^(new|gte)\.", ""),
         (r"^embeddings\.(word|token_type)_embeddings\.", r"\1."),

@@ -45,7 +45,7 @@ class Layer(nn.Module):
 class ModernBert(Backbone):
     """Hidden states of the last layer, normed."""
 
-    ignored_weights: ClassVar[tuple[str, ...]] = (r"head\.", r"decoder\.", r"classifier\.")
+    head_weights: ClassVar[tuple[str, ...]] = (r"head\.", r"decoder\.", r"classifier\.")
     renames: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"^model\.", ""),
         (r"^embeddings\.tok_embeddings\.", "word."),

@@ -22,7 +22,8 @@ _MAX_DISTANCE = 128
 class MPNet(Backbone):
     """Hidden states of the last layer."""
 
-    ignored_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"lm_head\.", r"embeddings\.position_ids$")
+    ignored_weights: ClassVar[tuple[str, ...]] = (r"embeddings\.position_ids$",)
+    head_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"lm_head\.")
     renames: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"^mpnet\.", ""),
         (r"^embeddings\.(word|position)_embeddings\.", r"\1."),

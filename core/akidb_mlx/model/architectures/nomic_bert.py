@@ -51,7 +51,7 @@ class GatedPostNormLayer(nn.Module):
 class NomicBert(Backbone):
     """Hidden states of the last layer."""
 
-    ignored_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"cls\.")
+    head_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"cls\.")
     renames: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"^(bert|nomic_bert)\.", ""),
         (r"^embeddings\.(word|token_type)_embeddings\.", r"\1."),

@@ -20,7 +20,7 @@ def positions_after_padding(input_ids: mx.array, pad_token_id: int) -> mx.array:
 class Roberta(Bert):
     """Hidden states of the last layer."""
 
-    ignored_weights: ClassVar[tuple[str, ...]] = (*Bert.ignored_weights, r"lm_head\.")
+    head_weights: ClassVar[tuple[str, ...]] = (*Bert.head_weights, r"lm_head\.")
     renames: ClassVar[tuple[tuple[str, str], ...]] = ((r"^roberta\.", ""), *Bert.renames)
 
     def __init__(self, config: Mapping[str, Any]) -> None:

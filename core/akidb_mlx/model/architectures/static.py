@@ -18,6 +18,7 @@ class Static(Backbone):
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Make the backbone; config.json says nothing of it."""
         super().__init__()
+        self.embeddings = mx.zeros((0, 0))  # as wide and long as the file's
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """`embeddings`, and where many tokens share a row, `mapping` to it and `weights` of each token."""
