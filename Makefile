@@ -42,8 +42,8 @@ test-all: $(VENV)/.all  ## Run all tests: also the slow ones, heavy vector store
 	$(BIN)/python -m pytest $(ARGS)
 
 test-stores: $(VENV)/.all  ## Run the tests that need heavy vector stores or Ray, and the examples
-	$(BIN)/python -m pytest -m "not slow" tests/test_langchain_stores.py tests/test_llama_index_stores.py \
-		tests/test_corpus_handover.py tests/test_examples.py $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" tests/adapters/test_langchain_stores.py tests/adapters/test_llama_index_stores.py \
+		tests/corpus/test_corpus_handover.py tests/test_examples.py $(ARGS)
 
 check: $(VENV)/.dev  ## Format, lint, types and the direction of imports
 	$(BIN)/ruff format --check

@@ -50,7 +50,7 @@ def start(code, cache, **variables):
     """Run code in a fresh interpreter with a cache folder of its own."""
     unwanted = {"AKIDB_MLX_BLAS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}
     env = {name: value for name, value in os.environ.items() if name not in unwanted}
-    env |= {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(Path(blas.__file__).parents[1]), **variables}
+    env |= {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(Path(blas.__file__).parents[2]), **variables}
     command = [sys.executable, "-W", "error", "-c", code]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -1,6 +1,6 @@
 """Write docs/parity.md: how near our vectors are to the reference's, family by family, from tests/reference.
 
-    python benchmarks/parity_table.py [--print]
+    python tests/reference/parity_table.py [--print]
 
 The figures are computed anew from the committed checkpoints and vectors; nothing is downloaded.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "tests" / "reference"
 
 HEAD = """# Parity: the same vectors as sentence-transformers
@@ -32,17 +32,17 @@ position, base, window or pooling shows in them) in the forms that publishers sh
 {reference}
 and are committed in `tests/reference`, whose README says how. Where "heads of 64" is said (or 96, 128, 256), heads are
 as wide as real models' are, for which Metal has fused attention; else they have 8 or 16 channels.
-`tests/test_parity.py` asserts, for texts of no token, one, limit − 1, limit, limit + 1 and far beyond the limit (with
-wide heads also of 4, 5, 8, 9, 32, 33, 64 and 65):
+`tests/model/test_parity.py` asserts, for texts of no token, one, limit − 1, limit, limit + 1 and far beyond the limit
+(with wide heads also of 4, 5, 8, 9, 32, 33, 64 and 65):
 
 - float32: largest difference ≤ 1e-5 × max(1, largest value); the column shows what it is;
 - 16 bit (float16 or bfloat16 weights, computed in that dtype): least cosine with the float32 vectors ≥ 0.9999 in
   float16, ≥ 0.97 in bfloat16, ≥ 0.998 in bfloat16 with wide heads (there also in the dtype that is not stored);
 - 4 bit (affine, groups of 32): least cosine with the float32 vectors. Random weights pack no better than noise; trained
-  ones lose far less (below). `tests/test_quantization.py` asserts that packed weights equal their dequantised selves to
-  1e-6. "–": too narrow to pack.
+  ones lose far less (below). `tests/model/test_quantization.py` asserts that packed weights equal their dequantised
+  selves to 1e-6. "–": too narrow to pack.
 
-Written by `python benchmarks/parity_table.py` with {ours}.
+Written by `python tests/reference/parity_table.py` with {ours}.
 
 | family | checkpoints | what they check | float32 | 16 bit | 4 bit |
 |---|---|---|---|---|---|

@@ -4,7 +4,6 @@ import json
 import sys
 import threading
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import mlx.core as mx
@@ -23,8 +22,9 @@ from akidb_mlx.doctor.tiny_model import write_tiny_model
 from akidb_mlx.errors import BackendError, ConfigError
 from akidb_mlx.model.embedding_model import EmbeddingModel
 from akidb_mlx.model.layers import activations, cpu_kernels, rope
+from support.checkpoints import REFERENCE
 
-STATIC = str(Path(__file__).parent / "reference" / "static-root")
+STATIC = str(REFERENCE / "static-root")
 # What starts processes, or only informs.
 SLOW = {"exit while busy", "forked child", *speed.FIGURES}
 

@@ -129,4 +129,4 @@ def test_every_architecture_has_a_case():
 
 def test_the_docs_are_of_these_cases():
     text = (DOCS / "parity.md").read_text(encoding="utf-8")
-    assert f"{len(CASES)} checkpoints;" in text, "run python benchmarks/parity_table.py"
+    assert f"{len(CASES)} checkpoints;" in text, "run python tests/reference/parity_table.py"

@@ -427,7 +427,7 @@ def test_a_query_is_not_forgotten_where_others_are_cancelled_while_they_are_cut(
 # ── several lanes ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_beside_queries_the_reserved_takes_only_what_is_done_in_time():
+def test_beside_queries_the_last_core_takes_only_what_is_done_in_time():
     scheduler = Scheduler(1024, 0.02, lanes=2)
     slow_device(scheduler)  # 20 ms: 180 tokens
     scheduler.add(make_request([8], urgent=True))
@@ -450,7 +450,7 @@ def test_beside_queries_the_reserved_takes_only_what_is_done_in_time():
     assert [len(row.token_ids) for row in scheduler.next_plan(9.0, reserved=True).rows] == [400]  # none is about
 
 
-def test_queries_on_the_reserved_do_not_wait_for_documents_turn():
+def test_queries_on_the_last_core_do_not_wait_for_documents_turn():
     scheduler = Scheduler(1024, 0.02, lanes=2)
     slow_device(scheduler)
     scheduler.add(make_request([60] * 9))
