@@ -55,7 +55,7 @@ def test_the_errors():
 
 def test_what_an_embedder_has():
     public = {name for name in dir(Embedder) if not name.startswith("_")}
-    assert public >= {
+    assert public == {
         "load",
         "encode",
         "encode_query",
@@ -73,6 +73,10 @@ def test_what_an_embedder_has():
         "fingerprint",
         "info",
         "close",
+        "aencode_with_usage",
+        "count_tokens",
+        "full_dimension",
+        "stats",
     }
     for name in public:
         assert inspect.getdoc(getattr(Embedder, name)), name
@@ -170,3 +174,21 @@ def test_the_package_is_typed():
     from importlib.resources import files
 
     assert (files("akidb_mlx") / "py.typed").is_file()
+
+
+def test_the_blas_comes_before_mlx_and_the_device_threads_are_one():
+    """Everything imported, as no single program does."""
+    report = in_a_process(
+        """
+import gc, json, pkgutil, sys
+import akidb_mlx
+early = "mlx.core" in sys.modules, akidb_mlx.device.blas.status().library is not None or sys.platform != "linux"
+for module in pkgutil.walk_packages(akidb_mlx.__path__, "akidb_mlx."):
+    if not module.name.startswith(("akidb_mlx.ray", "akidb_mlx.__", "akidb_mlx.server", "akidb_mlx.doctor.child")):
+        __import__(module.name)
+from akidb_mlx.engine.device_threads import DeviceThreads
+print(json.dumps([*early, sum(isinstance(one, DeviceThreads) for one in gc.get_objects())]))
+"""
+    )
+    mlx_too_early, has_blas, threads = json.loads(report)
+    assert not mlx_too_early and has_blas and threads == 1

@@ -48,21 +48,12 @@ class Activations:
     def of(cls, backbone: Backbone, config: Mapping[str, Any], kind: str, dtype: mx.Dtype) -> "Activations":
         """Read them from a backbone and its config.json; `kind` is the device's."""
         layers = getattr(backbone, "layers", None) or getattr(getattr(backbone, "model", None), "layers", None) or []
-        weights = dict(tree_flatten(layers[0].parameters())) if layers else {}
-        channels = sum(
-            weight.shape[0] for name, weight in weights.items() if name.endswith("weight") and weight.ndim == 2
-        )
         heads = next((config[key] for key in ("num_attention_heads", "n_heads", "n_head") if config.get(key)), 1)
-        head = config.get("head_dim") or backbone.width // heads
-        fused = {
-            "cpu": dtype == mx.float32,  # else MLX's own, which makes all scores
-            "metal": head in _FUSED_METAL,
-            "cuda": head <= _FUSED_CUDA and head % 8 == 0 and dtype.size == 2,
-        }[kind]
-        capped = bool(config.get("attn_logit_softcapping"))
         in_blocks = kind == "cpu" and dtype == mx.float32
+        capped = bool(config.get("attn_logit_softcapping"))
+        whole = not _fuses(kind, config.get("head_dim") or backbone.width // heads, dtype) or (capped and not in_blocks)
+        channels = _product_channels(layers[0]) if layers else 0
         kept = _kept_in_blocks(layers[0]) if layers and in_blocks else 0
-        whole = not fused or (capped and not in_blocks)
         return cls(backbone.width, channels, heads if layers else 0, dtype.size, kind == "cpu", whole, kept)
 
     def bytes(self, rows: int, length: int) -> int:
@@ -82,6 +73,21 @@ class Activations:
             scores = min(scores, block) if self.on_cpu else 0
         size = arrays + _SCORES * scores
         return int(_OVERHEAD * size) + _LEAST if self.on_cpu else _SENT_TOGETHER * size
+
+
+def _fuses(kind: str, head: int, dtype: mx.Dtype) -> bool:
+    """Whether attention on the device goes without all scores at once."""
+    if kind == "cpu":
+        return dtype == mx.float32  # by our blocks; MLX's own makes all
+    if kind == "metal":
+        return head in _FUSED_METAL
+    return head <= _FUSED_CUDA and head % 8 == 0 and dtype.size == 2
+
+
+def _product_channels(layer: nn.Module) -> int:
+    """Numbers per token that the products of one layer give."""
+    weights = dict(tree_flatten(layer.parameters()))
+    return sum(weight.shape[0] for name, weight in weights.items() if name.endswith("weight") and weight.ndim == 2)
 
 
 def _kept_in_blocks(layer: nn.Module) -> int:
