@@ -207,9 +207,13 @@ def test_folded_dense_layers_are_unpacked(tmp_path):
     assert cosines(ours, original).min() > 0.99
 
 
+@pytest.mark.parametrize("packing", ["8 bit", "mxfp8", "nvfp4"])
 @pytest.mark.parametrize(
     "name",
     [
+        "heads-64-bert",
+        "distilbert-mean",
+        "xlm-roberta-cls",
         "roberta-mean",
         "modernbert-cls",
         "nomic-transformers-5",
@@ -220,13 +224,13 @@ def test_folded_dense_layers_are_unpacked(tmp_path):
         "heads-64-mpnet",
     ],
 )
-def test_encoders_whose_layers_we_join(tmp_path, name):
-    """Joined layers are packed side by side; on a GPU they stay so."""
+def test_encoders_with_everything_packed(tmp_path, name, packing):
+    """Tables, whose rows are added in the dtype that is computed in; joined layers, on a GPU packed side by side."""
     texts = read_texts(name)
     folder = tmp_path / "packed"
     shutil.copytree(REFERENCE / name, folder)
     weights = {key: weight.astype(mx.float32) for key, weight in mx.load(str(folder / "model.safetensors")).items()}
-    packing = {"group_size": 32, "bits": 8, "mode": "affine"}
+    packing = {"mode": "affine", **PACKINGS[packing]}
     mx.save_safetensors(str(folder / "model.safetensors"), packed_by_hand(weights, packing))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization": packing}))

@@ -56,7 +56,7 @@ def kept_packed(dtype: str, device: Device) -> Iterator[Case]:
         packed = _pack(rng, mode, bits, group_size, dtype)
         layers = _Layers()
         weights = {f"{name}.{key}": part for name in ("linear", "table") for key, part in packed.weights.items()}
-        quantize_modules(layers, weights, _FILE)
+        quantize_modules(layers, weights, _FILE, getattr(mx, dtype))
         layers.load_weights(list(weights.items()))
         given = [random(rng, (rows, _TERMS), dtype) for rows in rows_each]
         outputs = in_float64(*given, *map(layers.linear, given), layers.table(mx.array(_LOOKED_UP)))

@@ -48,7 +48,7 @@ def load_model(
     check_computed(weights, dict(backbone.named_modules()), device.kind, compute, checkpoint.config_file)
     if not device.keeps_quantization:
         weights = dequantize(backbone, weights, checkpoint.config_file)
-    quantize_modules(backbone, weights, checkpoint.config_file)
+    quantize_modules(backbone, weights, checkpoint.config_file, getattr(mx, compute))
     fill(backbone, cast_weights(weights, getattr(mx, compute)), checkpoint.weight_files[0])
     dense = [_load_dense(layer, dense_weights, checkpoint) for layer in checkpoint.dense]
     activations = Activations.of(backbone, checkpoint.config, device.kind, getattr(mx, compute))

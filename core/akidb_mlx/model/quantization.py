@@ -73,8 +73,25 @@ def check_computed(weights: Weights, modules: Mapping[str, nn.Module], kind: str
             )
 
 
-def quantize_modules(module: nn.Module, weights: Weights, file: Path) -> None:
-    """Make the layers of `module` quantised whose weights are."""
+class PackedEmbedding(nn.QuantizedEmbedding):
+    """A packed table; its rows are in the dtype that the model computes in, where MLX's own may be bfloat16."""
+
+    def __call__(self, token_ids: mx.array) -> mx.array:
+        """(…,) → (…, width)."""
+        biases = self.get("biases")
+        return mx.dequantize(
+            self.weight[token_ids],
+            self.scales[token_ids],
+            None if biases is None else biases[token_ids],
+            group_size=self.group_size,
+            bits=self.bits,
+            mode=self.mode,
+            dtype=self.computed_in,
+        )
+
+
+def quantize_modules(module: nn.Module, weights: Weights, file: Path, dtype: mx.Dtype) -> None:
+    """Make the layers of `module` quantised whose weights are, for a model that computes in `dtype`."""
     layers = packed(weights)
     if not layers:
         return
@@ -83,6 +100,10 @@ def quantize_modules(module: nn.Module, weights: Weights, file: Path) -> None:
         return _packing(path, layer, weights, file) if path in layers else False
 
     nn.quantize(module, class_predicate=how)
+    for _, layer in module.named_modules():
+        if isinstance(layer, nn.QuantizedEmbedding):
+            layer.__class__ = PackedEmbedding
+            layer.computed_in = dtype
 
 
 def dequantize(module: nn.Module, weights: Weights, file: Path) -> Weights:

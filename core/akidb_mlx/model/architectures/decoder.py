@@ -74,7 +74,7 @@ class Decoder(Backbone):
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.model.embed_tokens(input_ids).astype(self.model.norm.weight.dtype)  # quantised ones give bfloat16
+        x = self.model.embed_tokens(input_ids)
         if self._scale is not None:
             x = x * self._scale
         masks = {kind: self.mask(attention_mask, input_ids.shape[1], kind) for kind in set(self._kinds)}
