@@ -258,7 +258,7 @@ def test_it_is_frozen_hashable_and_its_repr_is_short(embeddings):
         embeddings.truncate_dim = 3
     assert repr(embeddings) == str(embeddings) == f"AkiDBMLXEmbeddings(model='{MINILM}')"
     other = AkiDBMLXEmbeddings(model=MINILM, truncate_dim=64, local_files_only=True)
-    assert repr(other) == f"AkiDBMLXEmbeddings(model='{MINILM}', truncate_dim=64, local_files_only=True)"
+    assert repr(other) == f"AkiDBMLXEmbeddings(model='{MINILM}', local_files_only=True, truncate_dim=64)"
     assert repr(AkiDBMLXEmbeddings(embedder=FakeEmbedder(8))) == "AkiDBMLXEmbeddings(embedder=FakeEmbedder)"
     assert len({embeddings, AkiDBMLXEmbeddings(model_name=MINILM), other}) == 2
 
