@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
+from akidb_mlx.effective.facts import FACTS
 from akidb_mlx.embedder import Embedder, EmbedderProtocol
 from akidb_mlx.errors import ConfigError
 
@@ -23,20 +24,7 @@ __all__ = [
 RECIPE_FILE: Final = "akidb_mlx_recipe.json"
 RECIPE_KEY: Final = "akidb_mlx"
 # What `Embedder.info()` says of the recipe in words; the fingerprint decides, these explain.
-_FACTS: Final = (
-    "model_name",
-    "revision",
-    "architecture",
-    "pooling",
-    "dense",
-    "normalize",
-    "prompts",
-    "query_prompt",
-    "document_prompt",
-    "default_prompt_name",
-    "max_seq_length",
-    "quantization",
-)
+_FACTS: Final = tuple(name for name, fact in FACTS.items() if fact.in_index)
 
 
 class Adapter(Protocol):

@@ -2,10 +2,16 @@
 
 import json
 import re
+from collections import Counter
+from dataclasses import MISSING, fields
 
 import pytest
 
-from akidb_mlx.checkpoint.facts import POOLING_NAMES, Dense, read_checkpoint
+from akidb_mlx.checkpoint.facts import POOLING_NAMES, Checkpoint, Dense, read_checkpoint
+from akidb_mlx.checkpoint.fill_in import FamilyFacts, Said
+from akidb_mlx.checkpoint.layout import Layout
+from akidb_mlx.checkpoint.modules import Head, Usage
+from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
 from support.checkpoints import REFERENCE
 
@@ -180,6 +186,47 @@ def test_a_transformer_in_a_folder_of_its_own():
 def test_a_name_and_a_revision_are_kept(folder):
     checkpoint = read_checkpoint(folder, "owner/name", "abc")
     assert (checkpoint.name, checkpoint.revision, checkpoint.path) == ("owner/name", "abc", folder)
+
+
+READERS = (Layout, Head, TokenizerFacts, Usage, FamilyFacts)
+
+
+def test_one_reader_tells_each_fact():
+    told = Counter(field.name for reader in (Said, *READERS) for field in fields(reader))
+    named = {field.name for field in fields(Checkpoint)}
+    assert {name: count for name, count in told.items() if name in named and count != 1} == {}
+    assert named - set(told) == {"revision", "config", "model_type", "sources"}  # of the call, of `Said.architecture`
+    parts = {"layout", "architecture", "head", "tokenizer", "usage"}
+    assert set(told) - named == parts | {"folder", "config_sources"}
+
+
+def test_each_fact_arrives_with_its_source(folder):
+    """One folder in which no fact has its default."""
+    change(folder / "1_Pooling" / "config.json", include_prompt=False)
+    change(folder / "sentence_bert_config.json", do_lower_case=True)
+    change(folder / "tokenizer_config.json", truncation_side="left", tokenizer_class="BertTokenizer")
+    change(folder / "config.json", quantization={"bits": 4})
+    usage = {"prompts": {"x": "y"}, "default_prompt_name": "x", "truncate_dim": 8, "similarity_fn_name": "dot"}
+    change(folder / "config_sentence_transformers.json", **usage)
+    (folder / "README.md").write_text("---\nbase_model: nomic-ai/nomic-embed-text-v1.5\n---\n")
+    checkpoint = read_checkpoint(folder, revision="abc")
+    defaults = {}
+    for field in fields(Checkpoint):
+        defaults[field.name] = field.default_factory() if field.default_factory is not MISSING else field.default
+    unsaid = [name for name, default in defaults.items() if getattr(checkpoint, name) in (default, None)]
+    assert unsaid == []
+    assert checkpoint.sources == {
+        "architecture": "config.json",
+        "quantization": "config.json",
+        "pooling": "1_Pooling/config.json",
+        "dense": "2_Dense",
+        "normalize": "modules.json",
+        "max_seq_length": "sentence_bert_config.json",
+        "prompts": "config_sentence_transformers.json",
+        "similarity": "config_sentence_transformers.json",
+        "truncate_dim": "config_sentence_transformers.json",
+        "matryoshka": "config_sentence_transformers.json",
+    }
 
 
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────────

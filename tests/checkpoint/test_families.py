@@ -117,7 +117,7 @@ def test_embeddinggemma_by_its_attention_with_dense_layers_in_the_main_file():
 
 
 def test_modules_json_with_dense_weights_in_the_main_file(tmp_path):
-    """A conversion that kept the sidecars: their order and sizes, the main file's weights."""
+    """A conversion that kept sentence-transformers' files: their order and sizes, the main file's weights."""
     folder = shutil.copytree(REFERENCE / "embeddinggemma", tmp_path / "model")
     file = str(folder / "model.safetensors")
     folded = {}
@@ -167,7 +167,7 @@ def test_gte_qwen2_sees_both_ways_by_its_name(stripped):
 
 
 @pytest.mark.checkpoint("bert-mean")
-def test_sidecars_win_and_what_they_leave_out_is_suggested(folder, capsys):
+def test_sentence_transformers_files_win_and_what_they_leave_out_is_suggested(folder, capsys):
     (folder / "README.md").write_text("---\nbase_model: BAAI/bge-base-en-v1.5\n---\n")
     checkpoint = read_checkpoint(folder)
     assert checkpoint.pooling == ("mean",)  # the files', not the table's cls

@@ -7,7 +7,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from akidb_mlx import Embedder
+from akidb_mlx.checkpoint.facts import read_checkpoint
+from akidb_mlx.config.embedder_config import VECTOR_FIELDS, EmbedderConfig
+from akidb_mlx.corpus import output_recipe
 from akidb_mlx.effective import fingerprint as module
+from akidb_mlx.effective.facts import FACTS
+from akidb_mlx.effective.prompts import fingerprint_facts
+from akidb_mlx.effective.recipe import read_recipe
 
 pytestmark = pytest.mark.checkpoint("bert-dense")  # BERT, CLS pooling, Dense, Normalize
 
@@ -86,10 +92,31 @@ def test_what_decides_vectors_counts(folder, fields, caplog):
 
 
 def test_every_setting_that_decides_vectors_is_tested():
-    from akidb_mlx.config.embedder_config import VECTOR_FIELDS
-
     tested = {"pooling", "normalize", "max_seq_length", "truncate_dim", "query_prompt", "document_prompt", "dtype"}
     assert tested == VECTOR_FIELDS - {"model", "revision"}  # these are found by the digests of the files
+
+
+def test_the_table_of_facts_names_what_is_hashed(folder):
+    config = EmbedderConfig(model=str(folder), device="cpu")
+    content = module._content(fingerprint_facts(config, read_recipe(config), 12))
+    untold = {"tokenizer", "do_lower_case", "truncation_side", "tokenizer_rules", "version"}  # `info` leaves these out
+    keys = set(content) - {"checkpoint"} | set(content["checkpoint"])
+    assert {fact.hashed for fact in FACTS.values()} - {None} == keys - untold
+
+
+def test_the_table_of_facts_names_who_says_them(folder):
+    change(folder / "config.json", quantization={"bits": 4})
+    change(folder / "config_sentence_transformers.json", similarity_fn_name="dot", truncate_dim=8)
+    by_setting = {name for name, fact in FACTS.items() if fact.said_by == "setting"}
+    by_file = {name for name, fact in FACTS.items() if fact.said_by == "files"}
+    assert by_setting == VECTOR_FIELDS - {"model", "revision"}
+    said = set(read_checkpoint(folder).sources)  # a whole folder: each fact that has a source
+    assert by_file | by_setting == said | {"query_prompt", "document_prompt", "dtype"}
+
+
+def test_the_table_of_facts_names_what_an_output_carries():
+    marked = [name for name, fact in FACTS.items() if fact.in_output]
+    assert sorted([*marked, "dimension"]) == sorted(output_recipe._MODEL_FACTS)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "2_Dense/model.safetensors"])

@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from akidb_mlx.checkpoint.fill_in import fill_silent
-from akidb_mlx.checkpoint.json_file import read_field, read_json
-from akidb_mlx.checkpoint.modules import POOLING_NAMES, STATIC, Dense, read_head, read_modules, read_prompts
+from akidb_mlx.checkpoint.fact import Fact, sources_of, value_of
+from akidb_mlx.checkpoint.fill_in import FamilyFacts, Said, fill_in
+from akidb_mlx.checkpoint.json_file import read_json
+from akidb_mlx.checkpoint.layout import Layout, find_files
+from akidb_mlx.checkpoint.modules import POOLING_NAMES, STATIC, Dense, Head, read_head, read_modules, read_usage
 from akidb_mlx.checkpoint.static_models import MODEL2VEC, read_static
+from akidb_mlx.checkpoint.tokenizer_facts import read_tokenizer_facts
 from akidb_mlx.errors import CheckpointError
 
 __all__ = ["POOLING_NAMES", "Checkpoint", "Dense", "read_checkpoint", "read_json"]
@@ -58,146 +61,66 @@ class Checkpoint:
 def read_checkpoint(path: Path, name: str | None = None, revision: str | None = None) -> Checkpoint:
     """Read all facts of the checkpoint in folder `path`; raise where a file is missing or contradicts another."""
     modules = read_modules(path)
-    facts: dict[str, Any] = {"path": path, "name": name or str(path), "revision": revision}
-    sources: dict[str, str] = {}
-    first = path
-    if modules:
-        first = path / modules[0][1]
-        read_head(path, modules, facts, sources)
-    facts["weight_files"], facts["tokenizer_file"] = _weight_files(first), _tokenizer_file(first)
-    config_file = facts["config_file"] = first / "config.json"
+    head = read_head(path, modules) if modules else None
+    layout = find_files(path, path / modules[0][1] if modules else path)
     is_static = bool(modules) and modules[0][0] == STATIC
-    config = read_json(config_file) if config_file.exists() or not is_static else {}
+    has_config = layout.config_file.exists()
+    config: Mapping[str, Any] = read_json(layout.config_file) if has_config or not is_static else {}
     if is_static or config.get("model_type") == MODEL2VEC:
-        config = read_static(config, facts, sources, is_alone=not modules)
+        static = read_static(config, layout, head)
+        config, head, tokenizer = static.config, static.head, static.tokenizer
     elif not isinstance(config.get("model_type"), str):
-        raise CheckpointError(f"{config_file} has no model_type: it does not say which architecture this is")
+        raise CheckpointError(f"{layout.config_file} has no model_type: it does not say which architecture this is")
     else:
-        _read_lengths(path, first, config, facts, sources)
-    sources["architecture"] = _relative(config_file, path) if config_file.exists() else "modules.json"
-    quantization = config.get("quantization") or config.get("quantization_config")
-    if quantization is not None:
-        if not isinstance(quantization, dict):
-            raise CheckpointError(f"{config_file}: `quantization` must be an object, not {quantization!r}")
-        sources["quantization"] = _relative(config_file, path)
-    read_prompts(path, facts, sources)
-    config = fill_silent(config, facts, sources, has_sidecars=bool(modules))
-    return Checkpoint(
-        config=config,
-        model_type=config["model_type"],
-        quantization=quantization,
-        pooling=facts.pop("pooling", None),
-        sources=sources,
-        **facts,
+        tokenizer = read_tokenizer_facts(layout, config)
+    said = Said(
+        name=name or str(path),
+        layout=layout,
+        architecture=Fact(config, layout.relative(layout.config_file) if has_config else "modules.json"),
+        head=head or Head(),
+        tokenizer=tokenizer,
+        quantization=_read_quantization(layout, config),
+        usage=read_usage(path),
     )
+    return _put_together(*fill_in(said, has_modules=bool(modules)), revision)
 
 
-def _relative(file: Path, root: Path) -> str:
-    return file.relative_to(root).as_posix()
+def _read_quantization(layout: Layout, config: Mapping[str, Any]) -> Fact[Mapping[str, Any]] | None:
+    said = config.get("quantization") or config.get("quantization_config")
+    if said is None:
+        return None
+    if not isinstance(said, dict):
+        raise CheckpointError(f"{layout.config_file}: `quantization` must be an object, not {said!r}")
+    return Fact(said, layout.relative(layout.config_file))
 
 
-def _read_lengths(
-    path: Path, transformer: Path, config: dict[str, Any], facts: dict[str, Any], sources: dict[str, str]
-) -> None:
-    """As sentence-transformers: its own max_seq_length, else the lesser of tokenizer and positions.
-
-    A table of learned positions bounds either, which there would end in an index error.
-    """
-    limits: dict[str, int] = {}
-    config_source = _relative(transformer / "config.json", path)
-    positions = config.get("max_position_embeddings")
-    if not isinstance(positions, int) or isinstance(positions, bool) or positions < 1:
-        positions = None
-    tokenizer_file = transformer / "tokenizer_config.json"
-    limit = _read_tokenizer_config(tokenizer_file, config, facts)
-    if limit is not None:
-        limits[_relative(tokenizer_file, path)] = limit
-    if positions is not None:
-        limits[config_source] = positions
-    sentence_file = next((f for f in sorted(transformer.glob("sentence_*_config.json"))), None)
-    if sentence_file is not None:
-        sentence = read_json(sentence_file)
-        facts["do_lower_case"] = read_field(sentence_file, sentence, "do_lower_case", bool, False)
-        if sentence.get("max_seq_length") is not None:
-            limits = {_relative(sentence_file, path): read_field(sentence_file, sentence, "max_seq_length", int)}
-    learned = _LEARNED_POSITIONS.get(config["model_type"])
-    if learned is not None and positions is not None:
-        config_file = transformer / "config.json"
-        first = read_field(config_file, config, "pad_token_id", int) + 1 if learned == "after padding" else 0
-        positions -= first
-        limits[config_source] = positions
-    facts["max_positions"] = positions
-    if limits:
-        source = min(limits, key=lambda key: limits[key])
-        facts["max_seq_length"], sources["max_seq_length"] = limits[source], source
-        if limits[source] < 1:
-            raise CheckpointError(f"{path / source} states a length of {limits[source]} tokens")
-
-
-def _read_tokenizer_config(file: Path, config: Mapping[str, Any], facts: dict[str, Any]) -> int | None:
-    """Put what it says of the tokenizer into `facts`; gives its limit, where it states one."""
-    tokenizer = read_json(file) if file.exists() else {}
-    facts["tokenizer_rules"] = _tokenizer_rules(tokenizer, config)
-    facts["truncation_side"] = side = tokenizer.get("truncation_side", "right")
-    if side not in ("left", "right"):
-        raise CheckpointError(f"{file}: truncation_side is {side!r}; it must be left or right")
-    limit = tokenizer.get("model_max_length")
-    # 1e30 stands for "no limit".
-    return int(limit) if isinstance(limit, int | float) and 0 < limit < 10**9 else None
-
-
-def _tokenizer_rules(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Transformers makes these tokenizers' normalizer anew from tokenizer_config.json, whatever tokenizer.json says."""
-    kind = str(tokenizer.get("tokenizer_class") or _TOKENIZERS.get(config["model_type"])).removesuffix("Fast")
-    if kind not in _TOKENIZERS.values():
-        return {}
-    normalizer = {
-        "lowercase": bool(tokenizer.get("do_lower_case", True)),
-        "strip_accents": tokenizer.get("strip_accents"),
-        "handle_chinese_chars": bool(tokenizer.get("tokenize_chinese_chars", True)),
-    }
-    return {"bert_normalizer": normalizer}
-
-
-_TOKENIZERS = {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer", "mpnet": "MPNetTokenizer"}
-# Where positions are a table; RoBERTa's kin count from pad_token_id + 1, so that 514 rows hold 512 tokens.
-_LEARNED_POSITIONS = {
-    "bert": "from zero",
-    "camembert": "after padding",
-    "distilbert": "from zero",
-    "mpnet": "after padding",
-    "roberta": "after padding",
-    "xlm-roberta": "after padding",
-}
-
-
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = read_json(index).get("weight_map")
-        if (
-            not isinstance(weight_map, dict)
-            or not weight_map
-            or not all(isinstance(f, str) for f in weight_map.values())
-        ):
-            raise CheckpointError(f"{index} has no weight_map from names to files; download it again")
-        files = tuple(folder / name for name in sorted(set(weight_map.values())))
-    else:
-        files = (folder / "model.safetensors",)
-    missing = [file.name for file in files if not file.exists()]
-    if missing:
-        other = sorted(file.name for file in folder.glob("*.bin")) or sorted(file.name for file in folder.glob("*.pt"))
-        hint = f"; {other[0]} is a pickle, which is never loaded" if other else "; download the checkpoint again"
-        raise CheckpointError(f"{folder} lacks {', '.join(missing)}{hint}")
-    return files
-
-
-def _tokenizer_file(folder: Path) -> Path:
-    file = folder / "tokenizer.json"
-    if not file.exists():
-        command = f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
-        raise CheckpointError(
-            f"{file} is missing; make it where transformers is installed: "
-            f'python -c "from transformers import AutoTokenizer; {command}"'
-        )
-    return file
+def _put_together(said: Said, family: FamilyFacts, revision: str | None) -> Checkpoint:
+    layout, head, tokenizer, usage = said.layout, said.head, said.tokenizer, said.usage
+    return Checkpoint(
+        path=layout.path,
+        name=said.name,
+        revision=revision,
+        config=said.config,
+        config_file=layout.config_file,
+        model_type=said.config["model_type"],
+        weight_files=layout.weight_files,
+        tokenizer_file=layout.tokenizer_file,
+        pooling=value_of(head.pooling, None),
+        include_prompt=head.include_prompt,
+        dense=value_of(head.dense, ()),
+        normalize=value_of(head.normalize, None),
+        prompts=value_of(usage.prompts, {}),
+        default_prompt_name=usage.default_prompt_name,
+        similarity=value_of(usage.similarity, "cosine"),
+        max_seq_length=value_of(tokenizer.max_seq_length, None),
+        max_positions=tokenizer.max_positions,
+        do_lower_case=tokenizer.do_lower_case,
+        truncation_side=tokenizer.truncation_side,
+        tokenizer_rules=tokenizer.tokenizer_rules,
+        truncate_dim=value_of(usage.truncate_dim, None),
+        matryoshka=value_of(family.matryoshka, None),
+        truncation_layer_norm=family.truncation_layer_norm,
+        quantization=value_of(said.quantization, None),
+        sources={**sources_of(said, head, tokenizer, usage, family), **family.config_sources},
+        suggestions=family.suggestions,
+    )

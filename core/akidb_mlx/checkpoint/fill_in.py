@@ -2,67 +2,101 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from akidb_mlx.checkpoint.fact import Fact, value_of
 from akidb_mlx.checkpoint.families import Family, find_family
 from akidb_mlx.checkpoint.json_file import read_json
-from akidb_mlx.checkpoint.modules import Dense
+from akidb_mlx.checkpoint.layout import Layout
+from akidb_mlx.checkpoint.modules import Dense, Head, Usage
 from akidb_mlx.checkpoint.safetensors_header import read_header
+from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts
 from akidb_mlx.errors import CheckpointError
 
-__all__ = ["fill_silent"]
+__all__ = ["FamilyFacts", "Said", "fill_in"]
 
 Config = Mapping[str, Any]
 # The prompts that stand for each side.
 _SAME_SIDE = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
-def fill_silent(
-    config: Config, facts: dict[str, Any], sources: dict[str, str], *, has_sidecars: bool
-) -> dict[str, Any]:
-    """Add to `facts` what the model's family says and its files do not; gives config.json likewise filled.
+@dataclass(frozen=True)
+class Said:
+    """What a checkpoint's files say, each reader's part."""
+
+    name: str
+    layout: Layout
+    architecture: Fact[Config]
+    """config.json's fields."""
+    head: Head
+    tokenizer: TokenizerFacts
+    quantization: Fact[Config] | None
+    usage: Usage
+
+    @property
+    def config(self) -> Config:
+        """config.json's fields."""
+        return self.architecture.value
+
+
+@dataclass(frozen=True)
+class FamilyFacts:
+    """What only the README and the table of families say; but for the last, the fields are `Checkpoint`'s."""
+
+    matryoshka: Fact[tuple[int, ...]] | None = None
+    truncation_layer_norm: bool = False
+    suggestions: tuple[str, ...] = ()
+    config_sources: Mapping[str, str] = field(default_factory=dict)
+    """Field that config.json lacks → where its value was found."""
+
+
+def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
+    """What the files say with what their family says where they say nothing.
 
     What is in sentence-transformers' files stays, also what they leave empty: that is only suggested.
     """
-    path: Path = facts["path"]
-    readme = _read_readme(path / "README.md")
-    if dimensions := _trained_dimensions(readme):
-        facts["matryoshka"], sources["matryoshka"] = dimensions, "README.md"
-    elif "truncate_dim" in facts:
-        facts["matryoshka"], sources["matryoshka"] = (facts["truncate_dim"],), sources["truncate_dim"]
-    names = [(facts["name"], "by its name"), *((name, "README.md: base_model") for name in _base_models(readme))]
-    found = find_family(names, config, lambda: read_json(facts["tokenizer_file"]))
+    readme = _read_readme(said.layout.path / "README.md")
+    matryoshka = _trained_dimensions(readme, said.usage)
+    names = [(said.name, "by its name"), *((name, "README.md: base_model") for name in _base_models(readme))]
+    found = find_family(names, said.config, lambda: read_json(said.layout.tokenizer_file))
     if found is None:
-        _fill_from_config(config, facts, sources)
-        return dict(config)
+        return replace(said, head=_pooling_from_config(said)), FamilyFacts(matryoshka)
     family, reason = found
     source = f"family table: {reason}"
-    if not has_sidecars:
-        _fill_head(family, config, facts, sources, source)
-    has_prompts = has_sidecars or "prompts" in sources
-    if family.prompts and not has_prompts:
-        facts["prompts"], sources["prompts"] = family.prompts, source
-    facts["suggestions"] = _suggestions(family, facts) if has_prompts else ()
-    if family.matryoshka and "matryoshka" not in facts:
-        width = config.get("hidden_size") or config.get("n_embd") or max(family.matryoshka)
-        if sizes := tuple(size for size in family.matryoshka if size <= width):
-            facts["matryoshka"], sources["matryoshka"] = sizes, source
-    facts["truncation_layer_norm"] = family.truncation_layer_norm
-    missing = {key: value for key, value in family.config.items() if key not in config}
-    sources.update(dict.fromkeys(missing, source))
-    return {**config, **missing}
+    suggestions: tuple[str, ...] = ()
+    missing = {key: value for key, value in family.config.items() if key not in said.config}
+    filled = replace(said, architecture=replace(said.architecture, value={**said.config, **missing}))
+    if not has_modules:
+        filled = replace(filled, head=_fill_head(said, family, source), tokenizer=_fill_length(said, family, source))
+    if has_modules or said.usage.prompts is not None:
+        suggestions = _suggestions(family, said.usage)
+    elif family.prompts:
+        filled = replace(filled, usage=replace(said.usage, prompts=Fact(family.prompts, source)))
+    return filled, FamilyFacts(
+        matryoshka=matryoshka or _family_dimensions(said.config, family, source),
+        truncation_layer_norm=family.truncation_layer_norm,
+        suggestions=suggestions,
+        config_sources=dict.fromkeys(missing, source),
+    )
 
 
-def _fill_head(family: Family, config: Config, facts: dict[str, Any], sources: dict[str, str], source: str) -> None:
-    facts["pooling"], sources["pooling"] = (family.pooling,), source
+def _fill_head(said: Said, family: Family, source: str) -> Head:
+    head = replace(said.head, pooling=Fact((family.pooling,), source))
     if family.normalize is not None:
-        facts["normalize"], sources["normalize"] = family.normalize, source
-    length = facts.get("max_seq_length")
-    if family.max_seq_length is not None and (length is None or length > family.max_seq_length):
-        facts["max_seq_length"], sources["max_seq_length"] = family.max_seq_length, source
+        head = replace(head, normalize=Fact(family.normalize, source))
     if family.dense:
-        facts["dense"], sources["dense"] = _folded_dense(family, config, facts["weight_files"]), source
+        head = replace(head, dense=Fact(_folded_dense(family, said.config, said.layout.weight_files), source))
+    return head
+
+
+def _fill_length(said: Said, family: Family, source: str) -> TokenizerFacts:
+    """The family's length where it is less than what the files say."""
+    known = value_of(said.tokenizer.max_seq_length, None)
+    if family.max_seq_length is None or (known is not None and known <= family.max_seq_length):
+        return said.tokenizer
+    return replace(said.tokenizer, max_seq_length=Fact(family.max_seq_length, source))
 
 
 def _folded_dense(family: Family, config: Config, files: Iterable[Path]) -> tuple[Dense, ...]:
@@ -82,14 +116,16 @@ def _folded_dense(family: Family, config: Config, files: Iterable[Path]) -> tupl
     return tuple(layers)
 
 
-def _fill_from_config(config: Config, facts: dict[str, Any], sources: dict[str, str]) -> None:
+def _pooling_from_config(said: Said) -> Head:
     """NVIDIA's Llama embedders say their pooling in config.json."""
-    if config.get("model_type") == "llama_bidirec" and config.get("pooling") == "avg" and "pooling" not in facts:
-        facts["pooling"], sources["pooling"] = ("mean",), "config.json"
+    has_pooling = said.head.pooling is not None
+    if said.config.get("model_type") == "llama_bidirec" and said.config.get("pooling") == "avg" and not has_pooling:
+        return replace(said.head, pooling=Fact(("mean",), "config.json"))
+    return said.head
 
 
-def _suggestions(family: Family, facts: Mapping[str, Any]) -> tuple[str, ...]:
-    said = facts.get("prompts") or {}
+def _suggestions(family: Family, usage: Usage) -> tuple[str, ...]:
+    said = value_of(usage.prompts, {})
     return tuple(
         f"{name}_prompt={prompt!r} ({family.name}'s; the checkpoint's files name none)"
         for name, prompt in family.prompts.items()
@@ -111,7 +147,20 @@ def _base_models(readme: str) -> list[str]:
     return re.findall(r"[\w.-]+/[\w.-]+", block.group(1)) if block else []
 
 
-def _trained_dimensions(readme: str) -> tuple[int, ...] | None:
-    """What sentence-transformers' model card says of a training with MatryoshkaLoss."""
+def _trained_dimensions(readme: str, usage: Usage) -> Fact[tuple[int, ...]] | None:
+    """What sentence-transformers' model card says of a training with MatryoshkaLoss, else its own width."""
     found = re.search(r'"matryoshka_dims":\s*\[([\d\s,]+)\]', readme)
-    return tuple(sorted(int(number) for number in re.findall(r"\d+", found.group(1)))) if found else None
+    sizes = sorted(int(number) for number in re.findall(r"\d+", found.group(1))) if found else []
+    if sizes:
+        return Fact(tuple(sizes), "README.md")
+    width = usage.truncate_dim
+    return None if width is None else Fact((width.value,), width.source)
+
+
+def _family_dimensions(config: Config, family: Family, source: str) -> Fact[tuple[int, ...]] | None:
+    """The family's widths that this model has."""
+    if not family.matryoshka:
+        return None
+    width = config.get("hidden_size") or config.get("n_embd") or max(family.matryoshka)
+    sizes = tuple(size for size in family.matryoshka if size <= width)
+    return Fact(sizes, source) if sizes else None

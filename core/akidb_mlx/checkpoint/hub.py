@@ -93,7 +93,7 @@ def _accepted(snapshot: Path, model: str) -> Resolved:
 def _missing(snapshot: Path, patterns: Sequence[str]) -> list[str]:
     """What a snapshot lacks: by the Hub's listing of the commit where the client kept it, else by its parts.
 
-    Only a listing finds lost sidecars (`modules.json`, prompts): without them a model loads, but otherwise.
+    Only a listing finds what else was lost (`modules.json`, prompts): without it a model loads, but otherwise.
     """
     listing = _read_listing(snapshot)
     if listing:

@@ -1,15 +1,15 @@
-"""sentence-transformers' files beside the transformer: modules.json and what it names, and the prompts."""
+"""sentence-transformers' files beside the transformer: modules.json and what it names, and how to use the model."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from akidb_mlx.checkpoint.fact import Fact
 from akidb_mlx.checkpoint.json_file import read_field, read_json
 from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["POOLING_NAMES", "STATIC", "Dense", "read_head", "read_modules", "read_prompts"]
+__all__ = ["POOLING_NAMES", "STATIC", "Dense", "Head", "Usage", "read_head", "read_modules", "read_usage"]
 
 STATIC = "StaticEmbedding"
 # sentence-transformers' spelling → ours, in the order in which it concatenates the old form's flags.
@@ -75,35 +75,52 @@ def read_modules(path: Path) -> list[tuple[str, str]]:
     return modules
 
 
-def read_head(path: Path, modules: list[tuple[str, str]], facts: dict[str, Any], sources: dict[str, str]) -> None:
-    """Put what follows the first module into `facts`: pooling, Dense layers, normalisation."""
+@dataclass(frozen=True)
+class Head:
+    """What makes rows of hidden states; the fields are `Checkpoint`'s."""
+
+    pooling: Fact[tuple[str, ...]] | None = None
+    include_prompt: bool = True
+    dense: Fact[tuple[Dense, ...]] | None = None
+    normalize: Fact[bool] | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How the model is meant to be used; the fields are `Checkpoint`'s."""
+
+    prompts: Fact[dict[str, str]] | None = None
+    default_prompt_name: str | None = None
+    similarity: Fact[str] | None = None
+    truncate_dim: Fact[int] | None = None
+
+
+def read_head(path: Path, modules: list[tuple[str, str]]) -> Head:
+    """What follows the first module: pooling, Dense layers, normalisation."""
+    pooling: Fact[tuple[str, ...]] | None = Fact(("mean",), "modules.json") if modules[0][0] == STATIC else None
+    include_prompt, normalize = True, False
     dense: list[Dense] = []
-    facts["normalize"] = False
-    sources["normalize"] = "modules.json"
-    if modules[0][0] == STATIC:
-        facts["pooling"], sources["pooling"] = ("mean",), "modules.json"
     for kind, folder in modules[1:]:
-        if facts["normalize"]:
+        if normalize:
             raise UnsupportedModelError(f"{path / 'modules.json'}: {kind} follows Normalize, which must come last")
-        if kind == "Pooling" and "pooling" not in facts and not dense:
-            file = path / folder / "config.json"
-            facts["pooling"], facts["include_prompt"] = _read_pooling(file)
-            sources["pooling"] = file.relative_to(path).as_posix()
-        elif kind == "Dense" and "pooling" in facts:
+        if kind == "Pooling" and pooling is None and not dense:
+            pooling, include_prompt = _read_pooling(path, folder)
+        elif kind == "Dense" and pooling is not None:
             dense.append(_read_dense(path / folder, path / modules[0][1], f"dense.{len(dense)}"))
         elif kind == "Normalize":
-            facts["normalize"] = True
+            normalize = True
         elif kind != "Dropout":  # Dropout does nothing outside training
             known = f"Transformer, {STATIC}, Pooling, Dense, Normalize, Dropout"
             raise UnsupportedModelError(
                 f"{path / 'modules.json'}: module {kind} ({folder or '.'}) is not supported here; known: {known}"
             )
-    facts["dense"] = tuple(dense)
-    if dense:
-        sources["dense"] = ", ".join(layer.name for layer in dense)
+    layers = Fact(tuple(dense), ", ".join(layer.name for layer in dense)) if dense else None
+    return Head(pooling, include_prompt, layers, Fact(normalize, "modules.json"))
 
 
-def _read_pooling(file: Path) -> tuple[tuple[str, ...], bool]:
+def _read_pooling(path: Path, folder: str) -> tuple[Fact[tuple[str, ...]], bool]:
+    """The modes, and whether the prompt's tokens count."""
+    file = path / folder / "config.json"
     config = read_json(file)
     if "pooling_mode" in config:
         said = config["pooling_mode"]
@@ -122,7 +139,8 @@ def _read_pooling(file: Path) -> tuple[tuple[str, ...], bool]:
         modes = tuple(mode for key, mode in _POOLING_FLAGS.items() if flags.get(key))
         if not modes:
             raise CheckpointError(f"{file} sets no pooling mode; set one of {', '.join(_POOLING_FLAGS)} to true")
-    return modes, read_field(file, config, "include_prompt", bool, True)
+    include_prompt = read_field(file, config, "include_prompt", bool, True)
+    return Fact(modes, file.relative_to(path).as_posix()), include_prompt
 
 
 def _read_dense(folder: Path, main: Path, folded: str) -> Dense:
@@ -147,27 +165,28 @@ def _read_dense(folder: Path, main: Path, folded: str) -> Dense:
     raise CheckpointError(f"{weight_file} is missing: this checkpoint's Dense layer has no weights (safetensors)")
 
 
-def read_prompts(path: Path, facts: dict[str, Any], sources: dict[str, str]) -> None:
-    """Put what config_sentence_transformers.json says into `facts`."""
+def read_usage(path: Path) -> Usage:
+    """What config_sentence_transformers.json says."""
     file = path / "config_sentence_transformers.json"
     if not file.exists():
-        return
+        return Usage()
     config = read_json(file)
-    prompts = config.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(value is None or isinstance(value, str) for value in prompts.values()):
-        raise CheckpointError(f"{file}: `prompts` must map names to texts, not {prompts!r}")
-    facts["prompts"] = {str(key): value or "" for key, value in prompts.items()}
+    said = config.get("prompts") or {}
+    if not isinstance(said, dict) or not all(value is None or isinstance(value, str) for value in said.values()):
+        raise CheckpointError(f"{file}: `prompts` must map names to texts, not {said!r}")
+    prompts = {str(key): value or "" for key, value in said.items()}
     default = config.get("default_prompt_name")
-    if default is not None and default not in list(facts["prompts"]):
-        raise CheckpointError(f"{file}: default_prompt_name {default!r} is none of {sorted(facts['prompts'])}")
-    facts["default_prompt_name"] = default
-    sources["prompts"] = file.name
+    if default is not None and default not in list(prompts):
+        raise CheckpointError(f"{file}: default_prompt_name {default!r} is none of {sorted(prompts)}")
+    width = None
     if config.get("truncate_dim") is not None:
-        facts["truncate_dim"] = read_field(file, config, "truncate_dim", int)
-        sources["truncate_dim"] = file.name
+        width = Fact(read_field(file, config, "truncate_dim", int), file.name)
     similarity = config.get("similarity_fn_name")
-    if similarity is not None:
-        if similarity not in _SIMILARITIES:
-            raise UnsupportedModelError(f"{file}: similarity_fn_name {similarity!r}; known: {', '.join(_SIMILARITIES)}")
-        facts["similarity"] = similarity
-        sources["similarity"] = file.name
+    if similarity is not None and similarity not in _SIMILARITIES:
+        raise UnsupportedModelError(f"{file}: similarity_fn_name {similarity!r}; known: {', '.join(_SIMILARITIES)}")
+    return Usage(
+        prompts=Fact(prompts, file.name),
+        default_prompt_name=default,
+        similarity=None if similarity is None else Fact(similarity, file.name),
+        truncate_dim=width,
+    )

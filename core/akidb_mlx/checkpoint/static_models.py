@@ -1,50 +1,63 @@
 """Facts of static models (a vector a token, no transformer): StaticEmbedding's and model2vec's. No MLX here."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from akidb_mlx.checkpoint.fact import Fact
 from akidb_mlx.checkpoint.json_file import read_field, read_json
+from akidb_mlx.checkpoint.layout import Layout
+from akidb_mlx.checkpoint.modules import Head
 from akidb_mlx.checkpoint.safetensors_header import read_header
+from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts
 from akidb_mlx.errors import CheckpointError
 
-__all__ = ["MODEL2VEC", "read_static"]
+__all__ = ["MODEL2VEC", "StaticFacts", "read_static"]
 
 MODEL2VEC = "model2vec"
 _MODEL2VEC_LENGTH = 512  # where its config.json is silent
+_RULES = {"special_tokens": False, "zero_if_empty": True}
 
 
-def read_static(
-    config: Mapping[str, Any], facts: dict[str, Any], sources: dict[str, str], *, is_alone: bool
-) -> dict[str, Any]:
-    """Put lengths and the tokenizer's rules into `facts`; gives what an architecture needs to know.
+@dataclass(frozen=True)
+class StaticFacts:
+    """What a static model's files say in place of a transformer's."""
 
-    `is_alone`: without modules.json model2vec's own rules hold, else sentence-transformers'.
-    """
-    facts["tokenizer_rules"] = {"special_tokens": False, "zero_if_empty": True}
-    if is_alone:
-        _read_model2vec(config, facts, sources)
+    config: Mapping[str, Any]
+    """What an architecture needs to know."""
+    head: Head
+    tokenizer: TokenizerFacts
+
+
+def read_static(config: Mapping[str, Any], layout: Layout, head: Head | None) -> StaticFacts:
+    """`head` is what modules.json says; without one model2vec's own rules hold, else sentence-transformers'."""
+    if head is None:
+        head, tokenizer = _read_model2vec(config, layout.config_file)
     else:
-        _read_truncation(facts, sources)
-    return {"model_type": "static", "vocab_size": _rows(facts["weight_files"][0])}
+        tokenizer = _read_truncation(layout)
+    return StaticFacts({"model_type": "static", "vocab_size": _rows(layout.weight_files[0])}, head, tokenizer)
 
 
-def _read_model2vec(config: Mapping[str, Any], facts: dict[str, Any], sources: dict[str, str]) -> None:
-    file: Path = facts["config_file"]
-    facts["pooling"], sources["pooling"] = ("mean",), file.name
-    facts["normalize"], sources["normalize"] = read_field(file, config, "normalize", bool, False), file.name
-    facts["max_seq_length"] = config.get("max_length", _MODEL2VEC_LENGTH)
-    sources["max_seq_length"] = file.name if "max_length" in config else "model2vec's default"
-    facts["tokenizer_rules"] |= {"drop_unknown": True, "cut_characters": True}
+def _read_model2vec(config: Mapping[str, Any], file: Path) -> tuple[Head, TokenizerFacts]:
+    normalize = read_field(file, config, "normalize", bool, False)
+    head = Head(pooling=Fact(("mean",), file.name), normalize=Fact(normalize, file.name))
+    source = file.name if "max_length" in config else "model2vec's default"
+    length = Fact(config.get("max_length", _MODEL2VEC_LENGTH), source)
+    rules = _RULES | {"drop_unknown": True, "cut_characters": True}
+    return head, TokenizerFacts(max_seq_length=length, tokenizer_rules=rules)
 
 
-def _read_truncation(facts: dict[str, Any], sources: dict[str, str]) -> None:
+def _read_truncation(layout: Layout) -> TokenizerFacts:
     """sentence-transformers has no limit here, but leaves on what tokenizer.json itself truncates."""
-    truncation = read_json(facts["tokenizer_file"]).get("truncation")
-    if truncation:
-        facts["max_seq_length"] = int(truncation["max_length"])
-        facts["truncation_side"] = str(truncation.get("direction", "Right")).lower()
-        sources["max_seq_length"] = facts["tokenizer_file"].relative_to(facts["path"]).as_posix()
+    truncation = read_json(layout.tokenizer_file).get("truncation")
+    if not truncation:
+        return TokenizerFacts(tokenizer_rules=_RULES)
+    return TokenizerFacts(
+        max_seq_length=Fact(int(truncation["max_length"]), layout.relative(layout.tokenizer_file)),
+        truncation_side=str(truncation.get("direction", "Right")).lower(),
+        tokenizer_rules=_RULES,
+    )
 
 
 def _rows(file: Path) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 __all__ = ["differences", "make_recipe"]
 
-# Of Embedder.info(): what matching queries need. All of them are in the fingerprint, but for the first two.
+# Of Embedder.info(): what matching queries need; effective/facts.py marks them, the order is the file's.
 _MODEL_FACTS = (
     "model_name",
     "revision",

@@ -34,8 +34,14 @@ def fingerprint(recipe: Mapping[str, Any]) -> str:
 
     Path, revision name and device do not count; the requested dtype does.
     """
+    text = json.dumps(_content(recipe), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What is hashed, in plain values; `effective/facts.py` names the keys in which `info`'s facts count."""
     checkpoint: Checkpoint = recipe["checkpoint"]
-    content = {
+    return {
         **recipe,
         "checkpoint": {
             "weights": [_digest(file) for file in checkpoint.weight_files],
@@ -54,8 +60,6 @@ def fingerprint(recipe: Mapping[str, Any]) -> str:
         },
         "version": _VERSION,
     }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest(file: Path) -> str:

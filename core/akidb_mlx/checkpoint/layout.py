@@ -1,0 +1,64 @@
+"""Where a checkpoint's files lie: config.json, the weights, the tokenizer. No MLX here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from akidb_mlx.checkpoint.json_file import read_json
+from akidb_mlx.errors import CheckpointError
+
+__all__ = ["Layout", "find_files"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of the first module, which a checkpoint may have in a folder of its own."""
+
+    path: Path
+    """The checkpoint's folder."""
+    folder: Path
+    """The first module's."""
+    config_file: Path
+    """It need not exist."""
+    weight_files: tuple[Path, ...]
+    tokenizer_file: Path
+
+    def relative(self, file: Path) -> str:
+        """A file as a source names it."""
+        return file.relative_to(self.path).as_posix()
+
+
+def find_files(path: Path, folder: Path) -> Layout:
+    """The files of the checkpoint `path` whose first module is in `folder`; CheckpointError names what is missing."""
+    return Layout(path, folder, folder / "config.json", _weight_files(folder), _tokenizer_file(folder))
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        weight_map = read_json(index).get("weight_map")
+        if (
+            not isinstance(weight_map, dict)
+            or not weight_map
+            or not all(isinstance(f, str) for f in weight_map.values())
+        ):
+            raise CheckpointError(f"{index} has no weight_map from names to files; download it again")
+        files = tuple(folder / name for name in sorted(set(weight_map.values())))
+    else:
+        files = (folder / "model.safetensors",)
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        other = sorted(file.name for file in folder.glob("*.bin")) or sorted(file.name for file in folder.glob("*.pt"))
+        hint = f"; {other[0]} is a pickle, which is never loaded" if other else "; download the checkpoint again"
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}{hint}")
+    return files
+
+
+def _tokenizer_file(folder: Path) -> Path:
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        command = f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+        raise CheckpointError(
+            f"{file} is missing; make it where transformers is installed: "
+            f'python -c "from transformers import AutoTokenizer; {command}"'
+        )
+    return file

@@ -1,0 +1,103 @@
+"""What the files say of the tokenizer, and how long a text may be. No MLX here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from akidb_mlx.checkpoint.fact import Fact
+from akidb_mlx.checkpoint.json_file import read_field, read_json
+from akidb_mlx.checkpoint.layout import Layout
+from akidb_mlx.errors import CheckpointError
+
+__all__ = ["TokenizerFacts", "read_tokenizer_facts"]
+
+Config = Mapping[str, Any]
+_TOKENIZERS = {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer", "mpnet": "MPNetTokenizer"}
+# Where positions are a table; RoBERTa's kin count from pad_token_id + 1, so that 514 rows hold 512 tokens.
+_LEARNED_POSITIONS = {
+    "bert": "from zero",
+    "camembert": "after padding",
+    "distilbert": "from zero",
+    "mpnet": "after padding",
+    "roberta": "after padding",
+    "xlm-roberta": "after padding",
+}
+
+
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """How a text becomes tokens, and how many; the fields are `Checkpoint`'s."""
+
+    max_seq_length: Fact[int | None] | None = None
+    max_positions: int | None = None
+    do_lower_case: bool = False
+    truncation_side: str = "right"
+    tokenizer_rules: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_tokenizer_facts(layout: Layout, config: Config) -> TokenizerFacts:
+    """As sentence-transformers: its own max_seq_length, else the lesser of tokenizer and positions.
+
+    A table of learned positions bounds either, which there would end in an index error.
+    """
+    file = layout.folder / "tokenizer_config.json"
+    tokenizer = read_json(file) if file.exists() else {}
+    side = tokenizer.get("truncation_side", "right")
+    if side not in ("left", "right"):
+        raise CheckpointError(f"{file}: truncation_side is {side!r}; it must be left or right")
+    lower, own = _read_sentence_config(layout)
+    positions = _positions(layout, config)
+    limits = [own or _tokenizer_limit(tokenizer, layout.relative(file))]
+    if own is None or config["model_type"] in _LEARNED_POSITIONS:
+        limits.append(positions)
+    length = min((limit for limit in limits if limit), key=lambda limit: limit.value, default=None)
+    if length is not None and length.value < 1:
+        raise CheckpointError(f"{layout.path / length.source} states a length of {length.value} tokens")
+    return TokenizerFacts(
+        max_seq_length=length,
+        max_positions=positions.value if positions else None,
+        do_lower_case=lower,
+        truncation_side=side,
+        tokenizer_rules=_tokenizer_rules(tokenizer, config),
+    )
+
+
+def _read_sentence_config(layout: Layout) -> tuple[bool, Fact[int] | None]:
+    """do_lower_case and max_seq_length of sentence-transformers' file for the transformer."""
+    file = next((f for f in sorted(layout.folder.glob("sentence_*_config.json"))), None)
+    if file is None:
+        return False, None
+    said = read_json(file)
+    lower = read_field(file, said, "do_lower_case", bool, False)
+    if said.get("max_seq_length") is None:
+        return lower, None
+    return lower, Fact(read_field(file, said, "max_seq_length", int), layout.relative(file))
+
+
+def _positions(layout: Layout, config: Config) -> Fact[int] | None:
+    """How many tokens have a position."""
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int) or isinstance(positions, bool) or positions < 1:
+        return None
+    if _LEARNED_POSITIONS.get(config["model_type"]) == "after padding":
+        positions -= read_field(layout.config_file, config, "pad_token_id", int) + 1
+    return Fact(positions, layout.relative(layout.config_file))
+
+
+def _tokenizer_limit(tokenizer: Config, source: str) -> Fact[int] | None:
+    limit = tokenizer.get("model_max_length")
+    # 1e30 stands for "no limit".
+    return Fact(int(limit), source) if isinstance(limit, int | float) and 0 < limit < 10**9 else None
+
+
+def _tokenizer_rules(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Transformers makes these tokenizers' normalizer anew from tokenizer_config.json, whatever tokenizer.json says."""
+    kind = str(tokenizer.get("tokenizer_class") or _TOKENIZERS.get(config["model_type"])).removesuffix("Fast")
+    if kind not in _TOKENIZERS.values():
+        return {}
+    normalizer = {
+        "lowercase": bool(tokenizer.get("do_lower_case", True)),
+        "strip_accents": tokenizer.get("strip_accents"),
+        "handle_chinese_chars": bool(tokenizer.get("tokenize_chinese_chars", True)),
+    }
+    return {"bert_normalizer": normalizer}
