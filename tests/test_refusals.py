@@ -41,7 +41,10 @@ def config(**changes):
 
 def modules(*kinds):
     def edit(folder):
-        rows = [{"idx": i, "name": str(i), "path": path, "type": f"x.{kind}"} for i, (kind, path) in enumerate(kinds)]
+        rows = [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (kind, path) in enumerate(kinds)
+        ]
         (folder / "modules.json").write_text(json.dumps(rows))
 
     return edit
@@ -113,6 +116,26 @@ REFUSALS = (
     Refusal("another first module", BERT, modules(("CLIPModel", "")), "the first module is CLIPModel; only Transformer and StaticEmbedding"),
     Refusal("Normalize before the end", BERT, modules(TRANSFORMER, POOLING, ("Normalize", ""), ("Dense", "2_Dense")),
             "Dense follows Normalize, which must come last"),
+    Refusal("a module of the checkpoint's own", BERT,
+            lambda folder: (folder / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "custom_st.Transformer"}]'),
+            "custom_st.Transformer is code of the checkpoint's own, which is never run"),
+    Refusal("a reranker as sentence-transformers saves it", BERT,
+            lambda folder: edit_json(folder / "config_sentence_transformers.json", model_type="CrossEncoder"),
+            "this is a reranker (CrossEncoder), which scores pairs of texts; Embedder loads embedding models only"),
+    Refusal("a sparse encoder", BERT,
+            lambda folder: edit_json(folder / "config_sentence_transformers.json", model_type="SparseEncoder"),
+            "this is a sparse encoder (SparseEncoder), whose vectors are as wide as the vocabulary"),
+    Refusal("a classifier without sentence-transformers' files", BERT,
+            lambda folder: (strip(folder), edit_json(folder / "config.json", architectures=["BertForSequenceClassification"])),
+            "this is a classifier or reranker (BertForSequenceClassification), which scores texts"),
+    Refusal("another length for queries", BERT, lambda folder: edit_json(folder / "sentence_bert_config.json", query_length=8),
+            "query_length is 8, which changes vectors and is not supported here"),
+    Refusal("arguments of the tokenizer", BERT,
+            lambda folder: edit_json(folder / "sentence_bert_config.json", tokenizer_args={"do_lower_case": False}),
+            "tokenizer_args is {'do_lower_case': False}, which changes vectors and is not supported here"),
+    Refusal("a chat template around each text", BERT,
+            lambda folder: edit_json(folder / "sentence_bert_config.json", modality_config={"text": {}, "message": {"format": "flat"}}),
+            "modality_config has `message`: the reference puts each text through the tokenizer's chat template"),
     Refusal("an unknown pooling", BERT, lambda folder: edit_json(folder / "1_Pooling" / "config.json", pooling_mode="attention"),
             "unknown pooling_mode ['attention']; known: cls, max, mean"),
     Refusal("EmbeddingGemma without its Dense layers", "embeddinggemma-folded",

@@ -270,6 +270,7 @@ def test_a_missing_shard(folder):
 
 @pytest.mark.parametrize("content", ["{}", '{"weight_map": {}}', '{"weight_map": []}', '{"weight_map": {"a": 5}}'])
 def test_an_index_that_lists_nothing(folder, content):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     (folder / "model.safetensors.index.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"model.safetensors.index.json"):
         read_checkpoint(folder)
@@ -325,9 +326,73 @@ def test_an_unknown_pooling_flag(folder):
     refuse(folder, UnsupportedModelError, "1_Pooling/config.json", "pooling_mode_median")
 
 
-def test_no_pooling_mode_at_all(folder):
+def test_an_index_that_a_conversion_left_beside_a_whole_file(folder):
+    """transformers takes the whole file."""
+    index = {"weight_map": {"embeddings.word_embeddings.weight": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert read_checkpoint(folder).weight_files == (folder / "model.safetensors",)
+
+
+@pytest.mark.checkpoint("bert-mean")
+def test_no_pooling_mode_at_all_is_the_mean(folder):
+    """As the reference has it."""
+    assert read_checkpoint(folder).pooling == ("mean",)
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": False}))
-    refuse(folder, CheckpointError, "1_Pooling/config.json", "pooling_mode_mean_tokens")
+    assert read_checkpoint(folder).pooling == ("mean",)
+
+
+@pytest.mark.checkpoint("eurobert-mean")
+def test_a_longer_length_is_taken_where_positions_rotate(folder):
+    assert read_checkpoint(folder).max_positions is None
+
+
+INERT = {
+    "transformer_task": "feature-extraction",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+    "query_length": None,
+    "model_args": {"attn_implementation": "sdpa", "trust_remote_code": True},
+    "processing_kwargs": {},
+    "unpad_inputs": True,
+}
+
+
+@pytest.mark.parametrize("key", INERT)
+def test_keys_that_change_nothing(folder, key):
+    file = folder / "sentence_bert_config.json"
+    before = read_checkpoint(folder)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: INERT[key]}))
+    assert read_checkpoint(folder) == before
+
+
+CHANGING = {
+    "transformer_task": "fill-mask",
+    "modality_config": {"text": {"method": "forward", "method_output_name": ["hidden_states", 1]}},
+    "module_output_name": "sentence_embedding",
+    "document_length": 12,
+    "query_expansion": True,
+    "model_args": {"num_hidden_layers": 1},
+    "config_kwargs": {"num_hidden_layers": 1},
+    "processor_kwargs": {"do_lower_case": False},
+    "processing_kwargs": {"text": {"add_special_tokens": False}},
+    "something_new": 1,
+}
+
+
+@pytest.mark.parametrize("key", CHANGING)
+def test_keys_that_are_not_computed(folder, key):
+    file = folder / "sentence_bert_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: CHANGING[key]}))
+    refuse(folder, UnsupportedModelError, "sentence_bert_config.json", key)
+
+
+def test_the_first_file_for_the_transformer_in_the_references_order(folder):
+    """Not the alphabet's: sentence_bert comes first, sentence_albert late; an empty one says nothing."""
+    file = folder / "sentence_bert_config.json"
+    (folder / "sentence_albert_config.json").write_text(json.dumps({"max_seq_length": 7}))
+    assert read_checkpoint(folder).max_seq_length == json.loads(file.read_text())["max_seq_length"]
+    file.write_text("{}")
+    assert read_checkpoint(folder).max_seq_length == 7
 
 
 def modules(folder, *kinds):

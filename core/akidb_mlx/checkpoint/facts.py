@@ -8,6 +8,7 @@ from typing import Any
 from akidb_mlx.checkpoint.fact import Fact, sources_of, value_of
 from akidb_mlx.checkpoint.fill_in import FamilyFacts, Said, fill_in
 from akidb_mlx.checkpoint.json_file import read_json
+from akidb_mlx.checkpoint.kinds import refuse_other_kinds
 from akidb_mlx.checkpoint.layout import Layout, find_files
 from akidb_mlx.checkpoint.modules import POOLING_NAMES, STATIC, Dense, Head, read_head, read_modules, read_usage
 from akidb_mlx.checkpoint.static_models import MODEL2VEC, read_static
@@ -61,6 +62,8 @@ class Checkpoint:
 def read_checkpoint(path: Path, name: str | None = None, revision: str | None = None) -> Checkpoint:
     """Read all facts of the checkpoint in folder `path`; raise where a file is missing or contradicts another."""
     modules = read_modules(path)
+    root_config = path / "config.json"
+    refuse_other_kinds(path, read_json(root_config) if root_config.exists() else {}, has_modules=bool(modules))
     head = read_head(path, modules) if modules else None
     layout = find_files(path, path / modules[0][1] if modules else path)
     is_static = bool(modules) and modules[0][0] == STATIC

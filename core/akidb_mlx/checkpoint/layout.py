@@ -34,7 +34,8 @@ def find_files(path: Path, folder: Path) -> Layout:
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
     index = folder / "model.safetensors.index.json"
-    if index.exists():
+    # As transformers: a whole file comes before an index, which a conversion may have left behind.
+    if index.exists() and not (folder / "model.safetensors").exists():
         weight_map = read_json(index).get("weight_map")
         if (
             not isinstance(weight_map, dict)

@@ -12,6 +12,7 @@ from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 __all__ = ["POOLING_NAMES", "STATIC", "Dense", "Head", "Usage", "read_head", "read_modules", "read_usage"]
 
 STATIC = "StaticEmbedding"
+_OURS = "sentence_transformers."  # whose classes are computed here
 # sentence-transformers' spelling → ours, in the order in which it concatenates the old form's flags.
 POOLING_NAMES = {
     "cls": "cls",
@@ -62,11 +63,15 @@ def read_modules(path: Path) -> list[tuple[str, str]]:
         return []
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
-        modules = [(str(entry["type"]).rsplit(".", 1)[-1], str(entry["path"])) for entry in entries]
+        modules = [(str(entry["type"]), str(entry["path"])) for entry in entries]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"{file} is not sentence-transformers' list of modules ({error!r}); download it again"
         ) from None
+    for kind, _ in modules:
+        if not kind.startswith(_OURS):
+            raise UnsupportedModelError(f"{file}: {kind} is code of the checkpoint's own, which is never run")
+    modules = [(kind.rsplit(".", 1)[-1], folder) for kind, folder in modules]
     if not modules or modules[0][0] not in ("Transformer", STATIC):
         first = modules[0][0] if modules else "nothing"
         raise UnsupportedModelError(
@@ -136,9 +141,8 @@ def _read_pooling(path: Path, folder: str) -> tuple[Fact[tuple[str, ...]], bool]
         unknown = [key for key, value in flags.items() if value and key not in _POOLING_FLAGS]
         if unknown:
             raise UnsupportedModelError(f"{file}: unknown {unknown[0]}; known: {', '.join(_POOLING_FLAGS)}")
-        modes = tuple(mode for key, mode in _POOLING_FLAGS.items() if flags.get(key))
-        if not modes:
-            raise CheckpointError(f"{file} sets no pooling mode; set one of {', '.join(_POOLING_FLAGS)} to true")
+        # As the reference: the mean where no flag is set.
+        modes = tuple(mode for key, mode in _POOLING_FLAGS.items() if flags.get(key)) or ("mean",)
     include_prompt = read_field(file, config, "include_prompt", bool, True)
     return Fact(modes, file.relative_to(path).as_posix()), include_prompt
 

@@ -7,6 +7,7 @@ from typing import Any
 from akidb_mlx.checkpoint.fact import Fact
 from akidb_mlx.checkpoint.json_file import read_field, read_json
 from akidb_mlx.checkpoint.layout import Layout
+from akidb_mlx.checkpoint.sentence_config import read_sentence_config
 from akidb_mlx.errors import CheckpointError
 
 __all__ = ["TokenizerFacts", "read_tokenizer_facts"]
@@ -45,7 +46,10 @@ def read_tokenizer_facts(layout: Layout, config: Config) -> TokenizerFacts:
     side = tokenizer.get("truncation_side", "right")
     if side not in ("left", "right"):
         raise CheckpointError(f"{file}: truncation_side is {side!r}; it must be left or right")
-    lower, own = _read_sentence_config(layout)
+    sentence = read_sentence_config(layout.folder)
+    own = None
+    if sentence is not None and sentence.max_seq_length is not None:
+        own = Fact(sentence.max_seq_length, layout.relative(sentence.file))
     positions = _positions(layout, config)
     limits = [own or _tokenizer_limit(tokenizer, layout.relative(file))]
     if own is None or config["model_type"] in _LEARNED_POSITIONS:
@@ -55,23 +59,12 @@ def read_tokenizer_facts(layout: Layout, config: Config) -> TokenizerFacts:
         raise CheckpointError(f"{layout.path / length.source} states a length of {length.value} tokens")
     return TokenizerFacts(
         max_seq_length=length,
-        max_positions=positions.value if positions else None,
-        do_lower_case=lower,
+        # Where positions rotate there is one for any token.
+        max_positions=positions.value if positions and config["model_type"] in _LEARNED_POSITIONS else None,
+        do_lower_case=sentence is not None and sentence.do_lower_case,
         truncation_side=side,
         tokenizer_rules=_tokenizer_rules(tokenizer, config),
     )
-
-
-def _read_sentence_config(layout: Layout) -> tuple[bool, Fact[int] | None]:
-    """do_lower_case and max_seq_length of sentence-transformers' file for the transformer."""
-    file = next((f for f in sorted(layout.folder.glob("sentence_*_config.json"))), None)
-    if file is None:
-        return False, None
-    said = read_json(file)
-    lower = read_field(file, said, "do_lower_case", bool, False)
-    if said.get("max_seq_length") is None:
-        return lower, None
-    return lower, Fact(read_field(file, said, "max_seq_length", int), layout.relative(file))
 
 
 def _positions(layout: Layout, config: Config) -> Fact[int] | None:

@@ -39,7 +39,8 @@ def _settle_pooling(config: EmbedderConfig, checkpoint: Checkpoint) -> tuple[str
         if checkpoint.pooling is None:
             raise UnsupportedModelError(
                 f"{checkpoint.name} does not say how its token vectors become one (no modules.json, no known "
-                "family); look it up in the model's documentation and set pooling and normalize"
+                'family); look it up in the model\'s documentation and set pooling and normalize (pooling="mean" and '
+                "normalize=False are what sentence-transformers takes then)"
             )
         return checkpoint.pooling
     if checkpoint.pooling is not None and checkpoint.pooling != (config.pooling,):

@@ -91,7 +91,7 @@ DECODERS: dict[str, Family] = {
         activation="gelu_pytorch_tanh",
         activation_key="hidden_activation",
         kinds=_every_other_sliding,
-        known=("sliding_window", "layer_types"),
+        known=("sliding_window", "sliding_window_size", "layer_types"),
         only=_GEMMA | {"is_causal": (True,), "hidden_act": (None, "gelu_pytorch_tanh")},
         needed=("query_pre_attn_scalar", "attn_logit_softcapping"),
         scale=_root_of_width,
@@ -119,7 +119,7 @@ DECODERS: dict[str, Family] = {
     "helium": Family("helium", interleaved=True),
     "hunyuan_v1_dense": Family("hunyuan_v1_dense", only={"use_qk_norm": (True,)}),
     "llama": Family("llama", plain=True),
-    "llama_bidirec": Family("llama", known=("pooling",), causal=False, plain=True),
+    "llama_bidirec": Family("llama", known=("pooling", "temperature"), causal=False, plain=True),
     "mistral": Family("llama", kinds=_all_sliding, known=("sliding_window",), plain=True),
     "nemotron": Family("nemotron", activation="relu2", partial=True),
     "olmo2": Family("olmo2"),
@@ -157,6 +157,7 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
     "attention_bias": (False,),
     "mlp_bias": (False,),
     "rope_traditional": (False,),
+    "use_bidirectional_attention": (False,),
     "use_sliding_window": (False,),
 }
 # What a class reads although the work is ours.

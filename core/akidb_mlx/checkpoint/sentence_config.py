@@ -1,0 +1,78 @@
+"""sentence-transformers' file for the transformer (`sentence_bert_config.json`), every key of it. No MLX here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from akidb_mlx.checkpoint.json_file import read_field, read_json
+from akidb_mlx.errors import UnsupportedModelError
+
+__all__ = ["SentenceConfig", "read_sentence_config"]
+
+# In the order in which the reference looks for them; it takes the first that says anything.
+_KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+_NAMES = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)
+_FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
+# Key → the values under which rows are those that are computed here.
+_PLAIN: Mapping[str, tuple[Any, ...]] = {
+    "transformer_task": ("feature-extraction",),
+    "modality_config": ({"text": _FORWARD},),
+    "module_output_name": ("token_embeddings",),
+    "module_input_name": (),
+    "query_length": (),
+    "document_length": (),
+    "query_expansion": (),
+}
+# Arguments of its calls → those that change nothing; it ignores trust_remote_code there.
+_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("model_args", "model_kwargs"), ("trust_remote_code", "attn_implementation", "add_pooling_layer")),
+    **dict.fromkeys(("config_args", "config_kwargs"), ("trust_remote_code",)),
+    **dict.fromkeys(("tokenizer_args", "processor_kwargs"), ("trust_remote_code",)),
+    "processing_kwargs": (),
+}
+_OTHERS = ("max_seq_length", "do_lower_case", "unpad_inputs")
+
+
+@dataclass(frozen=True)
+class SentenceConfig:
+    """What it says."""
+
+    file: Path
+    do_lower_case: bool = False
+    max_seq_length: int | None = None
+
+
+def read_sentence_config(folder: Path) -> SentenceConfig | None:
+    """The file of the transformer in `folder`, None where there is none or it is empty.
+
+    Raises:
+        UnsupportedModelError: it says what is not computed here, such as a length for queries or a chat template.
+    """
+    for name in _NAMES:
+        file = folder / name
+        said = read_json(file) if file.exists() else {}
+        if said:
+            _account_for(file, said)
+            length = read_field(file, said, "max_seq_length", int) if said.get("max_seq_length") is not None else None
+            return SentenceConfig(file, read_field(file, said, "do_lower_case", bool, False), length)
+    return None
+
+
+def _account_for(file: Path, said: Mapping[str, Any]) -> None:
+    for key, value in said.items():
+        if key == "modality_config" and isinstance(value, dict) and "message" in value:
+            raise UnsupportedModelError(
+                f"{file}: modality_config has `message`: the reference puts each text through the tokenizer's chat "
+                "template, which is not supported here"
+            )
+        if value is None or key in _OTHERS or value in _PLAIN.get(key, ()):
+            continue
+        if key in _ARGUMENTS and isinstance(value, dict):
+            changing = {
+                name: one for name, one in value.items() if name not in _ARGUMENTS[key] and one not in (None, {})
+            }
+            if not changing:
+                continue
+            value = changing
+        raise UnsupportedModelError(f"{file}: {key} is {value!r}, which changes vectors and is not supported here")
