@@ -10,13 +10,17 @@ import pytest
 from akidb_mlx.checkpoint.facts import POOLING_NAMES, Checkpoint, Dense, read_checkpoint
 from akidb_mlx.checkpoint.fill_in import FamilyFacts, Said
 from akidb_mlx.checkpoint.layout import Layout
+from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.checkpoint.modules import Head, Usage
 from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
 from support.checkpoints import REFERENCE
 
 pytestmark = pytest.mark.checkpoint("bert-dense")  # BERT, CLS pooling, Dense, Normalize
-REMEDY = r"download|set |save_pretrained|known:|supported|only|needs|must|states|never loaded|is none of|contradict"
+REMEDY = (
+    r"download|set |save_pretrained|known:|supported|only|needs|must|states|never loaded|is none of|contradict"
+    r"|copy|take the|merge|git lfs|convert it"
+)
 
 
 def change(file, **fields):
@@ -201,7 +205,7 @@ def test_one_reader_tells_each_fact():
 
 
 def test_each_fact_arrives_with_its_source(folder):
-    """One folder in which no fact has its default."""
+    """One folder in which no fact has its default, but for what a conversion leaves out (test_families)."""
     change(folder / "1_Pooling" / "config.json", include_prompt=False)
     change(folder / "sentence_bert_config.json", do_lower_case=True)
     change(folder / "tokenizer_config.json", truncation_side="left", tokenizer_class="BertTokenizer")
@@ -214,7 +218,7 @@ def test_each_fact_arrives_with_its_source(folder):
     for field in fields(Checkpoint):
         defaults[field.name] = field.default_factory() if field.default_factory is not MISSING else field.default
     unsaid = [name for name, default in defaults.items() if getattr(checkpoint, name) in (default, None)]
-    assert unsaid == []
+    assert unsaid == ["left_out"]
     assert checkpoint.sources == {
         "architecture": "config.json",
         "quantization": "config.json",
@@ -300,7 +304,7 @@ def test_dense_without_weights(folder):
 
 def test_dense_without_its_config(folder):
     (folder / "2_Dense" / "config.json").unlink()
-    refuse(folder, CheckpointError, "2_Dense", "download")
+    refuse(folder, CheckpointError, "2_Dense", "copy")
 
 
 @pytest.mark.parametrize("key", ["in_features", "out_features"])
@@ -503,3 +507,42 @@ def test_whatever_stands_in_the_list_of_modules_the_error_is_ours(folder, value)
 def test_a_value_of_another_type_is_not_bent(folder, name, key, value):
     change(folder / name, **{key: value})
     refuse(folder, CheckpointError, name, key)
+
+
+OTHER_FORMATS = {
+    "model-Q8_0.gguf": "GGUF",
+    "onnx/model.onnx": "ONNX",
+    "openvino/openvino_model.xml": "OpenVINO",
+    "tf_model.h5": "TensorFlow",
+    "flax_model.msgpack": "Flax",
+    "weights.npz": "npz",
+    "weights.00.safetensors": "mlx_lm.convert",
+    "model-00001-of-00002.safetensors": "index.json",
+    "adapter_config.json": "merge them",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+def test_other_programs_weights_are_named(folder, name):
+    (folder / "model.safetensors").unlink()
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"GGUF")
+    refuse(folder, CheckpointError, name, OTHER_FORMATS[name])
+
+
+@pytest.mark.parametrize("name", ["model-Q8_0.gguf", "adapter_config.json"])
+def test_a_folder_that_holds_no_checkpoint_but_something_else(tmp_path, name):
+    (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match=f"neither config.json nor modules.json; {name} holds"):
+        resolve(str(tmp_path))
+
+
+def test_a_file_of_another_program(tmp_path):
+    (tmp_path / "sha256-0123").write_bytes(b"GGUF and more")
+    with pytest.raises(CheckpointError, match=r"is a file; it holds weights in GGUF"):
+        resolve(str(tmp_path / "sha256-0123"))
+
+
+def test_a_pointer_that_git_left(folder):
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    refuse(folder, CheckpointError, "model.safetensors", "git lfs pull")

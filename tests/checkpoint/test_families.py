@@ -14,7 +14,7 @@ from akidb_mlx.checkpoint.families import FAMILIES
 from akidb_mlx.cli import main
 from akidb_mlx.config.options import POOLING_MODES
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
-from support.checkpoints import REFERENCE
+from support.checkpoints import REFERENCE, read_case
 from support.comparison import assert_close
 
 SIDECARS = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
@@ -310,3 +310,49 @@ def test_info_says_what_loading_would_refuse(tmp_path, capsys):
 def test_info_of_a_model_that_nobody_knows_how_to_pool(stripped, capsys):
     assert main(["info", str(stripped("qwen3-causal-lm"))]) == 2
     assert "set pooling and normalize" in capsys.readouterr().err
+
+
+def leave_out_folders(folder, readme=""):
+    """As mlx-embeddings converts: the root's files are copied, the modules' folders are not."""
+    for inner in [inner for inner in folder.iterdir() if inner.is_dir()]:
+        shutil.rmtree(inner)
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+CONVERTED = "---\ntags:\n- mlx\n---\nThe Model was converted to MLX format from [{}](https://x) using mlx-lm.\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "readme"),
+    [
+        ("bert-cls", CONVERTED.format("BAAI/bge-small-en-v1.5")),
+        ("bert-cls", "---\nbase_model: BAAI/bge-small-en-v1.5\n---\n"),
+        ("xlm-roberta-cls", CONVERTED.format("BAAI/bge-m3")),
+        ("qwen3-embedding", "---\nbase_model: Qwen/Qwen3-Embedding-0.6B\n---\n"),
+    ],
+)
+def test_a_conversion_that_left_out_the_modules_folders(tmp_path, name, readme):
+    reference, facts, arrays = read_case(name)
+    folder = tmp_path / "converted"
+    shutil.copytree(reference, folder)
+    leave_out_folders(folder, readme)
+    with Embedder.load(folder, dtype="float32") as embedder:
+        assert embedder.info()["sources"]["pooling"].startswith("family table")
+        assert_close(embedder.encode(facts["texts"]), arrays["embeddings"], 1e-5)
+
+
+def test_a_conversion_whose_family_nobody_knows(folder):
+    """Its pooling is the user's to say; normalisation stays as modules.json has it."""
+    before = read_checkpoint(folder)
+    leave_out_folders(folder)
+    with pytest.raises(UnsupportedModelError, match=r"1_Pooling, which a conversion has left out.*set it"):
+        Embedder.load(folder)
+    with Embedder.load(folder, pooling=before.pooling[0]) as embedder:
+        assert embedder.info()["normalize"] is before.normalize
+
+
+@pytest.mark.checkpoint("bert-dense")
+def test_a_conversion_that_lost_a_dense_layer(folder):
+    leave_out_folders(folder)
+    with pytest.raises(CheckpointError, match=r"1_Pooling and 2_Dense, which a conversion has left out"):
+        Embedder.load(folder, pooling="cls")

@@ -35,6 +35,8 @@ class Checkpoint:
     include_prompt: bool = True
     dense: tuple[Dense, ...] = ()
     normalize: bool | None = None
+    left_out: tuple[str, ...] = ()
+    """Folders of modules that modules.json names and that are not there."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity: str = "cosine"
@@ -112,6 +114,7 @@ def _put_together(said: Said, family: FamilyFacts, revision: str | None) -> Chec
         include_prompt=head.include_prompt,
         dense=value_of(head.dense, ()),
         normalize=value_of(head.normalize, None),
+        left_out=head.left_out,
         prompts=value_of(usage.prompts, {}),
         default_prompt_name=usage.default_prompt_name,
         similarity=value_of(usage.similarity, "cosine"),

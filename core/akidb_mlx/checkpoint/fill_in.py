@@ -18,6 +18,8 @@ from akidb_mlx.errors import CheckpointError
 __all__ = ["FamilyFacts", "Said", "fill_in"]
 
 Config = Mapping[str, Any]
+# mlx-lm's and mlx-embeddings' converters write it.
+_CONVERTED = re.compile(r"converted to MLX format from\s+\[([\w.-]+/[\w.-]+)\]", re.IGNORECASE)
 # The prompts that stand for each side.
 _SAME_SIDE = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
@@ -60,15 +62,19 @@ def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
     readme = _read_readme(said.layout.path / "README.md")
     matryoshka = _trained_dimensions(readme, said.usage)
     names = [(said.name, "by its name"), *((name, "README.md: base_model") for name in _base_models(readme))]
+    names += [(name, "README.md: converted from") for name in _CONVERTED.findall(readme)]
     found = find_family(names, said.config, lambda: read_json(said.layout.tokenizer_file))
     if found is None:
+        _refuse_lost_dense(said)
         return replace(said, head=_pooling_from_config(said)), FamilyFacts(matryoshka)
     family, reason = found
     source = f"family table: {reason}"
     suggestions: tuple[str, ...] = ()
     missing = {key: value for key, value in family.config.items() if key not in said.config}
     filled = replace(said, architecture=replace(said.architecture, value={**said.config, **missing}))
-    if not has_modules:
+    if has_modules and said.head.left_out:
+        filled = replace(filled, head=_fill_left_out(said, family, source))
+    elif not has_modules:
         filled = replace(filled, head=_fill_head(said, family, source), tokenizer=_fill_length(said, family, source))
     if has_modules or said.usage.prompts is not None:
         suggestions = _suggestions(family, said.usage)
@@ -80,6 +86,24 @@ def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
         suggestions=suggestions,
         config_sources=dict.fromkeys(missing, source),
     )
+
+
+def _refuse_lost_dense(said: Said) -> None:
+    """Without pooling's folder a user can say what it was; without Dense's weights nobody can."""
+    if len(said.head.left_out) > (said.head.pooling is None):
+        raise CheckpointError(
+            f"{said.layout.path / 'modules.json'} names {' and '.join(said.head.left_out)}, which a conversion has "
+            "left out, and no known family says what was there; copy them from the original"
+        )
+
+
+def _fill_left_out(said: Said, family: Family, source: str) -> Head:
+    """What modules.json names and a conversion has not copied; the rest stays as modules.json has it."""
+    filled, head = _fill_head(said, family, source), said.head
+    lost_dense = len(head.left_out) - (head.pooling is None)
+    if lost_dense != (0 if head.dense else family.dense):
+        _refuse_lost_dense(said)
+    return replace(head, pooling=head.pooling or filled.pooling, dense=filled.dense if lost_dense else head.dense)
 
 
 def _fill_head(said: Said, family: Family, source: str) -> Head:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from akidb_mlx.checkpoint.json_file import read_json
+from akidb_mlx.checkpoint.other_formats import describe_folder, is_pointer
 from akidb_mlx.errors import CheckpointError
 
 __all__ = ["Layout", "find_files"]
@@ -49,8 +50,12 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     missing = [file.name for file in files if not file.exists()]
     if missing:
         other = sorted(file.name for file in folder.glob("*.bin")) or sorted(file.name for file in folder.glob("*.pt"))
-        hint = f"; {other[0]} is a pickle, which is never loaded" if other else "; download the checkpoint again"
-        raise CheckpointError(f"{folder} lacks {', '.join(missing)}{hint}")
+        hint = describe_folder(folder) or "download the checkpoint again"
+        hint = f"{other[0]} is a pickle, which is never loaded" if other else hint
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}; {hint}")
+    for file in files:
+        if is_pointer(file):
+            raise CheckpointError(f"{file} is a pointer of Git LFS and not the weights; fetch them with: git lfs pull")
     return files
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from akidb_mlx.checkpoint.hub import Resolved, download_from_hub, holds_checkpoint, listed, resolve_on_hub
+from akidb_mlx.checkpoint.other_formats import describe_file, describe_folder
 from akidb_mlx.config.options import MODEL_ALIASES
 from akidb_mlx.config.sources import suggestion
 from akidb_mlx.errors import CheckpointError, ConfigError, ModelNotFoundError
@@ -72,9 +73,12 @@ def _refuse_unless_checkpoint(model: str, path: Path) -> None:
             f"OWNER/NAME (on the Hub) and the aliases {', '.join(MODEL_ALIASES)}"
         )
     if not path.is_dir():
-        raise CheckpointError(f"{model} is a file; name the folder that holds it")
+        hint = describe_file(path) or "name the folder that holds it"
+        raise CheckpointError(f"{model} is a file; {hint}")
     if not holds_checkpoint(path):
-        raise CheckpointError(f"folder {model} holds no checkpoint: it has neither config.json nor modules.json")
+        found = describe_folder(path)
+        lacks = f"folder {model} holds no checkpoint: it has neither config.json nor modules.json"
+        raise CheckpointError(f"{lacks}; {found}" if found else lacks)
 
 
 def _find_in_package(said: str) -> Path:

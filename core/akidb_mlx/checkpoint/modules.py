@@ -88,6 +88,8 @@ class Head:
     include_prompt: bool = True
     dense: Fact[tuple[Dense, ...]] | None = None
     normalize: Fact[bool] | None = None
+    left_out: tuple[str, ...] = ()
+    """Folders that modules.json names and a conversion to MLX has not copied."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,13 @@ def read_head(path: Path, modules: list[tuple[str, str]]) -> Head:
     pooling: Fact[tuple[str, ...]] | None = Fact(("mean",), "modules.json") if modules[0][0] == STATIC else None
     include_prompt, normalize = True, False
     dense: list[Dense] = []
+    left_out: list[str] = []
     for kind, folder in modules[1:]:
         if normalize:
             raise UnsupportedModelError(f"{path / 'modules.json'}: {kind} follows Normalize, which must come last")
-        if kind == "Pooling" and pooling is None and not dense:
+        if kind in ("Pooling", "Dense") and not (path / folder / "config.json").exists():
+            left_out.append(folder)
+        elif kind == "Pooling" and pooling is None and not dense:
             pooling, include_prompt = _read_pooling(path, folder)
         elif kind == "Dense" and pooling is not None:
             dense.append(_read_dense(path / folder, path / modules[0][1], f"dense.{len(dense)}"))
@@ -120,7 +125,7 @@ def read_head(path: Path, modules: list[tuple[str, str]]) -> Head:
                 f"{path / 'modules.json'}: module {kind} ({folder or '.'}) is not supported here; known: {known}"
             )
     layers = Fact(tuple(dense), ", ".join(layer.name for layer in dense)) if dense else None
-    return Head(pooling, include_prompt, layers, Fact(normalize, "modules.json"))
+    return Head(pooling, include_prompt, layers, Fact(normalize, "modules.json"), tuple(left_out))
 
 
 def _read_pooling(path: Path, folder: str) -> tuple[Fact[tuple[str, ...]], bool]:

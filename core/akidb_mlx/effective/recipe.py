@@ -36,6 +36,12 @@ def read_recipe(config: EmbedderConfig, source: Resolved | None = None) -> Recip
 
 def _settle_pooling(config: EmbedderConfig, checkpoint: Checkpoint) -> tuple[str, ...]:
     if config.pooling is None:
+        if checkpoint.pooling is None and checkpoint.left_out:
+            raise UnsupportedModelError(
+                f"{checkpoint.path / 'modules.json'} names {checkpoint.left_out[0]}, which a conversion has left out, "
+                "and no known family says what was there: copy it from the original, or look pooling up in the model's "
+                "documentation and set it (normalize follows modules.json)"
+            )
         if checkpoint.pooling is None:
             raise UnsupportedModelError(
                 f"{checkpoint.name} does not say how its token vectors become one (no modules.json, no known "
