@@ -201,7 +201,7 @@ def test_one_reader_tells_each_fact():
     assert {name: count for name, count in told.items() if name in named and count != 1} == {}
     assert named - set(told) == {"revision", "config", "model_type", "sources"}  # of the call, of `Said.architecture`
     parts = {"layout", "architecture", "head", "tokenizer", "usage"}
-    assert set(told) - named == parts | {"folder", "config_sources"}
+    assert set(told) - named == parts | {"folder", "config_sources", "own_code"}
 
 
 def test_each_fact_arrives_with_its_source(folder):

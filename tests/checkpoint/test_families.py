@@ -356,3 +356,57 @@ def test_a_conversion_that_lost_a_dense_layer(folder):
     leave_out_folders(folder)
     with pytest.raises(CheckpointError, match=r"1_Pooling and 2_Dense, which a conversion has left out"):
         Embedder.load(folder, pooling="cls")
+
+
+def without_end_token(folder):
+    """tokenizer.json whose post-processor appends nothing."""
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    processor = tokenizer["post_processor"]
+    parts = processor.get("processors", [processor])
+    template = next(part for part in parts if part["type"] == "TemplateProcessing")
+    assert "SpecialToken" in template["single"].pop()
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
+def configure_tokenizer(folder, **fields):
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+@pytest.mark.parametrize("tokenizer_class", ["LlamaTokenizer", "LlamaTokenizerFast"])
+@pytest.mark.checkpoint("mistral-e5")
+def test_an_end_token_that_only_the_configuration_names(folder, tokenizer_class):
+    _, facts, arrays = read_case("mistral-e5")
+    without_end_token(folder)
+    configure_tokenizer(folder, tokenizer_class=tokenizer_class)
+    with Embedder.load(folder, dtype="float32") as embedder:
+        other, plain = embedder.encode(facts["texts"]), embedder.fingerprint
+    configure_tokenizer(folder, add_eos_token=True)
+    with Embedder.load(folder, dtype="float32") as embedder:
+        assert_close(embedder.encode(facts["texts"]), arrays["embeddings"], 1e-5)
+        assert embedder.fingerprint != plain
+    assert np.abs(other - arrays["embeddings"]).max() > 0.01
+
+
+@pytest.mark.checkpoint("mistral-e5")
+def test_an_end_token_that_the_tokenizer_lacks(folder):
+    without_end_token(folder)
+    configure_tokenizer(folder, tokenizer_class="LlamaTokenizer", add_eos_token=True, eos_token="<|nowhere|>")
+    with pytest.raises(CheckpointError, match=r"lacks the token '<\|nowhere\|>'"):
+        Embedder.load(folder)
+
+
+OWN_TOKENIZER = {"AutoTokenizer": ["tokenization_qwen.Qwen2Tokenizer", "tokenization_qwen.Qwen2TokenizerFast"]}
+
+
+@pytest.mark.checkpoint("qwen3-embedding")
+def test_a_tokenizers_own_code_is_refused_unless_its_family_is_known(folder):
+    configure_tokenizer(folder, auto_map=OWN_TOKENIZER)
+    with pytest.raises(UnsupportedModelError, match=r"Qwen2TokenizerFast\), which is never run"):
+        Embedder.load(folder)
+    without_end_token(folder)
+    end = {"content": "<|endoftext|>", "special": True}
+    configure_tokenizer(folder, eos_token=end)
+    checkpoint = read_checkpoint(folder, "Alibaba-NLP/gte-Qwen2-1.5B-instruct")
+    assert checkpoint.tokenizer_rules["append"] == "<|endoftext|>"

@@ -42,6 +42,11 @@ as wide as real models' are, for which Metal has fused attention; else they have
   ones lose far less (below). `tests/model/test_quantization.py` asserts that packed weights equal their dequantised
   selves to 1e-6. "–": too narrow to pack.
 
+One difference is meant: where tokenizer_config.json of a Llama-like tokenizer says `add_eos_token` and tokenizer.json
+appends nothing (e5-mistral-7b-instruct), the end token is put after each text, as such models were trained and as
+transformers 4 did; sentence-transformers on transformers 5 leaves the flag unread. The same holds for gte-Qwen2, whose
+own tokenizer code appends it.
+
 Written by `python tests/reference/parity_table.py` with {ours}.
 
 | family | checkpoints | what they check | float32 | 16 bit | 4 bit |

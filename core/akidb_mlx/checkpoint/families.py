@@ -33,6 +33,8 @@ class Family:
     truncation_layer_norm: bool = False
     config: Config = field(default_factory=dict)
     """Fields of config.json that its code takes for granted."""
+    tokenizer_appends_end: bool = False
+    """Whether its tokenizer's own code puts the end token after each text."""
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -132,6 +134,7 @@ FAMILIES: tuple[Family, ...] = (
         "last_token",
         query_prompt=f"Instruct: {_TASK}\nQuery: ",
         config={"is_causal": False},  # its own code attends both ways
+        tokenizer_appends_end=True,
     ),
     Family(
         "gte",

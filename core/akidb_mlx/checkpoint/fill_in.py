@@ -13,7 +13,7 @@ from akidb_mlx.checkpoint.layout import Layout
 from akidb_mlx.checkpoint.modules import Dense, Head, Usage
 from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts
-from akidb_mlx.errors import CheckpointError
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
 __all__ = ["FamilyFacts", "Said", "fill_in"]
 
@@ -65,10 +65,12 @@ def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
     names += [(name, "README.md: converted from") for name in _CONVERTED.findall(readme)]
     found = find_family(names, said.config, lambda: read_json(said.layout.tokenizer_file))
     if found is None:
+        _refuse_own_tokenizer(said)
         _refuse_lost_dense(said)
         return replace(said, head=_pooling_from_config(said)), FamilyFacts(matryoshka)
     family, reason = found
     source = f"family table: {reason}"
+    said = replace(said, tokenizer=_with_own_code(said, family))
     suggestions: tuple[str, ...] = ()
     missing = {key: value for key, value in family.config.items() if key not in said.config}
     filled = replace(said, architecture=replace(said.architecture, value={**said.config, **missing}))
@@ -86,6 +88,24 @@ def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
         suggestions=suggestions,
         config_sources=dict.fromkeys(missing, source),
     )
+
+
+def _refuse_own_tokenizer(said: Said) -> None:
+    if said.tokenizer.own_code is not None:
+        raise UnsupportedModelError(
+            f"{said.layout.folder / 'tokenizer_config.json'}: auto_map names the checkpoint's own tokenizer "
+            f"({said.tokenizer.own_code[0]}), which is never run, and no known family says what it does"
+        )
+
+
+def _with_own_code(said: Said, family: Family) -> TokenizerFacts:
+    """What the tokenizer's own code does, which the family tells."""
+    tokenizer = said.tokenizer
+    if tokenizer.own_code is None:
+        return tokenizer
+    if not family.tokenizer_appends_end:
+        _refuse_own_tokenizer(said)
+    return replace(tokenizer, tokenizer_rules={**tokenizer.tokenizer_rules, "append": tokenizer.own_code[1]})
 
 
 def _refuse_lost_dense(said: Said) -> None:

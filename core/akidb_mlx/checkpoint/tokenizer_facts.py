@@ -25,6 +25,11 @@ _LEARNED_POSITIONS = {
 }
 
 
+# Classes that put their end token after each text where add_eos_token says so → the token where none is named. Such
+# models were trained with it; transformers 5 leaves the flag unread (docs/parity.md).
+_END_TOKENS = {"LlamaTokenizer": "</s>", "CodeLlamaTokenizer": "</s>", "GemmaTokenizer": "<eos>"}
+
+
 @dataclass(frozen=True)
 class TokenizerFacts:
     """How a text becomes tokens, and how many; the fields are `Checkpoint`'s."""
@@ -34,6 +39,8 @@ class TokenizerFacts:
     do_lower_case: bool = False
     truncation_side: str = "right"
     tokenizer_rules: Mapping[str, Any] = field(default_factory=dict)
+    own_code: tuple[str, str] | None = None
+    """(class, end token) of a tokenizer whose code lies in the checkpoint: it is never run."""
 
 
 def read_tokenizer_facts(layout: Layout, config: Config) -> TokenizerFacts:
@@ -63,7 +70,8 @@ def read_tokenizer_facts(layout: Layout, config: Config) -> TokenizerFacts:
         max_positions=positions.value if positions and config["model_type"] in _LEARNED_POSITIONS else None,
         do_lower_case=sentence is not None and sentence.do_lower_case,
         truncation_side=side,
-        tokenizer_rules=_tokenizer_rules(tokenizer, config),
+        tokenizer_rules={**_tokenizer_rules(tokenizer, config), **_end_token(tokenizer)},
+        own_code=_own_code(tokenizer),
     )
 
 
@@ -94,3 +102,25 @@ def _tokenizer_rules(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) ->
         "handle_chinese_chars": bool(tokenizer.get("tokenize_chinese_chars", True)),
     }
     return {"bert_normalizer": normalizer}
+
+
+def _end_token(tokenizer: Config) -> dict[str, str]:
+    """The token that the file says stands after each text, where tokenizer.json may have left it out."""
+    default = _END_TOKENS.get(str(tokenizer.get("tokenizer_class")).removesuffix("Fast"))
+    if default is None or tokenizer.get("add_eos_token") is not True:
+        return {}
+    return {"append": _content(tokenizer.get("eos_token")) or default}
+
+
+def _own_code(tokenizer: Config) -> tuple[str, str] | None:
+    said = tokenizer.get("auto_map")
+    named = said.get("AutoTokenizer") if isinstance(said, Mapping) else None
+    if not named:
+        return None
+    names = [name for name in (named if isinstance(named, list) else [named]) if name]
+    return str(names[-1]), _content(tokenizer.get("eos_token"))
+
+
+def _content(token: Any) -> str:
+    """A special token, as a string or an object of its own."""
+    return str(token.get("content") or "") if isinstance(token, Mapping) else str(token or "")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as HFTokenizer
-from tokenizers import models, normalizers
+from tokenizers import models, normalizers, processors
 
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
 from akidb_mlx.model.padded_batch import TokenIds
@@ -43,6 +43,7 @@ class Tokenizer:
         drop_unknown: bool = False,
         cut_characters: bool = False,
         zero_if_empty: bool = False,
+        append: str | None = None,
     ) -> None:
         """Configure truncation once; what the file itself says of truncation and padding does not count.
 
@@ -57,11 +58,15 @@ class Tokenizer:
             drop_unknown: leave out tokens that stand for what the tokenizer does not know.
             cut_characters: cut texts at max_seq_length × the median length of a token first (model2vec).
             zero_if_empty: a text without tokens is the one token NO_TOKEN, rather than an error.
+            append: a special token after each text, where the file's post-processor puts none there.
         """
         try:
             self._tokenizer = HFTokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises bare Exception
             raise CheckpointError(f"{file} cannot be read ({error}); download it again") from None
+        self._special_tokens = special_tokens
+        if append is not None and append != self.last_token():
+            self._append(file, append)
         specials = self._tokenizer.num_special_tokens_to_add(is_pair=False) if special_tokens else 0
         if max_seq_length is not None and max_seq_length <= specials:
             raise ConfigError(
@@ -80,7 +85,6 @@ class Tokenizer:
             self._tokenizer.normalizer = lower if own is None else normalizers.Sequence([lower, own])
         self.max_seq_length = max_seq_length
         self._vocab_size = vocab_size
-        self._special_tokens = special_tokens
         self._unknown = _unknown_token(self._tokenizer) if drop_unknown else None
         self._max_characters: int | None = None
         if cut_characters and max_seq_length is not None:
@@ -88,6 +92,24 @@ class Tokenizer:
                 np.median([len(token) for token in self._tokenizer.get_vocab()])
             )
         self._zero_if_empty = zero_if_empty
+
+    def _append(self, file: Path, token: str) -> None:
+        number = self._tokenizer.token_to_id(token)
+        if number is None:
+            raise CheckpointError(f"{file} lacks the token {token!r}, which tokenizer_config.json puts after each text")
+        state = json.loads(self._tokenizer.to_str())
+        own = state["post_processor"]
+        templates = [
+            part for part in (own or {}).get("processors", [own]) if part and part["type"] == "TemplateProcessing"
+        ]
+        if templates:  # of two templates in a sequence tokenizers applies the first alone
+            templates[-1]["single"].append({"SpecialToken": {"id": token, "type_id": 0}})
+            templates[-1]["special_tokens"][token] = {"id": token, "ids": [number], "tokens": [token]}
+            self._tokenizer = HFTokenizer.from_str(json.dumps(state))
+            return
+        then = processors.TemplateProcessing(single=f"$A {token}", special_tokens=[(token, number)])
+        before = self._tokenizer.post_processor
+        self._tokenizer.post_processor = then if before is None else processors.Sequence([before, then])
 
     def tokenize(self, texts: Sequence[str], first_index: int = 0) -> Tokenized:
         """Token ids of each text, at most `max_seq_length` each; InputError where a text gives no token.
