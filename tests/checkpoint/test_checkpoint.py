@@ -518,7 +518,6 @@ OTHER_FORMATS = {
     "weights.npz": "npz",
     "weights.00.safetensors": "mlx_lm.convert",
     "model-00001-of-00002.safetensors": "index.json",
-    "adapter_config.json": "merge them",
 }
 
 
@@ -546,3 +545,23 @@ def test_a_file_of_another_program(tmp_path):
 def test_a_pointer_that_git_left(folder):
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     refuse(folder, CheckpointError, "model.safetensors", "git lfs pull")
+
+
+def test_an_adapter_beside_the_weights(folder):
+    """The reference applies it."""
+    (folder / "adapter_config.json").write_text("{}")
+    refuse(folder, UnsupportedModelError, "adapter_config.json", "merge them first")
+
+
+@pytest.mark.parametrize("key", ["module_input_name", "module_output_name"])
+@pytest.mark.parametrize("module", ["1_Pooling", "2_Dense", "3_Normalize"])
+def test_modules_that_read_or_write_something_else(folder, module, key):
+    assert module in (folder / "modules.json").read_text()
+    file = folder / module / "config.json"
+    file.parent.mkdir(exist_ok=True)
+    said = json.loads(file.read_text()) if file.exists() else {}
+    usual = "token_embeddings" if module == "1_Pooling" and key == "module_input_name" else "sentence_embedding"
+    file.write_text(json.dumps(said | {key: usual}))
+    read_checkpoint(folder)
+    file.write_text(json.dumps(said | {key: "unit"}))
+    refuse(folder, UnsupportedModelError, f"{module}/config.json", key, "unit")

@@ -350,3 +350,9 @@ def test_weights_are_read_alike_without_mlxs_threads(name, monkeypatch):
     monkeypatch.setattr(loading.mx, "load", mlx_load)
     with Embedder.load(REFERENCE / name) as embedder:
         np.testing.assert_array_equal(embedder.encode(["a", "Snow fell through the night."]), expected)
+
+
+def test_numbers_that_are_no_floats(folder):
+    """float8 is read as bytes, which would be computed on as numbers."""
+    edit_weights(folder / "model.safetensors", lambda w: w.update({WEIGHT: np.ones(w[WEIGHT].shape, np.uint8)}))
+    refuse(folder, UnsupportedModelError, WEIGHT.split(".")[-1], "uint8", "float8")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.checkpoint.other_formats import describe_folder, is_pointer
-from akidb_mlx.errors import CheckpointError
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
 __all__ = ["Layout", "find_files"]
 
@@ -30,6 +30,11 @@ class Layout:
 
 def find_files(path: Path, folder: Path) -> Layout:
     """The files of the checkpoint `path` whose first module is in `folder`; CheckpointError names what is missing."""
+    if (folder / "adapter_config.json").exists() and (folder / "config.json").exists():
+        raise UnsupportedModelError(
+            f"{folder / 'adapter_config.json'}: the reference adds an adapter's weights to the model's, which is not "
+            "supported here; merge them first (peft's merge_and_unload), or delete the file if it is another model's"
+        )
     return Layout(path, folder, folder / "config.json", _weight_files(folder), _tokenizer_file(folder))
 
 

@@ -111,13 +111,15 @@ def read_head(path: Path, modules: list[tuple[str, str]]) -> Head:
     for kind, folder in modules[1:]:
         if normalize:
             raise UnsupportedModelError(f"{path / 'modules.json'}: {kind} follows Normalize, which must come last")
-        if kind in ("Pooling", "Dense") and not (path / folder / "config.json").exists():
+        is_there = (path / folder / "config.json").exists()
+        if kind in ("Pooling", "Dense") and not is_there and modules[0][0] != STATIC:
             left_out.append(folder)
         elif kind == "Pooling" and pooling is None and not dense:
             pooling, include_prompt = _read_pooling(path, folder)
         elif kind == "Dense" and pooling is not None:
             dense.append(_read_dense(path / folder, path / modules[0][1], f"dense.{len(dense)}"))
         elif kind == "Normalize":
+            _refuse_other_keys(path / folder / "config.json")
             normalize = True
         elif kind != "Dropout":  # Dropout does nothing outside training
             known = f"Transformer, {STATIC}, Pooling, Dense, Normalize, Dropout"
@@ -132,6 +134,7 @@ def _read_pooling(path: Path, folder: str) -> tuple[Fact[tuple[str, ...]], bool]
     """The modes, and whether the prompt's tokens count."""
     file = path / folder / "config.json"
     config = read_json(file)
+    _refuse_other_keys(file, "token_embeddings")
     if "pooling_mode" in config:
         said = config["pooling_mode"]
         spelled = said if isinstance(said, list) else [said]
@@ -152,6 +155,14 @@ def _read_pooling(path: Path, folder: str) -> tuple[Fact[tuple[str, ...]], bool]
     return Fact(modes, file.relative_to(path).as_posix()), include_prompt
 
 
+def _refuse_other_keys(file: Path, given: str = "sentence_embedding") -> None:
+    """Modules hand on a dictionary: only the usual entries of it are computed here."""
+    config = read_json(file) if file.is_file() else {}
+    for key, usual in (("module_input_name", given), ("module_output_name", "sentence_embedding")):
+        if config.get(key) not in (None, usual):
+            raise UnsupportedModelError(f"{file}: {key} {config[key]!r}: only {usual} is supported")
+
+
 def _read_dense(folder: Path, main: Path, folded: str) -> Dense:
     """A Dense module; its weights are its own, or in a file of the folder `main` under the name `folded`."""
     file = folder / "config.json"
@@ -161,9 +172,7 @@ def _read_dense(folder: Path, main: Path, folded: str) -> Dense:
         raise UnsupportedModelError(
             f"{file}: activation_function {activation!r} is not supported; known: {', '.join(_ACTIVATIONS)}"
         )
-    for key in ("module_input_name", "module_output_name"):
-        if config.get(key) not in (None, "sentence_embedding"):
-            raise UnsupportedModelError(f"{file}: {key} {config[key]!r}: only sentence_embedding is supported")
+    _refuse_other_keys(file)
     sizes = read_field(file, config, "in_features", int), read_field(file, config, "out_features", int)
     bias, residual = read_field(file, config, "bias", bool, True), read_field(file, config, "use_residual", bool, False)
     weight_file = folder / "model.safetensors"

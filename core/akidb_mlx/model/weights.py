@@ -90,7 +90,16 @@ def fill(module: nn.Module, weights: Weights, file: Path) -> None:
     for key, weight in weights.items():
         if weight.shape != wanted[key].shape:
             raise CheckpointError(f"{file}: {key} has shape {weight.shape}; config.json wants {wanted[key].shape}")
+        if _is_float(wanted[key]) and not _is_float(weight):  # MLX reads float8 as bytes
+            raise UnsupportedModelError(
+                f"{file}: {key} is stored as {str(weight.dtype).removeprefix('mlx.core.')} (or float8, which MLX reads "
+                "as bytes), where floats are wanted; take a checkpoint in float32, float16 or bfloat16"
+            )
     module.load_weights(list(weights.items()))
+
+
+def _is_float(array: mx.array) -> bool:
+    return bool(mx.issubdtype(array.dtype, mx.floating))
 
 
 def _some(names: Sequence[str]) -> str:
