@@ -404,6 +404,39 @@ LOGIN = "run: hf auth login, or set HF_TOKEN"
 NO_TOKEN = {"X-Error-Message": "Invalid credentials in Authorization header"}
 
 
+def test_a_user_without_a_home_folder_downloads_into_a_folder_that_is_said(fake_hub, tmp_path):
+    """And the client makes no folder called `~`."""
+    code = (
+        "import pwd, sys, pathlib\n"
+        "def unknown(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = unknown\n"
+        "from akidb_mlx.checkpoint import locate\n"
+        f"print(locate.resolve({MODEL!r}, cache_dir=pathlib.Path(sys.argv[1])).path)"
+    )
+    kept_out = ("HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN")
+    environment = {name: value for name, value in os.environ.items() if name not in kept_out}
+    environment |= {"HF_ENDPOINT": fake_hub.url, "HF_HUB_OFFLINE": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    (tmp_path / "work").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "cache")],
+        env=environment,
+        cwd=tmp_path / "work",
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.stdout == f"{snapshot_of(tmp_path / 'cache')}\n", done.stderr
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("call", [locate.resolve, locate.download])
+def test_a_folder_that_cannot_be_written(call, fake_hub, tmp_path):
+    (tmp_path / "file").touch()
+    message = message_of(ModelNotFoundError, call, MODEL, cache_dir=tmp_path / "file" / "cache")
+    assert message.startswith(f"{MODEL} cannot be kept here (")
+    assert message.endswith("; set HF_HOME or cache_dir to a folder for it")
+
+
 @pytest.mark.parametrize(
     ("refusal", "expected"),
     [

@@ -73,6 +73,7 @@ def read_server_file(path: Path, **given: Any) -> tuple[dict[str, EmbedderConfig
     Raises:
         ConfigError: naming the file, the key and what is allowed.
     """
+    path = expanded(path, "configuration file")
     content = read_mapping(path)
     if "models" not in content:
         return None
