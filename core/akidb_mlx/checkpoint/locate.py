@@ -7,8 +7,9 @@ from typing import Final
 
 from akidb_mlx.checkpoint.hub import Resolved, download_from_hub, holds_checkpoint, listed, resolve_on_hub
 from akidb_mlx.checkpoint.other_formats import describe_file, describe_folder
+from akidb_mlx.checkpoint.well_known import did_you_mean
 from akidb_mlx.config.options import MODEL_ALIASES
-from akidb_mlx.config.sources import suggestion
+from akidb_mlx.config.sources import expand_home, suggestion
 from akidb_mlx.errors import CheckpointError, ConfigError, ModelNotFoundError
 
 __all__ = ["download", "resolve"]
@@ -54,9 +55,9 @@ def _resolve_local(model: str, revision: str | None) -> Resolved | None:
         path = _find_in_package(model.removeprefix(_PACKAGE))
     else:
         try:
-            path = Path(model).expanduser()
-        except RuntimeError as error:  # ~somebody who does not exist
-            raise ModelNotFoundError(f"no model {model!r}: {error}") from error
+            path = expand_home(Path(model))
+        except ValueError as error:
+            raise ModelNotFoundError(f"no model {model!r}: {error}") from None
         if not path.exists() and _HUB_ID.fullmatch(model):
             return None
         _refuse_unless_checkpoint(model, path)
@@ -67,7 +68,7 @@ def _resolve_local(model: str, revision: str | None) -> Resolved | None:
 
 def _refuse_unless_checkpoint(model: str, path: Path) -> None:
     if not path.exists():
-        hint = suggestion(model, [*MODEL_ALIASES, *(_PACKAGE + name for name in _INSTALL)])
+        hint = did_you_mean(model, [*MODEL_ALIASES, *(_PACKAGE + name for name in _INSTALL)])
         raise ModelNotFoundError(
             f"no model {model!r}{hint or ':'} no such folder; other forms are package:NAME (installed), "
             f"OWNER/NAME (on the Hub) and the aliases {', '.join(MODEL_ALIASES)}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from akidb_mlx.cli.options import add_config_options, read_config
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.sources import expanded
 from akidb_mlx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -91,4 +92,4 @@ def _read_models(args: argparse.Namespace) -> tuple[dict[str, EmbedderConfig], d
 def _split(text: str) -> tuple[str, str]:
     """NAME=MODEL, or a model that is its own name; a folder's name may hold "="."""
     name, equals, model = text.partition("=")
-    return (name, model) if equals and name and not Path(text).exists() else (text, text)
+    return (name, model) if equals and name and not expanded(text, "--model").exists() else (text, text)

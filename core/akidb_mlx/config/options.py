@@ -13,6 +13,8 @@ from pydantic import (
     Field,
 )
 
+from akidb_mlx.config.sources import expand_home
+
 __all__ = [
     "DEFAULT_MODEL",
     "MODEL_ALIASES",
@@ -65,7 +67,7 @@ _Limit = Annotated[int, Field(gt=0), BeforeValidator(_refuse_bool)]
 
 _Duration = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_refuse_bool)]
 
-_Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+_Folder = Annotated[Path, AfterValidator(expand_home)]
 
 _Name = Annotated[str, Field(min_length=1)]
 

@@ -17,6 +17,8 @@ from akidb_mlx.errors import ConfigError
 __all__ = [
     "PREFIX",
     "Said",
+    "expand_home",
+    "expanded",
     "find_file",
     "read_environment",
     "read_file",
@@ -54,11 +56,29 @@ def read_environment(fields: Collection[str]) -> Said:
     return {variables[name]: (os.environ[name], name) for name in ours}
 
 
+def expanded(path: str | os.PathLike[str], what: str) -> Path:
+    """A path with its `~` spelled out; ConfigError, naming `what` says it, where that home folder is unknown."""
+    try:
+        return expand_home(Path(path))
+    except ValueError as error:
+        raise ConfigError(f"{what} = {os.fspath(path)!r}: {error}") from None
+
+
+def expand_home(path: Path) -> Path:
+    """A path with its `~` spelled out; ValueError where that home folder is unknown."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        mine = path.parts[0] == "~"
+        problem = "~ is this user's home folder, which is unknown; set HOME" if mine else f"no user {path.parts[0][1:]}"
+        raise ValueError(f"{problem}, or say the whole path") from None
+
+
 def find_file() -> Path | None:
     """The first file of those that are looked for; ConfigError where `$AKIDB_CONFIG` names none."""
     named = os.environ.get("AKIDB_CONFIG")
     if named is not None:
-        path = Path(named).expanduser()
+        path = expanded(named, "AKIDB_CONFIG")
         if not path.is_file():
             raise ConfigError(f"AKIDB_CONFIG names {named!r}, which is no file; correct it or unset it")
         return path
@@ -73,7 +93,7 @@ def find_file() -> Path | None:
 
 def read_file(path: Path, fields: Collection[str]) -> Said:
     """Fields from one YAML file, ours or AkiDB's."""
-    path = path.expanduser().absolute()
+    path = expanded(path, "configuration file").absolute()
     whole = read_mapping(path)
     if "embedding" not in whole:
         refuse_unknown(f"key in {path}:", whole, fields)

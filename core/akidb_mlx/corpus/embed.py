@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from akidb_mlx.config.sources import expanded
 from akidb_mlx.corpus.columns import Columns, settle_columns
 from akidb_mlx.corpus.embedding import Encoder, embed_parts, finish_part
 from akidb_mlx.corpus.output import read_recipe
@@ -207,7 +208,7 @@ def read_corpus(
     Raises:
         InputError: an input cannot be read or lacks a column. ConfigError: the output's name or folder.
     """
-    path = Path(output).expanduser()
+    path = expanded(output, "output")
     check_format(path)
     if not path.parent.is_dir():
         raise ConfigError(f"the folder {path.parent} of the output does not exist")

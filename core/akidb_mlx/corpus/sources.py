@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from akidb_mlx.config.sources import expanded
 from akidb_mlx.errors import InputError
 
 __all__ = ["TABLES", "TEXTS", "Source", "describe_sources", "find_sources"]
@@ -44,7 +45,7 @@ def find_sources(inputs: Sequence[str | os.PathLike[str]], output: Path) -> list
     Raises:
         InputError: nothing is there, it cannot be read, or nothing in it is of a known format.
     """
-    sources = [source for given in inputs for source in _find(Path(given).expanduser(), output.absolute())]
+    sources = [source for given in inputs for source in _find(expanded(given, "INPUT"), output.absolute())]
     if not sources:
         raise InputError(f"no file to read in {', '.join(map(str, inputs))}; known formats: {_KNOWN}")
     return sources

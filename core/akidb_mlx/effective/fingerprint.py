@@ -75,7 +75,10 @@ def _digest(file: Path) -> str:
 
 
 def _cache_file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "akidb-mlx" / "digests.json"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "akidb-mlx" / "digests.json"
+    except RuntimeError:  # no home folder: nothing is remembered
+        return Path(os.devnull) / "digests.json"
 
 
 def _read(memory: Path) -> dict[str, str]:

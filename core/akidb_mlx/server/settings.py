@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from akidb_mlx.config.embedder_config import EmbedderConfig
-from akidb_mlx.config.sources import read_mapping, refuse_unknown
+from akidb_mlx.config.sources import expanded, read_mapping, refuse_unknown
 from akidb_mlx.errors import ConfigError
 
 __all__ = ["API_KEY_VARIABLE", "ServerSettings", "make_settings", "read_api_key", "read_server_file"]
@@ -73,6 +73,7 @@ def read_server_file(path: Path, **given: Any) -> tuple[dict[str, EmbedderConfig
     Raises:
         ConfigError: naming the file, the key and what is allowed.
     """
+    path = expanded(path, "configuration file")
     content = read_mapping(path)
     if "models" not in content:
         return None
@@ -92,7 +93,7 @@ def read_api_key(settings: ServerSettings) -> str | None:
         key, source = os.environ.get(API_KEY_VARIABLE), API_KEY_VARIABLE
     else:
         try:
-            key, source = settings.api_key_file.expanduser().read_text(), str(settings.api_key_file)
+            key, source = expanded(settings.api_key_file, "api_key_file").read_text(), str(settings.api_key_file)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read api_key_file {settings.api_key_file}: {error}") from None
     if key is not None and not (key := key.strip()):
