@@ -47,7 +47,7 @@ def is_whole(snapshot: Path) -> bool:
 def missing(snapshot: Path, patterns: Sequence[str] = NEEDED) -> list[str]:
     """What a snapshot lacks: by the Hub's listing of the commit where the client kept it, else by its parts.
 
-    Only a listing finds lost sidecars (`modules.json`, prompts): without them a model loads, but otherwise.
+    Only a listing finds what else was lost (`modules.json`, prompts): without them a model loads, but otherwise.
     """
     listing = _read_listing(snapshot)
     if listing:
