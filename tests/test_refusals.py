@@ -136,6 +136,8 @@ REFUSALS = (
     Refusal("a chat template around each text", BERT,
             lambda folder: edit_json(folder / "sentence_bert_config.json", modality_config={"text": {}, "message": {"format": "flat"}}),
             "modality_config has `message`: the reference puts each text through the tokenizer's chat template"),
+    Refusal("MPNet with another padding token", "mpnet-mean", lambda folder: edit_json(folder / "config.json", pad_token_id=2),
+            "pad_token_id is 2; for mpnet only 1 is supported"),
     Refusal("an unknown pooling", BERT, lambda folder: edit_json(folder / "1_Pooling" / "config.json", pooling_mode="attention"),
             "unknown pooling_mode ['attention']; known: cls, max, mean"),
     Refusal("EmbeddingGemma without its Dense layers", "embeddinggemma-folded",

@@ -63,6 +63,11 @@ def test_every_field_of_transformers_own_config_is_accounted_for(model_type):
         ({"layer_types": ["full_attention", "sliding_attention"]}, "'layer_types' .* is not known for llama"),
         ({"sliding_window": 8}, "'sliding_window' .8. is not known for llama"),
         ({"use_sliding_window": True}, "use_sliding_window is True; for llama only False"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_parameters": {"rope_theta": 1e4}},
+            "rope_scaling beside",
+        ),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, which the reference does not obey for llama"),
         ({"rope_traditional": True}, "rope_traditional is True; for llama only False"),
         (
             {"rope_scaling": {"rope_type": "longrope", "factor": 4.0}},

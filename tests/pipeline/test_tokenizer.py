@@ -162,6 +162,18 @@ def test_a_prompts_length_is_without_a_special_token_at_its_end(tmp_path, templa
     assert tokenizer.prompt_length("a b") == length
 
 
+def test_dropout_is_of_training(tmp_path):
+    """A BPE tokenizer that was saved with it would cut words in other ways at each call."""
+    state = json.loads((REFERENCE / "qwen3-embedding" / "tokenizer.json").read_text(encoding="utf-8"))
+    state["model"]["dropout"] = 0.5
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json", 64)
+    plain = Tokenizer(REFERENCE / "qwen3-embedding" / "tokenizer.json", 64)
+    text = ["one two three four five six seven eight nine ten"]
+    for _ in range(20):
+        assert tokenizer.tokenize(text).token_ids[0].tolist() == plain.tokenize(text).token_ids[0].tolist()
+
+
 def test_the_last_token_is_the_post_processors(tmp_path):
     assert Tokenizer(make_file(tmp_path), 10).last_token() == "[SEP]"
     assert Tokenizer(make_file(tmp_path, "[CLS] $A"), 10).last_token() is None

@@ -64,6 +64,8 @@ class Tokenizer:
             self._tokenizer = HFTokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises bare Exception
             raise CheckpointError(f"{file} cannot be read ({error}); download it again") from None
+        if getattr(self._tokenizer.model, "dropout", None):  # of training; it would make other tokens at each call
+            self._tokenizer.model.dropout = None
         self._special_tokens = special_tokens
         if append is not None and append != self.last_token():
             self._append(file, append)

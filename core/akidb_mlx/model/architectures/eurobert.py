@@ -67,7 +67,7 @@ class EuroBert(Backbone):
         self.word = nn.Embedding(read(config, "vocab_size", int), self.width)
         self.layers = [Layer(config, self.width, eps) for _ in range(read(config, "num_hidden_layers", int))]
         self.norm = nn.RMSNorm(self.width, eps)
-        self._rope = make_rope(head, rope_parameters(config))
+        self._rope = make_rope(head, rope_parameters(config, whole=True))
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""

@@ -51,7 +51,7 @@ class Gte(Backbone):
             GatedPostNormLayer(self.width, heads, inner, activation(config), eps, attention_bias=True, down_bias=True)
             for _ in range(read(config, "num_hidden_layers", int))
         ]
-        self._rope = make_rope(self.width // heads, rope_parameters(config))
+        self._rope = make_rope(self.width // heads, rope_parameters(config, whole=True))
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """The checkpoint's weights under our names; it has `up` before `gate`."""

@@ -54,7 +54,7 @@ class MPNet(Backbone):
             PostNormLayer(self.width, heads, inner, activation(config), eps)
             for _ in range(read(config, "num_hidden_layers", int))
         ]
-        self._pad_token_id = read(config, "pad_token_id", int)
+        self._pad_token_id = allow(config, "pad_token_id", (1,))  # positions start after 1 whatever else it says
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""

@@ -79,7 +79,7 @@ class NomicBert(Backbone):
             GatedPostNormLayer(self.width, heads, inner, activation(config), eps, attention_bias=False, down_bias=False)
             for _ in range(read(config, "num_hidden_layers", int))
         ]
-        self._rope = make_rope(self.width // heads, rope_parameters(config))
+        self._rope = make_rope(self.width // heads, rope_parameters(config, whole=True))
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""

@@ -38,12 +38,16 @@ class Rope:
         )
 
 
-def rope_parameters(config: Mapping[str, Any], kind: str | None = None) -> dict[str, Any]:
-    """The rotary settings in one form: transformers 5 nests them, earlier files have `rope_theta` and `rope_scaling`.
+def rope_parameters(config: Mapping[str, Any], kind: str | None = None, *, whole: bool = False) -> dict[str, Any]:
+    """The rotary settings in one form: transformers 5 nests them, earlier files have rope_theta and rope_scaling.
 
-    `kind` is the layer type, where each has settings of its own.
+    `kind` is the layer type, where each has settings of its own; `whole` says that all channels of a head are turned.
     """
     nested = config.get("rope_parameters")
+    if nested is not None and config.get("rope_scaling") not in (None, nested):
+        raise UnsupportedModelError(
+            "config.json has rope_scaling beside rope_parameters: delete the one that is not meant"
+        )
     if nested is not None:
         if kind is not None and isinstance(nested, dict):
             nested = nested.get(kind)
@@ -56,6 +60,12 @@ def rope_parameters(config: Mapping[str, Any], kind: str | None = None) -> dict[
     parameters.setdefault("rope_theta", config.get("rope_theta"))
     if config.get("partial_rotary_factor") is not None:
         parameters.setdefault("partial_rotary_factor", config["partial_rotary_factor"])
+    part = parameters.get("partial_rotary_factor")
+    if whole and part not in (None, 1):
+        raise UnsupportedModelError(
+            f"config.json: partial_rotary_factor is {part!r}, which the reference does not obey for "
+            f"{config.get('model_type')}; delete it"
+        )
     trained = config.get("original_max_position_embeddings")  # Phi-3's place for it
     if trained is not None and parameters["rope_type"] in ("llama3", "yarn", "longrope"):
         parameters["original_max_position_embeddings"] = trained
