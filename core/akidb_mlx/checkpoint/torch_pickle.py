@@ -4,7 +4,7 @@ It is not Python's unpickler with a filter. That one resizes its memo as the pic
 here each step costs the same, a pickle has a greatest number of them, and a name is only a name.
 """
 
-import pickletools
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ __all__ = ["MOST_BYTES", "Storage", "Tensor", "read_pickle"]
 MOST_BYTES = 8 << 20
 _MOST_STEPS = 1_000_000
 _MOST_ARGUMENTS = 8
+_LONGEST_LINE = 1000
 
 
 class Storage(NamedTuple):
@@ -72,20 +73,14 @@ _DTYPES = {
     "uint8": "U8",
 }
 _NAMES = {
-    "collections OrderedDict": _Name("dict"),
-    "torch._utils _rebuild_parameter": _Name("parameter"),
-    "torch._utils _rebuild_tensor_v2": _Name("tensor"),
-    "torch._utils _rebuild_tensor_v3": _Name("typed tensor"),
-    "torch.storage UntypedStorage": _Name("storage"),
-    **{f"torch {name}": _Name("storage", dtype) for name, dtype in _STORAGES.items()},
-    **{f"torch {name}": _Name("dtype", dtype) for name, dtype in _DTYPES.items()},
+    ("collections", "OrderedDict"): _Name("dict"),
+    ("torch._utils", "_rebuild_parameter"): _Name("parameter"),
+    ("torch._utils", "_rebuild_tensor_v2"): _Name("tensor"),
+    ("torch._utils", "_rebuild_tensor_v3"): _Name("typed tensor"),
+    ("torch.storage", "UntypedStorage"): _Name("storage"),
+    **{("torch", name): _Name("storage", dtype) for name, dtype in _STORAGES.items()},
+    **{("torch", name): _Name("dtype", dtype) for name, dtype in _DTYPES.items()},
 }
-# Opcodes whose argument is the value.
-_VALUES = frozenset(
-    {"BINFLOAT", "BININT", "BININT1", "BININT2", "BINUNICODE", "BINUNICODE8", "LONG1", "SHORT_BINUNICODE"}
-)
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_FREE = frozenset({"PROTO", "FRAME", "STOP"})
 
 
 def read_pickle(pickle: bytes) -> Any:
@@ -95,37 +90,61 @@ def read_pickle(pickle: bytes) -> Any:
         NotTensorsError: it names something else, such as a function to call, or takes a step that no tensor needs.
         TornError: it is torn.
     """
-    reader = _Reader()
+    reader = _Reader(pickle)
     try:
-        for steps, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
-            if steps >= _MOST_STEPS:
-                raise NotTensorsError(f"has a pickle of more than {_MOST_STEPS:,} steps")
-            reader.step(opcode.name, argument)
-        return reader.result()
+        for _ in range(_MOST_STEPS):
+            opcode = reader.take(1)
+            if opcode == b".":
+                return reader.result()
+            if opcode not in _STEPS:
+                raise NotTensorsError(f"has a pickle with opcode {opcode!a}")
+            _STEPS[opcode](reader)
     except (TornError, NotTensorsError):
         raise
-    except (IndexError, KeyError, TypeError, ValueError, OverflowError):
+    except (IndexError, KeyError, TypeError, ValueError, struct.error):
         raise TornError("its pickle is torn") from None
+    raise NotTensorsError(f"has a pickle of more than {_MOST_STEPS:,} steps")
 
 
 class _Reader:
-    """The pickle machine's stack, memo and marks."""
+    """The pickle machine: what is still to be read, its stack, memo and marks."""
 
-    def __init__(self) -> None:
+    def __init__(self, pickle: bytes) -> None:
+        self._pickle = pickle
+        self._at = 0
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []
         """The stacks under each mark."""
         self._memo: dict[int, Any] = {}
 
-    def step(self, opcode: str, argument: Any) -> None:
-        if opcode in _VALUES:
-            self._stack.append(argument)
-        elif opcode in _CONSTANTS:
-            self._stack.append(_CONSTANTS[opcode])
-        elif opcode in _STEPS:
-            _STEPS[opcode](self, argument)
-        elif opcode not in _FREE:
-            raise NotTensorsError(f"has a pickle with {opcode}")
+    def take(self, count: int) -> bytes:
+        """The next bytes."""
+        taken = self._pickle[self._at : self._at + count]
+        if len(taken) != count:
+            raise TornError("its pickle is cut short")
+        self._at += count
+        return taken
+
+    def skip(self, count: int) -> None:
+        """Over bytes that say nothing of tensors."""
+        self.take(count)
+
+    def number(self, form: str) -> Any:
+        """The next number, in struct's form."""
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def text(self, form: str) -> str:
+        """The next text, behind its length."""
+        return self.take(self.number(form)).decode("utf-8")
+
+    def line(self) -> str:
+        """The next characters up to the end of a line."""
+        end = self._pickle.index(b"\n", self._at, self._at + _LONGEST_LINE)
+        return self.take(end + 1 - self._at)[:-1].decode("ascii")
+
+    def push(self, value: Any) -> None:
+        """Onto the stack."""
+        self._stack.append(value)
 
     def result(self) -> Any:
         """What STOP left."""
@@ -133,7 +152,8 @@ class _Reader:
             raise TornError("its pickle is torn")
         return self._stack[0]
 
-    def _mark(self, _: Any) -> None:
+    def mark(self) -> None:
+        """Begin what a later step takes together."""
         self._below.append(self._stack)
         self._stack = []
 
@@ -141,44 +161,41 @@ class _Reader:
         items, self._stack = self._stack, self._below.pop()
         return items
 
-    def _put(self, index: int) -> None:
-        self._memo[index] = self._stack[-1]
+    def put(self, index: int | None = None) -> None:
+        """Remember what is on top, under a number, or the next one."""
+        self._memo[len(self._memo) if index is None else index] = self._stack[-1]
 
-    def _memoize(self, _: Any) -> None:
-        self._memo[len(self._memo)] = self._stack[-1]
-
-    def _get(self, index: int) -> None:
+    def get(self, index: int) -> None:
+        """What was remembered."""
         self._stack.append(self._memo[index])
 
-    def _empty_dict(self, _: Any) -> None:
-        self._stack.append({})
+    def tuple(self) -> None:
+        """Of all since the mark."""
+        self.push(tuple(self._pop_mark()))
 
-    def _empty_list(self, _: Any) -> None:
-        self._stack.append([])
-
-    def _tuple(self, _: Any) -> None:
-        items = self._pop_mark()
-        self._stack.append(tuple(items))
-
-    def _tuple_of(self, count: int) -> None:
+    def tuple_of(self, count: int) -> None:
+        """Of the last few."""
         if len(self._stack) < count:
             raise TornError("its pickle is torn")
-        items = tuple(self._stack[-count:])
-        self._stack[-count:] = [items]
+        self._stack[-count:] = [tuple(self._stack[-count:])]
 
-    def _append(self, _: Any) -> None:
+    def append(self) -> None:
+        """One item to a list."""
         item = self._stack.pop()
         _expect(self._stack[-1], list).append(item)
 
-    def _appends(self, _: Any) -> None:
+    def appends(self) -> None:
+        """All since the mark to a list."""
         items = self._pop_mark()
         _expect(self._stack[-1], list).extend(items)
 
-    def _set_item(self, _: Any) -> None:
+    def set_item(self) -> None:
+        """One key and value into a dict."""
         value, key = self._stack.pop(), self._stack.pop()
         self._set([key, value])
 
-    def _set_items(self, _: Any) -> None:
+    def set_items(self) -> None:
+        """Keys and values since the mark into a dict."""
         self._set(self._pop_mark())
 
     def _set(self, items: list[Any]) -> None:
@@ -186,23 +203,26 @@ class _Reader:
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[_expect(key, str)] = value
 
-    def _global(self, name: str) -> None:
-        if name not in _NAMES:
-            raise NotTensorsError(f"names {_plain(name.replace(' ', '.'))}")
-        self._stack.append(_NAMES[name])
+    def name(self, module: str, name: str) -> None:
+        """A class or function of the table; nothing is imported."""
+        if (module, name) not in _NAMES:
+            raise NotTensorsError(f"names {_plain(module)}.{_plain(name)}")
+        self.push(_NAMES[module, name])
 
-    def _stack_global(self, _: Any) -> None:
+    def name_on_stack(self) -> None:
+        """As `name`."""
         name, module = _expect(self._stack.pop(), str), _expect(self._stack.pop(), str)
-        self._global(f"{module} {name}")
+        self.name(module, name)
 
-    def _persistent(self, _: Any) -> None:
+    def storage(self) -> None:
         """('storage', its class, key, the device it was on, number of elements)."""
         tag, kind, key, _device, count = _expect(self._stack.pop(), tuple)
         if tag != "storage" or _expect(kind, _Name).kind != "storage" or type(count) is not int:
             raise TornError("its pickle is torn")
         self._stack.append(Storage(_expect(key, str), kind.dtype, count))
 
-    def _reduce(self, _: Any) -> None:
+    def reduce(self) -> None:
+        """What a name of the table makes of its arguments; nothing is called."""
         arguments, name = _expect(self._stack.pop(), tuple), _expect(self._stack.pop(), _Name)
         if len(arguments) > _MOST_ARGUMENTS:  # one tuple may be given to many
             raise TornError("its pickle is torn")
@@ -215,7 +235,7 @@ class _Reader:
         else:
             raise TornError("its pickle is torn")
 
-    def _build(self, _: Any) -> None:
+    def build(self) -> None:
         """State dicts have one attribute, the versions of their modules."""
         state = _expect(self._stack.pop(), dict)
         _expect(self._stack[-1], dict)
@@ -223,28 +243,43 @@ class _Reader:
             raise NotTensorsError("has a pickle that sets attributes")
 
 
-_STEPS: dict[str, Callable[[_Reader, Any], None]] = {
-    "APPEND": _Reader._append,
-    "APPENDS": _Reader._appends,
-    "BINGET": _Reader._get,
-    "BINPERSID": _Reader._persistent,
-    "BINPUT": _Reader._put,
-    "BUILD": _Reader._build,
-    "EMPTY_DICT": _Reader._empty_dict,
-    "EMPTY_LIST": _Reader._empty_list,
-    "GLOBAL": _Reader._global,
-    "LONG_BINGET": _Reader._get,
-    "LONG_BINPUT": _Reader._put,
-    "MARK": _Reader._mark,
-    "MEMOIZE": _Reader._memoize,
-    "REDUCE": _Reader._reduce,
-    "SETITEM": _Reader._set_item,
-    "SETITEMS": _Reader._set_items,
-    "STACK_GLOBAL": _Reader._stack_global,
-    "TUPLE": _Reader._tuple,
-    "TUPLE1": lambda reader, _: reader._tuple_of(1),
-    "TUPLE2": lambda reader, _: reader._tuple_of(2),
-    "TUPLE3": lambda reader, _: reader._tuple_of(3),
+# Every step that is known; whatever else a pickle can do is refused.
+_STEPS: dict[bytes, Callable[[_Reader], None]] = {
+    b"\x80": lambda reader: reader.skip(1),  # the protocol
+    b"\x95": lambda reader: reader.skip(8),  # how long a frame is
+    b"N": lambda reader: reader.push(None),
+    b"\x88": lambda reader: reader.push(True),
+    b"\x89": lambda reader: reader.push(False),
+    b"K": lambda reader: reader.push(reader.number("<B")),
+    b"M": lambda reader: reader.push(reader.number("<H")),
+    b"J": lambda reader: reader.push(reader.number("<i")),
+    b"\x8a": lambda reader: reader.push(int.from_bytes(reader.take(reader.number("<B")), "little", signed=True)),
+    b"G": lambda reader: reader.push(reader.number(">d")),
+    b"\x8c": lambda reader: reader.push(reader.text("<B")),
+    b"X": lambda reader: reader.push(reader.text("<I")),
+    b"\x8d": lambda reader: reader.push(reader.text("<Q")),
+    b")": lambda reader: reader.push(()),
+    b"\x85": lambda reader: reader.tuple_of(1),
+    b"\x86": lambda reader: reader.tuple_of(2),
+    b"\x87": lambda reader: reader.tuple_of(3),
+    b"(": _Reader.mark,
+    b"t": _Reader.tuple,
+    b"]": lambda reader: reader.push([]),
+    b"a": _Reader.append,
+    b"e": _Reader.appends,
+    b"}": lambda reader: reader.push({}),
+    b"s": _Reader.set_item,
+    b"u": _Reader.set_items,
+    b"q": lambda reader: reader.put(reader.number("<B")),
+    b"r": lambda reader: reader.put(reader.number("<I")),
+    b"\x94": lambda reader: reader.put(),
+    b"h": lambda reader: reader.get(reader.number("<B")),
+    b"j": lambda reader: reader.get(reader.number("<I")),
+    b"c": lambda reader: reader.name(reader.line(), reader.line()),
+    b"\x93": _Reader.name_on_stack,
+    b"Q": _Reader.storage,
+    b"R": _Reader.reduce,
+    b"b": _Reader.build,
 }
 
 
