@@ -307,10 +307,10 @@ def test_views_that_share_bytes_without_end(tmp_path):
         (archived({"data/0": b""}), "has no data.pkl"),
         (archived({"data.pkl": b"\x80\x02."}), "its pickle is torn"),
         (torch_file(byteorder=b"big"), "little-endian"),
-        (archived({"data.pkl": bytes(9 << 20)}), "at most 8388608 are read"),
-        (archived({"data.pkl": b"\x80\x02" + b"}" * 1_100_000 + b"."}), "more than 1,000,000 steps"),
-        (archived({"data.pkl": b"\x80\x02" + b"(" * 900_000 + b"."}), "torn"),
-        (archived({"data.pkl": b"\x80\x02)" + b"\x85" * 900_000 + b"."}), "does not hold names and tensors"),
+        (archived({"data.pkl": bytes(5 << 20)}), "at most 4194304 are read"),
+        (archived({"data.pkl": b"\x80\x02" + b"}" * 500_000 + b"."}), "more than 400,000 steps"),
+        (archived({"data.pkl": b"\x80\x02" + b"(" * 390_000 + b"."}), "torn"),
+        (archived({"data.pkl": b"\x80\x02)" + b"\x85" * 390_000 + b"."}), "does not hold names and tensors"),
         (archived({"data.pkl": b"\x80\x02}r\xff\xff\xff\xff."}), "does not hold names and tensors"),
         (archived({"data.pkl": b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7f."}), "cut short"),
         (archived({"data.pkl": b"\x80\x02\x8b\xff\xff\xff\x7f."}), r"opcode b'\x8b'"),
@@ -479,13 +479,14 @@ def mutated(source, chance):
 def test_ten_thousand_mutated_files(tmp_path):
     """Half in the pickle alone, half anywhere: an array or one of the two errors, in bounded memory."""
     chance = random.Random(20260)
-    trace, file = tmp_path / "was-run", tmp_path / "pytorch_model.bin"
+    trace = tmp_path / "was-run"
     sources = [whole_and_parts(FILES / name) for name in ("state-dict.bin", "tensors.bin")]
     evil = [content for content, _ in payloads(trace).values()]
     outcomes = {"read": 0, "CheckpointError": 0, "UnsupportedModelError": 0}
     peak = 0
     for number in range(10_000):
         whole, entries = sources[number % 10 == 0]
+        file = tmp_path / f"{number}.bin"
         if number % 2:
             file.write_bytes(mutated(whole, chance))
         else:
@@ -501,6 +502,7 @@ def test_ten_thousand_mutated_files(tmp_path):
         except REFUSALS as error:
             outcomes[type(error).__name__] += 1
             assert "\n" not in str(error)
+        file.unlink()
         if tracemalloc.is_tracing():
             peak = max(peak, tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
@@ -515,11 +517,9 @@ def whole_and_parts(file):
     return file.read_bytes(), {name: content for name, content in entries.items() if name.startswith("data")}
 
 
-@pytest.mark.parametrize(
-    "step", [b"}", b")", b"(", b"]", b"}q\1", b"K\1", b"}r\xff\xff\xff\xff", b"}\x94", b"X\0\0\0\0", b"h\0"]
-)
+@pytest.mark.parametrize("step", [b"(", b"}q\1", b"}\x94", b"X\0\0\0\0"])
 def test_the_largest_pickle_takes_bounded_memory(step, tmp_path):
-    """Eight megabytes of one step: a few hundred megabytes at most, and a few seconds."""
+    """Megabytes of one step: a hundred megabytes at most, and seconds."""
     file = tmp_path / "pytorch_model.bin"
     file.write_bytes(
         archived({"data.pkl": b"\x80\x02}q\0" + step * ((torch_pickle.MOST_BYTES - 10) // len(step)) + b"."})
@@ -529,4 +529,4 @@ def test_the_largest_pickle_takes_bounded_memory(step, tmp_path):
         read_torch_header(file)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 400e6
+    assert peak < 150e6

@@ -180,8 +180,8 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
         if weights.exists():
             return (weights,)
     other = sorted(file.name for pattern in ("*.bin", "*.pt") for file in folder.glob(pattern))
-    hint = f"; {other[0]} is not the name of a model's weights" if other else "; download the checkpoint again"
-    raise CheckpointError(f"{folder} lacks model.safetensors (or pytorch_model.bin){hint}")
+    hint = f"{other[0]} is not the name of a model's weights; download those" if other else "download it again"
+    raise CheckpointError(f"{folder} lacks model.safetensors (or pytorch_model.bin); {hint}")
 
 
 def _shards(index: Path) -> tuple[Path, ...]:

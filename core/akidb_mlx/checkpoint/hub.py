@@ -4,10 +4,10 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from akidb_mlx.config.options import MODEL_ALIASES
@@ -20,7 +20,10 @@ _log = logging.getLogger(__name__)
 
 
 _NEEDED: Final = ("*.json", "*.safetensors")
-_WANTED: Final = (*_NEEDED, "*.txt", "*.model", "README.md")  # never code, pickles or other runtimes' weights
+_WANTED: Final = (*_NEEDED, "*.txt", "*.model", "README.md")  # never code or other runtimes' weights
+_TORCH: Final = "pytorch_model*.bin"
+# At the top or in a module's folder (2_Dense), and only where no safetensors lie beside it.
+_TORCH_FILE: Final = re.compile(r"(\d+_\w+/)?pytorch_model(-[\w-]+)?\.bin", re.ASCII)
 _OTHER_RUNTIMES: Final = ("onnx/*", "openvino/*", "coreml/*")
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -85,8 +88,8 @@ def _find_snapshot(model: str, revision: str | None, cache: Path) -> Path | None
 
 
 def _accepted(snapshot: Path, model: str) -> Resolved:
-    if not any(snapshot.rglob("*.safetensors")):
-        raise CheckpointError(f"{model} has no safetensors weights on the Hub; other formats are never loaded")
+    if not _has_weights(snapshot):
+        raise CheckpointError(f"{model} has no safetensors and no {_TORCH} on the Hub; other formats are never loaded")
     return Resolved(snapshot, model, snapshot.name)
 
 
@@ -97,16 +100,31 @@ def _missing(snapshot: Path, patterns: Sequence[str]) -> list[str]:
     """
     listing = _read_listing(snapshot)
     if listing:
+        torch = set(_torch_files(listing))
         return sorted(
             name
             for name, size in listing.items()
-            if _matches(name, patterns) and not _matches(name, _OTHER_RUNTIMES) and _size(snapshot / name) != size
+            if (_matches(name, patterns) or name in torch)
+            and not _matches(name, _OTHER_RUNTIMES)
+            and _size(snapshot / name) != size
         )
     missing = [] if holds_checkpoint(snapshot) else ["config.json"]
-    missing += [] if any(snapshot.rglob("*.safetensors")) else ["*.safetensors"]
-    for index in snapshot.rglob("*.safetensors.index.json"):
+    missing += [] if _has_weights(snapshot) else ["*.safetensors"]
+    kind = "*.safetensors" if any(snapshot.rglob("*.safetensors")) else _TORCH
+    for index in snapshot.rglob(f"{kind}.index.json"):
         missing += [shard for shard in _shards(index) if not (index.parent / shard).is_file()]
     return missing + sorted(f"blobs/{blob.name}" for blob in snapshot.parents[1].glob("blobs/*.incomplete"))
+
+
+def _has_weights(snapshot: Path) -> bool:
+    return any(True for pattern in ("*.safetensors", _TORCH) for _ in snapshot.rglob(pattern))
+
+
+def _torch_files(names: Iterable[str]) -> list[str]:
+    """What torch.save wrote and is needed."""
+    paths = [PurePosixPath(name) for name in names]
+    safe = {path.parent for path in paths if path.suffix == ".safetensors"}
+    return [str(path) for path in paths if _TORCH_FILE.fullmatch(str(path)) and path.parent not in safe]
 
 
 def _read_listing(snapshot: Path) -> dict[str, int]:
@@ -137,22 +155,28 @@ def _size(file: Path) -> int | None:
 
 def download_from_hub(model: str, revision: str | None, cache_dir: Path | None) -> Resolved:
     """Bring a model here, or up to date with its branch; see `locate.download`."""
-    from huggingface_hub import snapshot_download
-
     try:
-        path = snapshot_download(
-            model,
-            revision=revision,
-            cache_dir=cache_dir,
-            allow_patterns=list(_WANTED),
-            ignore_patterns=list(_OTHER_RUNTIMES),
-        )
+        path = _fetch(model, revision, cache_dir, _WANTED)
+        if torch := _torch_files(_read_listing(Path(path))):  # the client has listed the repository by now
+            path = _fetch(model, revision, cache_dir, torch)
     except Exception as error:  # two HTTP libraries' errors, Xet's and the disk's: each becomes one of ours
         raise ModelNotFoundError(_explain(error, model, revision)) from error
     snapshot = Path(path)
     if missing := _missing(snapshot, _NEEDED):
         raise ModelNotFoundError(f"{_called(model, revision)} is incomplete: {listed(missing)} missing")
     return _accepted(snapshot, model)
+
+
+def _fetch(model: str, revision: str | None, cache_dir: Path | None, patterns: Sequence[str]) -> str:
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(
+        model,
+        revision=revision,
+        cache_dir=cache_dir,
+        allow_patterns=list(patterns),
+        ignore_patterns=list(_OTHER_RUNTIMES),
+    )
 
 
 def _explain(error: Exception, model: str, revision: str | None) -> str:

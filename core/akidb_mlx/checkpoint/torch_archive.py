@@ -63,7 +63,7 @@ def open_archive(file: Path) -> Archive:
     """
     if not file.stat().st_size:
         raise TornError("it is empty")
-    data = np.memmap(file, np.uint8, "r")
+    data = np.memmap(file, np.uint8, "r").view(np.ndarray)
     try:
         start, size, count = _find_directory(data)
         named = _read_directory(data[start : start + size].tobytes(), count)

@@ -12,9 +12,9 @@ from akidb_mlx.checkpoint.torch_archive import NotTensorsError, TornError
 
 __all__ = ["MOST_BYTES", "Storage", "Tensor", "read_pickle"]
 
-# A tensor takes about 30 steps and 150 bytes, so this is some 30,000 tensors in a file.
-MOST_BYTES = 8 << 20
-_MOST_STEPS = 1_000_000
+# A tensor takes about 30 steps and 150 bytes, so this is some 12,000 tensors in a file.
+MOST_BYTES = 4 << 20
+_MOST_STEPS = 400_000
 _MOST_ARGUMENTS = 8
 _LONGEST_LINE = 1000
 
