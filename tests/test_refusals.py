@@ -19,6 +19,7 @@ from akidb_mlx import Embedder
 from akidb_mlx.errors import AkiDBMLXError
 from support.checkpoints import REFERENCE
 from support.places import DOCS
+from support.torch_files import Names, tensor, torch_file
 
 PAGE = DOCS / "refusals.md"
 
@@ -72,8 +73,19 @@ def drop(name):
     return lambda folder: (folder / name).unlink()
 
 
-def to_pickle(folder):
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+def to_pickle(content):
+    """In place of safetensors, the file that torch.save would write of such a pickle; bytes: that file."""
+
+    def edit(folder):
+        (folder / "model.safetensors").unlink()
+        file = content if isinstance(content, bytes) else torch_file(content)
+        (folder / "pytorch_model.bin").write_bytes(file)
+
+    return edit
+
+
+def to_other_name(folder):
+    (folder / "model.safetensors").rename(folder / "adapter_model.bin")
 
 
 BERT, LLAMA, QWEN = "bert-mean", "llama-linear", "qwen3-embedding"
@@ -149,7 +161,15 @@ REFUSALS = (
     Refusal("a missing weight", QWEN, config(num_hidden_layers=3, layer_types=["full_attention"] * 3),
             "lacks model.layers.2.input_layernorm.weight, model.layers.2.mlp.down_proj.weight, model.layers.2.mlp.gate_proj.weight and 8 more"),
     Refusal("a weight of another shape", BERT, config(vocab_size=100), "embeddings.word.weight has shape (200, 16); config.json wants (100, 16)"),
-    Refusal("pickled weights", BERT, to_pickle, "lacks model.safetensors; pytorch_model.bin is a pickle, which is never loaded"),
+    Refusal("no weights", BERT, to_other_name, "lacks model.safetensors (or pytorch_model.bin); adapter_model.bin is not the name of a model's weights"),
+    Refusal("a pickle with code", BERT, to_pickle({"a": Names("os", "system", ("true",))}),
+            "pytorch_model.bin names os.system; only plain tensors are read, and nothing of it was run. Take the model's safetensors, or a file"),
+    Refusal("a pickle with more than tensors", BERT, to_pickle({"state_dict": {"a": tensor()}}),
+            "pytorch_model.bin has dict where tensors are, called state_dict; only plain tensors are read"),
+    Refusal("a torn file of torch's", BERT, to_pickle(torch_file()[:-30]),
+            "pytorch_model.bin is no whole file of torch's (it is cut short: it has no directory at its end); download it again"),
+    Refusal("torch's form before 1.6", BERT, to_pickle(b"\x80\x02"),
+            "pytorch_model.bin is in the form of torch before 1.6, which is not read; convert it where torch is installed: python -c"),
     Refusal("other quantisers' weights", LLAMA, config(quantization_config={"quant_method": "gptq", "bits": 4}),
             "weights quantised with 'gptq' are not supported; take the original weights, or an MLX conversion (mlx_lm.convert)"),
     Refusal("float16 where it overflows", "embeddinggemma", lambda folder: None,

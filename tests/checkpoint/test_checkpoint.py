@@ -285,10 +285,10 @@ def test_no_weights(folder):
     refuse(folder, CheckpointError, str(folder), "model.safetensors", "download")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
-def test_pickled_weights_only(folder, name):
+@pytest.mark.parametrize("name", ["adapter_model.bin", "model.pt"])
+def test_weights_under_another_name(folder, name):
     (folder / "model.safetensors").rename(folder / name)
-    refuse(folder, CheckpointError, name, "never loaded")
+    refuse(folder, CheckpointError, "lacks model.safetensors", f"{name} is not the name of a model's weights")
 
 
 def test_no_tokenizer(folder):

@@ -669,10 +669,50 @@ def test_no_network_but_all_that_vectors_need(fake_hub, cache, monkeypatch, capl
     assert "as they are: " in caplog.text
 
 
-def test_no_safetensors_on_the_hub(fake_hub, cache):
-    fake_hub.files = {name: body for name, body in fake_hub.files.items() if "safetensors" not in name}
+def without_safetensors(files):
+    return {name: body for name, body in files.items() if "safetensors" not in name}
+
+
+def test_no_weights_on_the_hub(fake_hub, cache):
+    fake_hub.files = without_safetensors(FILES)
     for _ in range(2):
-        assert "no safetensors weights" in message_of(CheckpointError, locate.resolve, MODEL, cache_dir=cache)
+        assert "has no safetensors and no pytorch_model" in message_of(
+            CheckpointError, locate.resolve, MODEL, cache_dir=cache
+        )
+
+
+TORCH_SHARDS = {
+    "pytorch_model-1-of-2.bin": b"1" * 2000,
+    "pytorch_model-2-of-2.bin": b"2" * 2000,
+    "pytorch_model.bin.index.json": FILES["model.safetensors.index.json"]
+    .replace(b"model-", b"pytorch_model-")
+    .replace(b"safetensors", b"bin"),
+}
+
+
+@pytest.mark.parametrize("weights", [{"pytorch_model.bin": b"a zip"}, TORCH_SHARDS], ids=["single", "shards"])
+def test_torchs_files_come_where_there_are_no_safetensors(fake_hub, cache, weights):
+    names = ("checkpoint-5/pytorch_model.bin", "pytorch_model.old.bin", "optimizer.bin", "colbert_linear.pt")
+    beside = dict.fromkeys(names, b"never fetched")
+    fake_hub.files = without_safetensors(FILES) | weights | beside
+    folder = locate.resolve(MODEL, cache_dir=cache).path
+    assert fake_hub.fetched() == (FILES | weights).keys() - {name for name in FILES if "safetensors" in name}
+    fake_hub.requests.clear()
+    assert locate.resolve(MODEL, cache_dir=cache).path == folder
+    assert not fake_hub.requests  # all is here
+    lost = next(iter(weights))
+    (folder / lost).unlink()
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    assert f"{lost} missing" in message
+    assert (locate.resolve(MODEL, cache_dir=cache).path / lost).read_bytes() == weights[lost]
+
+
+def test_a_module_may_have_torchs_form_where_the_transformer_has_not(fake_hub, cache):
+    dense = {"2_Dense/config.json": b'{"bias": true}', "2_Dense/pytorch_model.bin": b"a zip"}
+    other = {"3_Dense/model.safetensors": b"x", "3_Dense/pytorch_model.bin": b"never"}
+    fake_hub.files = FILES | NEVER_FETCHED | dense | other
+    locate.resolve(MODEL, cache_dir=cache)
+    assert fake_hub.fetched() == (FILES | dense).keys() | {"3_Dense/model.safetensors"}
 
 
 # a cache that another program filled, without the client's listing of files

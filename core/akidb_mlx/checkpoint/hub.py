@@ -11,11 +11,14 @@ from typing import Final
 from akidb_mlx.checkpoint.hub_errors import called, command, endpoint, explain
 from akidb_mlx.checkpoint.snapshot import (
     OTHER_RUNTIMES,
+    TORCH,
     WANTED,
     find_snapshot,
+    has_weights,
     holds_checkpoint,
     is_whole,
     missing,
+    torch_files,
 )
 from akidb_mlx.checkpoint.waiting import Limit, Unanswered, Watch, timed_out
 from akidb_mlx.config.sources import expanded
@@ -108,8 +111,8 @@ def _fetch_or_keep(model: str, revision: str | None, cache: Path) -> Resolved:
 
 
 def _accepted(snapshot: Path, model: str) -> Resolved:
-    if not any(snapshot.rglob("*.safetensors")):
-        raise CheckpointError(f"{model} has no safetensors weights on the Hub; other formats are never loaded")
+    if not has_weights(snapshot):
+        raise CheckpointError(f"{model} has no safetensors and no {TORCH} on the Hub; other formats are never loaded")
     return Resolved(snapshot, model, snapshot.name)
 
 
@@ -124,13 +127,14 @@ def _fetch(model: str, revision: str | None, cache: Path) -> Resolved:
         model,
         revision=revision,
         cache_dir=cache,
-        allow_patterns=list(WANTED),
         ignore_patterns=list(OTHER_RUNTIMES),
         tqdm_class=_bar_that_beats(watch),
     )
     try:
         watch.run(functools.partial(_ask, model, revision, to_ask), to_ask)
-        path = watch.run(fetch, to_fetch)
+        path = watch.run(functools.partial(fetch, allow_patterns=list(WANTED)), to_fetch)
+        if torch := torch_files(Path(path)):  # the client has listed the repository by now
+            path = watch.run(functools.partial(fetch, allow_patterns=torch), to_fetch)
     except Exception as error:  # two HTTP libraries' errors, Xet's and the disk's: each becomes one of ours
         raise ModelNotFoundError(explain(error, model, revision)) from error
     snapshot = Path(path)

@@ -39,28 +39,33 @@ def find_files(path: Path, folder: Path) -> Layout:
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
-    index = folder / "model.safetensors.index.json"
-    # As transformers: a whole file comes before an index, which a conversion may have left behind.
-    if index.exists() and not (folder / "model.safetensors").exists():
-        weight_map = read_json(index).get("weight_map")
-        if (
-            not isinstance(weight_map, dict)
-            or not weight_map
-            or not all(isinstance(f, str) for f in weight_map.values())
-        ):
-            raise CheckpointError(f"{index} has no weight_map from names to files; download it again")
-        files = tuple(folder / name for name in sorted(set(weight_map.values())))
-    else:
-        files = (folder / "model.safetensors",)
+    """Safetensors, or what torch.save wrote where there are none.
+
+    As transformers: a whole file comes before an index, which a conversion may have left behind.
+    """
+    for weights in (folder / "model.safetensors", folder / "pytorch_model.bin"):
+        index = folder / f"{weights.name}.index.json"
+        if weights.exists() and is_pointer(weights):
+            raise CheckpointError(
+                f"{weights} is a pointer of Git LFS and not the weights; fetch them with: git lfs pull"
+            )
+        if weights.exists():
+            return (weights,)
+        if index.exists():
+            return _shards(index)
+    other = sorted(file.name for pattern in ("*.bin", "*.pt") for file in folder.glob(pattern))
+    hint = f"{other[0]} is not the name of a model's weights; download those" if other else "download it again"
+    raise CheckpointError(f"{folder} lacks model.safetensors (or pytorch_model.bin); {describe_folder(folder) or hint}")
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(f, str) for f in weight_map.values()):
+        raise CheckpointError(f"{index} has no weight_map from names to files; download it again")
+    files = tuple(index.parent / name for name in sorted(set(weight_map.values())))
     missing = [file.name for file in files if not file.exists()]
     if missing:
-        other = sorted(file.name for file in folder.glob("*.bin")) or sorted(file.name for file in folder.glob("*.pt"))
-        hint = describe_folder(folder) or "download the checkpoint again"
-        hint = f"{other[0]} is a pickle, which is never loaded" if other else hint
-        raise CheckpointError(f"{folder} lacks {', '.join(missing)}; {hint}")
-    for file in files:
-        if is_pointer(file):
-            raise CheckpointError(f"{file} is a pointer of Git LFS and not the weights; fetch them with: git lfs pull")
+        raise CheckpointError(f"{index.parent} lacks {', '.join(missing)}; download the checkpoint again")
     return files
 
 

@@ -175,12 +175,12 @@ def _read_dense(folder: Path, main: Path, folded: str) -> Dense:
     _refuse_other_keys(file)
     sizes = read_field(file, config, "in_features", int), read_field(file, config, "out_features", int)
     bias, residual = read_field(file, config, "bias", bool, True), read_field(file, config, "use_residual", bool, False)
-    weight_file = folder / "model.safetensors"
-    if weight_file.exists():
-        return Dense(folder.name, *sizes, bias, _ACTIVATIONS[activation], residual, weight_file)
+    for weight_file in (folder / "model.safetensors", folder / "pytorch_model.bin"):
+        if weight_file.exists():
+            return Dense(folder.name, *sizes, bias, _ACTIVATIONS[activation], residual, weight_file)
     if any(f"{folded}.weight" in read_header(shard) for shard in main.glob("model*.safetensors")):
         return Dense(folded, *sizes, bias, _ACTIVATIONS[activation], residual)
-    raise CheckpointError(f"{weight_file} is missing: this checkpoint's Dense layer has no weights (safetensors)")
+    raise CheckpointError(f"{folder / 'model.safetensors'} is missing: this checkpoint's Dense layer has no weights")
 
 
 def read_usage(path: Path) -> Usage:

@@ -1,10 +1,11 @@
-"""What a safetensors file holds, without reading the weights. No MLX here."""
+"""What a file of weights holds, without reading them: safetensors, or torch's form. No MLX here."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from akidb_mlx.checkpoint.torch_zip import is_torch_file, read_torch_header
 from akidb_mlx.errors import CheckpointError
 
 __all__ = ["read_float_dtype", "read_header"]
@@ -13,7 +14,13 @@ _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def read_header(file: Path) -> dict[str, dict[str, Any]]:
-    """Name → dtype, shape and offsets of each tensor of a safetensors file; CheckpointError if it was cut short."""
+    """Name → dtype, shape and offsets of each tensor of a file; CheckpointError if it was cut short.
+
+    A file of torch's has offsets from each tensor's own first byte; of it also UnsupportedModelError, where it holds
+    something else than tensors.
+    """
+    if is_torch_file(file):
+        return read_torch_header(file)
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")

@@ -4,14 +4,28 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
-__all__ = ["NEEDED", "OTHER_RUNTIMES", "WANTED", "find_snapshot", "holds_checkpoint", "is_whole", "missing"]
+__all__ = [
+    "NEEDED",
+    "OTHER_RUNTIMES",
+    "TORCH",
+    "WANTED",
+    "find_snapshot",
+    "has_weights",
+    "holds_checkpoint",
+    "is_whole",
+    "missing",
+    "torch_files",
+]
 
 NEEDED: Final = ("*.json", "*.safetensors")
 # README.md names the model's family; the rest is for other programs that share the cache
-WANTED: Final = (*NEEDED, "*.txt", "*.model", "README.md")  # never code, pickles or other runtimes' weights
+WANTED: Final = (*NEEDED, "*.txt", "*.model", "README.md")  # never code or other runtimes' weights
+TORCH: Final = "pytorch_model*.bin"
+# At the top or in a module's folder (2_Dense), and only where no safetensors lie beside it.
+_TORCH_FILE: Final = re.compile(r"(\d+_\w+/)?pytorch_model(-[\w-]+)?\.bin", re.ASCII)
 OTHER_RUNTIMES: Final = ("onnx/*", "openvino/*", "coreml/*")
 _DECIDING: Final = (*NEEDED, "README.md")
 
@@ -51,16 +65,32 @@ def missing(snapshot: Path, patterns: Sequence[str] = NEEDED) -> list[str]:
     """
     listing = _read_listing(snapshot)
     if listing:
+        torch = set(torch_files(snapshot))
         return sorted(
             name
             for name, size in listing.items()
-            if _matches(name, patterns) and not _matches(name, OTHER_RUNTIMES) and _size(snapshot / name) != size
+            if (_matches(name, patterns) or name in torch)
+            and not _matches(name, OTHER_RUNTIMES)
+            and _size(snapshot / name) != size
         )
     lacking = [] if holds_checkpoint(snapshot) else ["config.json"]
-    lacking += [] if any(snapshot.rglob("*.safetensors")) else ["*.safetensors"]
-    for index in snapshot.rglob("*.safetensors.index.json"):
+    lacking += [] if has_weights(snapshot) else ["*.safetensors"]
+    kind = "*.safetensors" if any(snapshot.rglob("*.safetensors")) else TORCH
+    for index in snapshot.rglob(f"{kind}.index.json"):
         lacking += [shard for shard in _shards(index) if not (index.parent / shard).is_file()]
     return lacking + sorted(f"blobs/{blob.name}" for blob in snapshot.parents[1].glob("blobs/*.incomplete"))
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether any weights lie in a folder or in one below it, in a form that is read here."""
+    return any(True for pattern in ("*.safetensors", TORCH) for _ in folder.rglob(pattern))
+
+
+def torch_files(snapshot: Path) -> list[str]:
+    """What torch.save wrote and is needed, by the Hub's listing of the commit."""
+    paths = [PurePosixPath(name) for name in _read_listing(snapshot)]
+    safe = {path.parent for path in paths if path.suffix == ".safetensors"}
+    return [str(path) for path in paths if _TORCH_FILE.fullmatch(str(path)) and path.parent not in safe]
 
 
 def _doubtful(snapshot: Path) -> Iterator[str]:
@@ -90,7 +120,7 @@ def _lost_parts(snapshot: Path, modules: Sequence[tuple[str, str]]) -> Iterator[
     first = snapshot / folder
     if kind == "Transformer" and not (first / "config.json").is_file():
         yield "config.json"
-    if not any(first.glob("*.safetensors")):
+    if not has_weights(first):
         yield "model.safetensors"
     for kind, folder in modules:
         if kind in ("Pooling", "Dense") and not (snapshot / folder / "config.json").is_file():

@@ -9,6 +9,7 @@ import numpy as np
 
 from akidb_mlx.checkpoint.facts import Checkpoint, Dense
 from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
+from akidb_mlx.checkpoint.torch_zip import is_torch_file
 from akidb_mlx.device.choice import Device
 from akidb_mlx.errors import BackendError, UnsupportedModelError
 from akidb_mlx.model.activation_memory import Activations
@@ -26,8 +27,12 @@ def load_model(
 ) -> EmbeddingModel:
     """Load a checkpoint's weights; call it on the thread that will compute."""
     backbone = make_backbone(checkpoint.config)
-    weights = read_weights(checkpoint.weight_files)
     stored = read_float_dtype(checkpoint.weight_files)
+    # Torch's files are read into memory here, safetensors only once all is known to fit.
+    held = sum(file.stat().st_size for file in checkpoint.weight_files if is_torch_file(file))
+    if held:
+        _check_fits(held, 0, checkpoint.name, stored, device)
+    weights = read_weights(checkpoint.weight_files)
     check_quantization(checkpoint.quantization, packed(weights), checkpoint.config_file)
     # The head claims its weights first; what neither it nor the backbone knows is left over, which `fill` refuses.
     folded = tuple(f"{layer.name}." for layer in checkpoint.dense if layer.weight_file is None)
@@ -54,21 +59,24 @@ def load_model(
     activations = Activations.of(backbone, checkpoint.config, device.kind, getattr(mx, compute))
     model = EmbeddingModel(backbone, pooling, dense, activations.bytes)
     model.eval()
-    _check_fits(model, checkpoint.name, compute, device)
+    can_shrink = not any(isinstance(layer, nn.QuantizedLinear) for layer in model.modules())
+    _check_fits(model.parameter_bytes(), held, checkpoint.name, compute, device, can_shrink=can_shrink)
     mx.eval(model.parameters())
     return model
 
 
-def _check_fits(model: EmbeddingModel, name: str, dtype: str, device: Device) -> None:
-    """Refuse weights that the device's memory does not hold; none of them is read yet."""
-    size, (possible, limit), free = model.parameter_bytes(), device.memory.possible(), device.memory.room(fresh=True)
+def _check_fits(size: int, held: int, name: str, dtype: str, device: Device, *, can_shrink: bool = True) -> None:
+    """Refuse weights of `size` bytes that the device's memory does not hold, before they are read.
+
+    `held`: bytes of them that are in memory already; `can_shrink`: they are not quantised yet.
+    """
+    (possible, limit), free = device.memory.possible(), device.memory.room(fresh=True) + held
     if size <= free:
         return
     parameters = size / np.dtype("float32" if dtype == "float32" else "float16").itemsize
     smaller = next((bits for bits in (8, 4) if parameters * (bits + 0.5) / 8 <= min(free, possible)), None)
     advice = "close other programs" if size <= possible else "take a smaller model"
-    quantized = any(isinstance(layer, nn.QuantizedLinear) for layer in model.modules())
-    if device.keeps_quantization and not quantized and smaller is not None:
+    if device.keeps_quantization and can_shrink and smaller is not None:
         about = parameters * (smaller + 0.5) / 8e9
         advice += f", or a conversion to MLX in {smaller} bit, which takes about {about:.1f} GB"
     raise BackendError(

@@ -10,6 +10,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from akidb_mlx.checkpoint.safetensors_header import read_header
+from akidb_mlx.checkpoint.torch_zip import is_torch_file, read_torch_arrays
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
 __all__ = ["Weights", "cast_weights", "fill", "read_weights"]
@@ -43,9 +44,12 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def read_weights(files: Sequence[Path]) -> Weights:
-    """All tensors."""
+    """All tensors; those of safetensors are read when they are first used."""
     weights: Weights = {}
     for file in files:
+        if is_torch_file(file):
+            weights.update(_read_torch(file))
+            continue
         read_header(file)  # says plainly what is wrong with a torn file
         try:
             loaded = _read_in_child(file) if _is_child else mx.load(str(file), format="safetensors")
@@ -53,6 +57,19 @@ def read_weights(files: Sequence[Path]) -> Weights:
             raise CheckpointError(f"{file} cannot be loaded ({error})") from None
         assert isinstance(loaded, dict)
         weights.update(loaded)
+    return weights
+
+
+def _read_torch(file: Path) -> Weights:
+    weights: Weights = {}
+    for names, dtype, array in read_torch_arrays(file):
+        if dtype == "F64":  # GPUs have none; torch rounds it to a float32 model's dtype as well
+            dtype, array = "F32", array.astype(np.float32)
+        kind = _DTYPES[dtype]
+        values = mx.array(array)
+        if values.dtype != kind:
+            values = values.astype(kind) if dtype == "BOOL" else values.view(kind)
+        weights.update(dict.fromkeys(names, values))
     return weights
 
 
