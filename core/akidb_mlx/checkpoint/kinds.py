@@ -16,10 +16,10 @@ _KINDS = {
     "SparseEncoder": "a sparse encoder (SparseEncoder), whose vectors are as wide as the vocabulary",
     "MultiVectorEncoder": "a late-interaction model (MultiVectorEncoder), which gives a vector per token",
 }
-# End of a class in config.json's `architectures` → the same, where no modules.json says otherwise.
+# End of a class in config.json's `architectures` → the same, where no modules.json says otherwise. An embedder may be
+# called ForTokenClassification (gte-multilingual-base, for its sparse weights).
 _ARCHITECTURES = {
     "ForSequenceClassification": "a classifier or reranker ({name}), which scores texts",
-    "ForTokenClassification": "a tagger ({name}), which labels tokens",
     "ForQuestionAnswering": "a question answerer ({name}), which marks answers",
     "HF_ColBERT": "a late-interaction model ({name}), which gives a vector per token",
     "ColBERT": "a late-interaction model ({name}), which gives a vector per token",
