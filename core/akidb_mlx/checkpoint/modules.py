@@ -1,8 +1,10 @@
 """sentence-transformers' files beside the transformer: modules.json and what it names, and how to use the model."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from akidb_mlx.checkpoint.fact import Fact
 from akidb_mlx.checkpoint.json_file import read_field, read_json
@@ -135,24 +137,28 @@ def _read_pooling(path: Path, folder: str) -> tuple[Fact[tuple[str, ...]], bool]
     file = path / folder / "config.json"
     config = read_json(file)
     _refuse_other_keys(file, "token_embeddings")
-    if "pooling_mode" in config:
-        said = config["pooling_mode"]
-        spelled = said if isinstance(said, list) else [said]
-        unknown = [mode for mode in spelled if not isinstance(mode, str) or mode not in POOLING_NAMES]
-        if unknown or not spelled:
-            raise UnsupportedModelError(
-                f"{file}: unknown pooling_mode {unknown or said!r}; known: {', '.join(POOLING_NAMES)}"
-            )
-        modes = tuple(POOLING_NAMES[mode] for mode in spelled)
-    else:
-        flags = {key: value for key, value in config.items() if key.startswith("pooling_mode_")}
-        unknown = [key for key, value in flags.items() if value and key not in _POOLING_FLAGS]
-        if unknown:
-            raise UnsupportedModelError(f"{file}: unknown {unknown[0]}; known: {', '.join(_POOLING_FLAGS)}")
-        # As the reference: the mean where no flag is set.
-        modes = tuple(mode for key, mode in _POOLING_FLAGS.items() if flags.get(key)) or ("mean",)
+    modes = _named_modes(file, config["pooling_mode"]) if "pooling_mode" in config else _flagged_modes(file, config)
     include_prompt = read_field(file, config, "include_prompt", bool, True)
     return Fact(modes, file.relative_to(path).as_posix()), include_prompt
+
+
+def _named_modes(file: Path, said: object) -> tuple[str, ...]:
+    spelled: list[Any] = said if isinstance(said, list) else [said]
+    unknown = [mode for mode in spelled if not isinstance(mode, str) or mode not in POOLING_NAMES]
+    if unknown or not spelled:
+        raise UnsupportedModelError(
+            f"{file}: unknown pooling_mode {unknown or said!r}; known: {', '.join(POOLING_NAMES)}"
+        )
+    return tuple(POOLING_NAMES[mode] for mode in spelled)
+
+
+def _flagged_modes(file: Path, config: Mapping[str, object]) -> tuple[str, ...]:
+    """Of the old form; as the reference the mean where no flag is set."""
+    flags = {key: value for key, value in config.items() if key.startswith("pooling_mode_")}
+    unknown = [key for key, value in flags.items() if value and key not in _POOLING_FLAGS]
+    if unknown:
+        raise UnsupportedModelError(f"{file}: unknown {unknown[0]}; known: {', '.join(_POOLING_FLAGS)}")
+    return tuple(mode for key, mode in _POOLING_FLAGS.items() if flags.get(key)) or ("mean",)
 
 
 def _refuse_other_keys(file: Path, given: str = "sentence_embedding") -> None:

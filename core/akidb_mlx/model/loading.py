@@ -37,19 +37,8 @@ def load_model(
     # The head claims its weights first; what neither it nor the backbone knows is left over, which `fill` refuses.
     folded = tuple(f"{layer.name}." for layer in checkpoint.dense if layer.weight_file is None)
     dense_weights = {key: weights.pop(key) for key in list(weights) if key.startswith(folded)}
-    try:
-        weights = backbone.sanitize(weights)
-    except ValueError as error:  # what is joined has other shapes
-        raise UnsupportedModelError(
-            f"{checkpoint.weight_files[0]}: layers that are computed together differ in shape or bits ({error})"
-        ) from None
-    # Pooling needs no weights of other heads, which are left where they are.
-    weights = {key: weight for key, weight in weights.items() if not _is_beside(key, backbone)}
-    compute = device.dtype(stored, dtype)
-    if compute == "float16" and backbone.overflows_in_float16:
-        raise UnsupportedModelError(
-            f'{checkpoint.name}: {checkpoint.model_type} overflows in float16; set dtype="bfloat16" or "float32"'
-        )
+    weights = _backbone_weights(backbone, weights, checkpoint)
+    compute = _compute_dtype(backbone, checkpoint, device.dtype(stored, dtype))
     check_computed(weights, dict(backbone.named_modules()), device.kind, compute, checkpoint.config_file)
     if not device.keeps_quantization:
         weights = dequantize(backbone, weights, checkpoint.config_file)
@@ -63,6 +52,25 @@ def load_model(
     _check_fits(model.parameter_bytes(), held, checkpoint.name, compute, device, can_shrink=can_shrink)
     mx.eval(model.parameters())
     return model
+
+
+def _backbone_weights(backbone: Backbone, weights: Weights, checkpoint: Checkpoint) -> Weights:
+    """The backbone's own under our names; pooling needs no weights of other heads, which are left where they are."""
+    try:
+        weights = backbone.sanitize(weights)
+    except ValueError as error:  # what is joined has other shapes
+        raise UnsupportedModelError(
+            f"{checkpoint.weight_files[0]}: layers that are computed together differ in shape or bits ({error})"
+        ) from None
+    return {key: weight for key, weight in weights.items() if not _is_beside(key, backbone)}
+
+
+def _compute_dtype(backbone: Backbone, checkpoint: Checkpoint, dtype: str) -> str:
+    if dtype == "float16" and backbone.overflows_in_float16:
+        raise UnsupportedModelError(
+            f'{checkpoint.name}: {checkpoint.model_type} overflows in float16; set dtype="bfloat16" or "float32"'
+        )
+    return dtype
 
 
 def _check_fits(size: int, held: int, name: str, dtype: str, device: Device, *, can_shrink: bool = True) -> None:

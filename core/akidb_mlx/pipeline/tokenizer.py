@@ -79,21 +79,25 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         if max_seq_length is not None:
             self._tokenizer.enable_truncation(max_seq_length, direction=truncation_side)
-        if bert_normalizer is not None and isinstance(self._tokenizer.model, models.WordPiece):
-            self._tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, **bert_normalizer)
-        if do_lower_case:
-            own = self._tokenizer.normalizer
-            lower = normalizers.Lowercase()
-            self._tokenizer.normalizer = lower if own is None else normalizers.Sequence([lower, own])
+        self._normalize(bert_normalizer, do_lower_case=do_lower_case)
         self.max_seq_length = max_seq_length
         self._vocab_size = vocab_size
         self._unknown = _unknown_token(self._tokenizer) if drop_unknown else None
-        self._max_characters: int | None = None
-        if cut_characters and max_seq_length is not None:
-            self._max_characters = max_seq_length * int(
-                np.median([len(token) for token in self._tokenizer.get_vocab()])
-            )
+        self._max_characters = (
+            self._characters(max_seq_length) if cut_characters and max_seq_length is not None else None
+        )
         self._zero_if_empty = zero_if_empty
+
+    def _normalize(self, bert_normalizer: Mapping[str, Any] | None, *, do_lower_case: bool) -> None:
+        if bert_normalizer is not None and isinstance(self._tokenizer.model, models.WordPiece):
+            self._tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, **bert_normalizer)
+        if do_lower_case:
+            own, lower = self._tokenizer.normalizer, normalizers.Lowercase()
+            self._tokenizer.normalizer = lower if own is None else normalizers.Sequence([lower, own])
+
+    def _characters(self, tokens: int) -> int:
+        """What so many tokens of median length have."""
+        return tokens * int(np.median([len(token) for token in self._tokenizer.get_vocab()]))
 
     def _append(self, file: Path, token: str) -> None:
         number = self._tokenizer.token_to_id(token)
