@@ -14,6 +14,7 @@ from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.checkpoint.modules import Head, Usage
 from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
+from akidb_mlx.model.architectures import make_backbone
 from support.checkpoints import REFERENCE
 
 pytestmark = pytest.mark.checkpoint("bert-dense")  # BERT, CLS pooling, Dense, Normalize
@@ -201,7 +202,7 @@ def test_one_reader_tells_each_fact():
     assert {name: count for name, count in told.items() if name in named and count != 1} == {}
     assert named - set(told) == {"revision", "config", "model_type", "sources"}  # of the call, of `Said.architecture`
     parts = {"layout", "architecture", "head", "tokenizer", "usage"}
-    assert set(told) - named == parts | {"folder", "config_sources", "own_code"}
+    assert set(told) - named == parts | {"folder", "config_sources", "own_code", "has_own_length"}
 
 
 def test_each_fact_arrives_with_its_source(folder):
@@ -565,3 +566,19 @@ def test_modules_that_read_or_write_something_else(folder, module, key):
     read_checkpoint(folder)
     file.write_text(json.dumps(said | {key: "unit"}))
     refuse(folder, UnsupportedModelError, f"{module}/config.json", key, "unit")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "1_Pooling/config.json"])
+def test_a_pointer_in_place_of_a_small_file(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    refuse(folder, CheckpointError, name, "git lfs pull")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"auto_map": ["a"]}, {"auto_map": "x"}, {"vocab_size": -1}, {"hidden_size": None}, {"num_attention_heads": []}],
+)
+def test_odd_values_of_config_are_one_clear_error(folder, odd):
+    change(folder / "config.json", **odd)
+    with pytest.raises(AkiDBMLXError):
+        make_backbone(read_checkpoint(folder).config)

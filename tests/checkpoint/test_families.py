@@ -326,7 +326,9 @@ CONVERTED = "---\ntags:\n- mlx\n---\nThe Model was converted to MLX format from 
     ("name", "readme"),
     [
         ("bert-cls", CONVERTED.format("BAAI/bge-small-en-v1.5")),
+        ("bert-cls", CONVERTED.format("`BAAI/bge-small-en-v1.5`")),
         ("bert-cls", "---\nbase_model: BAAI/bge-small-en-v1.5\n---\n"),
+        ("bert-cls", "\ufeff---\nbase_model: BAAI/bge-small-en-v1.5\n---\n"),
         ("xlm-roberta-cls", CONVERTED.format("BAAI/bge-m3")),
         ("qwen3-embedding", "---\nbase_model: Qwen/Qwen3-Embedding-0.6B\n---\n"),
     ],
@@ -410,3 +412,28 @@ def test_a_tokenizers_own_code_is_refused_unless_its_family_is_known(folder):
     configure_tokenizer(folder, eos_token=end)
     checkpoint = read_checkpoint(folder, "Alibaba-NLP/gte-Qwen2-1.5B-instruct")
     assert checkpoint.tokenizer_rules["append"] == "<|endoftext|>"
+
+
+@pytest.mark.checkpoint("bert-minilm-like")
+def test_a_conversion_that_lost_its_length_too(folder):
+    leave_out_folders(folder, "---\nbase_model: sentence-transformers/all-MiniLM-L6-v2\n---\n")
+    (folder / "sentence_bert_config.json").unlink()
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 512}))
+    configure_tokenizer(folder, model_max_length=512)
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.max_seq_length == 256
+    assert checkpoint.sources["max_seq_length"].startswith("family table")
+
+
+@pytest.mark.checkpoint("embeddinggemma")
+@pytest.mark.parametrize("lost", ["1_Pooling", "2_Dense"])
+def test_a_conversion_that_copied_some_of_the_folders(folder, lost):
+    shutil.rmtree(folder / lost)
+    if lost == "1_Pooling":
+        before = read_checkpoint(REFERENCE / "embeddinggemma")
+        after = read_checkpoint(folder)
+        assert (after.pooling, len(after.dense)) == (before.pooling, len(before.dense))
+    else:
+        with pytest.raises(CheckpointError, match=r"2_Dense, which a conversion has left out"):
+            read_checkpoint(folder)

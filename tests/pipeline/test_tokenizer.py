@@ -215,3 +215,36 @@ def test_sixteen_threads_share_a_tokenizer(tmp_path):
     with ThreadPoolExecutor(16) as pool:
         for found in pool.map(lambda _: tokenizer.tokenize(texts), range(200)):
             assert [row.tolist() for row in found.token_ids] == expected
+
+
+BEFORE = {"type": "TemplateProcessing", "pair": [{"Sequence": {"id": "A", "type_id": 0}}]}
+BEFORE |= {
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
+}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+PROCESSORS = {
+    "a template": BEFORE,
+    "a sequence in a sequence": {"type": "Sequence", "processors": [{"type": "Sequence", "processors": [BEFORE]}]},
+    "bytes and a template": {"type": "Sequence", "processors": [BYTE_LEVEL, BEFORE]},
+    "bytes": BYTE_LEVEL,
+    "nothing": None,
+}
+FIXED = {"strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1, "pad_type_id": 0}
+FIXED |= {"pad_token": "<pad>"}
+
+
+@pytest.mark.parametrize("padding", [None, FIXED], ids=["", "padded"])
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_an_end_token_is_put_once_whatever_the_post_processor(tmp_path, name, padding):
+    state = json.loads((REFERENCE / "mistral-e5" / "tokenizer.json").read_text(encoding="utf-8"))
+    state |= {"post_processor": PROCESSORS[name], "padding": padding}
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(state), encoding="utf-8")
+    plain = Tokenizer(file, 48).tokenize(["harbour"]).token_ids[0].tolist()
+    for _ in range(2):  # a file that appends it already stays as it is
+        tokenizer = Tokenizer(file, 48, append="</s>")
+        assert tokenizer.tokenize(["harbour"]).token_ids[0].tolist() == [*plain, 2]
+        assert len(tokenizer.tokenize(["harbour " * 100]).token_ids[0]) == 48
+        state["post_processor"] = json.loads(tokenizer._tokenizer.to_str())["post_processor"]
+        file.write_text(json.dumps(state), encoding="utf-8")

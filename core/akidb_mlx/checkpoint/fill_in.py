@@ -19,7 +19,7 @@ __all__ = ["FamilyFacts", "Said", "fill_in"]
 
 Config = Mapping[str, Any]
 # mlx-lm's and mlx-embeddings' converters write it.
-_CONVERTED = re.compile(r"converted to MLX format from\s+\[([\w.-]+/[\w.-]+)\]", re.IGNORECASE)
+_CONVERTED = re.compile(r"converted to MLX format from\s+\[`?([\w.-]+/[\w.-]+)`?\]", re.IGNORECASE)
 # The prompts that stand for each side.
 _SAME_SIDE = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
@@ -76,6 +76,8 @@ def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
     filled = replace(said, architecture=replace(said.architecture, value={**said.config, **missing}))
     if has_modules and said.head.left_out:
         filled = replace(filled, head=_fill_left_out(said, family, source))
+        if not said.tokenizer.has_own_length:
+            filled = replace(filled, tokenizer=_fill_length(said, family, source))
     elif not has_modules:
         filled = replace(filled, head=_fill_head(said, family, source), tokenizer=_fill_length(said, family, source))
     if has_modules or said.usage.prompts is not None:
@@ -94,7 +96,8 @@ def _refuse_own_tokenizer(said: Said) -> None:
     if said.tokenizer.own_code is not None:
         raise UnsupportedModelError(
             f"{said.layout.folder / 'tokenizer_config.json'}: auto_map names the checkpoint's own tokenizer "
-            f"({said.tokenizer.own_code[0]}), which is never run, and no known family says what it does"
+            f"({said.tokenizer.own_code[0]}), which is never run, and no known family says what it does: "
+            "load a known model by its name on the Hub, or put `base_model: OWNER/NAME` in README.md's front matter"
         )
 
 
@@ -119,11 +122,16 @@ def _refuse_lost_dense(said: Said) -> None:
 
 def _fill_left_out(said: Said, family: Family, source: str) -> Head:
     """What modules.json names and a conversion has not copied; the rest stays as modules.json has it."""
-    filled, head = _fill_head(said, family, source), said.head
+    head = said.head
     lost_dense = len(head.left_out) - (head.pooling is None)
-    if lost_dense != (0 if head.dense else family.dense):
+    if lost_dense and (head.dense or lost_dense != family.dense):
         _refuse_lost_dense(said)
-    return replace(head, pooling=head.pooling or filled.pooling, dense=filled.dense if lost_dense else head.dense)
+    pooling = head.pooling or Fact((family.pooling,), source)
+    if not lost_dense:
+        return replace(head, pooling=pooling)
+    return replace(
+        head, pooling=pooling, dense=Fact(_folded_dense(family, said.config, said.layout.weight_files), source)
+    )
 
 
 def _fill_head(said: Said, family: Family, source: str) -> Head:
@@ -179,7 +187,7 @@ def _suggestions(family: Family, usage: Usage) -> tuple[str, ...]:
 
 def _read_readme(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return ""
 

@@ -10,16 +10,20 @@ from akidb_mlx.errors import CheckpointError
 __all__ = ["read_field", "read_json"]
 
 _REQUIRED: Any = object()
+_POINTER = "version https://git-lfs"
 T = TypeVar("T")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; CheckpointError names the file where it is torn or something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.startswith(_POINTER):
+            raise CheckpointError(f"{path} is a pointer of Git LFS, not the file; fetch it with: git lfs pull")
+        value = json.loads(text)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; download the checkpoint again") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}); download it again") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, not a JSON object; download it again")

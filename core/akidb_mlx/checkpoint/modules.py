@@ -118,7 +118,7 @@ def read_head(path: Path, modules: list[tuple[str, str]]) -> Head:
             left_out.append(folder)
         elif kind == "Pooling" and pooling is None and not dense:
             pooling, include_prompt = _read_pooling(path, folder)
-        elif kind == "Dense" and pooling is not None:
+        elif kind == "Dense" and (pooling is not None or left_out):
             dense.append(_read_dense(path / folder, path / modules[0][1], f"dense.{len(dense)}"))
         elif kind == "Normalize":
             _refuse_other_keys(path / folder / "config.json")

@@ -39,6 +39,8 @@ class TokenizerFacts:
     do_lower_case: bool = False
     truncation_side: str = "right"
     tokenizer_rules: Mapping[str, Any] = field(default_factory=dict)
+    has_own_length: bool = False
+    """Whether sentence-transformers' file for the transformer states the length."""
     own_code: tuple[str, str] | None = None
     """(class, end token) of a tokenizer whose code lies in the checkpoint: it is never run."""
 
@@ -71,6 +73,7 @@ def read_tokenizer_facts(layout: Layout, config: Config) -> TokenizerFacts:
         do_lower_case=sentence is not None and sentence.do_lower_case,
         truncation_side=side,
         tokenizer_rules={**_tokenizer_rules(tokenizer, config), **_end_token(tokenizer)},
+        has_own_length=own is not None,
         own_code=_own_code(tokenizer),
     )
 
@@ -118,6 +121,8 @@ def _own_code(tokenizer: Config) -> tuple[str, str] | None:
     if not named:
         return None
     names = [name for name in (named if isinstance(named, list) else [named]) if name]
+    if not names:
+        return None
     return str(names[-1]), _content(tokenizer.get("eos_token"))
 
 

@@ -64,6 +64,8 @@ class Tokenizer:
             self._tokenizer = HFTokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises bare Exception
             raise CheckpointError(f"{file} cannot be read ({error}); download it again") from None
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
         if getattr(self._tokenizer.model, "dropout", None):  # of training; it would make other tokens at each call
             self._tokenizer.model.dropout = None
         self._special_tokens = special_tokens
@@ -75,8 +77,6 @@ class Tokenizer:
                 f"max_seq_length is {max_seq_length}, but {specials} special tokens are added to each text; "
                 f"set at least {specials + 1}"
             )
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
         if max_seq_length is not None:
             self._tokenizer.enable_truncation(max_seq_length, direction=truncation_side)
         self._normalize(bert_normalizer, do_lower_case=do_lower_case)
@@ -104,18 +104,17 @@ class Tokenizer:
         if number is None:
             raise CheckpointError(f"{file} lacks the token {token!r}, which tokenizer_config.json puts after each text")
         state = json.loads(self._tokenizer.to_str())
-        own = state["post_processor"]
-        templates = [
-            part for part in (own or {}).get("processors", [own]) if part and part["type"] == "TemplateProcessing"
-        ]
-        if templates:  # of two templates in a sequence tokenizers applies the first alone
-            templates[-1]["single"].append({"SpecialToken": {"id": token, "type_id": 0}})
-            templates[-1]["special_tokens"][token] = {"id": token, "ids": [number], "tokens": [token]}
+        template = _first_template(state["post_processor"])
+        if template is not None:  # a second one would not be applied
+            template["single"].append({"SpecialToken": {"id": token, "type_id": 0}})
+            template["special_tokens"][token] = {"id": token, "ids": [number], "tokens": [token]}
             self._tokenizer = HFTokenizer.from_str(json.dumps(state))
-            return
-        then = processors.TemplateProcessing(single=f"$A {token}", special_tokens=[(token, number)])
-        before = self._tokenizer.post_processor
-        self._tokenizer.post_processor = then if before is None else processors.Sequence([before, then])
+        else:
+            then = processors.TemplateProcessing(single=f"$A {token}", special_tokens=[(token, number)])
+            before = self._tokenizer.post_processor
+            self._tokenizer.post_processor = then if before is None else processors.Sequence([before, then])
+        if self.last_token() != token:
+            raise CheckpointError(f"{file}: its post-processor leaves no place for {token!r} after each text")
 
     def tokenize(self, texts: Sequence[str], first_index: int = 0) -> Tokenized:
         """Token ids of each text, at most `max_seq_length` each; InputError where a text gives no token.
@@ -170,6 +169,13 @@ class Tokenizer:
         tokens = self._tokenizer.encode("a").tokens
         plain = self._tokenizer.encode("a", add_special_tokens=False).tokens
         return tokens[-1] if tokens and tokens[-1:] != plain[-1:] else None
+
+
+def _first_template(processor: Any) -> Any:
+    """The template of a post-processor, which may be a sequence; None where it has none."""
+    if not processor or processor["type"] == "TemplateProcessing":
+        return processor
+    return next(filter(None, map(_first_template, processor.get("processors", []))), None)
 
 
 def _unknown_token(tokenizer: HFTokenizer) -> int | None:

@@ -39,6 +39,8 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
 }
 
 
+# What sizes of nought, or less, or of another type raise, here and in mlx-lm's classes.
+_ODD = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 # Published with code of their own, which transformers or we compute alike.
 _OWN_CODE_KNOWN = frozenset({"eurobert", "gte", "llama_bidirec", "new", "nomic_bert"})
 
@@ -62,7 +64,8 @@ def make_backbone(config: Mapping[str, Any]) -> Backbone:
         if has_model(model_type):
             reason = "is a model of mlx-lm's, but no reference has verified its vectors here, so it is refused"
         raise UnsupportedModelError(f"model_type {model_type!r} {reason}; supported: {known}")
-    own_code = (config.get("auto_map") or {}).get("AutoModel")
+    named = config.get("auto_map")
+    own_code = named.get("AutoModel") if isinstance(named, Mapping) else named
     stated = model_type in DECODERS and "is_causal" in config
     if own_code and model_type not in _OWN_CODE_KNOWN and not stated:
         hint = "; if it differs only in what tokens see, say so there with is_causal (true or false)"
@@ -72,5 +75,12 @@ def make_backbone(config: Mapping[str, Any]) -> Backbone:
         )
     try:
         return ARCHITECTURES[model_type](config)
-    except (ArithmeticError, TypeError, ValueError) as error:  # sizes of nought, or less, or of another type
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # sizes of nought, or less, or of another type
         raise CheckpointError(f"config.json describes no {model_type} that could be: {error}") from None

@@ -35,7 +35,7 @@ class Bert(Backbone):
     """Hidden states of the last layer."""
 
     ignored_weights: ClassVar[tuple[str, ...]] = (r"embeddings\.position_ids$",)
-    head_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"cls\.")
+    head_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"cls\.", r"classifier\.")
     renames: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"^bert\.", ""),
         (r"\.gamma$", ".weight"),  # names of TensorFlow days

@@ -12,7 +12,7 @@ from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.feedforward import GatedMLP
 from akidb_mlx.model.layers.masks import Mask, make_mask
-from akidb_mlx.model.layers.rope import make_rope
+from akidb_mlx.model.layers.rope import make_rope, rope_parameters
 
 __all__ = ["ModernBert"]
 
@@ -99,9 +99,7 @@ def _layer_kinds(config: Mapping[str, Any], count: int) -> list[str]:
 
 
 def _rope_parameters(config: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    nested = config.get("rope_parameters")
-    if nested is not None:
-        parameters: Mapping[str, Any] = nested[kind]
-        return parameters
+    if config.get("rope_parameters") is not None:
+        return rope_parameters(config, kind)
     key = "global_rope_theta" if kind == "full_attention" else "local_rope_theta"
     return {"rope_type": "default", "rope_theta": read(config, key, float)}

@@ -44,13 +44,15 @@ def rope_parameters(config: Mapping[str, Any], kind: str | None = None, *, whole
     `kind` is the layer type, where each has settings of its own; `whole` says that all channels of a head are turned.
     """
     nested = config.get("rope_parameters")
-    if nested is not None and config.get("rope_scaling") not in (None, nested):
+    if nested is not None and config.get("rope_scaling") not in (None, {}, nested):
         raise UnsupportedModelError(
             "config.json has rope_scaling beside rope_parameters: delete the one that is not meant"
         )
     if nested is not None:
         if kind is not None and isinstance(nested, dict):
             nested = nested.get(kind)
+            if nested is None:
+                raise CheckpointError(f"config.json: rope_parameters says nothing of {kind}")
         if not isinstance(nested, dict):
             raise CheckpointError(f"config.json: rope_parameters must be an object, not {nested!r}")
         parameters = dict(nested)
