@@ -157,7 +157,7 @@ REFUSALS = (
             "EmbeddingGemma has 2 Dense layers after pooling, but this checkpoint has neither modules.json nor weights called dense.0"),
     # ── weights ──
     Refusal("a weight that nobody uses", BERT, weights(**{"adapter.weight": mx.zeros((2, 2))}),
-            "has weights that this architecture does not use: adapter.weight; its vectors would be wrong"),
+            "has weights that this architecture does not use: adapter.weight; its vectors might be wrong"),
     Refusal("a missing weight", QWEN, config(num_hidden_layers=3, layer_types=["full_attention"] * 3),
             "lacks model.layers.2.input_layernorm.weight, model.layers.2.mlp.down_proj.weight, model.layers.2.mlp.gate_proj.weight and 8 more"),
     Refusal("a weight of another shape", BERT, config(vocab_size=100), "embeddings.word.weight has shape (200, 16); config.json wants (100, 16)"),

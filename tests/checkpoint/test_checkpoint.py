@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 
 import pytest
 
+from akidb_mlx import Embedder
 from akidb_mlx.checkpoint.facts import POOLING_NAMES, Checkpoint, Dense, read_checkpoint
 from akidb_mlx.checkpoint.fill_in import FamilyFacts, Said
 from akidb_mlx.checkpoint.layout import Layout
@@ -543,9 +544,11 @@ def test_a_file_of_another_program(tmp_path):
         resolve(str(tmp_path / "sha256-0123"))
 
 
-def test_a_pointer_that_git_left(folder):
-    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    refuse(folder, CheckpointError, "model.safetensors", "git lfs pull")
+@pytest.mark.parametrize("name", ["model.safetensors", "2_Dense/model.safetensors"])
+def test_a_pointer_that_git_left(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(CheckpointError, match=rf"{name} .*git lfs pull"):
+        Embedder.load(folder)
 
 
 def test_an_adapter_beside_the_weights(folder):
@@ -582,3 +585,23 @@ def test_odd_values_of_config_are_one_clear_error(folder, odd):
     change(folder / "config.json", **odd)
     with pytest.raises(AkiDBMLXError):
         make_backbone(read_checkpoint(folder).config)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_dense_layer_of_no_size(folder, size):
+    change(folder / "2_Dense" / "config.json", in_features=size)
+    refuse(folder, CheckpointError, "2_Dense/config.json", "at least 1")
+
+
+@pytest.mark.checkpoint("qwen3-embedding")
+@pytest.mark.parametrize("part", [{"single": -1}, {"single": [None]}, {"special_tokens": None}])
+def test_an_odd_post_processor_is_the_tokenizers_to_refuse(folder, part):
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    template = next(
+        p for p in tokenizer["post_processor"].get("processors", [tokenizer["post_processor"]]) if "single" in p
+    )
+    template |= part
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
+        Embedder.load(folder)

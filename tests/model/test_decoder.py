@@ -67,6 +67,8 @@ def test_every_field_of_transformers_own_config_is_accounted_for(model_type):
             {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_parameters": {"rope_theta": 1e4}},
             "rope_scaling beside",
         ),
+        ({"rope_theta": 0}, "no positive frequencies"),
+        ({"rope_theta": -5.0}, "no positive frequencies"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, which the reference does not obey for llama"),
         ({"rope_traditional": True}, "rope_traditional is True; for llama only False"),
         (

@@ -200,10 +200,12 @@ def _appended(post_processor: Any) -> list[int]:
     if post_processor.get("type") == "Sequence":
         return [token for part in post_processor.get("processors", []) for token in _appended(part)]
     appended: list[int] = []
-    ids = post_processor.get("special_tokens", {})
-    for step in post_processor.get("single") or []:
-        if "Sequence" in step:
-            appended = []
-        elif "SpecialToken" in step:
-            appended += ids.get(step["SpecialToken"]["id"], {}).get("ids", [])
+    try:
+        for step in post_processor.get("single") or []:
+            if "Sequence" in step:
+                appended = []
+            elif "SpecialToken" in step:
+                appended += post_processor["special_tokens"][step["SpecialToken"]["id"]]["ids"]
+    except (AttributeError, KeyError, TypeError):  # the tokenizer says what is wrong with it
+        return []
     return appended

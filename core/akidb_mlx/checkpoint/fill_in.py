@@ -1,14 +1,14 @@
 """Facts that a checkpoint's files leave out, from its README and the table of families. No MLX here."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from akidb_mlx.checkpoint.fact import Fact, value_of
 from akidb_mlx.checkpoint.families import Family, find_family
-from akidb_mlx.checkpoint.json_file import read_json
+from akidb_mlx.checkpoint.json_file import read_field, read_json
 from akidb_mlx.checkpoint.layout import Layout
 from akidb_mlx.checkpoint.modules import Dense, Head, Usage
 from akidb_mlx.checkpoint.safetensors_header import read_header
@@ -129,9 +129,7 @@ def _fill_left_out(said: Said, family: Family, source: str) -> Head:
     pooling = head.pooling or Fact((family.pooling,), source)
     if not lost_dense:
         return replace(head, pooling=pooling)
-    return replace(
-        head, pooling=pooling, dense=Fact(_folded_dense(family, said.config, said.layout.weight_files), source)
-    )
+    return replace(head, pooling=pooling, dense=Fact(_folded_dense(family, said), source))
 
 
 def _fill_head(said: Said, family: Family, source: str) -> Head:
@@ -139,7 +137,7 @@ def _fill_head(said: Said, family: Family, source: str) -> Head:
     if family.normalize is not None:
         head = replace(head, normalize=Fact(family.normalize, source))
     if family.dense:
-        head = replace(head, dense=Fact(_folded_dense(family, said.config, said.layout.weight_files), source))
+        head = replace(head, dense=Fact(_folded_dense(family, said), source))
     return head
 
 
@@ -151,10 +149,10 @@ def _fill_length(said: Said, family: Family, source: str) -> TokenizerFacts:
     return replace(said.tokenizer, max_seq_length=Fact(family.max_seq_length, source))
 
 
-def _folded_dense(family: Family, config: Config, files: Iterable[Path]) -> tuple[Dense, ...]:
+def _folded_dense(family: Family, said: Said) -> tuple[Dense, ...]:
     """Dense layers in the main file, as mlx-community ships EmbeddingGemma; in their numbers' order."""
-    header = {name: tensor for file in files for name, tensor in read_header(file).items()}
-    layers, width = [], int(config["hidden_size"])
+    header = {name: tensor for file in said.layout.weight_files for name, tensor in read_header(file).items()}
+    layers, width = [], read_field(said.layout.config_file, said.config, "hidden_size", int)
     for index in range(family.dense):
         name = f"dense.{index}"
         if f"{name}.weight" not in header:

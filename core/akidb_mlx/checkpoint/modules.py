@@ -180,6 +180,8 @@ def _read_dense(folder: Path, main: Path, folded: str) -> Dense:
         )
     _refuse_other_keys(file)
     sizes = read_field(file, config, "in_features", int), read_field(file, config, "out_features", int)
+    if min(sizes) < 1:
+        raise CheckpointError(f"{file}: in_features and out_features must be at least 1, not {sizes}")
     bias, residual = read_field(file, config, "bias", bool, True), read_field(file, config, "use_residual", bool, False)
     for weight_file in (folder / "model.safetensors", folder / "pytorch_model.bin"):
         if weight_file.exists():

@@ -23,7 +23,9 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
         return read_torch_header(file)
     try:
         with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
+            length = int.from_bytes(begin := stream.read(8), "little")
+            if begin == b"version ":
+                raise ValueError("it is a pointer of Git LFS; fetch the file with: git lfs pull")
             size = file.stat().st_size
             if not 0 < length <= size - 8:
                 raise ValueError("its header is cut short")

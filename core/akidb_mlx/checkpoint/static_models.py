@@ -43,7 +43,9 @@ def _read_model2vec(config: Mapping[str, Any], file: Path) -> tuple[Head, Tokeni
     normalize = read_field(file, config, "normalize", bool, False)
     head = Head(pooling=Fact(("mean",), file.name), normalize=Fact(normalize, file.name))
     source = file.name if "max_length" in config else "model2vec's default"
-    length = Fact(config.get("max_length", _MODEL2VEC_LENGTH), source)
+    length = None
+    if config.get("max_length", _MODEL2VEC_LENGTH) is not None:
+        length = Fact(read_field(file, config, "max_length", int, _MODEL2VEC_LENGTH), source)
     rules = _RULES | {"drop_unknown": True, "cut_characters": True}
     return head, TokenizerFacts(max_seq_length=length, tokenizer_rules=rules)
 
@@ -53,8 +55,11 @@ def _read_truncation(layout: Layout) -> TokenizerFacts:
     truncation = read_json(layout.tokenizer_file).get("truncation")
     if not truncation:
         return TokenizerFacts(tokenizer_rules=_RULES)
+    if not isinstance(truncation, Mapping):
+        raise CheckpointError(f"{layout.tokenizer_file}: truncation must be an object, not {truncation!r}")
+    length = read_field(layout.tokenizer_file, truncation, "max_length", int)
     return TokenizerFacts(
-        max_seq_length=Fact(int(truncation["max_length"]), layout.relative(layout.tokenizer_file)),
+        max_seq_length=Fact(length, layout.relative(layout.tokenizer_file)),
         truncation_side=str(truncation.get("direction", "Right")).lower(),
         tokenizer_rules=_RULES,
     )

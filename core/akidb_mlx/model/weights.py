@@ -102,7 +102,7 @@ def fill(module: nn.Module, weights: Weights, file: Path) -> None:
     extra = sorted(weights.keys() - wanted.keys())
     if extra:
         raise UnsupportedModelError(
-            f"{file} has weights that this architecture does not use: {_some(extra)}; its vectors would be wrong"
+            f"{file} has weights that this architecture does not use: {_some(extra)}; its vectors might be wrong"
         )
     for key, weight in weights.items():
         if weight.shape != wanted[key].shape:

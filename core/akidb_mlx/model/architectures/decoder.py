@@ -26,7 +26,7 @@ class Decoder(Backbone):
     """Hidden states of the last layer, normed."""
 
     ignored_weights: ClassVar[tuple[str, ...]] = (r".*\.rotary_emb\.inv_freq$",)
-    head_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.",)
+    head_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.", r"model\.score\.")
     renames: ClassVar[tuple[tuple[str, str], ...]] = ((r"^(?!model\.|lm_head\.)", "model."),)
 
     def __init__(self, config: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ class DistilBert(Backbone):
     """Hidden states of the last layer."""
 
     ignored_weights: ClassVar[tuple[str, ...]] = (r"embeddings\.position_ids$",)
-    head_weights: ClassVar[tuple[str, ...]] = (r"vocab_",)
+    head_weights: ClassVar[tuple[str, ...]] = (r"vocab_", r"pre_classifier\.", r"classifier\.")
     renames: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"^distilbert\.", ""),
         (r"^embeddings\.(word|position)_embeddings\.", r"\1."),

@@ -23,7 +23,7 @@ class MPNet(Backbone):
     """Hidden states of the last layer."""
 
     ignored_weights: ClassVar[tuple[str, ...]] = (r"embeddings\.position_ids$",)
-    head_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"lm_head\.")
+    head_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"lm_head\.", r"classifier\.")
     renames: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"^mpnet\.", ""),
         (r"^embeddings\.(word|position)_embeddings\.", r"\1."),

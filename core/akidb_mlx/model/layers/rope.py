@@ -89,11 +89,14 @@ def make_rope(dims: int, parameters: Mapping[str, Any], *, interleaved: bool = F
         raise UnsupportedModelError(f"config.json: {unknown[0]!r} among the rotary settings is not known here")
     turned = int(dims * (parameters.get("partial_rotary_factor") or 1.0))
     try:
-        frequencies, scale = _KINDS[kind](turned, parameters)
-    except (KeyError, TypeError, ValueError) as error:
+        with np.errstate(all="ignore"):  # what comes of it is looked at below
+            frequencies, scale = _KINDS[kind](turned, parameters)
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"config.json: rope_type {kind!r} lacks a setting or has a wrong one ({error!r})"
         ) from None
+    if not (np.isfinite(frequencies) & (frequencies > 0)).all():
+        raise CheckpointError(f"config.json: the rotary settings give no positive frequencies ({dict(parameters)!r})")
     return Rope(frequencies, interleaved=interleaved, scale=scale)
 
 
