@@ -22,6 +22,7 @@ from akidb_mlx.model.layers.masks import LongMask, make_causal_mask, make_mask
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 from support.checkpoints import CASES, REFERENCE, read_case
 from support.comparison import assert_close
+from support.device import DEVICE
 
 LENGTH, CHANNELS = 37, 8
 LONG = 8192
@@ -173,6 +174,7 @@ with Embedder.load(sys.argv[1], max_seq_length=1024, device="cpu") as embedder:
 
 
 @on_cpu
+@pytest.mark.skipif(not DEVICE.survives_fork, reason="arrays in a GPU's buffers do not survive a fork")
 def test_a_forked_child_computes_long_texts(long_checkpoint):
     with subprocess.Popen([sys.executable, "-c", FORKS, str(long_checkpoint)], start_new_session=True) as process:
         try:
