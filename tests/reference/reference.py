@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from case import Case
-from corpus import PARAGRAPHS, TEXT, WORDS
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
+
+from corpus import PARAGRAPHS, TEXT, WORDS
 
 logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
 

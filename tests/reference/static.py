@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from case import NEW_MODULES, OLD_MODULES, write_json
-from corpus import PARAGRAPHS, TEXT
 from edits import truncate_and_pad_in_tokenizer_json
 from model2vec import StaticModel
 from safetensors.numpy import save_file
@@ -18,6 +17,7 @@ from sentence_transformers import SentenceTransformer
 from tiny_tokenizers import make_unigram, make_wordpiece
 from tokenizers import Tokenizer
 
+from corpus import PARAGRAPHS, TEXT
 from reference import SHORT_TEXTS, cosine
 
 NEW_STATIC = "sentence_transformers.sentence_transformer.modules.static_embedding"

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from math import log
 
-from corpus import PARAGRAPHS, TEXT
 from tokenizers import (
     AddedToken,
     Regex,
@@ -16,6 +15,8 @@ from tokenizers import (
     processors,
     trainers,
 )
+
+from corpus import PARAGRAPHS, TEXT
 
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 XLM_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
