@@ -15,7 +15,7 @@ from akidb_mlx.checkpoint.static_models import MODEL2VEC, read_static
 from akidb_mlx.checkpoint.tokenizer_facts import read_tokenizer_facts
 from akidb_mlx.errors import CheckpointError
 
-__all__ = ["POOLING_NAMES", "Checkpoint", "Dense", "read_checkpoint", "read_json"]
+__all__ = ["POOLING_NAMES", "Checkpoint", "Dense", "read_checkpoint"]
 
 
 @dataclass(frozen=True)
