@@ -12,8 +12,10 @@ from langchain_akidb_mlx import AkiDBMLXEmbeddings
 from llama_index_akidb_mlx import AkiDBMLXEmbedding, check_recipe, ensure_recipe, recipe_metadata
 from support.checkpoints import MINILM
 from support.comparison import assert_close
+from support.device import stalled, unmeasured
 from support.packages import needs
 from support.texts import TEXTS
+from support.waiting import auntil
 
 # What other packages warn about is theirs to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -125,11 +127,16 @@ async def test_langchain_embedding_over_ours_makes_far_fewer_forwards_than_texts
     needs("llama_index.embeddings.langchain")
     from llama_index.embeddings.langchain import LangchainEmbedding
 
-    # For a while after a query batches of documents are short; here none shall be.
-    ours = AkiDBMLXEmbeddings(model=MINILM, query_latency_target_ms=60_000)
+    ours = AkiDBMLXEmbeddings(model=MINILM)
+    embedder = ours.load()
     wrapped = LangchainEmbedding(ours, embed_batch_size=10)
     texts = [f"{text} number {i}" for i in range(20) for text in TEXTS]
-    before = ours.load().stats()["batches"]
-    rows = await wrapped.aget_text_embedding_batch(texts)
-    assert ours.load().stats()["batches"] - before <= len(texts) / 5  # each core starts when it is free
-    assert_close(rows, ours.load().encode_document(texts))
+    before = embedder.stats()
+    with unmeasured(embedder), stalled(embedder) as device:
+        call = asyncio.create_task(wrapped.aget_text_embedding_batch(texts))
+        # It asks for each text by itself, all at once.
+        await auntil(lambda: embedder.stats()["requests"] - before["requests"] == len(texts))
+        device.open()
+        rows = await call
+    assert embedder.stats()["batches"] - before["batches"] <= len(texts) / 5
+    assert_close(rows, embedder.encode_document(texts))
