@@ -11,7 +11,8 @@ from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.checkpoint.kinds import refuse_other_kinds
 from akidb_mlx.checkpoint.layout import Layout, find_files
 from akidb_mlx.checkpoint.modules import POOLING_NAMES, STATIC, Dense, Head, read_head, read_modules, read_usage
-from akidb_mlx.checkpoint.static_models import MODEL2VEC, read_static
+from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer, TokenizerKind, rebuild_tokenizer
+from akidb_mlx.checkpoint.static_models import MODEL2VEC, STATIC_TYPE, read_static
 from akidb_mlx.checkpoint.tokenizer_facts import read_tokenizer_facts
 from akidb_mlx.errors import CheckpointError
 
@@ -45,7 +46,8 @@ class Checkpoint:
     max_positions: int | None = None
     """Positions that the architecture has; a user's max_seq_length cannot be greater."""
     do_lower_case: bool = False
-    truncation_side: str = "right"
+    truncation_side: str | None = None
+    """Which end of a text is cut off; None where only tokenizer.json says so."""
     tokenizer_rules: Mapping[str, Any] = field(default_factory=dict)
     """Further keywords of `Tokenizer`, where more than tokenizer.json decides."""
     truncate_dim: int | None = None
@@ -59,6 +61,10 @@ class Checkpoint:
     """Fact → the file (relative to `path`) or table that it came from."""
     suggestions: tuple[str, ...] = ()
     """What the family's documentation recommends and the files leave out."""
+
+    def rebuilt_tokenizer(self, kind: TokenizerKind) -> RebuiltTokenizer:
+        """The tokenizer as sentence-transformers has it, or the file as it stands; a static model has only the file."""
+        return rebuild_tokenizer(self.tokenizer_file, "file" if self.model_type == STATIC_TYPE else kind)
 
 
 def read_checkpoint(path: Path, name: str | None = None, revision: str | None = None) -> Checkpoint:
