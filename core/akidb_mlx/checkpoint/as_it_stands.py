@@ -141,8 +141,10 @@ def _equal(wanted: Any, found: Any, values: Mapping[Of, Any]) -> bool:
     if isinstance(wanted, list) and wanted and isinstance(wanted[0], Of) and wanted[0].what == "entry":
         return bool(found == dict(values[name] for name in wanted))
     if isinstance(wanted, list):
-        return len(wanted) == len(found) and all(map(lambda a, b: _equal(a, b, values), wanted, found))
+        return isinstance(found, list) and len(wanted) == len(found) and all(map(lambda a, b: _equal(a, b, values), wanted, found))
     if isinstance(wanted, Mapping):
+        if not isinstance(found, Mapping):
+            return False
         keys = {*wanted, *found} - _IDLE
         return all(_equal(wanted.get(key), _said(found, key), values) for key in keys)
     return _same(wanted, found)

@@ -15,6 +15,10 @@ __all__ = ["ask"]
 # Texts on which the class and its Rust half must agree, else the class does more than the half can say.
 _PROBES = ("Tea, and a pot.", " two  spaces \n", "Straße 東京 <s>")
 
+_A, _B = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))
+# What stands for no post-processor.
+_NO_TEMPLATE = {"type": "TemplateProcessing", "single": [_A], "pair": [_A, _B], "special_tokens": {}}
+
 
 def ask(folder: str) -> dict[str, Any]:
     """The tokenizer of AutoTokenizer in plain values; `error` says why there is none.
@@ -106,6 +110,8 @@ def _differing(one: str, other: str) -> list[str]:
 
 def _plain(value: Any) -> Any:
     """A part without what changes no id: where offsets lie, dropout, an empty affix for none."""
+    if value == _NO_TEMPLATE:
+        return None
     if isinstance(value, dict):
         idle = ("trim_offsets", "dropout")
         affixes = ("continuing_subword_prefix", "end_of_word_suffix")
