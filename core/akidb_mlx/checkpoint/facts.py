@@ -13,7 +13,8 @@ from akidb_mlx.checkpoint.kinds import refuse_other_kinds
 from akidb_mlx.checkpoint.layout import find_files
 from akidb_mlx.checkpoint.model_facts import ModelFacts, read_quantization
 from akidb_mlx.checkpoint.modules import POOLING_NAMES, STATIC, Head, read_head, read_modules, read_usage
-from akidb_mlx.checkpoint.static_models import MODEL2VEC, read_static
+from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer, TokenizerKind
+from akidb_mlx.checkpoint.static_models import MODEL2VEC, STATIC_TYPE, read_static
 from akidb_mlx.checkpoint.tokenizer_facts import read_tokenizer_facts
 from akidb_mlx.errors import CheckpointError
 
@@ -40,6 +41,10 @@ class Checkpoint(ModelFacts):
     """Whether a Matryoshka cut is taken after a layer norm without weights (nomic-embed v1.5)."""
     suggestions: tuple[str, ...] = ()
     """What the family's documentation recommends and the files leave out."""
+
+    def rebuilt_tokenizer(self, kind: TokenizerKind) -> RebuiltTokenizer:
+        """The tokenizer as sentence-transformers has it; a static model has only the file."""
+        return super().rebuilt_tokenizer("file" if self.model_type == STATIC_TYPE else kind)
 
 
 def read_checkpoint(path: Path, name: str | None = None, revision: str | None = None) -> Checkpoint:

@@ -7,6 +7,7 @@ from typing import Any
 
 from akidb_mlx.checkpoint.fact import Fact
 from akidb_mlx.checkpoint.layout import Layout
+from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer, TokenizerKind, rebuild_tokenizer
 from akidb_mlx.errors import CheckpointError
 
 __all__ = ["ModelFacts", "read_quantization"]
@@ -31,12 +32,17 @@ class ModelFacts:
     max_positions: int | None = None
     """Positions that the architecture has; a user's max_seq_length cannot be greater."""
     do_lower_case: bool = False
-    truncation_side: str = "right"
+    truncation_side: str | None = None
+    """Which end of a text is cut off; None where only tokenizer.json says so."""
     tokenizer_rules: Mapping[str, Any] = field(default_factory=dict)
     """Further keywords of `Tokenizer`, where more than tokenizer.json decides."""
     quantization: Mapping[str, Any] | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     """Fact → the file (relative to `path`) or table that it came from."""
+
+    def rebuilt_tokenizer(self, kind: TokenizerKind) -> RebuiltTokenizer:
+        """The tokenizer as sentence-transformers has it, or the file as it stands."""
+        return rebuild_tokenizer(self.tokenizer_file, kind)
 
 
 def read_quantization(layout: Layout, config: Mapping[str, Any]) -> Fact[Mapping[str, Any]] | None:

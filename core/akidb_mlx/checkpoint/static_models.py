@@ -13,9 +13,10 @@ from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts
 from akidb_mlx.errors import CheckpointError
 
-__all__ = ["MODEL2VEC", "StaticFacts", "read_static"]
+__all__ = ["MODEL2VEC", "STATIC_TYPE", "StaticFacts", "read_static"]
 
 MODEL2VEC = "model2vec"
+STATIC_TYPE = "static"
 _MODEL2VEC_LENGTH = 512  # where its config.json is silent
 _RULES = {"special_tokens": False, "zero_if_empty": True}
 
@@ -36,7 +37,7 @@ def read_static(config: Mapping[str, Any], layout: Layout, head: Head | None) ->
         head, tokenizer = _read_model2vec(config, layout.config_file)
     else:
         tokenizer = _read_truncation(layout)
-    return StaticFacts({"model_type": "static", "vocab_size": _rows(layout.weight_files[0])}, head, tokenizer)
+    return StaticFacts({"model_type": STATIC_TYPE, "vocab_size": _rows(layout.weight_files[0])}, head, tokenizer)
 
 
 def _read_model2vec(config: Mapping[str, Any], file: Path) -> tuple[Head, TokenizerFacts]:

@@ -13,7 +13,6 @@ from akidb_mlx.errors import CheckpointError
 __all__ = ["TokenizerFacts", "read_tokenizer_facts"]
 
 Config = Mapping[str, Any]
-_TOKENIZERS = {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer", "mpnet": "MPNetTokenizer"}
 # Where positions are a table; RoBERTa's kin count from pad_token_id + 1, so that 514 rows hold 512 tokens.
 _LEARNED_POSITIONS = {
     "bert": "from zero",
@@ -37,7 +36,8 @@ class TokenizerFacts:
     max_seq_length: Fact[int | None] | None = None
     max_positions: int | None = None
     do_lower_case: bool = False
-    truncation_side: str = "right"
+    truncation_side: str | None = None
+    """None where tokenizer_config.json is silent."""
     tokenizer_rules: Mapping[str, Any] = field(default_factory=dict)
     has_own_length: bool = False
     """Whether sentence-transformers' file for the transformer states the length."""
@@ -52,8 +52,8 @@ def read_tokenizer_facts(layout: Layout, config: Config) -> TokenizerFacts:
     """
     file = layout.folder / "tokenizer_config.json"
     tokenizer = read_json(file) if file.exists() else {}
-    side = tokenizer.get("truncation_side", "right")
-    if side not in ("left", "right"):
+    side = tokenizer.get("truncation_side")
+    if side not in ("left", "right") and "truncation_side" in tokenizer:
         raise CheckpointError(f"{file}: truncation_side is {side!r}; it must be left or right")
     sentence = read_sentence_config(layout.folder)
     own = None
@@ -72,7 +72,7 @@ def read_tokenizer_facts(layout: Layout, config: Config) -> TokenizerFacts:
         max_positions=positions.value if positions and config["model_type"] in _LEARNED_POSITIONS else None,
         do_lower_case=sentence is not None and sentence.do_lower_case,
         truncation_side=side,
-        tokenizer_rules={**_tokenizer_rules(tokenizer, config), **_end_token(tokenizer)},
+        tokenizer_rules=_end_token(tokenizer),
         has_own_length=own is not None,
         own_code=_own_code(tokenizer),
     )
@@ -92,19 +92,6 @@ def _tokenizer_limit(tokenizer: Config, source: str) -> Fact[int] | None:
     limit = tokenizer.get("model_max_length")
     # 1e30 stands for "no limit".
     return Fact(int(limit), source) if isinstance(limit, int | float) and 0 < limit < 10**9 else None
-
-
-def _tokenizer_rules(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Transformers makes these tokenizers' normalizer anew from tokenizer_config.json, whatever tokenizer.json says."""
-    kind = str(tokenizer.get("tokenizer_class") or _TOKENIZERS.get(config["model_type"])).removesuffix("Fast")
-    if kind not in _TOKENIZERS.values():
-        return {}
-    normalizer = {
-        "lowercase": bool(tokenizer.get("do_lower_case", True)),
-        "strip_accents": tokenizer.get("strip_accents"),
-        "handle_chinese_chars": bool(tokenizer.get("tokenize_chinese_chars", True)),
-    }
-    return {"bert_normalizer": normalizer}
 
 
 def _end_token(tokenizer: Config) -> dict[str, str]:

@@ -105,6 +105,10 @@ class ModelOptions(BaseModel):
     max_seq_length: _Limit | None = vectors_field(
         "Tokens of a text that are read, prompt included. None takes the checkpoint's limit."
     )
+    tokenizer: Literal["file"] | None = vectors_field(
+        '"file" takes tokenizer.json as it stands, as transformers 4 did. None takes what transformers 5 makes of the '
+        "checkpoint's files, as sentence-transformers does."
+    )
     dtype: Literal["float32", "float16", "bfloat16"] | None = vectors_field(
         "Number format of the model's weights. None takes the checkpoint's (on a CPU float32)."
     )

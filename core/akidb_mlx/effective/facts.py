@@ -79,6 +79,7 @@ FACTS: Final[Mapping[str, RecipeFact]] = {
     ),
     "similarity": RecipeFact(lambda c, r: r.checkpoint.similarity, "files", None, in_output=True),
     "max_seq_length": RecipeFact(lambda c, r: r.max_seq_length, "setting", "max_seq_length", **_BOTH),
+    "tokenizer": RecipeFact(lambda c, r: str(r.checkpoint.rebuilt_tokenizer(c.tokenizer)), "setting", "tokenizer"),
     "truncate_dim": RecipeFact(_truncate_dim, "setting", "dimension"),
     "matryoshka": RecipeFact(lambda c, r: list(r.checkpoint.matryoshka or ()) or None, "files", None),
     "truncation_layer_norm": RecipeFact(lambda c, r: r.checkpoint.truncation_layer_norm, None, "truncation_layer_norm"),

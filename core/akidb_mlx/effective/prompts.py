@@ -73,6 +73,7 @@ def fingerprint_facts(config: EmbedderConfig, recipe: Recipe, dimension: int) ->
     prompts = effective_prompts(config, recipe)
     return {
         "checkpoint": recipe.checkpoint,
+        "tokenizer": recipe.checkpoint.rebuilt_tokenizer(config.tokenizer),
         "pooling": recipe.pooling,
         "prompts": {**prompts.named, "document": prompts.document, "query": prompts.query},
         "default_prompt": prompts.default_name,

@@ -150,11 +150,14 @@ def _load(key: Hashable, config: ModelConfig, recipe: R) -> LoadedModel[R]:
     loading = DEVICE_THREADS.run(load)
     if device.kind != "cpu" and device.dtype(read_float_dtype(checkpoint.weight_files), config.dtype) == "float32":
         _warn_of_lower_precision(device)
-    tokenizer = Tokenizer(  # meanwhile, in this thread
+    rebuilt = checkpoint.rebuilt_tokenizer(config.tokenizer)  # meanwhile, in this thread
+    tokenizer = Tokenizer(
         checkpoint.tokenizer_file,
         recipe.max_seq_length,
         do_lower_case=checkpoint.do_lower_case,
-        truncation_side=checkpoint.truncation_side,
+        truncation_side=checkpoint.truncation_side or rebuilt.truncation_side,
+        state=rebuilt.state,
+        split_special_tokens=rebuilt.split_special_tokens,
         vocab_size=checkpoint.config.get("vocab_size"),
         **checkpoint.tokenizer_rules,
     )

@@ -1,14 +1,14 @@
 """Texts → token ids: truncated to the usable length, special tokens kept, never padded. No MLX here."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as HFTokenizer
-from tokenizers import models, normalizers, processors
+from tokenizers import normalizers, processors
 
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
 from akidb_mlx.model.encoding import TokenIds
@@ -28,7 +28,7 @@ class Tokenized:
 
 
 class Tokenizer:
-    """A checkpoint's tokenizer.json with its own post-processor; safe to use from several threads."""
+    """A checkpoint's tokenizer with its post-processor; safe to use from several threads."""
 
     def __init__(
         self,
@@ -36,24 +36,26 @@ class Tokenizer:
         max_seq_length: int | None,
         *,
         do_lower_case: bool = False,
-        truncation_side: str = "right",
+        truncation_side: str | None = None,
         vocab_size: int | None = None,
-        bert_normalizer: Mapping[str, Any] | None = None,
+        state: str | None = None,
+        split_special_tokens: bool = False,
         special_tokens: bool = True,
         drop_unknown: bool = False,
         cut_characters: bool = False,
         zero_if_empty: bool = False,
         append: str | None = None,
     ) -> None:
-        """Configure truncation once; what the file itself says of truncation and padding does not count.
+        """Configure truncation once; what the file says of it (but for the side) and of padding does not count.
 
         Args:
             file: tokenizer.json.
             max_seq_length: tokens that a text may have, special ones included; None for any number.
             do_lower_case: put a Lowercase before the file's own normalizer.
-            truncation_side: which end is cut off, "right" or "left".
+            truncation_side: which end is cut off, "right" or "left"; None for what the file says, else "right".
             vocab_size: the model's; a text with a token beyond it is refused.
-            bert_normalizer: settings of BERT's normalizer, in place of the file's own.
+            state: what counts in place of the file, in its form.
+            split_special_tokens: whether special tokens that stand in a text are split as other words are.
             special_tokens: whether the file's post-processor adds them.
             drop_unknown: leave out tokens that stand for what the tokenizer does not know.
             cut_characters: cut texts at max_seq_length × the median length of a token first (model2vec).
@@ -61,9 +63,10 @@ class Tokenizer:
             append: a special token after each text, where the file's post-processor puts none there.
         """
         try:
-            self._tokenizer = HFTokenizer.from_file(str(file))
+            self._tokenizer = HFTokenizer.from_file(str(file)) if state is None else HFTokenizer.from_str(state)
         except Exception as error:  # tokenizers raises bare Exception
             raise CheckpointError(f"{file} cannot be read ({error}); download it again") from None
+        side = truncation_side or (self._tokenizer.truncation or {}).get("direction", "right")
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         if getattr(self._tokenizer.model, "dropout", None):  # of training; it would make other tokens at each call
@@ -78,8 +81,11 @@ class Tokenizer:
                 f"set at least {specials + 1}"
             )
         if max_seq_length is not None:
-            self._tokenizer.enable_truncation(max_seq_length, direction=truncation_side)
-        self._normalize(bert_normalizer, do_lower_case=do_lower_case)
+            self._tokenizer.enable_truncation(max_seq_length, direction=side)
+        self._tokenizer.encode_special_tokens = split_special_tokens
+        if do_lower_case:
+            own, lower = self._tokenizer.normalizer, normalizers.Lowercase()
+            self._tokenizer.normalizer = lower if own is None else normalizers.Sequence([lower, own])
         self.max_seq_length = max_seq_length
         self._vocab_size = vocab_size
         self._unknown = _unknown_token(self._tokenizer) if drop_unknown else None
@@ -87,13 +93,6 @@ class Tokenizer:
             self._characters(max_seq_length) if cut_characters and max_seq_length is not None else None
         )
         self._zero_if_empty = zero_if_empty
-
-    def _normalize(self, bert_normalizer: Mapping[str, Any] | None, *, do_lower_case: bool) -> None:
-        if bert_normalizer is not None and isinstance(self._tokenizer.model, models.WordPiece):
-            self._tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, **bert_normalizer)
-        if do_lower_case:
-            own, lower = self._tokenizer.normalizer, normalizers.Lowercase()
-            self._tokenizer.normalizer = lower if own is None else normalizers.Sequence([lower, own])
 
     def _characters(self, tokens: int) -> int:
         """What so many tokens of median length have."""

@@ -1,0 +1,48 @@
+"""Digests of files, remembered in the user's cache. No MLX here."""
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from akidb_mlx.checkpoint.hub import sha256_of
+
+__all__ = ["cache_folder", "digest_of", "write_whole"]
+
+
+def cache_folder() -> Path:
+    """The user's, for what is costly to make again; where there is no home folder, one that cannot be written."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "akidb-mlx"
+    except RuntimeError:
+        return Path(os.devnull)
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 (hex) of a file, remembered by path, size and time of change."""
+    status = file.stat()
+    key = f"{file.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+    memory = cache_folder() / "digests.json"
+    known = _read(memory)
+    if key not in known:
+        known[key] = sha256_of(file)
+        with contextlib.suppress(OSError):  # the next process computes it again
+            write_whole(memory, json.dumps(known))
+    return known[key]
+
+
+def _read(memory: Path) -> dict[str, str]:
+    try:
+        known = json.loads(memory.read_text())
+        return known if isinstance(known, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Replace a file as a whole, its folder made where it is missing; OSError where that is not allowed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as stream:
+        stream.write(text)
+    Path(stream.name).replace(file)
