@@ -33,13 +33,13 @@ def make(case: RerankerCase) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / case.name
         write_reranker(case, folder)
-        model = reference.load(folder)
+        model = reference.load_case(case, folder)
         labelled, left_out = reference.make_pairs(case, model)
         pairs = list(labelled.values())
         rows = reference.compute(case, model, pairs)
         facts = describe(case, model, labelled, left_out)
         if case.dtype != torch.float32:
-            stored = reference.load(folder, case.dtype)
+            stored = reference.load_case(case, folder, case.dtype)
             rows["stored_dtype_logits"] = reference.logits_of(stored, pairs)
         reference.check_scores(case, model, labelled, rows)
         reference.check_lengths(case, model, labelled)
@@ -54,7 +54,7 @@ def make(case: RerankerCase) -> str:
 
 
 def describe(
-    case: RerankerCase, model: Any, labelled: dict[str, tuple[str, str]], left_out: list[str]
+    case: RerankerCase, model: Any, labelled: dict[str, tuple[str, str]], left_out: dict[str, str]
 ) -> dict[str, Any]:
     """What is written to expected.json, but for the mistakes."""
     return {

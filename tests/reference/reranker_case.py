@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class RerankerCase:
     checks: str  # what a wrong implementation would get wrong here
     model: Callable[[], torch.nn.Module]
     tokenizer: Callable[[], Tokenizer]
+    salt: str = ""  # other weights, where a name's own are badly conditioned
     # Odd once the special tokens are subtracted, so that two long texts of one length do not share it equally.
     max_seq_length: int = 32
     length_from: str = "tokenizer_config.json"
@@ -41,8 +42,9 @@ class RerankerCase:
     disguise: Callable[[Path], None] | None = None  # edits after the reference was computed
     usable_length: int | None = None  # what the reference truncates to, where `max_seq_length` is not it
     own_pairs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    without: Sequence[str] = ()  # labels of pairs that the reference refuses
-    truncates_one_side: bool = False  # not longest_first: whose length decides is not checked
+    refuses_some: bool = False  # the reference raises for pairs whose first text alone is too long
+    longest_first: bool = True  # of the texts, the longer is cut first
+    no_batch: bool = False  # the reference takes one pair a batch
     batch_matters: bool = False  # the reference gives other scores in a padded batch: compare with pairs alone
     mistakes: Mapping[str, Mistake] = field(default_factory=dict)  # each must move the scores
 
@@ -65,7 +67,7 @@ def write_plain(case: RerankerCase, folder: Path) -> None:
     """As transformers saves it: config.json, model.safetensors and the tokenizer's files."""
     folder.mkdir(parents=True)
     model = case.model()
-    randomise(model, case.name)
+    randomise(model, case.name + case.salt)
     model.to(case.dtype).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     write_tokenizer(case, folder)

@@ -45,15 +45,22 @@ def without_bias(path: str) -> Mistake:
     return apply
 
 
-def patched(path: str, function: str, other: Callable[..., Any]) -> Mistake:
-    """`other` in place of a function that one module's code calls by name, as torch.tanh."""
+def tanh_as(path: str, other: Callable[[torch.Tensor], torch.Tensor]) -> Mistake:
+    """`other` where the code of the module at `path` calls torch.tanh."""
+    return called_as(path, torch, "tanh", other)
 
+
+def relu_as(path: str, other: Callable[[torch.Tensor], torch.Tensor]) -> Mistake:
+    """`other` where the code of the module at `path` makes an nn.ReLU."""
+    return called_as(path, torch.nn, "ReLU", lambda: other)
+
+
+def called_as(path: str, owner: Any, name: str, other: Callable[..., Any]) -> Mistake:
     def apply(model: CrossEncoder) -> None:
         part = model[0].model.get_submodule(path)
         forward = part.forward
 
         def changed(*args: Any, **kwargs: Any) -> Any:
-            owner, name = torch, function
             kept = getattr(owner, name)
             setattr(owner, name, other)
             try:
@@ -62,6 +69,52 @@ def patched(path: str, function: str, other: Callable[..., Any]) -> Mistake:
                 setattr(owner, name, kept)
 
         part.forward = changed
+
+    return apply
+
+
+def feed_types(model: CrossEncoder) -> None:
+    """Token types 0 and 1 where the checkpoint's tokenizer feeds none or zeros; BERT's layout."""
+    preprocess = model[0].preprocess
+
+    def changed(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        features = preprocess(*args, **kwargs)
+        ids = features["input_ids"]
+        separators = ids == model.tokenizer.sep_token_id
+        features["token_type_ids"] = (separators.cumsum(1) - separators.long() > 0).long()
+        return features
+
+    model[0].preprocess = changed
+
+
+def tokenizer(**changes: Any) -> Mistake:
+    """Other attributes of the tokenizer."""
+
+    def apply(model: CrossEncoder) -> None:
+        for name, value in changes.items():
+            setattr(model.tokenizer, name, value)
+
+    return apply
+
+
+def keep_case(model: CrossEncoder) -> None:
+    """The tokenizer's normalizer without the Lowercase before it."""
+    from tokenizers.normalizers import BertNormalizer
+
+    model.tokenizer.backend_tokenizer.normalizer = BertNormalizer(lowercase=False)
+
+
+def tied_head(model: CrossEncoder) -> None:
+    """The embedding table in place of lm_head."""
+    language_model = model[0].model
+    language_model.lm_head.weight.data = language_model.get_input_embeddings().weight.data.clone()
+
+
+def logit_scale(value: float) -> Mistake:
+    """Cohere's model copies the scale."""
+
+    def apply(model: CrossEncoder) -> None:
+        model[0].model.logit_scale = value
 
     return apply
 

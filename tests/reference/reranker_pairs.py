@@ -59,11 +59,13 @@ def fitted_pairs(count: Callable[[str, str], int], limit: int) -> dict[str, tupl
 
     query = first(half // 2, PARAGRAPHS[2])
     left = room - (count(query, "") - count("", ""))
+    broken = text_of(lambda text: count(query, f"{text}\n") - count(query, ""), left, PARAGRAPHS[3])
     longer = first(room - 4, PARAGRAPHS[1])
     equal = first(half + 3, PARAGRAPHS[7])
     return {
         "limit - 1": (query, second(left - 1, PARAGRAPHS[5], query)),
         "limit": (query, second(left, PARAGRAPHS[6], query)),
+        "limit, a newline at the end": (query, f"{broken}\n"),
         "limit + 1": (query, second(left + 1, PARAGRAPHS[7], query)),
         "limit + 1, longer first": (longer, second(5, PARAGRAPHS[3], longer)),
         "equal lengths beyond the limit": (equal, second(half + 3, PARAGRAPHS[0], equal)),

@@ -21,6 +21,14 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> CrossEncoder:
     return CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": dtype}).eval()
 
 
+def load_case(case: RerankerCase, folder: Path, dtype: torch.dtype = torch.float32) -> CrossEncoder:
+    """With the limit that the model has room for, where the files state a longer one."""
+    model = load(folder, dtype)
+    if model.max_seq_length > limit(case) and not model[0].processing_kwargs.get("text"):
+        model.max_seq_length = limit(case)
+    return model
+
+
 def predict(model: CrossEncoder, pairs: list[Pair], **options: Any) -> np.ndarray:
     """Scores of each pair alone, so nothing is padded."""
     return np.array([model.predict([pair], batch_size=1, **options)[0] for pair in pairs], dtype=np.float32)
@@ -41,14 +49,29 @@ def count_tokens(model: CrossEncoder, pair: Pair) -> int:
     return int(features(model, pair, truncation=False)["input_ids"].shape[-1])
 
 
-def make_pairs(case: RerankerCase, model: CrossEncoder) -> tuple[dict[str, Pair], list[str]]:
-    """Pairs by label; and the labels of shared pairs without any token, or that the reference refuses."""
-    left_out = [label for label, pair in SHARED_PAIRS.items() if label in case.without or not count_tokens(model, pair)]
-    pairs = {label: pair for label, pair in SHARED_PAIRS.items() if label not in left_out}
-    own = fitted_pairs(lambda first, second: count_tokens(model, (first, second)), limit(case))
-    return pairs | {
-        label: pair for label, pair in {**own, **case.own_pairs}.items() if label not in case.without
-    }, left_out
+def make_pairs(case: RerankerCase, model: CrossEncoder) -> tuple[dict[str, Pair], dict[str, str]]:
+    """Pairs by label; and why labels are left out: no token at all, or what the reference raises."""
+    fitted = fitted_pairs(lambda first, second: count_tokens(model, (first, second)), limit(case))
+    pairs, left_out = {}, {}
+    for label, pair in {**SHARED_PAIRS, **fitted, **case.own_pairs}.items():
+        reason = why_left_out(case, model, pair)
+        if reason:
+            left_out[label] = reason
+        else:
+            pairs[label] = pair
+    return pairs, left_out
+
+
+def why_left_out(case: RerankerCase, model: CrossEncoder, pair: Pair) -> str:
+    if not count_tokens(model, pair):
+        return "no tokens"
+    try:
+        model.predict([pair])
+    except Exception as error:
+        if not case.refuses_some:
+            raise
+        return f"{type(error).__name__}: {str(error)[:100]}"
+    return ""
 
 
 def limit(case: RerankerCase) -> int:
@@ -81,9 +104,11 @@ def check_scores(case: RerankerCase, model: CrossEncoder, pairs: dict[str, Pair]
     assert logits.shape == ((len(pairs),) if model.num_labels == 1 else (len(pairs), model.num_labels))
     assert logits.std(axis=0).min() > 0.1, f"scores look alike: {logits.std(axis=0)}"
     place = {label: index for index, label in enumerate(pairs)}
-    for other in ("answer first", "question and something else"):
+    for other in {"answer first", "question and something else"} & set(pairs):
         difference = np.abs(logits[place["question and answer"]] - logits[place[other]]).max()
         assert difference > 1e-3, f"{other}: {difference}"
+    if case.no_batch:
+        return
     scale = max(1.0, float(np.abs(logits).max()))
     together = model.predict(list(pairs.values()), batch_size=len(pairs), activation_fn=IDENTITY)
     difference = np.abs(together - logits).max() / scale
@@ -107,18 +132,20 @@ def check_precision(model: CrossEncoder, pairs: list[Pair], logits: np.ndarray) 
 
 def moved_by_mistakes(case: RerankerCase, folder: Path, pairs: list[Pair], logits: np.ndarray) -> dict[str, float]:
     """Each named mistake moves the logits visibly; gives the largest difference by name."""
+    # A pair without texts may have no token left, without a prompt.
+    rows = [index for index, pair in enumerate(pairs) if any(pair)]
     moved = {}
     for name, mistake in case.mistakes.items():
-        other = load(folder)
+        other = load_case(case, folder)
         mistake(other)
-        moved[name] = float(np.abs(logits_of(other, pairs) - logits).max())
+        moved[name] = float(np.abs(logits_of(other, [pairs[row] for row in rows]) - logits[rows]).max())
         assert moved[name] > 1e-3, f"{name} is not visible: {moved[name]}"
     return moved
 
 
 def check_truncation(case: RerankerCase, model: CrossEncoder, pairs: dict[str, Pair], logits: np.ndarray) -> None:
     """Where both texts are cut, another split of the room moves the score: odd token first, or the query kept whole."""
-    if case.truncates_one_side or "message" in model[0].modality_config:
+    if not case.longest_first or "message" in model[0].modality_config:
         return
     room = limit(case) - count_tokens(model, ("", ""))
     assert room % 2 == 1, f"an even room of {room} tokens hides which text has the odd one"

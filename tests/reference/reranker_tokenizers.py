@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, processors
 
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 LLAMA_SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>")
-# So often that "yes" and "no" are tokens, as a reranker of yes and no needs.
-ANSWERS = "yes\nno\n" * 40
+# So often that two newlines are one token, and "yes" and "no" are tokens, as a reranker of yes and no needs.
+ANSWERS = "yes\nno\n" * 40 + "a.\n\nb\n\n" * 20
 
 
 def paired(make: Callable[[], Tokenizer], single: str, pair: str) -> Callable[[], Tokenizer]:
@@ -56,5 +56,5 @@ eurobert_tokens = paired(
     f"{LLAMA_BEGINS} <|end_of_text|> $B <|end_of_text|>",
 )
 gemma_tokens = paired(make_gemma_bpe, "<bos> $A", "<bos> $A <bos> $B")
-gemma_end_tokens = paired(make_gemma_bpe, "<bos> $A <eos>", "<bos> $A <eos> $B <eos>")
+gemma_chat_tokens = paired(make_gemma_bpe, "<bos> $A", "<bos> $A $B")
 mistral_tokens = paired(make_unigram, "<s> $A", "<s> $A <s> $B")
