@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from case import edit_json, write_json
+from case import edit_json
 
 Edit = Callable[[Path], None]
 QUANTIZE = Path(__file__).parent / "quantize_with_mlx.py"
@@ -68,7 +68,9 @@ def published_gte(folder: Path) -> None:
 
     edits.published_gte_config(20000.0, 8.0)(folder)
     code = "Alibaba-NLP/new-impl--modeling.NewForSequenceClassification"
-    config(architectures=["NewForSequenceClassification"], auto_map={"AutoModelForSequenceClassification": code})(folder)
+    config(architectures=["NewForSequenceClassification"], auto_map={"AutoModelForSequenceClassification": code})(
+        folder
+    )
     edits.renamed("gte.", "new.")(folder)
 
 
@@ -77,7 +79,9 @@ def quantized(bits: int, group_size: int = 32) -> Edit:
 
     def edit(folder: Path) -> None:
         python = os.environ.get("MLX_PYTHON", "python")
-        subprocess.run([python, str(QUANTIZE), str(folder), str(folder / PACKED), str(bits), str(group_size)], check=True)
+        subprocess.run(
+            [python, str(QUANTIZE), str(folder), str(folder / PACKED), str(bits), str(group_size)], check=True
+        )
 
     return edit
 

@@ -1,8 +1,8 @@
 """What must be refused, as edits of good folders: `REFUSED`, written to rerankers/refused.json with what the reference does.
 
-    python reranker_refusals.py
+python reranker_refusals.py
 """
-# ruff: noqa: E501, I001 -- a refusal a row reads as a table; the environment is set before the imports that read it.
+# ruff: noqa: E501 -- a refusal a row reads as a table; the environment is set before the imports that read it.
 
 import json
 import logging
@@ -21,7 +21,7 @@ import transformers as hf
 from case import edit_json, edit_weights, write_facts
 from reranker_edits import apply
 from reranker_reference import load
-from reranker_templates import ANSWER, BEGIN, COLLECT, DOCUMENT_FIRST
+from reranker_templates import ANSWER, BEGIN, COLLECT
 
 HERE = Path(__file__).parent
 REPLACED, ROLES = "torch.nn.modules.activation", ("system", "user", "assistant")

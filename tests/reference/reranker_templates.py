@@ -41,10 +41,7 @@ STRUCTURED = (
     "<|im_start|>assistant\n"
 )
 # The document comes first, so that a long one cuts the query; a newline after each text; the instruction at the end.
-DOCUMENT_FIRST = (
-    COLLECT
-    + "Document: {{ task.document }}\nQuery: {{ task.query }}\n{{ task.text }}\nAnswer:"
-)
+DOCUMENT_FIRST = COLLECT + "Document: {{ task.document }}\nQuery: {{ task.query }}\n{{ task.text }}\nAnswer:"
 # Special tokens by their variables, as Llama's and Gemma's templates have them.
 BEGINS_WITH_BOS = (
     "{{ bos_token }}"
