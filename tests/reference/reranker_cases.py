@@ -12,7 +12,6 @@ from reranker_edits import (
     changed,
     config,
     packed,
-    pair_template,
     position_ids_in,
     published_gte,
     quantized,
@@ -75,7 +74,10 @@ def modernbert(**options):
 
 
 def eurobert(**options):
-    return models.eurobert(hf.EuroBertForSequenceClassification, **{**ONE, **SMALL, "num_key_value_heads": 1, "vocab_size": 300, "head_dim": 8, **options})
+    return models.eurobert(
+        hf.EuroBertForSequenceClassification,
+        **{**ONE, **SMALL, "num_key_value_heads": 1, "vocab_size": 300, "head_dim": 8, **options},
+    )
 
 
 def decoder(cls, **options):
