@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from case import randomise, write_json, write_tokenizer
+from case import randomise, write_tokenizer
 from sentence_transformers import CrossEncoder
 from tokenizers import Tokenizer
 
@@ -92,7 +92,3 @@ def drop_paths(folder: Path, plain: Path) -> None:
     """A saved folder must not name the place where it was made."""
     for path in folder.rglob("*.json"):
         assert str(plain) not in path.read_text(encoding="utf-8"), path
-
-
-def write_sentence_bert_config(folder: Path, **facts: Any) -> None:
-    write_json(folder / "sentence_bert_config.json", facts)

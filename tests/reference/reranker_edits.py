@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from case import edit_json
+import edits
+import torch
+from case import edit_json, edit_weights
 
 Edit = Callable[[Path], None]
 QUANTIZE = Path(__file__).parent / "quantize_with_mlx.py"
@@ -53,9 +55,6 @@ def template_in_tokenizer_config(template: str) -> Edit:
 
 
 def position_ids_in(prefix: str) -> Edit:
-    import torch
-    from case import edit_weights
-
     def edit(folder: Path) -> None:
         edit_weights(folder, lambda tensors: {**tensors, f"{prefix}.embeddings.position_ids": torch.arange(64)[None]})
 
@@ -64,8 +63,6 @@ def position_ids_in(prefix: str) -> Edit:
 
 def published_gte(folder: Path) -> None:
     """gte-multilingual-reranker's names, whose code lives in a repository of its own."""
-    import edits
-
     edits.published_gte_config(20000.0, 8.0)(folder)
     code = "Alibaba-NLP/new-impl--modeling.NewForSequenceClassification"
     config(architectures=["NewForSequenceClassification"], auto_map={"AutoModelForSequenceClassification": code})(

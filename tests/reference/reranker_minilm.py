@@ -25,6 +25,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import reranker_mistakes as mistakes
 import sentence_transformers
 import torch
 import transformers
@@ -77,12 +78,17 @@ def main(source: str, texts_file: str, output: str) -> None:
         logits = logits_of(model, pairs)
         tokens = np.array([features(model, pair)["input_ids"].shape[1] for pair in pairs], dtype=np.int16)
         again = logits_of(load(folder).double(), pairs[:100])
+        mistaken = load(folder)
+        mistakes.no_token_types(mistaken)
+        moved = np.abs(logits_of(mistaken, pairs[:100]) - logits[:100]).max()
+    assert moved > 1e-2, f"token types do not show: {moved}"
     assert np.abs(again - logits[:100]).max() < 4e-6 * max(1, np.abs(logits).max()), "badly conditioned"
     packages = (sentence_transformers, transformers, torch)
     versions = json.dumps({package.__name__: package.__version__ for package in packages})
     np.savez_compressed(output, pairs=places, logits=logits, tokens=tokens, versions=np.array(versions))
     spread = f"{logits.min():.3f} … {logits.max():.3f}, deviation {logits.std():.3f}"
     log.info("%d pairs of %d to %d tokens, logits %s", len(pairs), tokens.min(), tokens.max(), spread)
+    log.info("without token types they move by %.3f", moved)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.processors import TemplateProcessing
 
 Mistake = Callable[[CrossEncoder], None]
 
@@ -99,8 +101,6 @@ def tokenizer(**changes: Any) -> Mistake:
 
 def keep_case(model: CrossEncoder) -> None:
     """The tokenizer's normalizer without the Lowercase before it."""
-    from tokenizers.normalizers import BertNormalizer
-
     model.tokenizer.backend_tokenizer.normalizer = BertNormalizer(lowercase=False)
 
 
@@ -172,8 +172,6 @@ def pair_layout(separators: int) -> Mistake:
         tokenizer = model.tokenizer
         begin, end = tokenizer.cls_token or tokenizer.bos_token, tokenizer.sep_token or tokenizer.eos_token
         layout = " ".join([f"{begin} $A", *[end] * separators, f"$B {end}"])
-        from tokenizers.processors import TemplateProcessing
-
         ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in (begin, end)]
         single = f"{begin} $A {end}"
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, pair=layout, special_tokens=ids)

@@ -102,6 +102,8 @@ def check_scores(case: RerankerCase, model: CrossEncoder, pairs: dict[str, Pair]
     logits = rows["logits"]
     assert all(np.isfinite(values).all() for values in rows.values())
     assert logits.shape == ((len(pairs),) if model.num_labels == 1 else (len(pairs), model.num_labels))
+    if not isinstance(model.activation_fn, torch.nn.Identity):
+        assert np.abs(rows["scores"] - logits).max() > 1e-2, "the activation does not show"
     assert logits.std(axis=0).min() > 0.1, f"scores look alike: {logits.std(axis=0)}"
     place = {label: index for index, label in enumerate(pairs)}
     for other in {"answer first", "question and something else"} & set(pairs):

@@ -82,7 +82,7 @@ REFUSED = (
     Refused("embedder", "an embedder's checkpoint: its classifier would be random", "bert-cls"),
     Refused("embedder-decoder", "Qwen3-Embedding's kind", "qwen3-embedding"),
     Refused("masked-language-model", "a backbone before fine-tuning, without sentence-transformers' files", "bert-masked-lm",
-            remove=("modules.json", "1_Pooling", "2_Normalize", "sentence_bert_config.json", "config_sentence_transformers.json")),
+            remove=("modules.json", "1_Pooling", "sentence_bert_config.json", "config_sentence_transformers.json")),
     Refused("saved-as-embedder", "model_type SentenceTransformer beside a classifier", "rerankers/bert-saved", json={"config_sentence_transformers.json": {"model_type": "SentenceTransformer"}}),
     Refused("saved-as-sparse-encoder", "model_type SparseEncoder", "rerankers/bert-saved", json={"config_sentence_transformers.json": {"model_type": "SparseEncoder"}}),
     Refused("custom-code", "auto_map names a class of the repository's own", "rerankers/bert", json={"config.json": custom_code("RankingModel") | {"model_type": "ranking_model"}}),
@@ -147,9 +147,10 @@ def what_the_reference_does(folder: Path) -> str:
     """Its error, or its scores of two pairs: twice each, since what is drawn at random differs."""
     torch.manual_seed(1)
     try:
-        scores = [load(folder).predict(PAIRS).round(4).tolist() for _ in range(2)]
+        scores = [[round(float(score), 4) for score in load(folder).predict(PAIRS)] for _ in range(2)]
     except Exception as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        message = " ".join(str(error).replace(f"{folder.parent}/", "").split())
+        return f"{type(error).__name__}: {message[:120]}"
     return f"scores {scores[0]}" + ("" if scores[0] == scores[1] else f", loaded again {scores[1]}")
 
 

@@ -29,7 +29,8 @@ GUARDED = (
     COLLECT
     + BEGIN
     + "{%- if add_generation_prompt %}\n<|im_start|>assistant\n"
-    + "{%- if enable_thinking is defined and enable_thinking is false %}\n<think>\n\n</think>\n{%- endif %}\n{%- endif %}"
+    + "{%- if enable_thinking is defined and enable_thinking is false %}\n<think>\n\n</think>\n"
+    + "{%- endif %}\n{%- endif %}"
 )
 # Contents are lists of parts.
 STRUCTURED = (
@@ -48,7 +49,8 @@ BEGINS_WITH_BOS = (
     + COLLECT
     + "Query: {{ task.query | trim }}\nDocument: {{ task.document | trim }}\n{{ task.text }} 1 or 0?{{ eos_token }}"
 )
-# What else templates use: loop controls, tojson that escapes no HTML and keeps other scripts, a raise, macros, strings' methods.
+# What else templates use: loop controls, macros, strings' methods, a raise, tojson that escapes no HTML and keeps other
+# scripts.
 ELABORATE = (
     "{%- macro part(name, text) -%}\n<{{ name | upper }}>{{ text | tojson }}</{{ name }}>\n{%- endmacro -%}\n"
     "{%- if messages | length < 2 %}{{ raise_exception('a query and a document are needed') }}{% endif %}\n"

@@ -47,7 +47,7 @@ def make_wordpiece(size=200, lowercase=True, specials=BERT_SPECIALS, layout="[CL
 
 
 def make_byte_bpe(vocab_size=300, specials=("<|endoftext|>",), layout="$A", first_specials=False, more=()):
-    """GPT's kind over bytes: no text is unknown. `layout` is what the post-processor makes, `more` is text to learn from."""
+    """GPT's kind over bytes: no text is unknown. `layout` is what the post-processor makes, `more` is learnt too."""
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - (0 if first_specials else len(specials)),
         special_tokens=list(specials) if first_specials else [],
