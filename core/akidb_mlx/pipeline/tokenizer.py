@@ -26,7 +26,7 @@ class Tokenized:
     truncated: list[int]
     """Indices of the texts that were longer than `max_seq_length`."""
     second_starts: list[int] = field(default_factory=list)
-    """Of pairs: the first token of type 1, 0 where there is none."""
+    """Of pairs, where they were asked for: the first token of type 1, 0 where there is none."""
 
 
 class Tokenizer:
@@ -152,10 +152,12 @@ class Tokenizer:
         self._refuse_unknown_ids(token_ids, first_index)
         return Tokenized(token_ids, truncated)
 
-    def tokenize_pairs(self, pairs: Sequence[tuple[str, str]], first_index: int = 0) -> Tokenized:
+    def tokenize_pairs(
+        self, pairs: Sequence[tuple[str, str]], first_index: int = 0, *, types: bool = False
+    ) -> Tokenized:
         """Token ids of each pair, joined by the post-processor; InputError where one gives no token.
 
-        Also where the text that is to be cut is shorter than what is too much.
+        With `types` also where the second text's start. The error also where the text that is to be cut is shorter than what is too much.
         """
         valid = [(_valid_unicode(query), _valid_unicode(text)) for query, text in pairs]
         try:
@@ -169,7 +171,7 @@ class Tokenizer:
         self._refuse_unknown_ids(token_ids, first_index)
         limit = self.max_seq_length
         truncated = [i for i, one in enumerate(encodings) if len(token_ids[i]) == limit and one.overflowing]
-        return Tokenized(token_ids, truncated, [_second_start(one.type_ids) for one in encodings])
+        return Tokenized(token_ids, truncated, [_second_start(one.type_ids) for one in encodings if types])
 
     def ids(self, text: str) -> list[int]:
         """All of a text's token ids, also beyond the limit where the end is cut off."""
