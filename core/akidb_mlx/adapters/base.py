@@ -40,7 +40,7 @@ class AdapterModel(BaseModel):
         """An adapter with exactly this configuration; environment and files are not read again."""
         wanted = cls.lazy_class.config_class
         if not isinstance(config, wanted):
-            raise TypeError(f"{cls.__name__} takes a {wanted.__name__}, not a {type(config).__name__}")
+            raise TypeError(f"{cls.__name__} is made of {wanted.__name__}, not {type(config).__name__}")
         adapter = cls.__new__(cls)
         adapter._fill(cls.lazy_class(config), own)
         return adapter

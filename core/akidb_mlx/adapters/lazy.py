@@ -58,7 +58,7 @@ class Lazy(Generic[Config, Face]):
         if self.config is None:
             raise pickle.PicklingError(
                 f"{self.argument}={type(self._face).__name__} has no configuration from which another process "
-                f"could make it again; give a model in place of {_a(self.argument)}"
+                f"could make it again; give model= in place of {self.argument}="
             )
         return self.config
 
@@ -112,7 +112,3 @@ class Lazy(Generic[Config, Face]):
         plain = self.config_class.model_fields
         said = [f"{name}={value!r}" for name, value in self.config if name != "model" and value != plain[name].default]
         return ", ".join([f"model={self.config.model!r}", *said])
-
-
-def _a(word: str) -> str:
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
