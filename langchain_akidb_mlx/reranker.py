@@ -128,7 +128,7 @@ class AkiDBMLXReranker(RerankerAdapter, BaseDocumentCompressor, BaseCrossEncoder
         """The score of each pair (query, text), in their order, for `CrossEncoderReranker`.
 
         Raises:
-            ConfigError: the model gives several scores a pair.
+            InputError: the model gives several scores for a pair.
         """
         return self._lazy.score(text_pairs)
 

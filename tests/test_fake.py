@@ -5,8 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from akidb_mlx import EmbedderProtocol, Ranked, RerankerProtocol, errors
+from akidb_mlx import EmbedderProtocol, Ranked, Reranker, RerankerProtocol, errors
 from akidb_mlx.testing import FakeEmbedder, FakeReranker
+from support.checkpoints import TINY_RERANKER
 from support.comparison import assert_close, assert_unit_length
 
 TEXTS = ["", "a", "Snow fell through the night.", "tea 🍵", "\ud800"]
@@ -120,50 +121,58 @@ def test_equal_documents_keep_their_order():
     assert [one.corpus_id for one in FakeReranker().rank(QUERY, ["same"] * 7)] == list(range(7))
 
 
-def test_nothing_to_score():
-    fake = FakeReranker()
-    assert fake.rank(QUERY, []) == []
-    assert fake.predict([]).shape == (0,) and fake.predict([]).dtype == np.float32
-
-
 async def test_the_rerankers_async_face():
     fake, pairs = FakeReranker(), [(QUERY, text) for text in TEXTS]
     assert (await fake.apredict(pairs) == fake.predict(pairs)).all()
     assert await fake.arank(QUERY, TEXTS, 3) == fake.rank(QUERY, TEXTS, 3)
 
 
+@pytest.fixture(scope="module", params=["fake", "real"])
+def either(request):
+    if request.param == "fake":
+        yield FakeReranker()
+    else:
+        with Reranker.load(TINY_RERANKER) as reranker:
+            yield reranker
+
+
 @pytest.mark.parametrize(
     ("pairs", "said"),
     [
-        ("a pair", "pairs must be a list of .query, text., not a str; wrap one pair in a list"),
+        ("a pair", "pairs must be a list of .query, text., not a str"),
         (None, "pairs must be a list of .query, text., not a NoneType"),
         ({("q", "a")}, "not a set"),
-        (iter([("q", "a")]), "wrap one pair in a list"),
-        (["cat", "dog"], "item 0 is a str, not a pair .query, text.; wrap one pair in a list"),
-        (("cat", "dog"), "item 0 is a str, not a pair .query, text.; wrap one pair in a list"),
-        ([("q", "a"), ("q", "a", "b")], "item 1 has length 3"),
-        ([("q",)], "item 0 has length 1"),
+        (iter([("q", "a")]), "pairs must be a list"),
+        (["cat", "dog"], "item 0 is a str, not a pair .query, text.; put one pair in a list"),
+        (("cat", "dog"), "item 0 is a str, not a pair .query, text.; put one pair in a list"),
+        ([("q", "a"), ("q", "a", "b")], "item 1 is a tuple of 3"),
+        ([["q"]], "item 0 is a list of 1"),
         ([("q", "a"), {"query": "q", "document": "a"}], "item 1 is a dict, not a pair"),
-        ([("q", "a"), ("q", "a"), ("q", 3)], "item 2: its text is a int, not a str"),
-        ([(None, "a")], "item 0: its query is a NoneType, not a str"),
+        ([("q", "a"), ("q", "a"), ("q", 3)], "the text of item 2 is a int, not a str"),
+        ([(None, "a")], "the query of item 0 is a NoneType, not a str"),
     ],
 )
-def test_what_is_no_list_of_pairs_is_refused(pairs, said):
+def test_what_is_no_list_of_pairs_is_refused(either, pairs, said):
     with pytest.raises(TypeError, match=said):
-        FakeReranker().predict(pairs)
+        either.predict(pairs)
 
 
 @pytest.mark.parametrize("documents", ["text", b"text", None, 5, {"a"}, {"a": 1}, ["a", None], iter("a")])
-def test_what_is_no_list_of_documents_is_refused(documents):
+def test_what_is_no_list_of_documents_is_refused(either, documents):
     with pytest.raises(TypeError):
-        FakeReranker().rank(QUERY, documents)
+        either.rank(QUERY, documents)
 
 
-def test_a_query_that_is_no_text_and_a_top_k_that_is_no_number():
-    with pytest.raises(TypeError, match="the query is a list, not a str"):
-        FakeReranker().rank([QUERY], TEXTS)
+def test_a_query_that_is_no_text_and_a_top_k_that_is_no_number(either):
+    with pytest.raises(TypeError, match="query must be a str, not a list"):
+        either.rank([QUERY], TEXTS)
     for top_k in (True, 1.5, "3"):
         with pytest.raises(TypeError, match="top_k must be a whole number"):
-            FakeReranker().rank(QUERY, TEXTS, top_k)
+            either.rank(QUERY, TEXTS, top_k)
     with pytest.raises(errors.InputError, match="top_k is -1; it must be at least 0"):
-        FakeReranker().rank(QUERY, TEXTS, -1)
+        either.rank(QUERY, TEXTS, -1)
+
+
+def test_nothing_to_score(either):
+    assert either.rank(QUERY, []) == []
+    assert either.predict([]).shape == (0,) and either.predict([]).dtype == np.float32

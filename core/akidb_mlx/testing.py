@@ -1,13 +1,13 @@
 """FakeEmbedder and FakeReranker: deterministic vectors and scores without a model, for users' own tests."""
 
 import hashlib
-from collections.abc import Mapping, Sequence, Set
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from akidb_mlx.errors import InputError
-from akidb_mlx.reranker import Pair, Ranked
+from akidb_mlx.pipeline.inputs import checked, checked_pairs
+from akidb_mlx.reranker import Pair, Ranked, check_top_k
+from akidb_mlx.scores import ranking
 from akidb_mlx.vectors import Embeddings, finish
 
 __all__ = ["FakeEmbedder", "FakeReranker"]
@@ -55,7 +55,7 @@ class FakeEmbedder:
         return self.encode_document(texts)
 
     def _vectors(self, prompt: str, texts: Sequence[str]) -> Embeddings:
-        texts = _checked_texts(texts)
+        texts = checked(texts)
         rows = np.empty((len(texts), self.dimension), np.float32)
         for row, text in zip(rows, texts, strict=True):
             row[:] = np.random.default_rng(int.from_bytes(_digest(prompt, text))).standard_normal(self.dimension)
@@ -75,18 +75,16 @@ class FakeReranker:
 
     def predict(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> Embeddings:
         """Score pairs (query, text): (n,) float32 in their order."""
-        return self._scores(_checked_pairs(pairs))
+        return self._scores(checked_pairs(pairs))
 
     def rank(
         self, query: str, documents: Sequence[str], top_k: int | None = None, *, show_progress: bool = False
     ) -> list[Ranked]:
         """Documents by their score, best first, equal ones in the given order; at most `top_k`."""
         if not isinstance(query, str):
-            raise TypeError(f"the query is a {type(query).__name__}, not a str")
-        texts = _checked_texts(documents, "documents")
-        scores = self._scores([(query, text) for text in texts]).tolist()
-        ranking = sorted(map(Ranked, range(len(scores)), scores), key=lambda ranked: -ranked.score)
-        return ranking[: _checked_top_k(top_k)]
+            raise TypeError(f"query must be a str, not a {type(query).__name__}")
+        check_top_k(top_k)
+        return ranking(self._scores([(query, document) for document in checked(documents)]), top_k)
 
     async def apredict(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> Embeddings:
         """As `predict`."""
@@ -106,42 +104,3 @@ class FakeReranker:
 
 def _digest(*parts: str) -> bytes:
     return hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).digest()
-
-
-def _checked_texts(texts: Sequence[str], name: str = "texts") -> Sequence[str]:
-    for index, text in enumerate(_checked_list(texts, name, "str", "one text")):
-        if not isinstance(text, str):
-            raise TypeError(f"item {index} is a {type(text).__name__}, not a str")
-    return texts
-
-
-def _checked_pairs(pairs: Sequence[Pair]) -> Sequence[Pair]:
-    for index, pair in enumerate(_checked_list(pairs, "pairs", "(query, text)", "one pair")):
-        if isinstance(pair, str):
-            raise TypeError(f"item {index} is a str, not a pair (query, text); wrap one pair in a list")
-        if not isinstance(pair, tuple | list):
-            raise TypeError(f"item {index} is a {type(pair).__name__}, not a pair (query, text)")
-        if len(pair) != 2:
-            raise TypeError(f"item {index} has length {len(pair)}; a pair is (query, text)")
-        for side, text in zip(("query", "text"), pair, strict=True):
-            if not isinstance(text, str):
-                raise TypeError(f"item {index}: its {side} is a {type(text).__name__}, not a str")
-    return pairs
-
-
-def _checked_list(items: Any, name: str, of: str, one: str) -> Sequence[Any]:
-    """What has an order and a length, and is not itself one item."""
-    if isinstance(items, str | bytes | Mapping | Set) or not hasattr(items, "__len__"):
-        raise TypeError(f"{name} must be a list of {of}, not a {type(items).__name__}; wrap {one} in a list")
-    listed: Sequence[Any] = items
-    return listed
-
-
-def _checked_top_k(top_k: int | None) -> int | None:
-    if top_k is None:
-        return None
-    if isinstance(top_k, bool) or not isinstance(top_k, int):
-        raise TypeError(f"top_k must be a whole number, not {top_k!r}")
-    if top_k < 0:
-        raise InputError(f"top_k is {top_k}; it must be at least 0, or None for all")
-    return top_k

@@ -171,14 +171,14 @@ def test_scores_of_pairs_stand_in_their_order():
     reranker = scripted(top_n=1, score_threshold=0.9)
     assert reranker.score([(QUERY, text) for text in TEXTS]) == list(SCORES.values())
     assert reranker.score([]) == []
-    with pytest.raises(TypeError, match="wrap one pair in a list"):
+    with pytest.raises(TypeError, match="put one pair in a list"):
         reranker.score(["cat", "dog"])
-    with pytest.raises(TypeError, match="item 1 has length 3"):
+    with pytest.raises(TypeError, match="item 1 is a tuple of 3"):
         reranker.score([(QUERY, "a"), (QUERY, "a", "b")])
 
 
 def test_several_labels_have_no_one_score():
-    with pytest.raises(errors.ConfigError, match="gives 3 scores a pair, where one is wanted"):
+    with pytest.raises(errors.InputError, match="gives 3 scores for a pair, where one is wanted"):
         AkiDBMLXReranker(reranker=SeveralLabels()).score([(QUERY, "a")])
 
 
@@ -430,8 +430,7 @@ async def test_the_event_loop_goes_on_and_none_of_its_threads_are_used():
             asyncio.create_task(reranker.acompress_documents(documents(), QUERY)),
             asyncio.create_task(reranker.arerank(TEXTS, QUERY)),
         ]
-        await fake.entered.wait()
-        assert not any(call.done() for call in calls)
+        await fake.entered_by(*calls)
         fake.opened.set()
         assert [len(found) for found in await asyncio.gather(*calls)] == [5, 5]
 
@@ -456,7 +455,7 @@ async def test_a_cancelled_call_leaves_it_usable():
     fake = OnlyAsync()
     reranker = AkiDBMLXReranker(reranker=fake)
     call = asyncio.create_task(reranker.acompress_documents(documents(), QUERY))
-    await fake.entered.wait()
+    await fake.entered_by(call)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

@@ -258,8 +258,7 @@ async def test_the_event_loop_goes_on_and_none_of_its_threads_are_used():
     rerank = AkiDBMLXRerank(reranker=fake)
     with NoExecutor():
         call = asyncio.create_task(rerank.apostprocess_nodes(found_nodes(), query_str=QUERY))
-        await fake.entered.wait()
-        assert not call.done()
+        await fake.entered_by(call)
         fake.opened.set()
         assert len(await call) == 2
 

@@ -41,6 +41,14 @@ class OnlyAsync(FakeReranker):
     def __init__(self):
         self.entered, self.opened = asyncio.Event(), asyncio.Event()
 
+    async def entered_by(self, *calls):
+        """Wait until it is asked; an error where a call ends before."""
+        entered = asyncio.ensure_future(self.entered.wait())
+        await asyncio.wait({entered, *calls}, return_when=asyncio.FIRST_COMPLETED)
+        for call in calls:
+            assert not call.done(), call
+        assert entered.done()
+
     def rank(self, *_):
         raise AssertionError("the sync side was called")
 

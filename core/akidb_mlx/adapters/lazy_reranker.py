@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from akidb_mlx.adapters.lazy import Lazy
 from akidb_mlx.config.reranker_config import RerankerConfig
-from akidb_mlx.errors import ConfigError
+from akidb_mlx.errors import InputError
 from akidb_mlx.reranker import Pair, Ranked, Reranker, RerankerProtocol
 
 __all__ = ["LazyReranker"]
@@ -30,14 +30,14 @@ class LazyReranker(Lazy[RerankerConfig, RerankerProtocol]):
         return _plain(await (await self.aload()).arank(query, texts, top_k)) if texts else []
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        """The score of each pair, in their order; ConfigError where the model gives several a pair."""
+        """The score of each pair, in their order; InputError where the model gives several a pair."""
         if isinstance(pairs, list | tuple) and not pairs:
             return []
         scores = self.load().predict(pairs)
         if scores.ndim != 1:
-            raise ConfigError(
-                f"this model gives {scores.shape[1]} scores a pair, where one is wanted: "
-                "take a reranker of one label, or use load().predict"
+            raise InputError(
+                f"this model gives {scores.shape[1]} scores for a pair, where one is wanted: take a reranker of one "
+                "label, or load().predict and the label that you mean"
             )
         plain: list[float] = scores.tolist()
         return plain
