@@ -153,6 +153,18 @@ async def test_97_concurrent_rankings_are_right():
         assert_close([scores[i] for i in range(5)], reranker.load().predict([(query, text) for text in TEXTS[:5]]))
 
 
+async def test_a_full_queue_refuses_and_what_waits_is_answered():
+    reranker = langchain(max_queued_tokens=256)
+    with stalled(reranker.load()) as device:
+        calls = [asyncio.create_task(reranker.arerank(TEXTS[:2], f"{QUERY} ({i})")) for i in range(40)]
+        await auntil(lambda: device.batches and any(call.done() for call in calls))
+        device.open()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, errors.QueueFullError)]
+    assert 0 < len(refused) < 40
+    assert all(len(answer) == 2 for answer in answers if answer not in refused)
+
+
 def test_two_event_loops_one_after_the_other(expected):
     reranker = langchain()
     for _ in range(2):
