@@ -1,6 +1,14 @@
-"""LangChain embeddings on Apple's MLX."""
+"""LangChain embeddings and rerankers on Apple's MLX."""
 
 from akidb_mlx.recipe import check_recipe, ensure_recipe, recipe_metadata, save_recipe
 from langchain_akidb_mlx.embeddings import AkiDBMLXEmbeddings
+from langchain_akidb_mlx.reranker import AkiDBMLXReranker
 
-__all__ = ["AkiDBMLXEmbeddings", "check_recipe", "ensure_recipe", "recipe_metadata", "save_recipe"]
+__all__ = [
+    "AkiDBMLXEmbeddings",
+    "AkiDBMLXReranker",
+    "check_recipe",
+    "ensure_recipe",
+    "recipe_metadata",
+    "save_recipe",
+]

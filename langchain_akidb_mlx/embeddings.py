@@ -1,21 +1,18 @@
 """AkiDBMLXEmbeddings: LangChain's `Embeddings` over `akidb_mlx.Embedder`."""
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 from langchain_core.embeddings import Embeddings
 from numpy.typing import ArrayLike
 from pydantic import AliasChoices, ConfigDict, Field
 
-from akidb_mlx.adapters.base import AdapterModel, own_fields, settle
-from akidb_mlx.adapters.lazy import LazyEmbedder
+from akidb_mlx.adapters.base import EmbedderAdapter
 from akidb_mlx.config.options import ModelName
 
 __all__ = ["AkiDBMLXEmbeddings"]
 
 
-class AkiDBMLXEmbeddings(AdapterModel, Embeddings):
+class AkiDBMLXEmbeddings(EmbedderAdapter, Embeddings):
     """Text embeddings computed on this machine with MLX, equal to those of sentence-transformers.
 
     Setup:
@@ -69,18 +66,6 @@ class AkiDBMLXEmbeddings(AdapterModel, Embeddings):
         description="A local folder, package:NAME (an installed package with a model), a Hub id, or an alias.",
     )
     show_progress: bool = Field(default=False, description="Show a progress bar over documents.")
-
-    if not TYPE_CHECKING:  # type checkers read the fields
-
-        def __init__(self, /, **given: Any) -> None:
-            """Settle the configuration; load nothing."""
-            self._fill(settle(given, own_fields(type(self))), given)
-
-    def _fill(self, lazy: LazyEmbedder, given: Mapping[str, Any]) -> None:
-        fields = dict(lazy.config) if lazy.config else {"model": type(lazy.load()).__name__}
-        own = {name: given[name] for name in (*own_fields(type(self)), "embedder") if name in given}
-        super().__init__(**fields, **own)
-        self._lazy = lazy
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents, with the model's document prompt if it has one; in their order."""

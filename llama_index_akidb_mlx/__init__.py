@@ -1,6 +1,14 @@
-"""LlamaIndex embeddings on Apple's MLX."""
+"""LlamaIndex embeddings and rerankers on Apple's MLX."""
 
 from akidb_mlx.recipe import check_recipe, ensure_recipe, recipe_metadata, save_recipe
 from llama_index_akidb_mlx.embedding import AkiDBMLXEmbedding
+from llama_index_akidb_mlx.rerank import AkiDBMLXRerank
 
-__all__ = ["AkiDBMLXEmbedding", "check_recipe", "ensure_recipe", "recipe_metadata", "save_recipe"]
+__all__ = [
+    "AkiDBMLXEmbedding",
+    "AkiDBMLXRerank",
+    "check_recipe",
+    "ensure_recipe",
+    "recipe_metadata",
+    "save_recipe",
+]

@@ -1,30 +1,24 @@
 """AkiDBMLXEmbedding: LlamaIndex's `BaseEmbedding` over `akidb_mlx.Embedder`."""
 
 import functools
-import logging
-import pickle
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings.loading import RECOGNIZED_EMBEDDINGS
 from llama_index.core.schema import BaseNode
-from pydantic import ConfigDict, Field, model_serializer
+from pydantic import ConfigDict, Field
 
-from akidb_mlx import EmbedderConfig
-from akidb_mlx.adapters.base import AdapterModel, own_fields, settle
-from akidb_mlx.adapters.lazy import LazyEmbedder
-from akidb_mlx.config.embedder_config import RUN_FIELDS
-from akidb_mlx.errors import ConfigError, InputError
+from akidb_mlx.adapters.base import EmbedderAdapter
+from akidb_mlx.adapters.lazy import Lazy
+from akidb_mlx.errors import InputError
 from llama_index_akidb_mlx.cache import CachePerRecipe, for_queries
+from llama_index_akidb_mlx.settled import SettledComponent
 
 __all__ = ["AkiDBMLXEmbedding"]
 
-_log = logging.getLogger(__name__)
-_SETTLED: Final = frozenset(EmbedderConfig.model_fields) | {"model_name", "embedder"}
 
-
-class AkiDBMLXEmbedding(AdapterModel, BaseEmbedding):
+class AkiDBMLXEmbedding(SettledComponent, EmbedderAdapter, BaseEmbedding):
     """Text embeddings computed on this machine with MLX, equal to those of sentence-transformers.
 
     `pip install "akidb-mlx[llama-index]"`; on Linux also one of the extras `cpu`, `cuda12`, `cuda13`.
@@ -66,21 +60,8 @@ class AkiDBMLXEmbedding(AdapterModel, BaseEmbedding):
         default=None, exclude=True, repr=False, description="A BaseKVStore of vectors, kept apart by recipe and side."
     )
 
-    if not TYPE_CHECKING:  # type checkers read the fields
-
-        def __init__(self, /, **given: Any) -> None:
-            """Settle the configuration; load nothing."""
-            given.pop("class_name", None)  # of a serialised embedding
-            self._fill(settle(given, own_fields(type(self))), given)
-
-    def _fill(self, lazy: LazyEmbedder, given: Mapping[str, Any]) -> None:
-        if lazy.config:
-            fields: dict[str, Any] = {"model_name" if name == "model" else name: value for name, value in lazy.config}
-        else:
-            fields = {"model_name": f"{type(lazy.load()).__name__}-{lazy.load().fingerprint[:16]}"}
-        own = {name: given[name] for name in (*own_fields(type(self)), "embedder") if name in given}
-        super().__init__(**fields, **own)
-        self._lazy = lazy
+    def _fill(self, lazy: Lazy[Any, Any], given: Mapping[str, Any]) -> None:
+        super()._fill(lazy, given)
         self.embeddings_cache = self.embeddings_cache  # __setattr__ keeps it apart
 
     @classmethod
@@ -149,32 +130,10 @@ class AkiDBMLXEmbedding(AdapterModel, BaseEmbedding):
                     raise InputError(f"the embedding of node {place} ({node.node_id}) {problem}") from None
         return [node for node in nodes if node.embedding is None]
 
-    @model_serializer(mode="wrap")
-    def custom_model_dump(self, handler: Any, info: Any) -> dict[str, Any]:
-        """What decides vectors, as resolved at construction: LlamaIndex's ingestion cache is keyed by it."""
-        data = {name: value for name, value in handler(self).items() if name not in RUN_FIELDS}
-        return {**data, "class_name": self.class_name()}
-
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _SETTLED:
-            raise ConfigError(f"{name} is settled at construction; make another {type(self).__name__}")
         if name == "embeddings_cache" and value is not None:
             value = CachePerRecipe.over(value, self.to_dict())
         super().__setattr__(name, value)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """As AdapterModel; LlamaIndex's own way deletes from the live object what cannot be pickled."""
-        restore, (cls, config, own) = super().__reduce__()
-        return restore, (cls, config, {name: value for name, value in own.items() if _pickles(value)})
-
-
-def _pickles(value: object) -> bool:
-    try:
-        pickle.dumps(value)
-    except Exception:
-        _log.warning("a %s cannot be pickled; the copy goes without it", type(value).__name__)
-        return False
-    return True
 
 
 RECOGNIZED_EMBEDDINGS[AkiDBMLXEmbedding.class_name()] = AkiDBMLXEmbedding

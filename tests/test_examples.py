@@ -6,14 +6,16 @@ import sys
 
 import pytest
 
-from support.checkpoints import MINILM
+from support.checkpoints import MINILM, TINY_RERANKER
 from support.packages import needs
 from support.places import EXAMPLES
 from support.waiting import PATIENCE_S
 
 NEEDS = {
     "langchain_rag": ["langchain_chroma", "langchain_text_splitters"],
+    "langchain_rerank": ["langchain_classic"],
     "llama_index_rag": ["llama_index.vector_stores.qdrant", "qdrant_client"],
+    "llama_index_rerank": [],
     "semantic_chunking": [],
     "switch_models": [],
     "web_handler": ["starlette", "httpx"],
@@ -25,6 +27,8 @@ SAYS = {
         "What moves the sea? → Tides follow the moon. (tides)",
         "(vectors)",
     ],
+    "langchain_rerank": ["Which function gives the middle value? 50 of ", " passages found; the best of them:"],
+    "llama_index_rerank": ["Which function gives the middle value? 50 of ", " passages found; the best of them:"],
     "llama_index_rag": ["first run: 3 passages, 3 embedded", "second run: 3 passages, 0 embedded", "(tides)"],
     "semantic_chunking": [
         "2: The central bank raised its rate again. Inflation had reached five percent.",
@@ -36,6 +40,7 @@ SAYS = {
         "new: Wild yeast makes sourdough rise.",
     ],
 }
+ARGUMENTS = {"langchain_rerank": [TINY_RERANKER], "llama_index_rerank": [TINY_RERANKER]}
 KEEP_AN_INDEX = {"langchain_rag", "llama_index_rag", "switch_models"}
 
 
@@ -50,7 +55,7 @@ def test_example(name, tmp_path):
     outputs = []
     for _ in range(1 + (name in KEEP_AN_INDEX)):  # the second time it finds it
         done = subprocess.run(
-            [sys.executable, str(EXAMPLES / f"{name}.py")],
+            [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, ARGUMENTS.get(name, []))],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
@@ -62,6 +67,10 @@ def test_example(name, tmp_path):
         outputs.append(done.stdout)
     for line in SAYS[name]:
         assert line in outputs[0]
+    if name in ARGUMENTS:
+        scores = [float(line.split()[0]) for line in outputs[0].splitlines() if line.startswith("  ")]
+        assert len(scores) == 10 and len(set(scores)) > 2
+        assert scores[:5] == sorted(scores[:5], reverse=True) and scores[5:] == sorted(scores[5:], reverse=True)
 
 
 def test_web_handler(monkeypatch):

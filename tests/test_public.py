@@ -8,7 +8,18 @@ import sys
 import pytest
 
 import akidb_mlx
-from akidb_mlx import Embedder, EmbedderConfig, EmbedderProtocol, EmbeddingService, errors, testing
+from akidb_mlx import (
+    Embedder,
+    EmbedderConfig,
+    EmbedderProtocol,
+    EmbeddingService,
+    Ranked,
+    Reranker,
+    RerankerConfig,
+    RerankerProtocol,
+    errors,
+    testing,
+)
 from support.waiting import PATIENCE_S
 
 
@@ -29,12 +40,16 @@ def test_the_public_names():
             "EmbedderConfig",
             "EmbedderProtocol",
             "EmbeddingService",
+            "Ranked",
+            "Reranker",
+            "RerankerConfig",
+            "RerankerProtocol",
             "errors",
         ]
     )
     for name in akidb_mlx.__all__:
         assert getattr(akidb_mlx, name).__doc__
-    assert testing.__all__ == ["FakeEmbedder"]
+    assert testing.__all__ == ["FakeEmbedder", "FakeReranker"]
     assert akidb_mlx.__version__.count(".") == 2
 
 
@@ -86,6 +101,35 @@ def parameters(function):
     return list(inspect.signature(function).parameters)
 
 
+def test_what_a_reranker_has():
+    public = {name for name in dir(Reranker) if not name.startswith("_")}
+    assert public == {
+        "load",
+        "predict",
+        "rank",
+        "apredict",
+        "arank",
+        "apredict_with_usage",
+        "count_tokens",
+        "num_labels",
+        "activation",
+        "max_seq_length",
+        "healthy",
+        "fingerprint",
+        "info",
+        "stats",
+        "close",
+    }
+    for name in public:
+        assert inspect.getdoc(getattr(Reranker, name)), name
+    options = ["prompt_name", "prompt", "activation", "show_progress"]
+    assert parameters(Reranker.predict)[1:] == parameters(Reranker.apredict)[1:] == ["pairs", *options]
+    assert parameters(Reranker.rank)[1:] == parameters(Reranker.arank)[1:] == ["query", "documents", "top_k", *options]
+    assert Ranked._fields == ("corpus_id", "score")
+    assert {"fingerprint", "predict", "rank", "apredict", "arank"} <= set(dir(RerankerProtocol))
+    assert set(RerankerConfig.model_fields) - set(EmbedderConfig.model_fields) == {"activation", "prompt"}
+
+
 @pytest.mark.parametrize("name", ["encode", "aencode"])
 def test_the_order_of_encodes_arguments(name):
     assert parameters(getattr(Embedder, name))[1:7] == [
@@ -129,6 +173,7 @@ def test_the_fields_of_the_configuration():
         "cache_limit_mb",
         "memory_limit_mb",
         "cache_dir",
+        "tokenizer",
         "local_files_only",
     }
     assert all(field.description for field in EmbedderConfig.model_fields.values())

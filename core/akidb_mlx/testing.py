@@ -1,13 +1,16 @@
-"""FakeEmbedder: deterministic vectors without a model, for users' own tests."""
+"""FakeEmbedder and FakeReranker: deterministic vectors and scores without a model, for users' own tests."""
 
 import hashlib
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence
 
 import numpy as np
 
+from akidb_mlx.pipeline.inputs import checked, checked_pairs
+from akidb_mlx.reranker import Pair, Ranked, check_top_k
+from akidb_mlx.scores import ranking
 from akidb_mlx.vectors import Embeddings, finish
 
-__all__ = ["FakeEmbedder"]
+__all__ = ["FakeEmbedder", "FakeReranker"]
 
 
 class FakeEmbedder:
@@ -52,12 +55,52 @@ class FakeEmbedder:
         return self.encode_document(texts)
 
     def _vectors(self, prompt: str, texts: Sequence[str]) -> Embeddings:
-        if isinstance(texts, str | bytes | Mapping | Set) or not hasattr(texts, "__len__"):
-            raise TypeError(f"texts must be a list of str, not a {type(texts).__name__}; wrap one text in a list")
+        texts = checked(texts)
         rows = np.empty((len(texts), self.dimension), np.float32)
-        for index, (row, text) in enumerate(zip(rows, texts, strict=True)):
-            if not isinstance(text, str):
-                raise TypeError(f"item {index} is a {type(text).__name__}, not a str")
-            digest = hashlib.sha256(f"{prompt}{text}".encode("utf-8", "surrogatepass")).digest()
-            row[:] = np.random.default_rng(int.from_bytes(digest)).standard_normal(self.dimension)
+        for row, text in zip(rows, texts, strict=True):
+            row[:] = np.random.default_rng(int.from_bytes(_digest(prompt, text))).standard_normal(self.dimension)
         return finish(rows, self.dimension, normalize=True)
+
+
+class FakeReranker:
+    """Scores from 0 to below 1 that depend on query and text alone, on every machine alike.
+
+    It satisfies `RerankerProtocol` and refuses what `Reranker` refuses; the scores mean nothing.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Always the same."""
+        return _digest("fake reranker").hex()
+
+    def predict(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> Embeddings:
+        """Score pairs (query, text): (n,) float32 in their order."""
+        return self._scores(checked_pairs(pairs))
+
+    def rank(
+        self, query: str, documents: Sequence[str], top_k: int | None = None, *, show_progress: bool = False
+    ) -> list[Ranked]:
+        """Documents by their score, best first, equal ones in the given order; at most `top_k`."""
+        if not isinstance(query, str):
+            raise TypeError(f"query must be a str, not a {type(query).__name__}")
+        check_top_k(top_k)
+        return ranking(self._scores([(query, document) for document in checked(documents)]), top_k)
+
+    async def apredict(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> Embeddings:
+        """As `predict`."""
+        return self.predict(pairs)
+
+    async def arank(
+        self, query: str, documents: Sequence[str], top_k: int | None = None, *, show_progress: bool = False
+    ) -> list[Ranked]:
+        """As `rank`."""
+        return self.rank(query, documents, top_k)
+
+    def _scores(self, pairs: Sequence[Pair]) -> Embeddings:
+        # 24 bits: every such fraction is a float32
+        numbers = [int.from_bytes(_digest(str(len(query)), ":", query, text)[:3]) for query, text in pairs]
+        return np.array(numbers, np.float32) / np.float32(2**24)
+
+
+def _digest(*parts: str) -> bytes:
+    return hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).digest()

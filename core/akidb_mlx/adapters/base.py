@@ -1,40 +1,49 @@
 """What the adapters' classes share: arguments that are settled once, a model that loads on first use, copies."""
 
-from collections.abc import Collection, Mapping
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation
 
-from akidb_mlx.adapters.lazy import LazyEmbedder
-from akidb_mlx.config.embedder_config import EmbedderConfig
-from akidb_mlx.config.options import EmbedderOptions
+from akidb_mlx.adapters.lazy import Lazy
+from akidb_mlx.adapters.lazy_embedder import LazyEmbedder
+from akidb_mlx.adapters.lazy_reranker import LazyReranker
+from akidb_mlx.config.model_config import ModelConfig
+from akidb_mlx.config.options import EmbedderOptions, RerankerOptions
 from akidb_mlx.config.sources import refuse_unknown
 from akidb_mlx.embedder import EmbedderProtocol
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.reranker import RerankerProtocol
 
-__all__ = ["AdapterModel", "own_fields", "settle"]
+__all__ = ["AdapterModel", "EmbedderAdapter", "RerankerAdapter"]
 
 
-class AdapterModel(EmbedderOptions):
-    """A framework's embedding class: the options, and an embedder behind them; an adapter adds the framework's face."""
+class AdapterModel(BaseModel):
+    """A framework's class over a model of some kind; the kind adds its options, an adapter the framework's face."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
-    embedder: SkipValidation[EmbedderProtocol | None] = Field(
-        default=None, exclude=True, repr=False, description="A ready embedder in place of a model and its settings."
-    )
-    _lazy: LazyEmbedder = PrivateAttr()
+    lazy_class: ClassVar[type[Lazy[Any, Any]]]
+    """The kind of model: its configuration, its face, and what a ready one is called."""
+    model_field: ClassVar[str] = "model"
+    """The field that holds the model's name."""
+    _lazy: Lazy[Any, Any] = PrivateAttr()
+
+    if not TYPE_CHECKING:  # type checkers read the fields
+
+        def __init__(self, /, **given: Any) -> None:
+            """Settle the configuration; load nothing."""
+            self._fill(self._settled(given), given)
 
     @classmethod
-    def from_config(cls, config: EmbedderConfig, **own: Any) -> Self:
+    def from_config(cls, config: ModelConfig, **own: Any) -> Self:
         """An adapter with exactly this configuration; environment and files are not read again."""
+        wanted = cls.lazy_class.config_class
+        if not isinstance(config, wanted):
+            raise TypeError(f"{cls.__name__} is made of {wanted.__name__}, not {type(config).__name__}")
         adapter = cls.__new__(cls)
-        adapter._fill(LazyEmbedder(config), own)
+        adapter._fill(cls.lazy_class(config), own)
         return adapter
-
-    def load(self) -> EmbedderProtocol:
-        """The embedder behind, loaded now if it is not yet: to warm up, or for its NumPy face."""
-        return self._lazy.load()
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy; with `update` one that is checked and settled anew."""
@@ -44,6 +53,11 @@ class AdapterModel(EmbedderOptions):
         fields = {_field(name): value for name, value in update.items() if name not in own}
         config = self._lazy.picklable_config().with_changes(**fields)
         return self.from_config(config, **{name: update.get(name, value) for name, value in own.items()})
+
+    @classmethod
+    def settled_names(cls) -> frozenset[str]:
+        """The fields that are the model's business: the configuration, and what stands in its place."""
+        return frozenset(cls.lazy_class.config_class.model_fields) | {"model_name", cls.lazy_class.argument}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         return self.__copy__()
@@ -57,45 +71,80 @@ class AdapterModel(EmbedderOptions):
 
     __str__ = __repr__
 
-    def _fill(self, lazy: LazyEmbedder, given: Mapping[str, Any]) -> None:
+    def _fill(self, lazy: Lazy[Any, Any], given: Mapping[str, Any]) -> None:
         """Set the fields as they were resolved, and `_lazy`."""
-        raise NotImplementedError
+        if lazy.config:
+            fields = {self.model_field if name == "model" else name: value for name, value in lazy.config}
+        else:
+            fields = {self.model_field: self._name_of(lazy.load())}
+        own = {name: given[name] for name in (*self._own_fields(), lazy.argument) if name in given}
+        super().__init__(**fields, **own)
+        self._lazy = lazy
+
+    @staticmethod
+    def _name_of(face: Any) -> str:
+        """What stands for the model's name where a ready face has no configuration."""
+        return type(face).__name__
 
     def _own(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in own_fields(type(self))}
+        return {name: getattr(self, name) for name in self._own_fields()}
+
+    @classmethod
+    def _own_fields(cls) -> frozenset[str]:
+        """The fields that are the framework's business."""
+        return frozenset(cls.model_fields) - cls.settled_names()
+
+    @classmethod
+    def _settled(cls, given: Mapping[str, Any]) -> Lazy[Any, Any]:
+        """What an adapter's arguments ask for: a ready face, or `model` (`model_name`) and the configuration's fields.
+
+        Raises:
+            ConfigError: an unknown name, a bad value, or a ready face together with settings.
+            TypeError: a ready face that is none.
+        """
+        kind, own = cls.lazy_class, cls._own_fields()
+        fields = {name: value for name, value in given.items() if name not in own}
+        face = fields.pop(kind.argument, None)
+        refuse_unknown("argument", fields, [*kind.config_class.model_fields, *own, kind.argument, "model_name"])
+        if "model" in fields and "model_name" in fields:
+            raise ConfigError("model and model_name mean the same; keep one")
+        if face is None:
+            return kind(kind.config_class(**{_field(name): value for name, value in fields.items()}))
+        if fields:
+            left_out = ", ".join(sorted(fields))
+            raise ConfigError(f"{kind.argument}= brings its own settings; leave out {left_out}, or {kind.argument}=")
+        return kind(kind.checked(face))
 
 
-def own_fields(adapter: type[BaseModel]) -> frozenset[str]:
-    """The fields of an adapter that are the framework's business: neither the configuration nor the embedder."""
-    return frozenset(adapter.model_fields) - frozenset(EmbedderConfig.model_fields) - {"model_name", "embedder"}
+class EmbedderAdapter(EmbedderOptions, AdapterModel):
+    """A framework's embedding class: the options, and an embedder behind them."""
+
+    lazy_class = LazyEmbedder
+    _lazy: LazyEmbedder = PrivateAttr()
+    embedder: SkipValidation[EmbedderProtocol | None] = Field(
+        default=None, exclude=True, repr=False, description="A ready embedder in place of a model and its settings."
+    )
+
+    def load(self) -> EmbedderProtocol:
+        """The embedder behind, loaded now if it is not yet: to warm up, or for its NumPy face."""
+        return self._lazy.load()
 
 
-def settle(given: Mapping[str, Any], own: Collection[str]) -> LazyEmbedder:
-    """A lazy embedder from an adapter's arguments: `embedder`, or `model` (`model_name`) and EmbedderConfig's fields.
+class RerankerAdapter(RerankerOptions, AdapterModel):
+    """A framework's reranking class: the options, and a reranker behind them."""
 
-    `own` are the names of its other arguments (`own_fields`).
+    lazy_class = LazyReranker
+    _lazy: LazyReranker = PrivateAttr()
+    reranker: SkipValidation[RerankerProtocol | None] = Field(
+        default=None, exclude=True, repr=False, description="A ready reranker in place of a model and its settings."
+    )
 
-    Raises:
-        ConfigError: an unknown name, a bad value, or an embedder together with settings.
-        TypeError: an embedder that is none.
-    """
-    fields = {name: value for name, value in given.items() if name not in own}
-    embedder = fields.pop("embedder", None)
-    known = [*EmbedderConfig.model_fields, *own, "embedder", "model_name"]
-    refuse_unknown("argument", fields, known)
-    if "model" in fields and "model_name" in fields:
-        raise ConfigError("model and model_name mean the same; keep one")
-    if embedder is None:
-        return LazyEmbedder(EmbedderConfig(**{_field(name): value for name, value in fields.items()}))
-    if fields:
-        raise ConfigError(f"embedder= brings its own settings; leave out {', '.join(sorted(fields))}, or embedder=")
-    for method in ("encode_query", "encode_document", "aencode_query", "aencode_document"):
-        if isinstance(embedder, type) or not callable(getattr(embedder, method, None)):
-            raise TypeError(f"embedder is no embedder but {embedder!r:.80} (no {method}; see EmbedderProtocol)")
-    return LazyEmbedder(embedder)
+    def load(self) -> RerankerProtocol:
+        """The reranker behind, loaded now if it is not yet: to warm up, or for its NumPy face."""
+        return self._lazy.load()
 
 
-def _restore(cls: type[AdapterModel], config: EmbedderConfig, own: dict[str, Any]) -> AdapterModel:
+def _restore(cls: type[AdapterModel], config: ModelConfig, own: dict[str, Any]) -> AdapterModel:
     return cls.from_config(config, **own)
 
 

@@ -1,0 +1,62 @@
+"""What LlamaIndex's classes share: settled at construction, serialised as what decides, pickled as a configuration."""
+
+import logging
+import pickle
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import model_serializer
+
+from akidb_mlx.adapters.base import AdapterModel
+from akidb_mlx.adapters.lazy import Lazy
+from akidb_mlx.config.model_config import fields_that_change
+from akidb_mlx.errors import ConfigError
+
+__all__ = ["SettledComponent"]
+
+_log = logging.getLogger(__name__)
+
+
+class SettledComponent(AdapterModel):
+    """An adapter that is also a LlamaIndex component: `model_name`, dictionaries and JSON, assignable extras."""
+
+    model_field: ClassVar[str] = "model_name"
+
+    @model_serializer(mode="wrap")
+    def custom_model_dump(self, handler: Any, info: Any) -> dict[str, Any]:
+        """What decides results, as resolved at construction: LlamaIndex's ingestion cache is keyed by it."""
+        only_speed = fields_that_change(self.lazy_class.config_class, "run")
+        data = {name: value for name, value in handler(self).items() if name not in only_speed}
+        return {**data, "class_name": type(self).class_name()}
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name under which it is serialised."""
+        return cls.__name__
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.settled_names():
+            raise ConfigError(f"{name} is settled at construction; make another {type(self).__name__}")
+        super().__setattr__(name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As AdapterModel; LlamaIndex's own way deletes from the live object what cannot be pickled."""
+        restore, (cls, config, own) = super().__reduce__()
+        return restore, (cls, config, {name: value for name, value in own.items() if _pickles(value)})
+
+    @classmethod
+    def _settled(cls, given: Mapping[str, Any]) -> Lazy[Any, Any]:
+        return super()._settled({name: value for name, value in given.items() if name != "class_name"})
+
+    @staticmethod
+    def _name_of(face: Any) -> str:
+        return f"{type(face).__name__}-{face.fingerprint[:16]}"
+
+
+def _pickles(value: object) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:
+        _log.warning("a %s cannot be pickled; the copy goes without it", type(value).__name__)
+        return False
+    return True
