@@ -94,15 +94,20 @@ def _read_models(args: argparse.Namespace) -> tuple[_Configs, dict[str, Any]]:
 def _named(args: argparse.Namespace) -> _Configs:
     """What the options name."""
     configs: _Configs = {}
-    for option, said, kind in (
-        ("--model", args.models, EmbedderConfig),
-        ("--reranker", args.rerankers, RerankerConfig),
-    ):
+    for option, said, read in (("--model", args.models, _embedder), ("--reranker", args.rerankers, _reranker)):
         for name, model in (_split(one, option) for one in said):
             if name in configs:
                 raise ConfigError(f"two models have the same name; give them names with {option} NAME=MODEL")
-            configs[name] = read_config(argparse.Namespace(**{**vars(args), "model": model}), kind)
+            configs[name] = read(argparse.Namespace(**{**vars(args), "model": model}))
     return configs
+
+
+def _embedder(args: argparse.Namespace) -> EmbedderConfig:
+    return read_config(args, EmbedderConfig)
+
+
+def _reranker(args: argparse.Namespace) -> RerankerConfig:
+    return read_config(args, RerankerConfig)
 
 
 def _split(text: str, option: str) -> tuple[str, str]:
