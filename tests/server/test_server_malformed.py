@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.checkpoints import REFERENCE
+from support.checkpoints import REFERENCE, RERANKERS
 from support.serving import serve_process
 from support.waiting import PATIENCE_S, until
 
@@ -30,8 +30,14 @@ GOOD = {
     },
     "/api/v1/embed": {"texts": ["a", "b"], "model": "m", "pooling": "mean", "normalize": True},
     "/rerank": {"query": "q", "texts": ["a", "b"], "top_n": 1, "truncation_direction": "Right", "raw_scores": False},
-    "/v2/rerank": {"query": "q", "documents": ["a", {"text": "b"}], "model": "m", "top_n": 1, "return_documents": True},
-    "/score": {"text_1": "q", "text_2": ["a", "b"], "model": "m", "use_activation": True},
+    "/v2/rerank": {
+        "query": "q",
+        "documents": ["a", {"text": "b"}],
+        "model": "ce",
+        "top_n": 1,
+        "return_documents": True,
+    },
+    "/score": {"text_1": "q", "text_2": ["a", "b"], "model": "ce", "use_activation": True},
 }
 ODD_VALUES = [
     *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**400, 0.5, -0.0, 1e308, float("inf"), float("nan")),
@@ -171,7 +177,8 @@ def figures(client):
 
 @contextlib.contextmanager
 def small_server(*more):
-    options = ("--model", f"m={REFERENCE / 'bert-prompts'}", "--max-request-bytes", "200000", *more)
+    models = ("--model", f"m={REFERENCE / 'bert-prompts'}", "--reranker", f"ce={RERANKERS / 'bert'}")
+    options = (*models, "--max-request-bytes", "200000", *more)
     with serve_process(*options) as server:
         with server.client() as client:
             until(lambda: client.get("/health").status == 200)

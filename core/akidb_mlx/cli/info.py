@@ -15,9 +15,14 @@ from akidb_mlx.effective.facts import FACTS
 from akidb_mlx.effective.fingerprint import fingerprint
 from akidb_mlx.effective.prompts import fingerprint_facts
 from akidb_mlx.effective.recipe import Recipe, read_recipe
+from akidb_mlx.effective.reranker_recipe import (
+    RERANKER_FACTS,
+    RerankerRecipe,
+    read_reranker_recipe,
+    reranker_fingerprint_facts,
+)
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.pipeline.loaded_model import measure_float32
-from akidb_mlx.reranker import Reranker
 
 __all__ = ["add_arguments", "run"]
 
@@ -63,13 +68,15 @@ def _embedder_facts(config: EmbedderConfig) -> dict[str, Any]:
 
 
 def _reranker_facts(config: RerankerConfig) -> dict[str, Any]:
-    with Reranker.load(config) as reranker:
-        measured = ("stats", "memory", "healthy", "parameter_bytes")
-        facts = {name: value for name, value in reranker.info().items() if name not in measured}
-        return facts | {"fingerprint": reranker.fingerprint}
+    recipe = read_reranker_recipe(config)
+    return describe(config, recipe, RERANKER_FACTS) | {
+        "float32": describe_error(measure_float32(recipe.device)),
+        "fingerprint": fingerprint(reranker_fingerprint_facts(config, recipe)),
+        "refused": _refusal(recipe),
+    }
 
 
-def _refusal(recipe: Recipe) -> str | None:
+def _refusal(recipe: Recipe | RerankerRecipe) -> str | None:
     """Why loading it would fail, as far as config.json tells."""
     from akidb_mlx.model.architectures import make_backbone  # weights are made when they are read, not here
 

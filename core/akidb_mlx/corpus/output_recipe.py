@@ -21,7 +21,16 @@ _EMBEDDER_FACTS = (
     "quantization",
 )
 # Of Reranker.info(): what the scores mean.
-_RERANKER_FACTS = ("model_name", "revision", "activation", "prompt", "max_seq_length", "quantization")
+_RERANKER_FACTS = (
+    "model_name",
+    "revision",
+    "activation",
+    "prompts",
+    "prompt",
+    "tokenizer",
+    "max_seq_length",
+    "quantization",
+)
 _RUN_FACTS = (
     "query_column",
     "text_column",

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
+from akidb_mlx.checkpoint.kinds import Kind
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.options import MODEL_ALIASES
 from akidb_mlx.config.reranker_config import RerankerConfig
@@ -16,12 +17,11 @@ from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ClosedError
 from akidb_mlx.reranker import Reranker
 
-__all__ = ["Kind", "Models", "ServedConfig", "ServedModel"]
+__all__ = ["Models", "ServedConfig", "ServedModel"]
 
 _log = logging.getLogger(__name__)
 _WARM_UP = "the first forward compiles and warms up"
 
-Kind = Literal["embedder", "reranker"]
 ServedConfig = EmbedderConfig | RerankerConfig
 
 

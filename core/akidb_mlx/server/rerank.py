@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
 
 from akidb_mlx.embedder import Usage
 from akidb_mlx.reranker import Pair
+from akidb_mlx.scores import ranking
 from akidb_mlx.server.models import ServedModel
 from akidb_mlx.server.problems import Problem
 from akidb_mlx.server.request_body import check_texts, parse, read_body, read_request
@@ -137,9 +137,8 @@ def _wants_raw(asked: _Asked) -> bool:
 
 
 def _best(scores: Embeddings, top_n: int | None) -> list[int]:
-    """Places by score, equal ones as they came."""
-    order: list[int] = np.argsort(-scores, kind="stable").tolist()
-    return order[:top_n] if top_n else order
+    """Places by score, equal ones as they came; 0 is all."""
+    return [ranked.corpus_id for ranked in ranking(scores, top_n or None)]
 
 
 def _pairs(asked: ScoreRequest) -> list[Pair]:

@@ -7,9 +7,10 @@ from typing import Any, TypeVar, cast
 
 from starlette.requests import ClientDisconnect, Request
 
+from akidb_mlx.checkpoint.kinds import Kind
 from akidb_mlx.embedder import Usage
 from akidb_mlx.server.metrics import Metrics
-from akidb_mlx.server.models import Kind, Models, ServedModel
+from akidb_mlx.server.models import Models, ServedModel
 from akidb_mlx.server.problems import Problem
 from akidb_mlx.server.settings import ServerSettings
 

@@ -9,14 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from akidb_mlx import RerankerConfig
+from akidb_mlx import Reranker, RerankerConfig
 from akidb_mlx.cli import main
 from akidb_mlx.corpus import PairScorer, embed_corpus, embedding, read_output, read_recipe, rerank_corpus
 from akidb_mlx.errors import BackendError, ConfigError, InputError
-from support.checkpoints import PROMPTS
+from support.checkpoints import PROMPTS, RERANKERS
+from support.comparison import assert_close
 from support.reranker import StandIn, loaded_as, logit, sigmoid
 
-TINY = str(PROMPTS)
+TINY, REAL = str(PROMPTS), str(RERANKERS / "bert")
 
 
 @pytest.fixture
@@ -260,15 +261,46 @@ def test_every_config_field_is_an_option(capsys):
 # info, doctor, bench
 
 
-def test_info_knows_the_kind(folder, made, capsys):
-    assert main(["info", folder, "--activation", "identity", "--json"]) == 0
+def test_info_knows_the_kind_and_loads_no_weights(monkeypatch, capsys):
+    from akidb_mlx.model import loading
+
+    monkeypatch.setattr(loading, "load_model", lambda *_: 1 / 0)
+    assert main(["info", REAL, "--activation", "identity", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert (facts["model_name"], facts["activation"]) == (folder, "identity")
-    assert facts["fingerprint"] == made[0].fingerprint
-    assert "memory" not in facts
-    assert main(["info", folder]) == 0
+    assert (facts["kind"], facts["model_name"], facts["activation"]) == ("reranker", REAL, "identity")
+    assert facts["refused"] is None
+    assert main(["info", REAL]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert lines["activation"] == "sigmoid  (config.json)"
+    assert lines["activation"] == "sigmoid  (default for one label)"
+    monkeypatch.undo()
+    with Reranker.load(REAL, activation="identity") as reranker:
+        assert facts["fingerprint"] == reranker.fingerprint
+        info = json.loads(json.dumps(reranker.info()))
+    assert not {name for name in facts.keys() & info.keys() - {"sources"} if facts[name] != info[name]}
+
+
+def test_a_real_reranker(rows, capsys):
+    assert rerank("--to", "out.npy", "--no-progress", model=REAL) == 0
+    with Reranker.load(REAL) as reranker:
+        expected = reranker.predict([(row["q"], row["body"]) for row in rows])
+    assert_close(np.load("out.npy"), expected, 1e-6)
+    capsys.readouterr()
+    assert main(["doctor", REAL]) in (0, 1)  # random weights rank at random
+    found = {line[6:34].strip(): line[:4] for line in capsys.readouterr().out.splitlines()}
+    assert found.pop("related above unrelated") in ("pass", "FAIL")
+    assert set(found.values()) == {"pass"}, found
+    assert main(["bench", REAL, "--seconds", "0.01", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["tokens_per_pair"] > 10
+    assert figures["peak_mb"] > 0
+
+
+def test_a_kind_may_be_said(made, capsys):
+    """Of language models whose files say nothing."""
+    assert main(["doctor", TINY, "--kind", "reranker", "--activation", "sigmoid"]) == 0
+    assert len(made) == 1
+    assert main(["bench", REAL, "--kind", "embedder", "--activation", "sigmoid"]) == 2
+    assert "--activation is for rerankers" in error(capsys)
 
 
 @pytest.mark.parametrize("command", ["info", "doctor", "bench"])
@@ -278,18 +310,6 @@ def test_an_option_of_the_other_kind_is_exit_2(command, folder, made, capsys):
     assert main([command, TINY, "--activation", "sigmoid"]) == 2
     assert f"--activation is for rerankers; {TINY} is an embedder" in error(capsys)
     assert not made
-
-
-def test_what_makes_a_reranker(folder, made, capsys):
-    said, config = Path(folder, "config_sentence_transformers.json"), Path(folder, "config.json")
-    said.write_text('{"model_type": "CrossEncoder"}')
-    config.write_text('{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}')
-    assert main(["info", folder]) == 0
-    assert len(made) == 1
-    said.write_text('{"model_type": "SparseEncoder"}')
-    assert main(["info", folder]) == 2
-    assert "sparse encoder" in error(capsys)
-    assert len(made) == 1
 
 
 def test_doctor_examines_a_reranker(folder, made, capsys):

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from akidb_mlx import Embedder, EmbedderConfig, RerankerConfig
+from akidb_mlx import Embedder, EmbedderConfig, Reranker, RerankerConfig
 from akidb_mlx.server import ServerSettings
 from akidb_mlx.server.problems import RERANK_PATHS
-from support.checkpoints import REFERENCE
+from support.checkpoints import REFERENCE, read_reranker_case
+from support.comparison import assert_close
 from support.reranker import StandIn, logit, sigmoid
 from support.serving import serving
 from support.waiting import until
@@ -143,6 +144,25 @@ def test_scores_are_0_to_1_whatever_the_models_activation():
         assert min(RAW) < 0
         scores = [one["relevance_score"] for one in documents(client).json["results"]]
         assert scores == pytest.approx([sigmoid(RAW[i]) for i in BEST], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bert", "bert-v4-identity", "qwen3-reranker"])
+def test_a_real_reranker_gives_its_references_numbers(name):
+    folder, _, arrays, pairs = read_reranker_case(name)
+    config = RerankerConfig(model=folder, dtype="float32")
+    with serving({"r": config}) as server, server.client() as client, Reranker.load(config) as reranker:
+        queries, texts = map(list, zip(*pairs, strict=True))
+        answer = client.post("/score", {"queries": queries, "documents": texts, "raw_scores": True})
+        assert_close([one["score"] for one in answer.json["data"]], arrays["logits"], 1e-5)
+        assert answer.json["usage"]["total_tokens"] == sum(reranker.count_tokens(pairs, reranker._prompts.query))
+        found = client.post("/rerank", {"query": queries[0], "texts": texts[:20]}).json
+        expected = reranker.predict([(queries[0], text) for text in texts[:20]], activation="sigmoid")
+        assert_close([one["score"] for one in sorted(found, key=lambda one: one["index"])], expected, 1e-6)
+        ranked = reranker.rank(queries[0], texts[:20], activation="sigmoid")
+        assert [one["score"] for one in found] == pytest.approx([one.score for one in ranked], abs=1e-6)
+        card = client.get("/v1/models/r").json
+        assert (card["kind"], card["num_labels"], card["max_seq_length"]) == ("reranker", 1, reranker.max_seq_length)
+        assert 'akidb_mlx_rerank_requests_total{model="r"} 2.0' in client.get("/metrics").body.decode()
 
 
 def test_voyages_words_give_voyages_answer(client):
