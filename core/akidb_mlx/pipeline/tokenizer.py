@@ -157,7 +157,8 @@ class Tokenizer:
     ) -> Tokenized:
         """Token ids of each pair, joined by the post-processor; InputError where one gives no token.
 
-        With `types` also where the second text's start. The error also where the text that is to be cut is shorter than what is too much.
+        With `types` also where each second text starts. The error also where the text that is to be cut is shorter
+        than what is too much.
         """
         valid = [(_valid_unicode(query), _valid_unicode(text)) for query, text in pairs]
         try:
