@@ -7,8 +7,9 @@ import pytest
 from akidb_mlx import Embedder, EmbedderConfig, Reranker, RerankerConfig
 from akidb_mlx.server import ServerSettings
 from akidb_mlx.server.problems import RERANK_PATHS
-from support.checkpoints import REFERENCE, read_reranker_case
+from support.checkpoints import REFERENCE, RERANKERS, read_reranker_case
 from support.comparison import assert_close
+from support.device import held_device
 from support.reranker import StandIn, logit, sigmoid
 from support.serving import serving
 from support.waiting import until
@@ -347,6 +348,31 @@ def test_a_full_queue_is_429_with_retry_after(server, client):
     assert answer.error["code"] == "rate_limit_exceeded"
     assert (answer.headers["Retry-After"], answer.headers["Retry-After-Ms"]) == ("2", "1500")
     assert "max_queued_tokens=20" in answer.json["detail"]
+
+
+def queued(server):
+    return sum(model.model.stats()["queued_tokens"] for model in server.state.models.loaded)
+
+
+def test_a_real_queue_is_full_and_who_leaves_makes_room():
+    config = RerankerConfig(model=RERANKERS / "bert", max_queued_tokens=40)
+    body = {"query": "one two three", "texts": ["four five six seven"]}
+    with serving({"r": config}) as server, server.client() as client:
+        assert client.post("/rerank", body).status == 200
+        before = next(server.state.models.loaded).model.stats()
+        with held_device():
+            with server.client() as leaver:
+                leaver.connection.request("POST", "/rerank", json.dumps(body), {"Content-Type": "application/json"})
+                until(lambda: queued(server) > 0)
+                answer = client.post("/v1/rerank", {"query": "one two", "documents": ["three four five"] * 9})
+                assert answer.status == 429
+                assert int(answer.headers["Retry-After"]) >= 1
+                assert "max_queued_tokens=40" in answer.json["detail"]
+            until(lambda: queued(server) == 0)
+        assert client.post("/rerank", body).status == 200
+        after = next(server.state.models.loaded).model.stats()
+        assert after["cancelled_requests"] == before["cancelled_requests"] + 1
+        assert after["refused_requests"] == before["refused_requests"] + 1
 
 
 # what operators see
