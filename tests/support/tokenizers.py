@@ -69,10 +69,24 @@ def wordpiece(specials=BERT, roberta=False):
 
 
 def byte_bpe(specials, before, processor=None, normalizer=None, prefix=""):
-    letters = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet()), "te", "tea", "Ġt", "Ġa", "Ġp", "ot", "Ġpot", "an"]
+    letters = [
+        *specials,
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+        "te",
+        "tea",
+        "Ġt",
+        "Ġa",
+        "Ġp",
+        "ot",
+        "Ġpot",
+        "an",
+    ]
     merges = [("t", "e"), ("te", "a"), ("Ġ", "t"), ("Ġ", "a"), ("Ġ", "p"), ("o", "t"), ("Ġp", "ot"), ("a", "n")]
     model = models.BPE(
-        {piece: n for n, piece in enumerate(letters)}, merges, continuing_subword_prefix=prefix, end_of_word_suffix=prefix
+        {piece: n for n, piece in enumerate(letters)},
+        merges,
+        continuing_subword_prefix=prefix,
+        end_of_word_suffix=prefix,
     )
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer, tokenizer.normalizer = before, normalizer
@@ -113,7 +127,13 @@ def character_bpe(specials, normalizer, before):
     return _special(tokenizer, specials)
 
 
-_BERT_SAID = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+_BERT_SAID = {
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "mask_token": "[MASK]",
+}
 _XLM_SAID = {"bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>"}
 _XLM_SAID |= {"pad_token": "<pad>", "mask_token": "<mask>"}
 _GEMMA = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
@@ -202,7 +222,12 @@ _PARTS = {
             "special_tokens": {},
         },
     ],
-    "normalizer": [None, {"type": "NFKC"}, {"type": "Lowercase"}, {"type": "Strip", "strip_left": True, "strip_right": True}],
+    "normalizer": [
+        None,
+        {"type": "NFKC"},
+        {"type": "Lowercase"},
+        {"type": "Strip", "strip_left": True, "strip_right": True},
+    ],
     "pre_tokenizer": [
         None,
         {"type": "WhitespaceSplit"},

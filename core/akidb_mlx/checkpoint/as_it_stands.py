@@ -36,9 +36,13 @@ def class_of(config: Json, said: Json, *, byte_level: bool) -> str | None:
 
     `byte_level` is whether tokenizer.json has a part of that name.
     """
-    kind, name = config.get("model_type"), said.get("tokenizer_class") or config.get("tokenizer_class") or ""
-    if not isinstance(kind, str) or kind not in BY_MODEL_TYPE or "model_name" in config or not isinstance(name, str):
+    kind = config.get("model_type")
+    names = [one for one in (said.get("tokenizer_class"), config.get("tokenizer_class")) if one is not None]
+    if not isinstance(kind, str) or kind not in BY_MODEL_TYPE or "model_name" in config:
         return None
+    if not all(isinstance(name, str) and name for name in names):
+        return None
+    name = names[0] if names else ""
     registered, named = BY_MODEL_TYPE[kind], name.removesuffix("Fast")
     if named == "LlamaTokenizer" and kind not in OVERRULED and byte_level:
         return "TokenizersBackend"
@@ -141,7 +145,11 @@ def _equal(wanted: Any, found: Any, values: Mapping[Of, Any]) -> bool:
     if isinstance(wanted, list) and wanted and isinstance(wanted[0], Of) and wanted[0].what == "entry":
         return bool(found == dict(values[name] for name in wanted))
     if isinstance(wanted, list):
-        return isinstance(found, list) and len(wanted) == len(found) and all(map(lambda a, b: _equal(a, b, values), wanted, found))
+        return (
+            isinstance(found, list)
+            and len(wanted) == len(found)
+            and all(map(lambda a, b: _equal(a, b, values), wanted, found))
+        )
     if isinstance(wanted, Mapping):
         if not isinstance(found, Mapping):
             return False
