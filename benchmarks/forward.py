@@ -19,7 +19,8 @@ import numpy as np
 
 from akidb_mlx import Embedder
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
-from akidb_mlx.model.padded_batch import PaddedBatch
+from akidb_mlx.model.encoding import Encoding
+from akidb_mlx.model.padded_batch import pad_batch
 
 SHAPES = {"cpu": "1x8,1x16,1x64,8x32,8x64,8x128,4x256", "cuda": "1x16,8x64,64x128,32x512,256x64,64x256,8x2048"}
 ROWS = {"cpu": 2048, "cuda": 16384, "metal": 8192}
@@ -78,7 +79,7 @@ def measure(embedder: Any, kind: str, dtype: str, shapes: list[tuple[int, int]],
     print("| rows × length | ms | tokens/s | TFLOP/s | share of the ceiling |\n|---|---|---|---|---|")
     for rows, length in shapes:
         ids = rng.integers(1000, 20_000, (rows, length), dtype=np.int32)
-        batch = PaddedBatch(ids, np.full(rows, length, np.int32), np.zeros(rows, np.int32))
+        batch = pad_batch([Encoding(row) for row in ids], length)
         top = ceiling(kind, dtype, model.backbone.width, inner, max(3, rounds // 3))
         seconds = median_seconds(lambda batch=batch: mx.eval(model(batch)), rounds)
         rate = operations(model, rows, length) / seconds

@@ -166,14 +166,16 @@ def fresh(folder: Path, output: Path) -> dict[str, Any]:
 
 def kept_rows(folder: Path, dtype: str) -> np.ndarray:
     """Rows of the model whose packed weights stay packed, as on a GPU."""
+    from akidb_mlx.checkpoint.heads import PooledHead
+    from akidb_mlx.model.encoding import Encoding
     from akidb_mlx.model.padded_batch import pad_batch
 
     device = Device("cuda", "pretended", 4096, Shapes(), cache_limit_mb=512, survives_fork=False)
     checkpoint = read_checkpoint(folder)
     assert checkpoint.pooling is not None
-    model = load_model(checkpoint, checkpoint.pooling, device, dtype)
+    model = load_model(checkpoint, PooledHead(checkpoint.pooling, checkpoint.dense), device, dtype)
     ids = Tokenizer(checkpoint.tokenizer_file, checkpoint.max_seq_length).tokenize(TEXTS[:2]).token_ids
-    rows = np.array(model(pad_batch(ids, [0] * len(ids), max(map(len, ids)))))
+    rows = np.array(model(pad_batch(list(map(Encoding, ids)), max(map(len, ids)))))
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

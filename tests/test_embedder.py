@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from akidb_mlx import Embedder, EmbedderConfig, EmbedderProtocol
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import BackendError, ClosedError, ConfigError, InputError, QueueFullError
+from akidb_mlx.model.encoding import Encoding
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close, assert_unit_length, close_to
 from support.device import model_in_place, stalled
@@ -638,7 +639,7 @@ def test_at_random_nothing_is_lost_wrong_or_left_hanging(tiny, folder, seed):
                     continue
                 if kind == "cancelled":
                     part = embedder._loaded.tokenizer.tokenize(texts)
-                    future = embedder._loaded.engine.submit(part.token_ids)
+                    future = embedder._loaded.engine.submit(list(map(Encoding, part.token_ids)))
                     time.sleep(rng.random() * 0.003)
                     future.cancel()
                     continue

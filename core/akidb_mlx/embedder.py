@@ -1,9 +1,8 @@
 """Embedder, the face of akidb-mlx: texts in, (n, dimension) float32 out."""
 
-import threading
-import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike, fspath
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -11,14 +10,15 @@ from numpy.typing import ArrayLike
 
 from akidb_mlx import vectors
 from akidb_mlx.config.embedder_config import EmbedderConfig
-from akidb_mlx.device.precision import describe_error
 from akidb_mlx.effective.fingerprint import fingerprint
 from akidb_mlx.effective.prompts import effective_normalize, effective_prompts, fingerprint_facts
-from akidb_mlx.engine.device_threads import DEVICE_THREADS
-from akidb_mlx.errors import BackendError, ClosedError, ConfigError, InputError
+from akidb_mlx.effective.recipe import Recipe
+from akidb_mlx.errors import ConfigError, InputError
 from akidb_mlx.pipeline.call import Call, OnError, Usage
-from akidb_mlx.pipeline.inputs import as_async, checked, checked_stream, positive
-from akidb_mlx.pipeline.loaded_model import LoadedModel, acquire, measure_float32
+from akidb_mlx.pipeline.encoders import TextEncoder
+from akidb_mlx.pipeline.face import Face
+from akidb_mlx.pipeline.inputs import as_async, checked, checked_async, checked_stream, positive
+from akidb_mlx.pipeline.loaded_model import EMBEDDER, LoadedModel, acquire
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
 from akidb_mlx.vectors import Embeddings
 
@@ -41,13 +41,13 @@ class EmbedderProtocol(Protocol):
     async def aencode_document(self, texts: Sequence[str], *, show_progress: bool = False) -> Embeddings: ...  # noqa: D102
 
 
-class Embedder:
+class Embedder(Face[Recipe]):
     """A loaded model. Make one with `Embedder.load`; embedders with equal settings share one loaded model.
 
     All methods may be called from any thread, the async ones from any event loop.
     """
 
-    def __init__(self, config: EmbedderConfig, loaded: LoadedModel) -> None:
+    def __init__(self, config: EmbedderConfig, loaded: LoadedModel[Recipe]) -> None:
         """Use `Embedder.load` instead."""
         self.config = config
         self._loaded = loaded
@@ -56,10 +56,9 @@ class Embedder:
         self._normalize = effective_normalize(config, loaded.recipe)
         wanted = self._checkpoint.truncate_dim if config.truncate_dim is None else config.truncate_dim
         self._dimension = self._checked_dimension(wanted, ConfigError)
-        self._path = TextPipeline(loaded)
-        # A thread of its own: closing waits for the device, and the garbage collector may run on its thread.
-        self._finalizer = weakref.finalize(self, lambda: threading.Thread(target=loaded.release).start())
-        self._finalizer.atexit = False
+        encoder = TextEncoder(loaded.tokenizer, include_prompt=self._checkpoint.include_prompt)
+        self._path = TextPipeline(loaded, encoder)
+        super().__init__(loaded)  # last: whatever failed before gives the model back by itself
 
     @classmethod
     def load(cls, model: "str | PathLike[str] | EmbedderConfig | None" = None, **fields: Any) -> Self:
@@ -76,7 +75,7 @@ class Embedder:
             config = EmbedderConfig(**fields)
         else:
             config = EmbedderConfig(model=fspath(model), **fields)
-        loaded = acquire(config)
+        loaded = acquire(config, EMBEDDER)
         try:
             return cls(config, loaded)
         except BaseException:
@@ -92,16 +91,6 @@ class Embedder:
     def full_dimension(self) -> int:
         """Width before `truncate_dim`: the most that a call may ask for."""
         return self._loaded.dimension
-
-    @property
-    def max_seq_length(self) -> int | None:
-        """Tokens of a text that count, special tokens and prompt included."""
-        return self._loaded.recipe.max_seq_length
-
-    @property
-    def healthy(self) -> bool:
-        """Whether the device threads are able to answer."""
-        return self._finalizer.alive and DEVICE_THREADS.healthy
 
     @property
     def fingerprint(self) -> str:
@@ -257,7 +246,7 @@ class Embedder:
     ) -> AsyncIterator[Embeddings]:
         """`encode_stream` for an event loop; `texts` may be an async iterable."""
         call = self._stream_call(prompt_name, prompt, truncate_dim, normalize, side, on_error)
-        source = as_async(texts if isinstance(texts, AsyncIterable) else checked_stream(texts))
+        source = checked_async(texts) if isinstance(texts, AsyncIterable) else as_async(checked_stream(texts))
         return self._path.astream(source, positive(chunk_size), call, on_error)
 
     def count_tokens(self, texts: Sequence[str], prompt: str = "") -> list[int]:
@@ -280,41 +269,8 @@ class Embedder:
         return {
             **describe(self.config, self._loaded.recipe),
             "dimension": self.dimension,
-            "parameter_bytes": self._loaded.parameter_bytes,
-            "healthy": self.healthy,
-            **self._measured(),
-            "stats": self.stats(),
+            **self._live(),
         }
-
-    def _measured(self) -> dict[str, Any]:
-        """What the device itself says; nothing once it is lost."""
-        try:
-            return {
-                "float32": describe_error(measure_float32(self._loaded.recipe.device)),
-                "memory": DEVICE_THREADS.run(_memory).result(),
-            }
-        except BackendError:
-            return {"float32": None, "memory": None}
-
-    def stats(self) -> dict[str, Any]:
-        """The loaded model's counters and what waits for it; plain values, at once."""
-        engine = self._loaded.engine
-        return {
-            **engine.stats.snapshot(),
-            "queued_tokens": engine.scheduler.queued_tokens,
-            "max_queued_tokens": engine.queue.max_queued_tokens,
-        }
-
-    def close(self) -> None:
-        """Give the model back; the last embedder that uses it frees its memory. Closing twice is fine."""
-        if self._finalizer.detach():
-            self._loaded.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Embedder({self._checkpoint.name!r}, dimension={self.dimension})"
@@ -336,11 +292,16 @@ class Embedder:
         on_overlong: str | None = None,
         max_tokens: int | None = None,
     ) -> Call:
-        if not self._finalizer.alive:
-            raise ClosedError("the embedder is closed; load it again")
+        self._check_open()
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
-        normalize = self._normalize if normalize is None else normalize
-        return Call(prompt, dimension, normalize, urgent, on_overlong or self.config.on_overlong, max_tokens)
+        finish = partial(
+            vectors.finish,
+            dimension=dimension,
+            normalize=self._normalize if normalize is None else normalize,
+            layer_norm=self._checkpoint.truncation_layer_norm,
+        )
+        on_overlong = on_overlong or self.config.on_overlong
+        return Call(prompt, finish, urgent=urgent, on_overlong=on_overlong, max_tokens=max_tokens)
 
     def _stream_call(
         self,
@@ -368,13 +329,3 @@ class Embedder:
                 f"{truncate_dim} of {full} dimensions may find much less"
             )
         return truncate_dim
-
-
-def _memory() -> dict[str, int]:
-    import mlx.core as mx
-
-    return {
-        "active_bytes": mx.get_active_memory(),
-        "cache_bytes": mx.get_cache_memory(),
-        "peak_bytes": mx.get_peak_memory(),
-    }

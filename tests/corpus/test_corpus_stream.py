@@ -191,7 +191,7 @@ def test_a_text_on_which_the_device_fails_is_told(tiny, monkeypatch):
     poison = tiny._loaded.tokenizer.tokenize(["passage text: poison"]).token_ids[0]
 
     def start(batch):
-        if any(np.array_equal(row.token_ids, poison) for row in batch.plan.rows):
+        if any(np.array_equal(row.encoding.token_ids, poison) for row in batch.plan.rows):
             raise RuntimeError("illegal instruction")
         real(batch)
 

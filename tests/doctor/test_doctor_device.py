@@ -20,8 +20,8 @@ from akidb_mlx.doctor.findings import Case, relative_error, worst
 from akidb_mlx.doctor.limits import LIMITS
 from akidb_mlx.doctor.tiny_model import write_tiny_model
 from akidb_mlx.errors import BackendError, ConfigError
-from akidb_mlx.model.embedding_model import EmbeddingModel
 from akidb_mlx.model.layers import activations, cpu_kernels, rope
+from akidb_mlx.model.network import Network
 from support.checkpoints import REFERENCE
 
 STATIC = str(REFERENCE / "static-root")
@@ -160,13 +160,13 @@ def unpacked_scales_off(monkeypatch):
 
 
 def rows_that_depend_on_their_batch(monkeypatch):
-    embed = EmbeddingModel.__call__
+    embed = Network.__call__
 
     def off(self, batch):
         rows = embed(self, batch)
         return rows if len(batch.lengths) == 1 else rows.at[:, 0].add(rows[:, 1])
 
-    monkeypatch.setattr(EmbeddingModel, "__call__", off)
+    monkeypatch.setattr(Network, "__call__", off)
 
 
 def norms_without_eps(monkeypatch):

@@ -21,6 +21,7 @@ from akidb_mlx.engine.scheduler import Scheduler
 from akidb_mlx.engine.stats import Histogram, Stats
 from akidb_mlx.engine.worker import Worker
 from akidb_mlx.errors import BackendError, ClosedError, InputError, QueueFullError
+from akidb_mlx.model.encoding import Encoding
 from support.waiting import PATIENCE_S, until
 
 NOT_FINITE, RAISES, KILLS = 666, 667, 668  # tokens that make the fake model misbehave
@@ -63,8 +64,8 @@ def arrays(texts):
     return [np.array(ids, np.int32) for ids in texts]
 
 
-def submit(engine, texts, **options):
-    return engine.submit(arrays(texts), **options)
+def submit(engine, texts, prompt_length=0, **options):
+    return engine.submit([Encoding(ids, prompt_length) for ids in arrays(texts)], **options)
 
 
 @pytest.fixture(scope="module")

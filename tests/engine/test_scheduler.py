@@ -11,6 +11,7 @@ from akidb_mlx.device.shapes import Shapes, padded_length
 from akidb_mlx.engine.requests import Request
 from akidb_mlx.engine.scheduler import Scheduler
 from akidb_mlx.engine.speed import SpeedMeter
+from akidb_mlx.model.encoding import Encoding
 
 BUDGET = 64
 
@@ -21,7 +22,7 @@ def make_request(lengths, *, urgent=False, prompt_length=0, arrived=0.0, value=N
     for length in lengths:
         make_request.counter += 1
         rows.append(np.full(length, make_request.counter if value is None else value, np.int32))
-    return Request(rows, urgent, prompt_length, arrived)
+    return Request([Encoding(ids, prompt_length) for ids in rows], urgent, arrived)
 
 
 make_request.counter = 0
@@ -48,7 +49,7 @@ def owners(jobs):
 
 
 def texts_of(requests):
-    return [(id(request), index) for request in requests for index in range(len(request.token_ids))]
+    return [(id(request), index) for request in requests for index in range(len(request.encodings))]
 
 
 lengths = st.lists(st.integers(1, 80), min_size=1, max_size=60)
@@ -76,7 +77,7 @@ def test_every_text_is_cut_once_and_batches_keep_the_budget(arrivals, data):
     wanted = {text for text in texts_of(requests) if text[0] not in cancelled}
     assert wanted <= set(cut) <= set(texts_of(requests))
     for job in jobs:
-        assert job.length >= max(len(row.token_ids) for row in job.rows)
+        assert job.length >= max(len(row.encoding.token_ids) for row in job.rows)
         assert job.padded_tokens == len(job.rows) * job.length
         assert job.padded_tokens <= BUDGET or len(job.rows) == 1
 
@@ -91,7 +92,7 @@ def test_nothing_waits_at_first():
 def test_the_longest_rows_of_a_round_come_first():
     scheduler = Scheduler(BUDGET, 0.02)
     scheduler.add(make_request([3, 50, 9, 20, 1, 33]))
-    cut = [[len(row.token_ids) for row in job.rows] for job in run(scheduler)]
+    cut = [[len(row.encoding.token_ids) for row in job.rows] for job in run(scheduler)]
     assert cut == [[50], [33], [3, 9, 20], [1]]  # padded to 52, 36, 20 and 1: the budget is 64
 
 
@@ -139,7 +140,7 @@ def test_equal_ids_after_prompts_of_other_lengths_are_two_rows():
     scheduler.add(make_request([4], value=7, prompt_length=2))
     scheduler.add(make_request([4], value=7, prompt_length=0))
     (job,) = run(scheduler)
-    assert sorted(row.prompt_length for row in job.rows) == [0, 2]
+    assert sorted(row.encoding.prompt_length for row in job.rows) == [0, 2]
 
 
 def test_a_cancelled_request_costs_nothing():
@@ -434,11 +435,11 @@ def test_beside_queries_the_last_core_takes_only_what_is_done_in_time():
     bulk = make_request([400, 150, 100, 60, 60, 20, 20])
     scheduler.add(bulk)
     assert scheduler.next_plan(0.0).urgent
-    assert [len(row.token_ids) for row in scheduler.next_plan(0.0).rows] == [400]  # another lane's
+    assert [len(row.encoding.token_ids) for row in scheduler.next_plan(0.0).rows] == [400]  # another lane's
     lengths = []
     while job := scheduler.next_plan(0.0, reserved=True):
         assert scheduler.speed.seconds(job.padded_tokens) <= 0.02
-        lengths += [len(row.token_ids) for row in job.rows]
+        lengths += [len(row.encoding.token_ids) for row in job.rows]
     assert sorted(lengths) == [20, 20, 60, 60, 100, 150]
     scheduler.add(make_request([400]))
     assert scheduler.next_plan(0.5, reserved=True) is None  # kept free for a query
@@ -447,7 +448,9 @@ def test_beside_queries_the_last_core_takes_only_what_is_done_in_time():
     scheduler.add(make_request([9], urgent=True, arrived=0.6))
     assert scheduler.next_plan(0.6, reserved=True).urgent
     assert scheduler.next_plan(0.6, reserved=True) is None
-    assert [len(row.token_ids) for row in scheduler.next_plan(9.0, reserved=True).rows] == [400]  # none is about
+    assert [len(row.encoding.token_ids) for row in scheduler.next_plan(9.0, reserved=True).rows] == [
+        400
+    ]  # none is about
 
 
 def test_queries_on_the_last_core_do_not_wait_for_documents_turn():
@@ -568,8 +571,8 @@ def test_rows_that_are_put_back_come_first_again(urgent):
         scheduler.add(request)
     plan = scheduler.next_plan(0.0)
     scheduler.put_back(plan)
-    assert [row.token_ids.tolist() for row in scheduler.next_plan(0.0).rows] == [
-        row.token_ids.tolist() for row in plan.rows
+    assert [row.encoding.token_ids.tolist() for row in scheduler.next_plan(0.0).rows] == [
+        row.encoding.token_ids.tolist() for row in plan.rows
     ]
     seen = owners([plan, *run(scheduler)])
     assert sorted(seen) == sorted(texts_of(requests))

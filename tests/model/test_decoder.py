@@ -15,6 +15,7 @@ from akidb_mlx.model.architectures import make_backbone
 from akidb_mlx.model.architectures.decoder_table import DECODERS, account_for, layer_kinds
 from akidb_mlx.model.architectures.mlx_lm import has_model, import_model
 from akidb_mlx.model.layers.rope import make_rope, rope_parameters
+from support.batches import batch_of
 from support.checkpoints import REFERENCE
 
 LLAMA = {
@@ -156,19 +157,19 @@ def test_a_window_is_exact(name):
     def last(change):
         changed = ids.copy()
         changed[0, change] = 40
-        return np.array(backbone(mx.array(changed), None)[0, -1])
+        return np.array(backbone(batch_of(changed))[0, -1])
 
-    unchanged = np.array(backbone(mx.array(ids), None)[0, -1])
+    unchanged = np.array(backbone(batch_of(ids))[0, -1])
     assert np.abs(last(-4) - unchanged).max() > 1e-4
     assert np.abs(last(-5) - unchanged).max() == 0
 
 
 def test_an_explicit_mask_array_equals_mlx_own_causal_mask():
     backbone = make_backbone(LLAMA)
-    ids = mx.array(np.arange(24).reshape(2, 12))
-    fused = backbone(ids, None)
+    batch = batch_of(np.arange(24).reshape(2, 12))
+    fused = backbone(batch)
     backbone._mask_array = True
-    assert mx.abs(fused - backbone(ids, None)).max() < 1e-5
+    assert mx.abs(fused - backbone(batch)).max() < 1e-5
 
 
 def test_rotary_positions_are_exact_at_32768():

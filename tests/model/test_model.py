@@ -1,9 +1,9 @@
 """Backbone → pooling → Dense: what is in the padding is irrelevant; Dense layers by hand."""
 
 import json
+from dataclasses import replace
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
 
@@ -11,9 +11,10 @@ import akidb_mlx  # noqa: F401  # before mlx
 from akidb_mlx import Embedder
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import CheckpointError
-from akidb_mlx.model.embedding_model import EmbeddingModel
+from akidb_mlx.model.encoding import Encoding
 from akidb_mlx.model.heads.dense import ACTIVATIONS, DenseLayer
-from akidb_mlx.model.padded_batch import PaddedBatch, pad_batch
+from akidb_mlx.model.heads.pooled import Pooled
+from akidb_mlx.model.padded_batch import pad_batch
 from support.checkpoints import CASES, REFERENCE
 from support.comparison import assert_close
 from support.waiting import PATIENCE_S
@@ -39,17 +40,17 @@ def test_what_is_in_the_padding_is_irrelevant(name):
     """Also more of it; in float32, where a GPU would compute in 16 bits. Texts alone: test_parity."""
     facts = json.loads((REFERENCE / name / "reference.json").read_text(encoding="utf-8"))
     with Embedder.load(REFERENCE / name, dtype="float32") as embedder:
-        rows = embedder._loaded.tokenizer.tokenize(facts["texts"][:10]).token_ids
-        longest, prompts = max(map(len, rows)), [0] * len(rows)
-        zeros = pad_batch(rows, prompts, longest)
+        ids = embedder._loaded.tokenizer.tokenize(facts["texts"][:10]).token_ids
+        rows, longest = list(map(Encoding, ids)), max(map(len, ids))
+        zeros = pad_batch(rows, longest)
         expected = compute(embedder, zeros)
         rng = np.random.default_rng(0)
         real = np.arange(longest) < zeros.lengths[:, None]
-        ids = np.where(real, zeros.input_ids, rng.integers(1, max(map(max, rows)), zeros.input_ids.shape))
-        rubbish = PaddedBatch(ids.astype(np.int32), zeros.lengths, zeros.prompt_lengths)
+        ids = np.where(real, zeros.input_ids, rng.integers(1, max(map(max, ids)), zeros.input_ids.shape))
+        rubbish = replace(zeros, input_ids=ids.astype(np.int32))
         assert_close(compute(embedder, rubbish), expected, 2e-6)
         more = longest + 1 if longest < (embedder.max_seq_length or 10**9) else longest
-        assert_close(compute(embedder, pad_batch(rows, prompts, more)), expected, 2e-6)
+        assert_close(compute(embedder, pad_batch(rows, more)), expected, 2e-6)
 
 
 def test_every_activation_is_tested():
@@ -82,19 +83,12 @@ def test_a_residual_of_one_width_is_the_input():
     assert np.array(layer(mx.array([[3.0, 4.0]]))).tolist() == [[10, 8]]
 
 
-class Constant(nn.Module):
-    """A backbone of known width."""
-
-    width = 3
-
-
 def test_dense_layers_must_follow_on_each_other():
     first = DenseLayer(6, 4, bias=True, activation="tanh", residual=False)
     second = DenseLayer(4, 5, bias=True, activation="tanh", residual=False)
-    model = EmbeddingModel(Constant(), ["mean", "max"], [first, second])
-    assert model.dimension == 5
-    assert EmbeddingModel(Constant(), ["cls"], []).dimension == 3
+    assert Pooled(3, ["mean", "max"], [first, second]).width == 5
+    assert Pooled(3, ["cls"], []).width == 3
     with pytest.raises(CheckpointError, match="a Dense layer takes 6 numbers and gets 3"):
-        EmbeddingModel(Constant(), ["mean"], [first])
+        Pooled(3, ["mean"], [first])
     with pytest.raises(CheckpointError, match="a Dense layer takes 6 numbers and gets 5"):
-        EmbeddingModel(Constant(), ["mean", "max"], [first, second, first])
+        Pooled(3, ["mean", "max"], [first, second, first])

@@ -1,4 +1,6 @@
-"""Token ids → right-padded batches."""
+"""Encodings → right-padded batches."""
+
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -6,23 +8,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from akidb_mlx.device.shapes import Shapes, padded_length
+from akidb_mlx.model.encoding import Encoding
 from akidb_mlx.model.padded_batch import pad_batch
 
 ids = st.lists(st.integers(0, 30_000), min_size=1, max_size=40).map(lambda row: np.array(row, np.int32))
 
 
+def encoding(*ids, **marks):
+    return Encoding(np.array(ids, np.int32), **marks)
+
+
+def test_every_field_of_an_encoding_makes_another_row():
+    one = encoding(7, 8)
+    changed = {"token_ids": np.array([7, 9], np.int32), "prompt_length": 1, "second_start": 1}
+    assert set(changed) == {field.name for field in fields(one)}
+    assert one.key == encoding(7, 8).key
+    assert one.key not in {replace(one, **{name: value}).key for name, value in changed.items()}
+
+
 def test_a_batch_by_hand():
-    batch = pad_batch([np.array([7, 8, 9], np.int32), np.array([5], np.int32)], [2, 0], 4)
+    batch = pad_batch([encoding(7, 8, 9, prompt_length=2, second_start=1), encoding(5)], 4)
     assert batch.input_ids.tolist() == [[7, 8, 9, 0], [5, 0, 0, 0]]
     assert batch.lengths.tolist() == [3, 1]
     assert batch.prompt_lengths.tolist() == [2, 0]
-    assert batch.input_ids.dtype == batch.lengths.dtype == batch.prompt_lengths.dtype == np.int32
+    assert batch.second_starts.tolist() == [1, 0]
+    assert {getattr(batch, field.name).dtype for field in fields(batch)} == {np.dtype(np.int32)}
 
 
 @given(rows=st.lists(ids, min_size=1, max_size=12), more=st.integers(0, 9))
 def test_every_token_keeps_its_place_and_only_padding_follows(rows, more):
     length = max(map(len, rows)) + more
-    batch = pad_batch(rows, [0] * len(rows), length)
+    batch = pad_batch(list(map(Encoding, rows)), length)
     assert batch.input_ids.shape == (len(rows), length)
     for row, padded, count in zip(rows, batch.input_ids, batch.lengths, strict=True):
         assert count == len(row)
@@ -64,10 +80,10 @@ def test_no_row_is_padded_beyond_the_models_limit_or_cut(length, limit):
 
 
 def test_rows_are_padded_by_the_last_one_again():
-    batch = pad_batch([np.array([1, 2, 3], np.int32), np.array([4], np.int32)], [0, 1], 4, rows=4)
+    batch = pad_batch([encoding(1, 2, 3), encoding(4, prompt_length=1, second_start=1)], 4, rows=4)
     assert batch.input_ids.tolist() == [[1, 2, 3, 0], [4, 0, 0, 0], [4, 0, 0, 0], [4, 0, 0, 0]]
     assert batch.lengths.tolist() == [3, 1, 1, 1]
-    assert batch.prompt_lengths.tolist() == [0, 1, 1, 1]
+    assert batch.prompt_lengths.tolist() == batch.second_starts.tolist() == [0, 1, 1, 1]
 
 
 @given(st.integers(1, 600), st.integers(1, 512), st.integers(0, 9), st.integers(1, 600))

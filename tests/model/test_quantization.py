@@ -13,9 +13,11 @@ import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.checkpoint.facts import read_checkpoint
+from akidb_mlx.checkpoint.heads import PooledHead
 from akidb_mlx.device.choice import Device
 from akidb_mlx.device.shapes import Shapes
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.model.encoding import Encoding
 from akidb_mlx.model.loading import load_model
 from akidb_mlx.model.padded_batch import pad_batch
 from akidb_mlx.model.quantization import check_computed, dequantize, quantize_modules
@@ -128,7 +130,7 @@ def packed_channels(folder):
 def joined_layers(folder):
     """How many products of one input are joined."""
     checkpoint = read_checkpoint(folder)
-    model = load_model(checkpoint, checkpoint.pooling, GPU)
+    model = load_model(checkpoint, PooledHead(checkpoint.pooling), GPU)
     return sum(name.endswith(("qkv_proj", "gate_up_proj")) for name, _ in model.named_modules())
 
 
@@ -137,8 +139,8 @@ def rows_as_on_a_gpu(folder, texts):
     with Embedder.load(folder) as embedder:
         ids = embedder._loaded.tokenizer.tokenize(texts).token_ids
     checkpoint = read_checkpoint(folder)
-    model = load_model(checkpoint, checkpoint.pooling, GPU)
-    rows = np.array(model(pad_batch(ids, [0] * len(ids), max(map(len, ids)))))
+    model = load_model(checkpoint, PooledHead(checkpoint.pooling), GPU)
+    rows = np.array(model(pad_batch(list(map(Encoding, ids)), max(map(len, ids)))))
     quantised = [m for m in model.modules() if isinstance(m, nn.QuantizedLinear | nn.QuantizedEmbedding)]
     kept = sum(module.weight.shape[0] for module in quantised)  # joined layers give the channels of all
     return rows / np.linalg.norm(rows, axis=1, keepdims=True), kept

@@ -11,6 +11,7 @@ from akidb_mlx import Embedder
 from akidb_mlx.checkpoint.facts import read_checkpoint
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
 from akidb_mlx.model.architectures.static import Static
+from support.batches import batch_of
 from support.checkpoints import REFERENCE
 
 
@@ -36,7 +37,7 @@ def test_rows_mappings_and_weights():
     }
     backbone.load_weights(list(backbone.sanitize(weights).items()))
     assert backbone.width == 2
-    rows = backbone(mx.array([[0, 1, 2, -1]]), None)
+    rows = backbone(batch_of([[0, 1, 2, -1]]))
     assert rows.tolist() == [[[10, 20], [2, 4], [5, 10], [0, 0]]]
 
 

@@ -6,10 +6,12 @@ import mlx.core as mx
 import pytest
 
 from akidb_mlx.checkpoint.facts import read_checkpoint
+from akidb_mlx.checkpoint.heads import PooledHead
 from akidb_mlx.device.choice import choose_device
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model import loading
+from akidb_mlx.model.heads import loading as heads
 from support.checkpoints import CASES, REFERENCE
 
 # Numbers that are computed, what pretraining leaves beside the backbone, and what static models may lack.
@@ -23,7 +25,7 @@ BESIDE = (
 def test_every_weight_counts(name, monkeypatch):
     checkpoint = read_checkpoint(REFERENCE / name)
     device, read = choose_device("cpu"), loading.read_weights
-    pooling = checkpoint.pooling or ("mean",)
+    head = PooledHead(checkpoint.pooling or ("mean",), checkpoint.dense)
 
     def work():
         with device.stream():
@@ -35,9 +37,12 @@ def test_every_weight_counts(name, monkeypatch):
                         altered[file]["somebody.elses.weight"] = mx.zeros((3,))
                     else:
                         del altered[file][key]
-                    monkeypatch.setattr(loading, "read_weights", lambda given, altered=altered: altered[tuple(given)])
+                    for module in (loading, heads):
+                        monkeypatch.setattr(
+                            module, "read_weights", lambda given, altered=altered: altered[tuple(given)]
+                        )
                     try:
-                        loading.load_model(checkpoint, pooling, device)
+                        loading.load_model(checkpoint, head, device)
                     except (CheckpointError, UnsupportedModelError):
                         continue
                     if key is None or not re.match(BESIDE, key):

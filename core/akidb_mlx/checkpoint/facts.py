@@ -1,17 +1,19 @@
-"""Checkpoint: what a model *is*, read from its files, each fact with the file it came from. No MLX here."""
+"""Checkpoint: what an embedder *is*, read from its files, each fact with the file it came from. No MLX here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from akidb_mlx.checkpoint.fact import Fact, sources_of, value_of
 from akidb_mlx.checkpoint.fill_in import FamilyFacts, Said, fill_in
+from akidb_mlx.checkpoint.heads import Dense
 from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.checkpoint.kinds import refuse_other_kinds
-from akidb_mlx.checkpoint.layout import Layout, find_files
-from akidb_mlx.checkpoint.modules import POOLING_NAMES, STATIC, Dense, Head, read_head, read_modules, read_usage
-from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer, TokenizerKind, rebuild_tokenizer
+from akidb_mlx.checkpoint.layout import find_files
+from akidb_mlx.checkpoint.model_facts import ModelFacts, read_quantization
+from akidb_mlx.checkpoint.modules import POOLING_NAMES, STATIC, Head, read_head, read_modules, read_usage
+from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer, TokenizerKind
 from akidb_mlx.checkpoint.static_models import MODEL2VEC, STATIC_TYPE, read_static
 from akidb_mlx.checkpoint.tokenizer_facts import read_tokenizer_facts
 from akidb_mlx.errors import CheckpointError
@@ -19,18 +21,10 @@ from akidb_mlx.errors import CheckpointError
 __all__ = ["POOLING_NAMES", "Checkpoint", "Dense", "read_checkpoint"]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """The facts of one checkpoint folder. Sequences keep the order in which they are applied."""
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(ModelFacts):
+    """The facts of an embedder's folder. Sequences keep the order in which they are applied."""
 
-    path: Path
-    name: str
-    revision: str | None
-    config: Mapping[str, Any]
-    config_file: Path
-    model_type: str
-    weight_files: tuple[Path, ...]
-    tokenizer_file: Path
     pooling: tuple[str, ...] | None
     """Pooling modes, concatenated; None where the files do not say."""
     include_prompt: bool = True
@@ -38,33 +32,19 @@ class Checkpoint:
     normalize: bool | None = None
     left_out: tuple[str, ...] = ()
     """Folders of modules that modules.json names and that are not there."""
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    default_prompt_name: str | None = None
     similarity: str = "cosine"
-    max_seq_length: int | None = None
-    """Usable tokens of a text, special tokens included; None where nothing bounds it."""
-    max_positions: int | None = None
-    """Positions that the architecture has; a user's max_seq_length cannot be greater."""
-    do_lower_case: bool = False
-    truncation_side: str | None = None
-    """Which end of a text is cut off; None where only tokenizer.json says so."""
-    tokenizer_rules: Mapping[str, Any] = field(default_factory=dict)
-    """Further keywords of `Tokenizer`, where more than tokenizer.json decides."""
     truncate_dim: int | None = None
     """The width that the checkpoint itself wants."""
     matryoshka: tuple[int, ...] | None = None
     """Widths that the model was trained to be cut to."""
     truncation_layer_norm: bool = False
     """Whether a Matryoshka cut is taken after a layer norm without weights (nomic-embed v1.5)."""
-    quantization: Mapping[str, Any] | None = None
-    sources: Mapping[str, str] = field(default_factory=dict)
-    """Fact → the file (relative to `path`) or table that it came from."""
     suggestions: tuple[str, ...] = ()
     """What the family's documentation recommends and the files leave out."""
 
     def rebuilt_tokenizer(self, kind: TokenizerKind) -> RebuiltTokenizer:
-        """The tokenizer as sentence-transformers has it, or the file as it stands; a static model has only the file."""
-        return rebuild_tokenizer(self.tokenizer_file, "file" if self.model_type == STATIC_TYPE else kind)
+        """The tokenizer as sentence-transformers has it; a static model has only the file."""
+        return super().rebuilt_tokenizer("file" if self.model_type == STATIC_TYPE else kind)
 
 
 def read_checkpoint(path: Path, name: str | None = None, revision: str | None = None) -> Checkpoint:
@@ -90,19 +70,10 @@ def read_checkpoint(path: Path, name: str | None = None, revision: str | None = 
         architecture=Fact(config, layout.relative(layout.config_file) if has_config else "modules.json"),
         head=head or Head(),
         tokenizer=tokenizer,
-        quantization=_read_quantization(layout, config),
+        quantization=read_quantization(layout, config),
         usage=read_usage(path),
     )
     return _put_together(*fill_in(said, has_modules=bool(modules)), revision)
-
-
-def _read_quantization(layout: Layout, config: Mapping[str, Any]) -> Fact[Mapping[str, Any]] | None:
-    said = config.get("quantization") or config.get("quantization_config")
-    if said is None:
-        return None
-    if not isinstance(said, dict):
-        raise CheckpointError(f"{layout.config_file}: `quantization` must be an object, not {said!r}")
-    return Fact(said, layout.relative(layout.config_file))
 
 
 def _put_together(said: Said, family: FamilyFacts, revision: str | None) -> Checkpoint:

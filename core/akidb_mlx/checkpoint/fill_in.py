@@ -8,9 +8,10 @@ from typing import Any
 
 from akidb_mlx.checkpoint.fact import Fact, value_of
 from akidb_mlx.checkpoint.families import Family, find_family
+from akidb_mlx.checkpoint.heads import Dense
 from akidb_mlx.checkpoint.json_file import read_field, read_json
 from akidb_mlx.checkpoint.layout import Layout
-from akidb_mlx.checkpoint.modules import Dense, Head, Usage
+from akidb_mlx.checkpoint.modules import Head, Usage
 from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from akidb_mlx.checkpoint.fact import Fact
+from akidb_mlx.checkpoint.heads import Dense
 from akidb_mlx.checkpoint.json_file import read_field, read_json
 from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["POOLING_NAMES", "STATIC", "Dense", "Head", "Usage", "read_head", "read_modules", "read_usage"]
+__all__ = ["POOLING_NAMES", "STATIC", "Head", "Usage", "read_head", "read_modules", "read_usage"]
 
 STATIC = "StaticEmbedding"
 _OURS = "sentence_transformers."  # whose classes are computed here
@@ -41,21 +42,6 @@ _ACTIVATIONS = {
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
 }
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-
-
-@dataclass(frozen=True)
-class Dense:
-    """One Dense module after pooling: `activation(x @ weight.T + bias)`, optionally plus `x`."""
-
-    name: str
-    """Folder of the module, or the key prefix where the main file carries its weights."""
-    in_features: int
-    out_features: int
-    bias: bool
-    activation: str
-    residual: bool = False
-    weight_file: Path | None = None
-    """None: the weights are in the main file under `name`."""
 
 
 def read_modules(path: Path) -> list[tuple[str, str]]:

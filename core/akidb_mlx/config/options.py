@@ -16,14 +16,18 @@ from pydantic import (
 from akidb_mlx.config.sources import expand_home
 
 __all__ = [
+    "ACTIVATIONS",
     "DEFAULT_MODEL",
+    "DEFAULT_RERANKER",
     "MODEL_ALIASES",
     "POOLING_MODES",
     "POOLING_SPELLINGS",
+    "Activation",
     "EmbedderOptions",
     "ModelName",
     "ModelOptions",
     "PoolingMode",
+    "RerankerOptions",
     "vectors_field",
 ]
 
@@ -34,6 +38,12 @@ MODEL_ALIASES: Final = {
 }
 
 DEFAULT_MODEL: Final = MODEL_ALIASES["qwen3-0.6b-4bit"]
+
+DEFAULT_RERANKER: Final = "cross-encoder/ms-marco-MiniLM-L6-v2"
+
+Activation = Literal["identity", "sigmoid", "tanh", "softmax"]
+
+ACTIVATIONS: Final[tuple[Activation, ...]] = get_args(Activation)
 
 PoolingMode = Literal["cls", "mean", "max", "last_token", "mean_sqrt_len", "weighted_mean"]
 
@@ -144,4 +154,16 @@ class EmbedderOptions(ModelOptions):
     query_prompt: str | None = vectors_field('Text put before each query; "" puts none. None takes the checkpoint\'s.')
     document_prompt: str | None = vectors_field(
         'Text put before each document; "" puts none. None takes the checkpoint\'s.'
+    )
+
+
+class RerankerOptions(ModelOptions):
+    """Every option of a reranker but the model itself; the adapters inherit these fields."""
+
+    activation: Activation | None = vectors_field(
+        "What makes scores of the model's numbers: sigmoid gives 0 to 1, identity the numbers themselves. None follows "
+        "the checkpoint."
+    )
+    prompt: str | None = vectors_field(
+        "Text put before each query, or a chat template's instruction; \"\" puts none. None takes the checkpoint's."
     )

@@ -8,20 +8,21 @@ import difflib
 import functools
 import logging
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from akidb_mlx.errors import ConfigError
 
 __all__ = [
-    "PREFIX",
+    "EMBEDDER",
+    "RERANKER",
     "Said",
+    "Source",
     "expand_home",
     "expanded",
     "find_file",
-    "read_environment",
-    "read_file",
     "read_mapping",
     "refuse_unknown",
     "shown",
@@ -30,10 +31,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-PREFIX: Final = "AKIDB_MLX_"
 _RESERVED_VARIABLES: Final = frozenset({"AKIDB_MLX_BLAS"})  # read by device/blas.py before MLX loads; no field
-# Of other kinds of model, which have a configuration of their own.
-_OTHER_KINDS: Final = (f"{PREFIX}RERANKER_",)
 _FILE_NAME: Final = "embedding_config.yaml"
 
 # AkiDB's names in its `embedding:` section → ours; `auto_download` is the opposite, `batch_size` has none
@@ -47,13 +45,69 @@ _AKIDB_KEYS: Final = {
 Said = dict[str, tuple[Any, str]]  # field → (value, where it was said)
 
 
-def read_environment(fields: Collection[str]) -> Said:
-    """Fields from `AKIDB_MLX_*`; a name that is none of ours is an error, for nobody would see it ignored."""
-    variables = {PREFIX + name.upper(): name for name in fields}
-    ours = [name for name in os.environ if name.upper().startswith(PREFIX) and name not in _RESERVED_VARIABLES]
-    ours = [name for name in ours if not name.upper().startswith(_OTHER_KINDS)]
-    refuse_unknown("environment variable", ours, variables)
-    return {variables[name]: (os.environ[name], name) for name in ours}
+@dataclass(frozen=True)
+class Source:
+    """Where one kind of model's settings are said: variables of a prefix, and a YAML file or a section of it."""
+
+    prefix: str
+    section: str
+    """The file's section that is this kind's alone."""
+    spellings: Mapping[str, str | None] = field(default_factory=dict)
+    """AkiDB's names there → ours."""
+    plain: bool = False
+    """Whether a file without that section is this kind's, but for the other kinds' sections."""
+
+    def read_environment(self, fields: Collection[str]) -> Said:
+        """Fields from variables; a name that is none of ours is an error, for nobody would see it ignored."""
+        variables = {self.prefix + name.upper(): name for name in fields}
+        ours = [name for name in os.environ if name.upper().startswith(self.prefix) and not self._of_others(name)]
+        refuse_unknown("environment variable", ours, variables)
+        return {variables[name]: (os.environ[name], name) for name in ours}
+
+    def read_file(self, path: Path, fields: Collection[str]) -> Said:
+        """Fields from one YAML file, ours or AkiDB's."""
+        path = expanded(path, "configuration file").absolute()
+        whole = read_mapping(path)
+        if self.section in whole:
+            return self._read_section(path, whole[self.section], fields)
+        if not self.plain:
+            return {}
+        plain = {key: value for key, value in whole.items() if key not in _others_than(self, "section")}
+        refuse_unknown(f"key in {path}:", plain, fields)
+        return {name: (value, f"{path}: {name}") for name, value in plain.items()}
+
+    def _of_others(self, variable: str) -> bool:
+        others = tuple(prefix for prefix in _others_than(self, "prefix") if prefix.startswith(self.prefix))
+        return variable in _RESERVED_VARIABLES or variable.upper().startswith(others)
+
+    def _read_section(self, path: Path, section: Any, fields: Collection[str]) -> Said:
+        if not isinstance(section, dict):
+            raise ConfigError(f"{path}: `{self.section}` should be a mapping of settings, not {shown(section)}")
+        refuse_unknown(f"key in {path}, section {self.section}:", section, {*fields, *self.spellings})
+        said: Said = {}
+        for key, value in section.items():
+            origin, name = f"{path}: {self.section}.{key}", self.spellings.get(key, key)
+            if name is None:
+                _report_unused(origin)
+                continue
+            if name in said:
+                raise ConfigError(f"{said[name][1]} and {self.section}.{key} mean the same; keep one")
+            said[name] = (_opposite(value, origin) if key == "auto_download" else value, origin)
+        return said
+
+
+EMBEDDER: Final = Source("AKIDB_MLX_", "embedding", _AKIDB_KEYS, plain=True)
+RERANKER: Final = Source("AKIDB_MLX_RERANKER_", "reranker")
+
+
+def _others_than(source: Source, what: str) -> list[str]:
+    return [getattr(other, what) for other in (EMBEDDER, RERANKER) if other is not source]
+
+
+def _opposite(value: Any, origin: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"auto_download = {shown(value)} ({origin}): should be true or false")
+    return not value
 
 
 def expanded(path: str | os.PathLike[str], what: str) -> Path:
@@ -89,33 +143,6 @@ def find_file() -> Path | None:
             if path.exists():
                 return path
     return None
-
-
-def read_file(path: Path, fields: Collection[str]) -> Said:
-    """Fields from one YAML file, ours or AkiDB's."""
-    path = expanded(path, "configuration file").absolute()
-    whole = read_mapping(path)
-    if "embedding" not in whole:
-        refuse_unknown(f"key in {path}:", whole, fields)
-        return {name: (value, f"{path}: {name}") for name, value in whole.items()}
-    section = whole["embedding"]
-    if not isinstance(section, dict):
-        raise ConfigError(f"{path}: `embedding` should be a mapping of settings, not {shown(section)}")
-    refuse_unknown(f"key in {path}, section embedding:", section, {*fields, *_AKIDB_KEYS})
-    said: Said = {}
-    for key, value in section.items():
-        origin, field = f"{path}: embedding.{key}", _AKIDB_KEYS.get(key, key)
-        if field is None:
-            _report_unused(origin)
-            continue
-        if field in said:
-            raise ConfigError(f"{said[field][1]} and embedding.{key} mean the same; keep one")
-        if key == "auto_download":
-            if not isinstance(value, bool):
-                raise ConfigError(f"auto_download = {shown(value)} ({origin}): should be true or false")
-            value = not value
-        said[field] = (value, origin)
-    return said
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -13,15 +13,17 @@ import mlx.core as mx
 import numpy as np
 
 from akidb_mlx.checkpoint.facts import read_checkpoint
+from akidb_mlx.checkpoint.heads import PooledHead
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.doctor.environment import Machine
 from akidb_mlx.doctor.findings import Case, Exact, Outcome
 from akidb_mlx.doctor.limits import LIMITS
 from akidb_mlx.doctor.tiny_model import LONGEST, TinyModel, make_text, write_tiny_model
 from akidb_mlx.embedder import Embedder
-from akidb_mlx.model.embedding_model import EmbeddingModel
+from akidb_mlx.model.encoding import Encoding
 from akidb_mlx.model.loading import load_model
-from akidb_mlx.model.padded_batch import TokenIds, pad_batch
+from akidb_mlx.model.network import Network
+from akidb_mlx.model.padded_batch import pad_batch
 from akidb_mlx.vectors import Embeddings, finish
 
 __all__ = ["Subject", "alone_and_together", "ends_while_busy", "forked_child", "full_batch", "rows", "several_callers"]
@@ -54,10 +56,10 @@ class Subject:
         """How to load it, whatever the user's environment and files say."""
         return EmbedderConfig.exact(model=str(self.folder), device=self.machine.requested)
 
-    def load(self, dtype: str) -> EmbeddingModel:
+    def load(self, dtype: str) -> Network:
         """The bare model; on a device thread."""
         assert self.machine.device is not None
-        return load_model(read_checkpoint(self.folder), ("mean",), self.machine.device, dtype)
+        return load_model(read_checkpoint(self.folder), PooledHead(("mean",)), self.machine.device, dtype)
 
 
 def rows(subject: Subject, dtype: str) -> Iterator[Case]:
@@ -145,10 +147,10 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else ""
 
 
-def _embed(model: EmbeddingModel, texts: list[str]) -> Embeddings:
+def _embed(model: Network, texts: list[str]) -> Embeddings:
     """Unit rows of one batch, padded to its longest text; on a device thread."""
-    token_ids: list[TokenIds] = [np.array([int(word[1:]) for word in text.split()], np.int32) for text in texts]
-    found = model(pad_batch(token_ids, [0] * len(texts), max(map(len, token_ids))))
+    encodings = [Encoding(np.array([int(word[1:]) for word in text.split()], np.int32)) for text in texts]
+    found = model(pad_batch(encodings, max(map(len, encodings))))
     return finish(np.array(found), model.dimension, normalize=True)
 
 

@@ -3,27 +3,56 @@
 import functools
 import logging
 from dataclasses import dataclass
+from typing import Protocol
 
 from akidb_mlx.checkpoint.facts import Checkpoint, read_checkpoint
+from akidb_mlx.checkpoint.heads import HeadFacts, PooledHead
 from akidb_mlx.checkpoint.hub import Resolved
 from akidb_mlx.checkpoint.locate import resolve
+from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.device.choice import Device, choose_device
 from akidb_mlx.errors import ConfigError, UnsupportedModelError
 
-__all__ = ["Recipe", "read_recipe", "warn_once"]
+__all__ = ["AnyRecipe", "Recipe", "read_recipe", "settle_length", "warn_once"]
 
 _log = logging.getLogger(__name__)
 
 
+class AnyRecipe(Protocol):
+    """What decides the rows of any kind of model: the checkpoint's facts with the user's word on top."""
+
+    @property
+    def checkpoint(self) -> ModelFacts:
+        """The files' word."""
+
+    @property
+    def device(self) -> Device:
+        """Where it computes."""
+
+    @property
+    def head(self) -> HeadFacts:
+        """What makes rows of hidden states."""
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens that an input may have."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the rows: the checkpoint's facts with the user's word on top."""
+    """An embedder's: what decides the vectors."""
 
     checkpoint: Checkpoint
     device: Device
     pooling: tuple[str, ...]
     max_seq_length: int | None
+
+    @property
+    def head(self) -> HeadFacts:
+        """What makes rows of hidden states."""
+        return PooledHead(self.pooling, self.checkpoint.dense)
 
 
 def read_recipe(config: EmbedderConfig, source: Resolved | None = None) -> Recipe:
@@ -31,7 +60,7 @@ def read_recipe(config: EmbedderConfig, source: Resolved | None = None) -> Recip
     source = source or resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
     checkpoint = read_checkpoint(source.path, source.name, source.revision)
     device = choose_device(config.device, config.memory_limit_mb)
-    return Recipe(checkpoint, device, _settle_pooling(config, checkpoint), _settle_length(config, checkpoint))
+    return Recipe(checkpoint, device, _settle_pooling(config, checkpoint), settle_length(config, checkpoint))
 
 
 def _settle_pooling(config: EmbedderConfig, checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -58,7 +87,8 @@ def _settle_pooling(config: EmbedderConfig, checkpoint: Checkpoint) -> tuple[str
     return (config.pooling,)
 
 
-def _settle_length(config: EmbedderConfig, checkpoint: Checkpoint) -> int | None:
+def settle_length(config: ModelConfig, checkpoint: ModelFacts) -> int | None:
+    """Tokens that an input may have: the user's word, else the checkpoint's."""
     asked = config.max_seq_length
     if asked is None:
         return checkpoint.max_seq_length

@@ -21,7 +21,7 @@ from akidb_mlx.model.padded_batch import pad_batch
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    from akidb_mlx.model.embedding_model import EmbeddingModel
+    from akidb_mlx.model.network import Network
 
 __all__ = ["Batch", "Runtime"]
 
@@ -38,7 +38,7 @@ _OUT_OF_MEMORY = ("out of memory", "insufficient memory", "unable to allocate", 
 class Runtime:
     """What the batches of one model share."""
 
-    model: "EmbeddingModel | None"
+    model: "Network | None"
     queue: RequestQueue
     speed: SpeedMeter
     threads: DeviceThreads
@@ -96,9 +96,9 @@ class Batch:
         self._check_room()
         plan, model = self.plan, self._runtime.model
         assert model is not None
-        token_ids, prompts = [row.token_ids for row in plan.rows], [row.prompt_length for row in plan.rows]
+        padded = pad_batch([row.encoding for row in plan.rows], plan.length, plan.padded_rows)
         with self._stream():
-            self._rows = model(pad_batch(token_ids, prompts, plan.length, plan.padded_rows))
+            self._rows = model(padded)
             mx.async_eval(self._rows)
 
     def finish(self, measured: Callable[[float], None] = lambda _: None, *, alone: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Requests in, rows out: callers hand in token ids and wait on a future; the device threads compute batches."""
+"""Requests in, rows out: callers hand in encodings and wait on a future; the device threads compute batches."""
 
 import contextlib
 import os
@@ -20,10 +20,10 @@ from akidb_mlx.engine.request_queue import RequestQueue
 from akidb_mlx.engine.requests import Request
 from akidb_mlx.engine.scheduler import Scheduler
 from akidb_mlx.errors import AkiDBMLXError, BackendError, ClosedError
-from akidb_mlx.model.padded_batch import TokenIds
+from akidb_mlx.model.encoding import Encoding
 
 if TYPE_CHECKING:
-    from akidb_mlx.model.embedding_model import EmbeddingModel
+    from akidb_mlx.model.network import Network
 
 __all__ = ["Engine"]
 
@@ -39,7 +39,7 @@ class Engine:
 
     def __init__(
         self,
-        model: "EmbeddingModel",
+        model: "Network",
         scheduler: Scheduler,
         max_queued_tokens: int,
         *,
@@ -67,12 +67,12 @@ class Engine:
         self._threads.add(self)
 
     @property
-    def model(self) -> "EmbeddingModel | None":
+    def model(self) -> "Network | None":
         """What computes its batches; None once it is dropped."""
         return self.runtime.model
 
     @model.setter
-    def model(self, model: "EmbeddingModel | None") -> None:
+    def model(self, model: "Network | None") -> None:
         self.runtime.model = model
 
     @property
@@ -82,11 +82,10 @@ class Engine:
 
     def submit(
         self,
-        token_ids: Sequence[TokenIds],
+        encodings: Sequence[Encoding],
         *,
         urgent: bool = False,
         query: bool = False,
-        prompt_length: int = 0,
         first_index: int = 0,
         errors: dict[int, AkiDBMLXError] | None = None,
     ) -> "Future[NDArray[np.float32]]":
@@ -102,9 +101,9 @@ class Engine:
             ClosedError: after `close`.
             BackendError: in a forked child of a process that uses a GPU; after the device broke.
         """
-        request = Request(token_ids, urgent, prompt_length, time.monotonic(), first_index, errors, query or urgent)
+        request = Request(encodings, urgent, time.monotonic(), first_index, errors, query or urgent)
         if not request.missing:
-            request.future.set_result(np.full((len(token_ids), self.dimension), np.nan, np.float32))
+            request.future.set_result(np.full((len(encodings), self.dimension), np.nan, np.float32))
             return request.future
         with self._threads.condition:
             self._check_usable()

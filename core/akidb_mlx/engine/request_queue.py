@@ -44,7 +44,7 @@ class RequestQueue:
             self.stats.refused_requests += 1
             raise self._full(request.waiting_tokens, request.query)
         self.stats.requests += 1
-        self.stats.texts += len(request.token_ids)
+        self.stats.texts += len(request.encodings)
         self.stats.tokens += request.waiting_tokens
         self._scheduler.add(request)
 
@@ -147,7 +147,7 @@ class RequestQueue:
 
     def _fill(self, request: Request, indices: Sequence[int], rows: NDArray[np.float32]) -> bool:
         """Put rows in their places and give their tokens back; True with the last of them."""
-        self._scheduler.answered(request, sum(len(request.token_ids[index]) for index in indices))
+        self._scheduler.answered(request, sum(len(request.encodings[index]) for index in indices))
         return request.fill(indices, rows)
 
     def _give(self, request: Request) -> None:

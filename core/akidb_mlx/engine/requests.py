@@ -8,18 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from akidb_mlx.errors import AkiDBMLXError
-from akidb_mlx.model.padded_batch import TokenIds
+from akidb_mlx.model.encoding import Encoding
 
 __all__ = ["BatchPlan", "Request", "Row"]
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """Some texts of one caller; `future` receives their rows, (n, dimension) float32."""
+    """Some texts (or pairs) of one caller; `future` receives their rows, (n, dimension) float32."""
 
-    token_ids: Sequence[TokenIds]
+    encodings: Sequence[Encoding]
     urgent: bool
-    prompt_length: int
     arrived: float
     first_index: int = 0
     """The first text's place in what the user gave; errors name that."""
@@ -38,13 +37,13 @@ class Request:
 
     def __post_init__(self) -> None:
         """Count once."""
-        self.waiting_tokens = sum(map(len, self.token_ids))
-        self.missing = sum(not self.refused(index) for index in range(len(self.token_ids)))
+        self.waiting_tokens = sum(map(len, self.encodings))
+        self.missing = sum(not self.refused(index) for index in range(len(self.encodings)))
 
     def fill(self, indices: Sequence[int], values: NDArray[np.float32]) -> bool:
         """Put rows in their places; True with the last of them. The caller holds a lock."""
         if self.rows is None:
-            self.rows = np.full((len(self.token_ids), values.shape[1]), np.nan, np.float32)
+            self.rows = np.full((len(self.encodings), values.shape[1]), np.nan, np.float32)
         self.rows[indices] = values
         self.missing -= len(indices)
         return not self.missing
@@ -58,13 +57,12 @@ class Request:
 class Row:
     """One row on the device and everybody who asked for it."""
 
-    token_ids: TokenIds
-    prompt_length: int
+    encoding: Encoding
     owners: list[tuple[Request, int]]
 
     def __len__(self) -> int:
         """Its tokens."""
-        return len(self.token_ids)
+        return len(self.encoding)
 
 
 @dataclass(slots=True, eq=False)

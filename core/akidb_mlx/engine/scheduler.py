@@ -13,7 +13,7 @@ from collections.abc import Callable
 from akidb_mlx.device.shapes import Shapes
 from akidb_mlx.engine.requests import BatchPlan, Request, Row
 from akidb_mlx.engine.speed import SpeedMeter
-from akidb_mlx.model.padded_batch import TokenIds
+from akidb_mlx.model.encoding import RowKey
 
 __all__ = ["Scheduler"]
 
@@ -30,7 +30,7 @@ _LEAST_QUERY_BATCH = 1024
 # For so long after a query, batches of documents stay short (seconds).
 _QUERY_MEMORY_S = 1.0
 
-Rows = dict[tuple[int, bytes], Row]
+Rows = dict[RowKey, Row]
 
 
 class Scheduler:
@@ -112,7 +112,7 @@ class Scheduler:
     def put_back(self, plan: BatchPlan) -> None:
         """Its rows wait again, before all others."""
         if plan.urgent:
-            self._queries |= {_key(row.token_ids, row.prompt_length): row for row in plan.rows}
+            self._queries |= {row.encoding.key: row for row in plan.rows}
         else:
             self._round = sorted([*self._round, *plan.rows], key=len)
 
@@ -169,7 +169,7 @@ class Scheduler:
         budget = min(max(self._budget_within(self._full_batch_s), _LEAST_QUERY_BATCH), self.max_batch_tokens)
         while rows and not plan:  # all of a batch may have been cancelled just now
             plan, rows = self._cut(rows, budget, urgent=True)
-        self._queries = {_key(row.token_ids, row.prompt_length): row for row in rows}
+        self._queries = {row.encoding.key: row for row in rows}
         return plan
 
     def _budget_within(self, seconds: float) -> int:
@@ -182,7 +182,7 @@ class Scheduler:
         while self._bulk and size < wanted:
             request = self._bulk.popleft()
             size += _collect(request, _TURN if self._bulk else 8 * _TURN, rows)
-            if not request.future.done() and request.next_index < len(request.token_ids):
+            if not request.future.done() and request.next_index < len(request.encodings):
                 self._bulk.append(request)
         self._round = sorted(rows.values(), key=len)
 
@@ -241,26 +241,22 @@ def _wanted(row: Row) -> bool:
     return False
 
 
-def _key(token_ids: TokenIds, prompt_length: int) -> tuple[int, bytes]:
-    return prompt_length, token_ids.tobytes()
-
-
 def _collect(request: Request, most: int | None, rows: Rows) -> int:
     """Move up to `most` texts of a request into `rows`, equal ones into one row; the tokens added."""
     if request.future.done():
         return 0
     size = 0
-    count = len(request.token_ids)
+    count = len(request.encodings)
     end = count if most is None else min(count, request.next_index + most)
     for index in range(request.next_index, end):
         if request.refused(index):
             continue
-        ids = request.token_ids[index]
-        key = _key(ids, request.prompt_length)
+        encoding = request.encodings[index]
+        key = encoding.key
         if key in rows:
             rows[key].owners.append((request, index))
         else:
-            rows[key] = Row(ids, request.prompt_length, [(request, index)])
-            size += len(ids)
+            rows[key] = Row(encoding, [(request, index)])
+            size += len(encoding)
     request.next_index = end
     return size

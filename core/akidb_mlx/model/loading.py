@@ -1,30 +1,28 @@
-"""Facts → a live model: weights under our names, dtype, quantisation, Dense; nothing missing or left over."""
+"""Facts → a live model: weights under our names, dtype, quantisation, head; nothing missing or left over."""
 
 import re
-from collections.abc import Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from akidb_mlx.checkpoint.facts import Checkpoint, Dense
+from akidb_mlx.checkpoint.heads import HeadFacts
+from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
 from akidb_mlx.checkpoint.torch_zip import is_torch_file
 from akidb_mlx.device.choice import Device
 from akidb_mlx.errors import BackendError, UnsupportedModelError
 from akidb_mlx.model.activation_memory import Activations
 from akidb_mlx.model.architectures import Backbone, make_backbone
-from akidb_mlx.model.embedding_model import EmbeddingModel
-from akidb_mlx.model.heads.dense import DenseLayer
+from akidb_mlx.model.heads.loading import claim_weights, load_head
+from akidb_mlx.model.network import Network
 from akidb_mlx.model.quantization import check_computed, check_quantization, dequantize, packed, quantize_modules
 from akidb_mlx.model.weights import Weights, cast_weights, fill, read_weights
 
 __all__ = ["load_model"]
 
 
-def load_model(
-    checkpoint: Checkpoint, pooling: Sequence[str], device: Device, dtype: str | None = None
-) -> EmbeddingModel:
+def load_model(checkpoint: ModelFacts, head_facts: HeadFacts, device: Device, dtype: str | None = None) -> Network:
     """Load a checkpoint's weights; call it on the thread that will compute."""
     backbone = make_backbone(checkpoint.config)
     stored = read_float_dtype(checkpoint.weight_files)
@@ -35,8 +33,7 @@ def load_model(
     weights = read_weights(checkpoint.weight_files)
     check_quantization(checkpoint.quantization, packed(weights), checkpoint.config_file)
     # The head claims its weights first; what neither it nor the backbone knows is left over, which `fill` refuses.
-    folded = tuple(f"{layer.name}." for layer in checkpoint.dense if layer.weight_file is None)
-    dense_weights = {key: weights.pop(key) for key in list(weights) if key.startswith(folded)}
+    claimed = claim_weights(head_facts, weights, checkpoint)
     weights = _backbone_weights(backbone, weights, checkpoint)
     compute = _compute_dtype(backbone, checkpoint, device.dtype(stored, dtype))
     check_computed(weights, dict(backbone.named_modules()), device.kind, compute, checkpoint.config_file)
@@ -44,9 +41,9 @@ def load_model(
         weights = dequantize(backbone, weights, checkpoint.config_file)
     quantize_modules(backbone, weights, checkpoint.config_file, getattr(mx, compute))
     fill(backbone, cast_weights(weights, getattr(mx, compute)), checkpoint.weight_files[0])
-    dense = [_load_dense(layer, dense_weights, checkpoint) for layer in checkpoint.dense]
+    head = load_head(head_facts, backbone.width, claimed, checkpoint)
     activations = Activations.of(backbone, checkpoint.config, device.kind, getattr(mx, compute))
-    model = EmbeddingModel(backbone, pooling, dense, activations.bytes)
+    model = Network(backbone, head, activations.bytes)
     model.eval()
     can_shrink = not any(isinstance(layer, nn.QuantizedLinear) for layer in model.modules())
     _check_fits(model.parameter_bytes(), held, checkpoint.name, compute, device, can_shrink=can_shrink)
@@ -54,8 +51,8 @@ def load_model(
     return model
 
 
-def _backbone_weights(backbone: Backbone, weights: Weights, checkpoint: Checkpoint) -> Weights:
-    """The backbone's own under our names; pooling needs no weights of other heads, which are left where they are."""
+def _backbone_weights(backbone: Backbone, weights: Weights, checkpoint: ModelFacts) -> Weights:
+    """The backbone's own under our names; heads that this model does not have are left where they are."""
     try:
         weights = backbone.sanitize(weights)
     except ValueError as error:  # what is joined has other shapes
@@ -65,7 +62,7 @@ def _backbone_weights(backbone: Backbone, weights: Weights, checkpoint: Checkpoi
     return {key: weight for key, weight in weights.items() if not _is_beside(key, backbone)}
 
 
-def _compute_dtype(backbone: Backbone, checkpoint: Checkpoint, dtype: str) -> str:
+def _compute_dtype(backbone: Backbone, checkpoint: ModelFacts, dtype: str) -> str:
     if dtype == "float16" and backbone.overflows_in_float16:
         raise UnsupportedModelError(
             f'{checkpoint.name}: {checkpoint.model_type} overflows in float16; set dtype="bfloat16" or "float32"'
@@ -95,26 +92,3 @@ def _check_fits(size: int, held: int, name: str, dtype: str, device: Device, *, 
 
 def _is_beside(key: str, backbone: Backbone) -> bool:
     return any(re.match(pattern, key) for pattern in (*backbone.ignored_weights, *backbone.head_weights))
-
-
-def _load_dense(spec: Dense, in_main_file: Weights, checkpoint: Checkpoint) -> DenseLayer:
-    layer = DenseLayer(
-        spec.in_features,
-        spec.out_features,
-        bias=spec.bias,
-        activation=spec.activation,
-        residual=spec.residual,
-    )
-    if spec.weight_file is not None:
-        weights = read_weights([spec.weight_file])
-    else:
-        prefix = f"{spec.name}."
-        weights = {
-            f"linear.{key.removeprefix(prefix)}": weight
-            for key, weight in in_main_file.items()
-            if key.startswith(prefix)
-        }
-    file = spec.weight_file or checkpoint.weight_files[0]
-    weights = dequantize(layer, weights, checkpoint.config_file)
-    fill(layer, {key: weight.astype(mx.float32) for key, weight in weights.items()}, file)
-    return layer

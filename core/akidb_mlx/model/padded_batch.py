@@ -1,4 +1,4 @@
-"""Token ids → right-padded batches; pure NumPy."""
+"""Encodings → right-padded batches; pure NumPy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PaddedBatch", "TokenIds", "pad_batch"]
+from akidb_mlx.model.encoding import Encoding
 
-TokenIds = NDArray[np.int32]
-"""(tokens,) of one text, with special tokens."""
+__all__ = ["PaddedBatch", "pad_batch"]
 
 
 @dataclass(frozen=True)
@@ -22,16 +21,20 @@ class PaddedBatch:
     """(rows,) real tokens of each row, at least one."""
     prompt_lengths: NDArray[np.int32]
     """(rows,) leading tokens that pooling leaves out."""
+    second_starts: NDArray[np.int32]
+    """(rows,) first token of a second text that has a token type of its own; 0 where there is none."""
 
 
-def pad_batch(
-    token_ids: Sequence[TokenIds], prompt_lengths: Sequence[int], length: int, rows: int | None = None
-) -> PaddedBatch:
-    """Pad `token_ids` on the right to `length`, at least the longest row's, and to `rows` by the last one again."""
-    again = (rows or len(token_ids)) - len(token_ids)
-    token_ids = [*token_ids, *[token_ids[-1]] * again]
-    prompt_lengths = [*prompt_lengths, *[prompt_lengths[-1]] * again]
-    lengths = np.array([len(ids) for ids in token_ids], dtype=np.int32)
-    input_ids = np.zeros((len(token_ids), length), dtype=np.int32)
-    input_ids[np.arange(length) < lengths[:, None]] = np.concatenate(token_ids)
-    return PaddedBatch(input_ids, lengths, np.array(prompt_lengths, dtype=np.int32))
+def pad_batch(encodings: Sequence[Encoding], length: int, rows: int | None = None) -> PaddedBatch:
+    """Pad `encodings` on the right to `length`, at least the longest row's, and to `rows` by the last one again."""
+    again = (rows or len(encodings)) - len(encodings)
+    encodings = [*encodings, *[encodings[-1]] * again]
+    lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int32)
+    input_ids = np.zeros((len(encodings), length), dtype=np.int32)
+    input_ids[np.arange(length) < lengths[:, None]] = np.concatenate([encoding.token_ids for encoding in encodings])
+    return PaddedBatch(
+        input_ids,
+        lengths,
+        np.array([encoding.prompt_length for encoding in encodings], dtype=np.int32),
+        np.array([encoding.second_start for encoding in encodings], dtype=np.int32),
+    )

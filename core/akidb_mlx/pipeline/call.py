@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from akidb_mlx.errors import AkiDBMLXError
+from akidb_mlx.vectors import Embeddings
 
 __all__ = ["Call", "OnError", "Usage"]
 
@@ -25,9 +26,12 @@ class Call:
     """One call's settled options."""
 
     prompt: str
-    dimension: int
-    normalize: bool
+    finish: Callable[[Embeddings], Embeddings]
+    """The model's rows, (n, width) float32 → what the caller gets of them."""
     urgent: bool = False
+    """Whether it overtakes what is not."""
+    urgent_batches: int = 1
+    """So many batches of its tokens, at most, are queued as urgent at a time; more wait with all others."""
     on_overlong: str = "truncate"
     max_tokens: int | None = None
     usage: Usage = field(default_factory=Usage)

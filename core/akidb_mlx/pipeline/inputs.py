@@ -1,11 +1,14 @@
 """What users pass as texts: checked, and cut into chunks."""
 
 import itertools
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any, TypeVar
 
 from akidb_mlx.errors import InputError
 
-__all__ = ["as_async", "checked", "checked_stream", "chunk", "positive"]
+__all__ = ["as_async", "checked", "checked_async", "checked_pairs", "checked_stream", "chunk", "positive"]
+
+T = TypeVar("T")
 
 
 def checked(texts: Sequence[str]) -> Sequence[str]:
@@ -21,6 +24,25 @@ def checked(texts: Sequence[str]) -> Sequence[str]:
 def _check_text(text: object, index: int) -> None:
     if not isinstance(text, str):
         raise TypeError(f"item {index} is a {type(text).__name__}, not a str")
+
+
+def checked_pairs(pairs: Sequence[Any]) -> list[tuple[str, str]]:
+    """A list of (query, text); TypeError names the item that is no pair of str."""
+    if isinstance(pairs, str | bytes | Mapping | Set) or not hasattr(pairs, "__len__"):
+        raise TypeError(f"pairs must be a list of (query, text), not a {type(pairs).__name__}")
+    return [_checked_pair(index, pair) for index, pair in enumerate(pairs)]
+
+
+def _checked_pair(index: int, pair: object) -> tuple[str, str]:
+    if isinstance(pair, str):
+        raise TypeError(f"item {index} is a str, not a pair (query, text); put one pair in a list: [(query, text)]")
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        size = f" of {len(pair)}" if isinstance(pair, tuple | list) else ""
+        raise TypeError(f"item {index} is a {type(pair).__name__}{size}, not a pair (query, text)")
+    for side, text in zip(("query", "text"), pair, strict=True):
+        if not isinstance(text, str):
+            raise TypeError(f"the {side} of item {index} is a {type(text).__name__}, not a str")
+    return pair[0], pair[1]
 
 
 def checked_stream(texts: Iterable[str]) -> Iterator[str]:
@@ -44,25 +66,27 @@ def positive(chunk_size: int) -> int:
     return chunk_size
 
 
-async def as_async(texts: Iterable[str] | AsyncIterable[str]) -> AsyncIterator[str]:
-    """Any iterable as an async one; what was async is checked here."""
-    if isinstance(texts, AsyncIterable):
-        index = 0
-        async for text in texts:
-            yield _checked_item(index, text)
-            index += 1
-        return
-    for text in texts:
-        yield text
+async def checked_async(texts: AsyncIterable[str]) -> AsyncIterator[str]:
+    """The texts of an async iterable, each checked as it comes."""
+    index = 0
+    async for text in texts:
+        yield _checked_item(index, text)
+        index += 1
 
 
-async def chunk(texts: AsyncIterator[str], size: int, characters: int) -> list[str]:
-    """The next `size` texts, or fewer where they have `characters` together; nothing is read beyond them."""
-    chunk: list[str] = []
+async def as_async(items: Iterable[T]) -> AsyncIterator[T]:
+    """Any iterable as an async one."""
+    for item in items:
+        yield item
+
+
+async def chunk(items: AsyncIterator[T], size: int, characters: int, length: Callable[[T], int]) -> list[T]:
+    """The next `size` items, or fewer where they have `characters` together; nothing is read beyond them."""
+    chunk: list[T] = []
     while len(chunk) < size and characters > 0:
         try:
-            chunk.append(await anext(texts))
+            chunk.append(await anext(items))
         except StopAsyncIteration:
             break
-        characters -= len(chunk[-1])
+        characters -= length(chunk[-1])
     return chunk

@@ -3,17 +3,19 @@
 import logging
 import os
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from akidb_mlx.checkpoint.hub import Resolved
 from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.device.choice import FORKED, Device
 from akidb_mlx.device.precision import FLOAT32_ERROR, describe_error, float32_error
-from akidb_mlx.effective.recipe import Recipe, read_recipe, warn_once
+from akidb_mlx.effective.recipe import AnyRecipe, Recipe, read_recipe, warn_once
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.engine.model_engine import Engine
 from akidb_mlx.engine.scheduler import Scheduler
@@ -21,23 +23,41 @@ from akidb_mlx.errors import BackendError
 from akidb_mlx.pipeline.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from akidb_mlx.model.embedding_model import EmbeddingModel
+    from akidb_mlx.model.network import Network
 
-__all__ = ["LoadedModel", "acquire", "measure_float32"]
+__all__ = ["EMBEDDER", "AnyLoadedModel", "Kind", "LoadedModel", "acquire", "measure_float32"]
 
 _log = logging.getLogger(__name__)
 
-# Applied by each embedder on the host, or settled once the files are found: they need no model of their own.
-_PER_EMBEDDER_FIELDS = frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong"})
+C = TypeVar("C", bound=ModelConfig)
+R = TypeVar("R", bound=AnyRecipe)
+# Settled once the files are found.
 _LOCATION_FIELDS = frozenset({"model", "revision", "cache_dir", "local_files_only"})
 
 
+@dataclass(frozen=True)
+class Kind(Generic[C, R]):
+    """A kind of model: how its recipe is read, and which settings need no loaded model of their own."""
+
+    name: str
+    read_recipe: Callable[[C, Resolved], R]
+    on_the_host: frozenset[str]
+    """Fields that each face applies by itself."""
+
+
+EMBEDDER: Kind[EmbedderConfig, Recipe] = Kind(
+    "embedder",
+    read_recipe,
+    frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong"}),
+)
+
+
 @dataclass(eq=False)
-class LoadedModel:
-    """One engine with its tokenizer, and how many embedders use it."""
+class LoadedModel(Generic[R]):
+    """One engine with its tokenizer, and how many faces use it."""
 
     key: Hashable
-    recipe: Recipe
+    recipe: R
     tokenizer: Tokenizer
     engine: Engine
     dimension: int
@@ -63,15 +83,16 @@ class LoadedModel:
         self.engine.close()
 
 
+AnyLoadedModel = LoadedModel[Any]
 _lock = threading.Lock()
-_loaded: dict[Hashable, "Future[LoadedModel]"] = {}
+_loaded: dict[Hashable, Future[AnyLoadedModel]] = {}
 
 
-def acquire(config: EmbedderConfig) -> LoadedModel:
+def acquire(config: C, kind: Kind[C, R]) -> LoadedModel[R]:
     """The model for these settings, loaded by the first caller while the others wait; counts one user."""
     source = resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
-    settings = tuple((name, value) for name, value in config if name not in _PER_EMBEDDER_FIELDS | _LOCATION_FIELDS)
-    key: Hashable = (source.path.resolve(), settings)
+    settings = tuple((name, value) for name, value in config if name not in kind.on_the_host | _LOCATION_FIELDS)
+    key: Hashable = (kind.name, source.path.resolve(), settings)
     while True:
         with _lock:
             future = _loaded.get(key)
@@ -80,7 +101,7 @@ def acquire(config: EmbedderConfig) -> LoadedModel:
                 future = _loaded[key] = Future()
         if first:
             try:
-                future.set_result(_load(key, config, read_recipe(config, source)))
+                future.set_result(_load(key, config, kind.read_recipe(config, source)))
             except BaseException as error:
                 with _lock:
                     _loaded.pop(key, None)
@@ -113,18 +134,18 @@ def _warn_of_lower_precision(device: Device) -> None:
         )
 
 
-def _load(key: Hashable, config: EmbedderConfig, recipe: Recipe) -> LoadedModel:
+def _load(key: Hashable, config: ModelConfig, recipe: R) -> LoadedModel[R]:
     checkpoint, device = recipe.checkpoint, recipe.device
     if DEVICE_THREADS.inherits_streams and not device.survives_fork:
         raise BackendError(FORKED)
 
-    def load() -> "EmbeddingModel":
+    def load() -> "Network":
         from akidb_mlx.model.loading import load_model
 
         limit = device.cache_limit_mb if config.cache_limit_mb is None else config.cache_limit_mb
         DEVICE_THREADS.set_cache_limit(limit)
         with device.stream():
-            return load_model(checkpoint, recipe.pooling, device, config.dtype)
+            return load_model(checkpoint, recipe.head, device, config.dtype)
 
     loading = DEVICE_THREADS.run(load)
     if device.kind != "cpu" and device.dtype(read_float_dtype(checkpoint.weight_files), config.dtype) == "float32":

@@ -1,26 +1,27 @@
-"""The path of a text: tokenised in parts, queued, awaited, finished; for callers on threads and in event loops."""
+"""The path of a call: encoded in parts, queued, awaited, finished; for callers on threads and in event loops."""
 
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from akidb_mlx import vectors
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError, QueueFullError
-from akidb_mlx.model.padded_batch import TokenIds
-from akidb_mlx.pipeline import inputs as text_input
+from akidb_mlx.model.encoding import Encoding
+from akidb_mlx.pipeline import inputs as given
 from akidb_mlx.pipeline.call import Call, OnError
-from akidb_mlx.pipeline.loaded_model import LoadedModel
+from akidb_mlx.pipeline.encoders import NO_TOKENS, Encoded, Encoder
+from akidb_mlx.pipeline.loaded_model import AnyLoadedModel
 from akidb_mlx.pipeline.progress import Progress
-from akidb_mlx.pipeline.tokenizer import Tokenized
 from akidb_mlx.pipeline.waiting import Threads, Wait, after, blocking, in_event_loop, iterate, run
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["TextPipeline"]
 
+Input = TypeVar("Input")
 _log = logging.getLogger(__name__)
 # Texts that are tokenised and queued at a time: the device starts on the first while the next are tokenised.
 _PART = {"cpu": 256, "cuda": 1024, "metal": 1024}
@@ -38,42 +39,40 @@ _LEAST_CHUNK_CHARACTERS, _MOST_CHUNK_CHARACTERS = 2**14, 2**20
 _SHARE_OF_QUEUE = 2
 # How long a stream waits, time after time, for memory that is short (seconds).
 _PAUSES_S = (1, 2, 4, 8, 15, 30)
-_NO_TOKENS = np.empty(0, np.int32)
 
 
-class TextPipeline:
-    """Takes the calls of one loaded model through tokenizer, engine and finish."""
+class TextPipeline(Generic[Input]):
+    """Takes the calls of one loaded model through encoder, engine and finish."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        """Use `loaded`, which the embedder holds."""
+    def __init__(self, loaded: AnyLoadedModel, encoder: Encoder[Input]) -> None:
+        """Use `loaded`, which the face above holds."""
         self._loaded = loaded
-        self._checkpoint = loaded.recipe.checkpoint
+        self._encoder = encoder
         self._limit = loaded.recipe.max_seq_length
         self._part = _PART[loaded.recipe.device.kind]
-        self._prompt_lengths: dict[str, int] = {}
 
-    def encode(self, texts: Sequence[str], call: Call, show_progress: bool) -> Embeddings:
+    def encode(self, texts: Sequence[Input], call: Call, show_progress: bool) -> Embeddings:
         """All of a call's rows, finished; waits for them."""
         return run(self._encode(texts, call, show_progress, blocking))
 
-    async def aencode(self, texts: Sequence[str], call: Call, show_progress: bool) -> Embeddings:
+    async def aencode(self, texts: Sequence[Input], call: Call, show_progress: bool) -> Embeddings:
         """`encode` for an event loop."""
         return await self._encode(texts, call, show_progress, in_event_loop)
 
     def stream(
-        self, texts: Iterator[str], chunk_size: int, call: Call, on_error: OnError | None
+        self, texts: Iterator[Input], chunk_size: int, call: Call, on_error: OnError | None
     ) -> Iterator[Embeddings]:
         """Rows chunk by chunk, a few chunks ahead of who takes them."""
-        return iterate(self._stream(text_input.as_async(texts), chunk_size, call, on_error, blocking))
+        return iterate(self._stream(given.as_async(texts), chunk_size, call, on_error, blocking))
 
     def astream(
-        self, texts: AsyncIterator[str], chunk_size: int, call: Call, on_error: OnError | None
+        self, texts: AsyncIterator[Input], chunk_size: int, call: Call, on_error: OnError | None
     ) -> AsyncIterator[Embeddings]:
         """`stream` for an event loop."""
         return self._stream(texts, chunk_size, call, on_error, in_event_loop)
 
-    async def _encode(self, texts: Sequence[str], call: Call, show_progress: bool, wait_for: Wait) -> Embeddings:
-        texts = text_input.checked(texts)
+    async def _encode(self, texts: Sequence[Input], call: Call, show_progress: bool, wait_for: Wait) -> Embeddings:
+        texts = self._encoder.check(texts)
         futures: Queued = []
         with Progress(len(texts), show_progress) as progress, Threads() as threads:
             try:
@@ -85,15 +84,19 @@ class TextPipeline:
                 raise
 
     async def _stream(
-        self, texts: AsyncIterator[str], chunk_size: int, call: Call, on_error: OnError | None, wait_for: Wait
+        self, texts: AsyncIterator[Input], chunk_size: int, call: Call, on_error: OnError | None, wait_for: Wait
     ) -> AsyncGenerator[Embeddings, None]:
-        chunks: deque[_Chunk] = deque()
+        chunks: deque[_Chunk[Input]] = deque()
         first = 0
         with Threads() as threads:
             try:
                 more = True
                 while more or chunks:
-                    some = await text_input.chunk(texts, chunk_size, self._chunk_characters()) if more else []
+                    some = (
+                        await given.chunk(texts, chunk_size, self._chunk_characters(), self._encoder.characters)
+                        if more
+                        else []
+                    )
                     more = bool(some)
                     if some:
                         chunks.append(_Chunk(first, some))
@@ -108,13 +111,15 @@ class TextPipeline:
             finally:
                 _cancel(future for chunk in chunks for future in chunk.futures)
 
-    async def _queue_chunk(self, chunk: "_Chunk", call: Call, threads: Threads, wait_for: Wait) -> None:
+    async def _queue_chunk(self, chunk: "_Chunk[Input]", call: Call, threads: Threads, wait_for: Wait) -> None:
         chunk.futures.clear()
         await self._queue(
             chunk.texts, chunk.places.start, call, chunk.futures, Progress.none, threads, wait_for, wait=True
         )
 
-    async def _await_chunk(self, chunk: "_Chunk", call: Call, threads: Threads, wait_for: Wait) -> list[Embeddings]:
+    async def _await_chunk(
+        self, chunk: "_Chunk[Input]", call: Call, threads: Threads, wait_for: Wait
+    ) -> list[Embeddings]:
         """A chunk's rows. Where the memory does not hold a text for the moment it is tried again, for a minute or so.
 
         Raises:
@@ -144,7 +149,7 @@ class TextPipeline:
 
     async def _queue(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Input],
         first: int,
         call: Call,
         futures: "Queued",
@@ -161,26 +166,26 @@ class TextPipeline:
         most = max(1, self._loaded.engine.queue.max_queued_tokens // _SHARE_OF_QUEUE)
         pending: deque[tuple[int, Future[Embeddings]]] = deque()
         parts = deque(self._parts(len(texts)))
-        much = len(parts) > 1 or sum(map(len, texts)) > _INLINE_CHARACTERS
-        ahead: deque[tuple[int, Future[Tokenized]]] = deque()
+        much = len(parts) > 1 or sum(map(self._encoder.characters, texts)) > _INLINE_CHARACTERS
+        ahead: deque[tuple[int, Future[Encoded]]] = deque()
         while parts or ahead:
             # The tokenizer works outside Python's lock: while one part is there, another's ids become arrays here.
             while parts and len(ahead) < 3:
                 places = parts.popleft()
                 some, start = texts[places.start : places.stop], first + places.start
-                ahead.append((start, threads.do(much, self._tokenize, some, start, call)))
+                ahead.append((start, threads.do(much, self._encode_part, some, start, call)))
             start, tokenizing = ahead.popleft()
             part = await wait_for(tokenizing)
             self._account(part, call)
-            for token_ids in _pieces(part.token_ids, most // 4):
-                tokens = sum(map(len, token_ids))
+            for encodings in _pieces(part.encodings, most // 4):
+                tokens = sum(map(len, encodings))
                 while pending and sum(waiting for waiting, _ in pending) + tokens > most:
                     await wait_for(pending.popleft()[1])
-                while (future := self._submit(token_ids, start, call, wait=wait or start > first)) is None:
+                while (future := self._submit(encodings, start, call, wait=wait or start > first)) is None:
                     await wait_for(self._loaded.engine.room(tokens, query=call.urgent))
                 pending.append((tokens, future))
-                futures.append(progress.watch(future, len(token_ids)))
-                start += len(token_ids)
+                futures.append(progress.watch(future, len(encodings)))
+                start += len(encodings)
 
     def _chunk_characters(self) -> int:
         """Characters that a chunk of a stream may have."""
@@ -198,68 +203,66 @@ class TextPipeline:
             size = min(2 * size, self._part)
         return parts if count else []
 
-    def _tokenize(self, texts: Sequence[str], first: int, call: Call) -> Tokenized:
-        if call.prompt:
-            texts = [call.prompt + text for text in texts]
-        part = self._tokens_of(texts, first, call)
+    def _encode_part(self, texts: Sequence[Input], first: int, call: Call) -> Encoded:
+        part = self._encodings_of(texts, first, call)
         if part.truncated and call.on_overlong == "error":
             self._refuse_overlong(part, first, call)
         return part
 
-    def _account(self, part: Tokenized, call: Call) -> None:
+    def _account(self, part: Encoded, call: Call) -> None:
         """Count what is going to be read; on the caller's thread alone, since parts are tokenised on two."""
         call.usage.tokens += _tokens(part)
         call.usage.truncated_texts += len(part.truncated)
         if call.max_tokens is not None and call.usage.tokens > call.max_tokens:
-            raise InputError(f"the texts have more than {call.max_tokens} tokens together; send fewer at a time")
+            raise InputError(
+                f"the {self._encoder.noun}s have more than {call.max_tokens} tokens together; send fewer at a time"
+            )
         if part.truncated:
             self._loaded.engine.stats.truncated_texts += len(part.truncated)
             self._loaded.warn_once(
-                f"{len(part.truncated)} of {len(part.token_ids)} texts have more than {self._limit} tokens "
-                "and are cut there; later ones are only counted (info())",
+                f"{len(part.truncated)} of {len(part.encodings)} {self._encoder.noun}s have more than {self._limit} "
+                "tokens and are cut there; later ones are only counted (info())",
                 kind="truncated",
             )
 
-    def _tokens_of(self, texts: Sequence[str], first: int, call: Call) -> Tokenized:
-        tokenizer = self._loaded.tokenizer
+    def _encodings_of(self, texts: Sequence[Input], first: int, call: Call) -> Encoded:
         try:
-            return tokenizer.tokenize(texts, first)
+            return self._encoder.encode(texts, call.prompt, first)
         except InputError:
             if call.errors is None:
                 raise
-        part = Tokenized([], [])
+        part = Encoded([], [])
         for index, text in enumerate(texts):  # again, one by one: one of them has no tokens
             try:
-                one = tokenizer.tokenize([text], first + index)
+                one = self._encoder.encode([text], call.prompt, first + index)
             except InputError as error:
-                one, call.errors[first + index] = Tokenized([_NO_TOKENS], []), error
-            part.token_ids.extend(one.token_ids)
+                one, call.errors[first + index] = Encoded([NO_TOKENS], []), error
+            part.encodings.extend(one.encodings)
             part.truncated.extend(index for _ in one.truncated)
         return part
 
-    def _refuse_overlong(self, part: Tokenized, first: int, call: Call) -> None:
+    def _refuse_overlong(self, part: Encoded, first: int, call: Call) -> None:
         for index in part.truncated:
             error = InputError(
-                f"text {first + index} has more than {self._limit} tokens (max_seq_length); split it, "
+                f"{self._encoder.noun} {first + index} has more than {self._limit} tokens (max_seq_length); split it, "
                 'raise max_seq_length, or set on_overlong="truncate"'
             )
             if call.errors is None:
                 raise error
-            call.errors[first + index], part.token_ids[index] = error, _NO_TOKENS
+            call.errors[first + index], part.encodings[index] = error, NO_TOKENS
         part.truncated.clear()
 
     def _submit(
-        self, token_ids: Sequence[TokenIds], first: int, call: Call, *, wait: bool
+        self, encodings: Sequence[Encoding], first: int, call: Call, *, wait: bool
     ) -> "Future[Embeddings] | None":
-        """Queue some texts; None where they must wait for room."""
+        """Queue some inputs; None where they must wait for room."""
         engine = self._loaded.engine
-        small = sum(map(len, token_ids)) <= engine.scheduler.max_batch_tokens
+        most = call.urgent_batches * engine.scheduler.max_batch_tokens
         try:
             return engine.submit(
-                token_ids,
-                urgent=call.urgent and small,
+                encodings,
+                urgent=call.urgent and sum(map(len, encodings)) <= most,
                 query=call.urgent,
-                prompt_length=self._prompt_length(call.prompt),
                 first_index=first,
                 errors=call.errors,
             )
@@ -268,31 +271,21 @@ class TextPipeline:
                 return None
             raise
 
-    def _prompt_length(self, prompt: str) -> int:
-        """Leading tokens that pooling leaves out."""
-        if not prompt or self._checkpoint.include_prompt:
-            return 0
-        if prompt not in self._prompt_lengths:
-            self._prompt_lengths[prompt] = self._loaded.tokenizer.prompt_length(prompt)
-        return self._prompt_lengths[prompt]
-
     def _finish(self, rows: Sequence[Embeddings], call: Call) -> Embeddings:
         if not rows:
-            return np.empty((0, call.dimension), np.float32)
-        together = rows[0] if len(rows) == 1 else np.concatenate(rows)
-        layer_norm = self._checkpoint.truncation_layer_norm
-        return vectors.finish(together, call.dimension, normalize=call.normalize, layer_norm=layer_norm)
+            return call.finish(np.empty((0, self._loaded.dimension), np.float32))
+        return call.finish(rows[0] if len(rows) == 1 else np.concatenate(rows))
 
 
 Queued = list["Future[Embeddings]"]
 
 
 @dataclass
-class _Chunk:
-    """Texts of a stream that are embedded together."""
+class _Chunk(Generic[Input]):
+    """Inputs of a stream that are computed together."""
 
     first: int
-    texts: Sequence[str]
+    texts: Sequence[Input]
     futures: Queued = field(default_factory=list)
 
     @property
@@ -314,20 +307,20 @@ def _report(call: Call, places: range, on_error: OnError | None) -> None:
                 on_error(place, call.errors.pop(place))
 
 
-def _tokens(part: Tokenized) -> int:
-    return sum(map(len, part.token_ids))
+def _tokens(part: Encoded) -> int:
+    return sum(map(len, part.encodings))
 
 
-def _pieces(token_ids: Sequence[TokenIds], most: int) -> Iterator[Sequence[TokenIds]]:
-    """Texts in pieces of at most `most` tokens, or of one text."""
+def _pieces(encodings: Sequence[Encoding], most: int) -> Iterator[Sequence[Encoding]]:
+    """Inputs in pieces of at most `most` tokens, or of one."""
     start = tokens = 0
-    for place, ids in enumerate(token_ids):
-        if place > start and tokens + len(ids) > most:
-            yield token_ids[start:place]
+    for place, encoding in enumerate(encodings):
+        if place > start and tokens + len(encoding) > most:
+            yield encodings[start:place]
             start, tokens = place, 0
-        tokens += len(ids)
-    if start < len(token_ids):
-        yield token_ids[start:]
+        tokens += len(encoding)
+    if start < len(encodings):
+        yield encodings[start:]
 
 
 def _cancel(futures: Iterable["Future[Embeddings]"]) -> None:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import normalizers, processors
 
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
-from akidb_mlx.model.padded_batch import TokenIds
+from akidb_mlx.model.encoding import TokenIds
 
 __all__ = ["NO_TOKEN", "Tokenized", "Tokenizer"]
 

@@ -1,4 +1,4 @@
-"""What every architecture is: token ids and a mask in, hidden states out, and nothing else."""
+"""What every architecture is: a batch in, hidden states out, and nothing else."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.model.device_batch import DeviceBatch
 
-__all__ = ["Backbone", "allow", "fuse", "read", "rename"]
+__all__ = ["Backbone", "allow", "fuse", "read", "rename", "token_type_rows"]
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
@@ -33,13 +34,19 @@ class Backbone(nn.Module):
     may_give_zeros: ClassVar[bool] = False
     """Whether all of a token's hidden states can be zero; in a transformer they are where nothing was computed."""
 
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
-        """(rows, length) token ids, and True on real tokens or None where all are → (rows, length, width)."""
+    def __call__(self, batch: DeviceBatch) -> mx.array:
+        """Hidden states of the last layer, (rows, length, width)."""
         raise NotImplementedError
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """The checkpoint's weights under our names."""
         return fuse(rename(weights, self.renames), self.fused)
+
+
+def token_type_rows(table: nn.Module, batch: DeviceBatch) -> mx.array:
+    """What the table of token types adds to each token; it broadcasts to (rows, length, width)."""
+    rows: mx.array = table(mx.array([0]) if batch.token_types is None else batch.token_types)
+    return rows
 
 
 def read(config: Mapping[str, Any], key: str, kind: type[T], default: T = _REQUIRED) -> T:

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from akidb_mlx.model.architectures.base import Backbone, allow, read
+from akidb_mlx.model.architectures.base import Backbone, allow, read, token_type_rows
+from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.masks import make_mask
 from akidb_mlx.model.layers.post_norm import PostNormLayer
@@ -15,7 +16,7 @@ __all__ = ["Bert"]
 
 
 class Embeddings(nn.Module):
-    """Word + position + token type (always the first), normed."""
+    """Word + position + token type, normed."""
 
     def __init__(self, config: Mapping[str, Any], width: int, eps: float) -> None:
         """Make the tables."""
@@ -25,10 +26,10 @@ class Embeddings(nn.Module):
         self.token_type = nn.Embedding(read(config, "type_vocab_size", int), width)
         self.norm = nn.LayerNorm(width, eps)
 
-    def __call__(self, input_ids: mx.array, positions: mx.array) -> mx.array:
-        """(rows, length) and positions that broadcast to it → (rows, length, width)."""
-        by_position = self.position(positions) + self.token_type(mx.array([0]))
-        return self.norm(self.word(input_ids) + by_position)
+    def __call__(self, batch: DeviceBatch, positions: mx.array) -> mx.array:
+        """Positions that broadcast to (rows, length) → (rows, length, width)."""
+        by_position = self.position(positions) + token_type_rows(self.token_type, batch)
+        return self.norm(self.word(batch.input_ids) + by_position)
 
 
 class Bert(Backbone):
@@ -70,10 +71,10 @@ class Bert(Backbone):
         """Where each token stands: from zero."""
         return mx.arange(input_ids.shape[1])
 
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+    def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.embeddings(input_ids, self.positions(input_ids))
-        mask = make_mask(attention_mask, input_ids.shape[1])
+        x = self.embeddings(batch, self.positions(batch.input_ids))
+        mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
         for layer in self.layers:
             x = layer(x, mask)
         return x

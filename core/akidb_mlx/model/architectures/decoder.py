@@ -14,6 +14,7 @@ from akidb_mlx.model.architectures.base import Backbone, allow, read
 from akidb_mlx.model.architectures.decoder_table import DECODERS, SLIDING, Family, account_for, layer_kinds
 from akidb_mlx.model.architectures.joined_layers import GatedNetwork, JoinedAttention, JoinedNetwork, join
 from akidb_mlx.model.architectures.mlx_lm import import_model
+from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.masks import Mask, make_causal_mask, make_mask
@@ -72,12 +73,12 @@ class Decoder(Backbone):
             read(parameters, "partial_rotary_factor", float)
         return make_rope(_head(config), parameters, interleaved=family.interleaved)
 
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+    def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.model.embed_tokens(input_ids)
+        x = self.model.embed_tokens(batch.input_ids)
         if self._scale is not None:
             x = x * self._scale
-        masks = {kind: self.mask(attention_mask, input_ids.shape[1], kind) for kind in set(self._kinds)}
+        masks = {kind: self.mask(batch.attention_mask, batch.input_ids.shape[1], kind) for kind in set(self._kinds)}
         for layer, kind in zip(self.model.layers, self._kinds, strict=True):
             x = layer(x, masks[kind], None)
             cpu_kernels.catch_up(x)

@@ -7,6 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.model.architectures.base import Backbone, read
+from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.masks import make_mask
 from akidb_mlx.model.layers.post_norm import PostNormLayer
@@ -48,10 +49,10 @@ class DistilBert(Backbone):
             for _ in range(read(config, "n_layers", int))
         ]
 
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+    def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.norm(self.word(input_ids) + self.position(mx.arange(input_ids.shape[1])))
-        mask = make_mask(attention_mask, input_ids.shape[1])
+        x = self.norm(self.word(batch.input_ids) + self.position(mx.arange(batch.input_ids.shape[1])))
+        mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
         for layer in self.layers:
             x = layer(x, mask)
         return x

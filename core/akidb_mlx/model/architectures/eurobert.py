@@ -7,6 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.model.architectures.base import Backbone, allow, read
+from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.feedforward import GatedMLP
@@ -69,10 +70,10 @@ class EuroBert(Backbone):
         self.norm = nn.RMSNorm(self.width, eps)
         self._rope = make_rope(head, rope_parameters(config, whole=True))
 
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+    def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.word(input_ids)
-        mask = make_mask(attention_mask, input_ids.shape[1])
+        x = self.word(batch.input_ids)
+        mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
         for layer in self.layers:
             x = layer(x, mask, self._rope)
         return self.norm(x)

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from akidb_mlx.model.architectures.base import Backbone, allow, read
+from akidb_mlx.model.architectures.base import Backbone, allow, read, token_type_rows
 from akidb_mlx.model.architectures.nomic_bert import GatedPostNormLayer
+from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.masks import make_mask
 from akidb_mlx.model.layers.rope import make_rope, rope_parameters
@@ -60,13 +61,13 @@ class Gte(Backbone):
             weights[name] = mx.concatenate([*reversed(mx.split(weights[name], 2))])
         return weights
 
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+    def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.word(input_ids)
+        x = self.word(batch.input_ids)
         if "token_type" in self:
-            x = x + self.token_type(mx.array([0]))
+            x = x + token_type_rows(self.token_type, batch)
         x = self.norm(x)
-        mask = make_mask(attention_mask, input_ids.shape[1])
+        mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
         for layer in self.layers:
             x = layer(x, mask, self._rope)
         return x

@@ -8,6 +8,7 @@ import mlx.nn as nn
 
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures.base import Backbone, allow, read
+from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.feedforward import GatedMLP
@@ -73,14 +74,14 @@ class ModernBert(Backbone):
         head = self.width // read(config, "num_attention_heads", int)
         self._ropes = {kind: make_rope(head, _rope_parameters(config, kind)) for kind in set(self._kinds)}
 
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+    def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        length = input_ids.shape[1]
+        length = batch.input_ids.shape[1]
         masks = {
-            "full_attention": make_mask(attention_mask, length),
-            "sliding_attention": make_mask(attention_mask, length, self._window),
+            "full_attention": make_mask(batch.attention_mask, length),
+            "sliding_attention": make_mask(batch.attention_mask, length, self._window),
         }
-        x = self.norm(self.word(input_ids))
+        x = self.norm(self.word(batch.input_ids))
         for layer, kind in zip(self.layers, self._kinds, strict=True):
             x = layer(x, masks[kind], self._ropes[kind])
         return self.final_norm(x)

@@ -10,6 +10,7 @@ import numpy as np
 
 from akidb_mlx.model.architectures.base import Backbone, allow, read
 from akidb_mlx.model.architectures.roberta import positions_after_padding
+from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 
@@ -56,15 +57,15 @@ class MPNet(Backbone):
         ]
         self._pad_token_id = allow(config, "pad_token_id", (1,))  # positions start after 1 whatever else it says
 
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+    def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        length = input_ids.shape[1]
-        positions = positions_after_padding(input_ids, self._pad_token_id)
-        x = self.norm(self.word(input_ids) + self.position(positions))
+        length = batch.input_ids.shape[1]
+        positions = positions_after_padding(batch.input_ids, self._pad_token_id)
+        x = self.norm(self.word(batch.input_ids) + self.position(positions))
         bias = self.relative(mx.array(_buckets(length))).transpose(2, 0, 1)[None]
-        if attention_mask is not None:
+        if batch.attention_mask is not None:
             # Every row keeps real tokens, hence itself: -inf leaves no empty row here.
-            bias = mx.where(attention_mask[:, None, None, :], bias, mx.array(-mx.inf, bias.dtype))
+            bias = mx.where(batch.attention_mask[:, None, None, :], bias, mx.array(-mx.inf, bias.dtype))
         for layer in self.layers:
             x = layer(x, bias)
         return x

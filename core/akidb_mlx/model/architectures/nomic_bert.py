@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from akidb_mlx.model.architectures.base import Backbone, allow, read
+from akidb_mlx.model.architectures.base import Backbone, allow, read, token_type_rows
+from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import Activation, activation
 from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.feedforward import GatedMLP
@@ -81,10 +82,10 @@ class NomicBert(Backbone):
         ]
         self._rope = make_rope(self.width // heads, rope_parameters(config, whole=True))
 
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+    def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.norm(self.word(input_ids) + self.token_type(mx.array([0])))
-        mask = make_mask(attention_mask, input_ids.shape[1])
+        x = self.norm(self.word(batch.input_ids) + token_type_rows(self.token_type, batch))
+        mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
         for layer in self.layers:
             x = layer(x, mask, self._rope)
         return x

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import mlx.core as mx
 
 from akidb_mlx.model.architectures.base import Backbone
+from akidb_mlx.model.device_batch import DeviceBatch
 
 __all__ = ["Static"]
 
@@ -32,11 +33,11 @@ class Static(Backbone):
         self.width = self.embeddings.shape[1]
         return weights
 
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None) -> mx.array:
+    def __call__(self, batch: DeviceBatch) -> mx.array:
         """Each token's vector, (rows, length, width); zero for what is no token (id -1, an empty text)."""
-        token_ids = mx.maximum(input_ids, 0)
+        token_ids = mx.maximum(batch.input_ids, 0)
         x = self.embeddings[self.mapping[token_ids] if "mapping" in self else token_ids]
-        factor = (input_ids >= 0).astype(x.dtype)
+        factor = (batch.input_ids >= 0).astype(x.dtype)
         if "weights" in self:
             factor = factor * self.weights[token_ids]
         return x * factor[..., None]

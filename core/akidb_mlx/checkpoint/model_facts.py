@@ -1,0 +1,55 @@
+"""What any kind of model is, read from its files, each fact with the file it came from. No MLX here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from akidb_mlx.checkpoint.fact import Fact
+from akidb_mlx.checkpoint.layout import Layout
+from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer, TokenizerKind, rebuild_tokenizer
+from akidb_mlx.errors import CheckpointError
+
+__all__ = ["ModelFacts", "read_quantization"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """The facts of a folder that every kind of model has; a kind adds its own."""
+
+    path: Path
+    name: str
+    revision: str | None
+    config: Mapping[str, Any]
+    config_file: Path
+    model_type: str
+    weight_files: tuple[Path, ...]
+    tokenizer_file: Path
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    max_seq_length: int | None = None
+    """Usable tokens of a text, special tokens included; None where nothing bounds it."""
+    max_positions: int | None = None
+    """Positions that the architecture has; a user's max_seq_length cannot be greater."""
+    do_lower_case: bool = False
+    truncation_side: str | None = None
+    """Which end of a text is cut off; None where only tokenizer.json says so."""
+    tokenizer_rules: Mapping[str, Any] = field(default_factory=dict)
+    """Further keywords of `Tokenizer`, where more than tokenizer.json decides."""
+    quantization: Mapping[str, Any] | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Fact → the file (relative to `path`) or table that it came from."""
+
+    def rebuilt_tokenizer(self, kind: TokenizerKind) -> RebuiltTokenizer:
+        """The tokenizer as sentence-transformers has it, or the file as it stands."""
+        return rebuild_tokenizer(self.tokenizer_file, kind)
+
+
+def read_quantization(layout: Layout, config: Mapping[str, Any]) -> Fact[Mapping[str, Any]] | None:
+    """How MLX packed the weights, as config.json says; None where they are not."""
+    said = config.get("quantization") or config.get("quantization_config")
+    if said is None:
+        return None
+    if not isinstance(said, dict):
+        raise CheckpointError(f"{layout.config_file}: `quantization` must be an object, not {said!r}")
+    return Fact(said, layout.relative(layout.config_file))

@@ -1,0 +1,126 @@
+"""Facts of a head → the live head: it claims its weights, by name, before the backbone does."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from akidb_mlx.checkpoint.heads import ClassificationHead, Dense, HeadFacts, TokenLogitHead
+from akidb_mlx.checkpoint.model_facts import ModelFacts
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.model.architectures.base import read
+from akidb_mlx.model.heads.base import Head
+from akidb_mlx.model.heads.classifier import Classifier, classifier_layout
+from akidb_mlx.model.heads.dense import DenseLayer
+from akidb_mlx.model.heads.pooled import Pooled
+from akidb_mlx.model.heads.token_logit import TokenLogit
+from akidb_mlx.model.quantization import dequantize
+from akidb_mlx.model.weights import Weights, fill, read_weights
+
+__all__ = ["claim_weights", "load_head"]
+
+# Whether the language model's head is its embedding table where config.json does not say (transformers' defaults).
+_TIED = {
+    "gemma": True,
+    "gemma2": True,
+    "gemma3_text": True,
+    "llama": False,
+    "mistral": False,
+    "qwen2": False,
+    "qwen3": False,
+}
+_PARTS = ("weight", "scales", "biases")
+
+
+def claim_weights(facts: HeadFacts, weights: Weights, checkpoint: ModelFacts) -> Weights:
+    """Take a head's own weights out of the main file's, before the backbone claims the rest."""
+    if isinstance(facts, ClassificationHead):
+        return _claim_classifier(weights, checkpoint)
+    if isinstance(facts, TokenLogitHead):
+        return _claim_table(weights, checkpoint)
+    folded = tuple(f"{layer.name}." for layer in facts.dense if layer.weight_file is None)
+    return {key: weights.pop(key) for key in list(weights) if key.startswith(folded)}
+
+
+def load_head(facts: HeadFacts, width: int, claimed: Weights, checkpoint: ModelFacts) -> Head:
+    """The head over hidden states of `width` channels, with what it claimed."""
+    if isinstance(facts, ClassificationHead):
+        head = Classifier(checkpoint.config, width, facts.labels)
+        _fill(head, claimed, checkpoint.weight_files[0], checkpoint)
+        return head
+    if isinstance(facts, TokenLogitHead):
+        return _load_token_logit(facts, width, claimed, checkpoint)
+    return Pooled(width, facts.pooling, [_load_dense(layer, claimed, checkpoint) for layer in facts.dense])
+
+
+def _load_dense(spec: Dense, claimed: Weights, checkpoint: ModelFacts) -> DenseLayer:
+    layer = DenseLayer(
+        spec.in_features,
+        spec.out_features,
+        bias=spec.bias,
+        activation=spec.activation,
+        residual=spec.residual,
+    )
+    if spec.weight_file is not None:
+        own = read_weights([spec.weight_file])
+    else:
+        prefix = f"{spec.name}."
+        own = {
+            f"linear.{key.removeprefix(prefix)}": weight for key, weight in claimed.items() if key.startswith(prefix)
+        }
+    _fill(layer, own, spec.weight_file or checkpoint.weight_files[0], checkpoint)
+    return layer
+
+
+def _claim_classifier(weights: Weights, checkpoint: ModelFacts) -> Weights:
+    layout = classifier_layout(checkpoint.model_type)
+    claimed: Weights = {}
+    for ours, theirs in (("dense", layout.dense), ("norm", layout.norm), ("out", layout.out)):
+        if theirs is not None:
+            pattern = re.compile(rf"(?:[a-z_]+\.)?{re.escape(theirs)}\.(\w+)")  # after the model's own name
+            for key in [key for key in weights if pattern.fullmatch(key)]:
+                claimed[pattern.sub(rf"{ours}.\1", key)] = weights.pop(key)
+    return claimed
+
+
+def _claim_table(weights: Weights, checkpoint: ModelFacts) -> Weights:
+    """The language model's head; where it is the embedding table the backbone keeps that as well."""
+    config, model_type = checkpoint.config, checkpoint.model_type
+    if model_type not in _TIED:
+        raise UnsupportedModelError(
+            f"a language model of model_type {model_type!r} as a reranker is not supported; "
+            f"supported: {', '.join(_TIED)}"
+        )
+    tied = read(config, "tie_word_embeddings", bool, _TIED[model_type])
+    pattern = re.compile(r"(?:model\.)?(?:embed_tokens)\.(\w+)" if tied else r"lm_head\.(\w+)")
+    found = {match[1]: key for key in list(weights) if (match := pattern.fullmatch(key)) and match[1] in _PARTS}
+    if "weight" not in found:
+        missing = "its embedding table" if tied else "lm_head.weight, which config.json says is not the embedding table"
+        raise CheckpointError(f"{checkpoint.weight_files[0]} lacks {missing}; download the checkpoint again")
+    return {f"table.{part}": weights[key] if tied else weights.pop(key) for part, key in found.items()}
+
+
+def _load_token_logit(facts: TokenLogitHead, width: int, claimed: Weights, checkpoint: ModelFacts) -> Head:
+    tokens = [token for token in (facts.true_token_id, facts.false_token_id) if token is not None]
+    head = TokenLogit(width, len(tokens), _softcap(checkpoint.config))
+    rows = {part: weight[mx.array(tokens)] for part, weight in claimed.items()}
+    holder = nn.Module()
+    holder.table = nn.Linear(width, len(tokens), bias=False)
+    weight = dequantize(holder, rows, checkpoint.config_file)["table.weight"]
+    fill(head, {"weight": weight.astype(mx.float32)}, checkpoint.weight_files[0])
+    return head
+
+
+def _softcap(config: Mapping[str, Any]) -> float | None:
+    """What bounds Gemma 2's logits."""
+    if config["model_type"] != "gemma2" or config.get("final_logit_softcapping", 30.0) is None:
+        return None
+    return read(config, "final_logit_softcapping", float, 30.0)
+
+
+def _fill(module: nn.Module, weights: Weights, file: Path, checkpoint: ModelFacts) -> None:
+    weights = dequantize(module, weights, checkpoint.config_file)
+    fill(module, {key: weight.astype(mx.float32) for key, weight in weights.items()}, file)

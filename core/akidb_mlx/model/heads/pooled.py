@@ -1,0 +1,36 @@
+"""Pooling, then Dense layers."""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from akidb_mlx.errors import CheckpointError
+from akidb_mlx.model.device_batch import DeviceBatch
+from akidb_mlx.model.heads.base import Head
+from akidb_mlx.model.heads.dense import DenseLayer
+from akidb_mlx.model.heads.pooling import pool
+
+__all__ = ["Pooled"]
+
+
+class Pooled(Head):
+    """Pooling modes side by side, then Dense layers in turn."""
+
+    def __init__(self, width: int, pooling: Sequence[str], dense: Sequence[DenseLayer]) -> None:
+        """Take hidden states of `width` channels."""
+        super().__init__()
+        width *= len(pooling)
+        for layer in dense:
+            if layer.in_features != width:
+                raise CheckpointError(f"a Dense layer takes {layer.in_features} numbers and gets {width}")
+            width = layer.out_features
+        self.width = width
+        self.dense = list(dense)
+        self._pooling = tuple(pooling)
+
+    def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
+        """(rows, length, backbone's width) → (rows, width) float32."""
+        x = pool(hidden_states, batch.lengths, batch.prompt_lengths, self._pooling)
+        for layer in self.dense:
+            x = layer(x)
+        return x

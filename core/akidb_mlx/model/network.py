@@ -1,0 +1,51 @@
+"""Network: a backbone and a head, one batch to rows of float32."""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from akidb_mlx.model.architectures.base import Backbone
+from akidb_mlx.model.device_batch import DeviceBatch
+from akidb_mlx.model.heads.base import Head
+from akidb_mlx.model.padded_batch import PaddedBatch
+
+__all__ = ["Network"]
+
+
+class Network(nn.Module):
+    """A backbone with the head that makes rows of its hidden states."""
+
+    def __init__(
+        self, backbone: Backbone, head: Head, activation_bytes: Callable[[int, int], int] | None = None
+    ) -> None:
+        """Put the two together; `activation_bytes` says what a batch of (rows, length) takes beside the weights."""
+        super().__init__()
+        self.activation_bytes = activation_bytes
+        self.dimension = head.width
+        """Width of the rows that come out."""
+        self.backbone = backbone
+        self.head = head
+
+    def __call__(self, padded: PaddedBatch) -> mx.array:
+        """One batch → (rows, dimension) float32, not yet finished (truncated, normalised, activated).
+
+        A row is infinite where the hidden states of one of its tokens are all zero: the device did not compute them.
+        """
+        batch = DeviceBatch.of(padded)
+        hidden_states = self.backbone(batch)
+        rows = self.head(hidden_states, batch)
+        if self.backbone.may_give_zeros:
+            return rows
+        return mx.where(_computed(hidden_states, batch.attention_mask)[:, None], rows, mx.inf)
+
+    def parameter_bytes(self) -> int:
+        """Memory of all weights."""
+        return sum(leaf.nbytes for leaf in dict(tree_flatten(self.parameters())).values())
+
+
+def _computed(hidden_states: mx.array, attention_mask: mx.array | None) -> mx.array:
+    """(rows,): whether each real token has a hidden state that is not zero."""
+    computed = mx.any(hidden_states != 0, axis=-1)
+    return mx.all(computed if attention_mask is None else computed | ~attention_mask, axis=1)

@@ -1,0 +1,89 @@
+"""What the faces of all kinds of models share: health, counters, the model given back at the end."""
+
+import threading
+import weakref
+from typing import Any, Generic, Self, TypeVar
+
+from akidb_mlx.device.precision import describe_error
+from akidb_mlx.effective.recipe import AnyRecipe
+from akidb_mlx.engine.device_threads import DEVICE_THREADS
+from akidb_mlx.errors import BackendError, ClosedError
+from akidb_mlx.pipeline.loaded_model import LoadedModel, measure_float32
+
+__all__ = ["Face"]
+
+R = TypeVar("R", bound=AnyRecipe)
+
+
+class Face(Generic[R]):
+    """One user of a loaded model."""
+
+    def __init__(self, loaded: LoadedModel[R]) -> None:
+        """Hold the model until `close`, or until nobody holds this."""
+        self._loaded = loaded
+        # A thread of its own: closing waits for the device, and the garbage collector may run on its thread.
+        self._finalizer = weakref.finalize(self, lambda: threading.Thread(target=loaded.release).start())
+        self._finalizer.atexit = False
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens of a text that count, special tokens and prompt included."""
+        return self._loaded.recipe.max_seq_length
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the device threads are able to answer."""
+        return self._finalizer.alive and DEVICE_THREADS.healthy
+
+    def stats(self) -> dict[str, Any]:
+        """The loaded model's counters and what waits for it; plain values, at once."""
+        engine = self._loaded.engine
+        return {
+            **engine.stats.snapshot(),
+            "queued_tokens": engine.scheduler.queued_tokens,
+            "max_queued_tokens": engine.queue.max_queued_tokens,
+        }
+
+    def close(self) -> None:
+        """Give the model back; the last one that uses it frees its memory. Closing twice is fine."""
+        if self._finalizer.detach():
+            self._loaded.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if not self._finalizer.alive:
+            raise ClosedError(f"the {type(self).__name__.lower()} is closed; load it again")
+
+    def _live(self) -> dict[str, Any]:
+        """What `info` says beside the recipe."""
+        return {
+            "parameter_bytes": self._loaded.parameter_bytes,
+            "healthy": self.healthy,
+            **self._measured(),
+            "stats": self.stats(),
+        }
+
+    def _measured(self) -> dict[str, Any]:
+        """What the device itself says; nothing once it is lost."""
+        try:
+            return {
+                "float32": describe_error(measure_float32(self._loaded.recipe.device)),
+                "memory": DEVICE_THREADS.run(_memory).result(),
+            }
+        except BackendError:
+            return {"float32": None, "memory": None}
+
+
+def _memory() -> dict[str, int]:
+    import mlx.core as mx
+
+    return {
+        "active_bytes": mx.get_active_memory(),
+        "cache_bytes": mx.get_cache_memory(),
+        "peak_bytes": mx.get_peak_memory(),
+    }
