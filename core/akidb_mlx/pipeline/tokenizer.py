@@ -72,6 +72,7 @@ class Tokenizer:
         if getattr(self._tokenizer.model, "dropout", None):  # of training; it would make other tokens at each call
             self._tokenizer.model.dropout = None
         self._special_tokens = special_tokens
+        self._vocab_size = vocab_size
         if append is not None and append != self.last_token():
             self._append(file, append)
         specials = self._tokenizer.num_special_tokens_to_add(is_pair=False) if special_tokens else 0
@@ -87,7 +88,6 @@ class Tokenizer:
             own, lower = self._tokenizer.normalizer, normalizers.Lowercase()
             self._tokenizer.normalizer = lower if own is None else normalizers.Sequence([lower, own])
         self.max_seq_length = max_seq_length
-        self._vocab_size = vocab_size
         self._unknown = _unknown_token(self._tokenizer) if drop_unknown else None
         self._max_characters = (
             self._characters(max_seq_length) if cut_characters and max_seq_length is not None else None
@@ -100,7 +100,7 @@ class Tokenizer:
 
     def _append(self, file: Path, token: str) -> None:
         number = self._tokenizer.token_to_id(token)
-        if number is None:
+        if number is None or (self._vocab_size is not None and number >= self._vocab_size):
             raise CheckpointError(f"{file} lacks the token {token!r}, which tokenizer_config.json puts after each text")
         state = json.loads(self._tokenizer.to_str())
         template = _first_template(state["post_processor"])
