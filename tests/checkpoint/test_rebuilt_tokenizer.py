@@ -15,7 +15,7 @@ from akidb_mlx.checkpoint.tokenizer_classes import BY_MODEL_TYPE, CLASSES, OVERR
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.pipeline.tokenizer import Tokenizer
 from support.checkpoints import CASES, REFERENCE
-from support.tokenizers import FAMILIES, PAIRS, TEXTS, change_files, read, write
+from support.tokenizers import CHANGES, FAMILIES, PAIRS, TEXTS, change_files, read, write
 
 FOLDERS = [name for name in CASES if (REFERENCE / name / "tokenizer_config.json").exists()]
 
@@ -100,9 +100,9 @@ def test_every_family_has_autotokenizers_ids(name, tmp_path, here):
 UNSURE = {"electra", "camembert", "llama", "cohere", "gpt_neox"}
 
 
-def check_changed(folder, random):
+def check_changed(folder, random, changes=()):
     """Change a folder's files and compare; whether the table knew it."""
-    changes = change_files(folder, random)
+    changes = change_files(folder, random, changes)
     tokenizer, table = auto(folder), module._by_table(folder)
     expected = tokenizer and or_error(theirs, tokenizer)
     if table is not None:
@@ -124,17 +124,13 @@ def or_error(encode, *args):
         return "error"
 
 
-def check_family(name, folder, seed, count):
-    random, known = Random(f"{name} {seed}"), 0
-    for _ in range(count):
-        shutil.rmtree(folder, ignore_errors=True)
-        known += check_changed(FAMILIES[name].write(folder), random)
-    return known
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_changed_files_have_autotokenizers_ids(name, tmp_path, here):
-    known = check_family(name, tmp_path / "model", 0, 25)
+    random, known, folder = Random(name), 0, tmp_path / "model"
+    alone = [(change,) for change in dict.fromkeys(CHANGES)]
+    for changes in [*alone, *alone, *[()] * 8]:
+        shutil.rmtree(folder, ignore_errors=True)
+        known += check_changed(FAMILIES[name].write(folder), random, changes)
     assert known >= (0 if name in UNSURE else 3)  # else nothing is shown of the table
 
 

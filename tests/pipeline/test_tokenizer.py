@@ -170,6 +170,14 @@ def test_lower_casing_comes_before_the_files_own_normalizer(tmp_path):
     assert ids(Tokenizer(file, None, do_lower_case=True), "A") == [CLS, 3, SEP]
 
 
+def test_a_normalizer_that_lower_cases_stays_as_it_is(tmp_path):
+    def small_letters_later(tokenizer):
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("A", "b"), normalizers.Lowercase()])
+
+    file = make_file(tmp_path, edit=small_letters_later)
+    assert ids(Tokenizer(file, None, do_lower_case=True), "A") == ids(Tokenizer(file, None), "A") == [CLS, 4, SEP]
+
+
 # ── prompts ──────────────────────────────────────────────────────────────────────────────────────────
 
 

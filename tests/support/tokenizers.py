@@ -381,10 +381,10 @@ CHANGES = [
 FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 
 
-def change_files(folder, random):
-    """One to three changes of the files; the names of the changes."""
+def change_files(folder, random, changes=()):
+    """These changes of the files, else one to three of all; their names."""
     files = {name: read(folder / name) for name in FILES}
-    changes = random.choices(CHANGES, k=random.choice([1, 1, 2, 3]))
+    changes = changes or random.choices(CHANGES, k=random.choice([1, 1, 2, 3]))
     for change in changes:
         change(random, files)
     for name, content in files.items():

@@ -51,7 +51,7 @@ class Tokenizer:
         Args:
             file: tokenizer.json.
             max_seq_length: tokens that a text may have, special ones included; None for any number.
-            do_lower_case: put a Lowercase before the file's own normalizer.
+            do_lower_case: put a Lowercase before the file's own normalizer, where that has none.
             truncation_side: which end is cut off, "right" or "left"; None for what the file says, else "right".
             vocab_size: the model's; a text with a token beyond it is refused.
             state: what counts in place of the file, in its form.
@@ -84,8 +84,9 @@ class Tokenizer:
         if max_seq_length is not None:
             self._tokenizer.enable_truncation(max_seq_length, direction=side)
         self._tokenizer.encode_special_tokens = split_special_tokens
-        if do_lower_case:
-            own, lower = self._tokenizer.normalizer, normalizers.Lowercase()
+        own = self._tokenizer.normalizer
+        if do_lower_case and not _lowercases(own):
+            lower = normalizers.Lowercase()
             self._tokenizer.normalizer = lower if own is None else normalizers.Sequence([lower, own])
         self.max_seq_length = max_seq_length
         self._unknown = _unknown_token(self._tokenizer) if drop_unknown else None
@@ -168,6 +169,12 @@ class Tokenizer:
         tokens = self._tokenizer.encode("a").tokens
         plain = self._tokenizer.encode("a", add_special_tokens=False).tokens
         return tokens[-1] if tokens and tokens[-1:] != plain[-1:] else None
+
+
+def _lowercases(normalizer: Any) -> bool:
+    """Whether a Lowercase is among its steps, as sentence-transformers looks for it."""
+    steps = normalizer if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+    return any(isinstance(step, normalizers.Lowercase) for step in steps)
 
 
 def _first_template(processor: Any) -> Any:
