@@ -173,7 +173,7 @@ class Tokenizer:
 
 def _lowercases(normalizer: Any) -> bool:
     """Whether a Lowercase is among its steps, as sentence-transformers looks for it."""
-    steps = normalizer if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+    steps: Any = normalizer if isinstance(normalizer, normalizers.Sequence) else [normalizer]
     return any(isinstance(step, normalizers.Lowercase) for step in steps)
 
 
