@@ -51,9 +51,9 @@ Tokens are those of transformers 5, which makes many tokenizers anew by their cl
 Gemma, Cohere …) or adds what other files say (words of added_tokens.json, flags of `added_tokens_decoder`), whatever
 tokenizer.json holds. transformers 4 read that file, and for such a checkpoint gave other tokens: to bge-m3's texts that
 end in a space, a Llama's that begin with some, a qwen2's of any other class. `info` says so under `tokenizer`, with the
-parts that differ, and `tokenizer="file"` takes tokenizer.json as it stands. `tests/checkpoint/test_rebuilt_tokenizer.py` compares
-ids, pairs, their types and the side that is cut with AutoTokenizer's: none differs, on every checkpoint below and on
-some hundred with changed files.
+parts that differ, and `tokenizer="file"` takes tokenizer.json as it stands.
+`tests/checkpoint/test_rebuilt_tokenizer.py` compares ids, pairs, their types and the side that is cut with
+AutoTokenizer's: none differs, on every checkpoint below and on some hundred with changed files.
 
 Written by `python tests/reference/parity_table.py` with {ours}.
 

@@ -124,10 +124,13 @@ def _flags(token: Json) -> dict[str, Any]:
 
 
 def _ids_follow(added: Mapping[str, Json], vocab: Any) -> bool:
-    """Whether tokens outside the vocabulary are numbered on from its end, in order."""
+    """Whether tokens outside the vocabulary are numbered on from its end as they are listed.
+
+    tokenizers numbers them by their place in the list, a class by their stated ids.
+    """
     numbers = vocab if isinstance(vocab, Mapping) else {piece: number for number, (piece, _) in enumerate(vocab)}
     after = len(numbers)
-    for token in sorted(added.values(), key=lambda token: token["id"]):
+    for token in added.values():
         if numbers.get(token["content"], after) != token["id"]:
             return False
         after += token["content"] not in numbers
