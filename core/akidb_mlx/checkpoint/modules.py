@@ -41,6 +41,7 @@ _ACTIVATIONS = {
     "torch.nn.modules.activation.SiLU": "silu",
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
 }
+_VECTOR = "sentence_embedding"
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 
@@ -90,8 +91,8 @@ class Usage:
     truncate_dim: Fact[int] | None = None
 
 
-def read_head(path: Path, modules: list[tuple[str, str]]) -> Head:
-    """What follows the first module: pooling, Dense layers, normalisation."""
+def read_head(path: Path, modules: list[tuple[str, str]], *, scores: bool = False) -> Head:
+    """What follows the first module: pooling, Dense layers, normalisation; `scores`: the last Dense is a reranker's."""
     pooling: Fact[tuple[str, ...]] | None = Fact(("mean",), "modules.json") if modules[0][0] == STATIC else None
     include_prompt, normalize = True, False
     dense: list[Dense] = []
@@ -105,7 +106,8 @@ def read_head(path: Path, modules: list[tuple[str, str]]) -> Head:
         elif kind == "Pooling" and pooling is None and not dense:
             pooling, include_prompt = _read_pooling(path, folder)
         elif kind == "Dense" and (pooling is not None or left_out):
-            dense.append(_read_dense(path / folder, path / modules[0][1], f"dense.{len(dense)}"))
+            output = "scores" if scores and folder == modules[-1][1] else _VECTOR
+            dense.append(_read_dense(path / folder, path / modules[0][1], f"dense.{len(dense)}", output))
         elif kind == "Normalize":
             _refuse_other_keys(path / folder / "config.json")
             normalize = True
@@ -147,15 +149,15 @@ def _flagged_modes(file: Path, config: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(mode for key, mode in _POOLING_FLAGS.items() if flags.get(key)) or ("mean",)
 
 
-def _refuse_other_keys(file: Path, given: str = "sentence_embedding") -> None:
+def _refuse_other_keys(file: Path, given: str = _VECTOR, output: str = _VECTOR) -> None:
     """Modules hand on a dictionary: only the usual entries of it are computed here."""
     config = read_json(file) if file.is_file() else {}
-    for key, usual in (("module_input_name", given), ("module_output_name", "sentence_embedding")):
-        if config.get(key) not in (None, usual):
+    for key, usual in (("module_input_name", given), ("module_output_name", output)):
+        if config.get(key, _VECTOR if key == "module_output_name" else usual) not in (None, usual):
             raise UnsupportedModelError(f"{file}: {key} {config[key]!r}: only {usual} is supported")
 
 
-def _read_dense(folder: Path, main: Path, folded: str) -> Dense:
+def _read_dense(folder: Path, main: Path, folded: str, output: str) -> Dense:
     """A Dense module; its weights are its own, or in a file of the folder `main` under the name `folded`."""
     file = folder / "config.json"
     config = read_json(file)
@@ -164,7 +166,7 @@ def _read_dense(folder: Path, main: Path, folded: str) -> Dense:
         raise UnsupportedModelError(
             f"{file}: activation_function {activation!r} is not supported; known: {', '.join(_ACTIVATIONS)}"
         )
-    _refuse_other_keys(file)
+    _refuse_other_keys(file, output=output)
     sizes = read_field(file, config, "in_features", int), read_field(file, config, "out_features", int)
     if min(sizes) < 1:
         raise CheckpointError(f"{file}: in_features and out_features must be at least 1, not {sizes}")

@@ -1,7 +1,7 @@
 """sentence-transformers' file for the transformer (`sentence_bert_config.json`), every key of it. No MLX here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,15 @@ _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "processing_kwargs": (),
 }
 _OTHERS = ("max_seq_length", "do_lower_case", "unpad_inputs")
+# Of a reranker, which reads them elsewhere; its query and document are one input, so lengths of either do not count.
+_OF_RERANKERS = (
+    "transformer_task",
+    "modality_config",
+    "module_output_name",
+    "processing_kwargs",
+    "query_length",
+    "document_length",
+)
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,10 @@ class SentenceConfig:
     file: Path
     do_lower_case: bool = False
     max_seq_length: int | None = None
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_sentence_config(folder: Path) -> SentenceConfig | None:
+def read_sentence_config(folder: Path, *, scores: bool = False) -> SentenceConfig | None:
     """The file of the transformer in `folder`, None where there is none or it is empty.
 
     Raises:
@@ -53,9 +63,9 @@ def read_sentence_config(folder: Path) -> SentenceConfig | None:
         file = folder / name
         said = read_json(file) if file.exists() else {}
         if said:
-            _account_for(file, said)
+            _account_for(file, {key: value for key, value in said.items() if not scores or key not in _OF_RERANKERS})
             length = read_field(file, said, "max_seq_length", int) if said.get("max_seq_length") is not None else None
-            return SentenceConfig(file, read_field(file, said, "do_lower_case", bool, False), length)
+            return SentenceConfig(file, read_field(file, said, "do_lower_case", bool, False), length, said)
     return None
 
 

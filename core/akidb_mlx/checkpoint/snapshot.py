@@ -22,7 +22,13 @@ __all__ = [
 
 NEEDED: Final = ("*.json", "*.safetensors")
 # README.md names the model's family; the rest is for other programs that share the cache
-WANTED: Final = (*NEEDED, "*.txt", "*.model", "README.md")  # never code or other runtimes' weights
+WANTED: Final = (
+    *NEEDED,
+    "*.txt",
+    "*.model",
+    "README.md",
+    "chat_template.jinja",
+)  # never code or other runtimes' weights
 TORCH: Final = "pytorch_model*.bin"
 # At the top or in a module's folder (2_Dense), and only where no safetensors lie beside it.
 _TORCH_FILE: Final = re.compile(r"(\d+_\w+/)?pytorch_model(-[\w-]+)?\.bin", re.ASCII)

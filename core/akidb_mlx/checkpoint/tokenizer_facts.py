@@ -45,17 +45,18 @@ class TokenizerFacts:
     """(class, end token) of a tokenizer whose code lies in the checkpoint: it is never run."""
 
 
-def read_tokenizer_facts(layout: Layout, config: Config) -> TokenizerFacts:
-    """As sentence-transformers: its own max_seq_length, else the lesser of tokenizer and positions.
+def read_tokenizer_facts(layout: Layout, config: Config, *, scores: bool = False) -> TokenizerFacts:
+    """As sentence-transformers, for an embedder or (`scores`) a reranker.
 
-    A table of learned positions bounds either, which there would end in an index error.
+    The length is its own max_seq_length, else the lesser of tokenizer and positions. A table of learned positions
+    bounds either, which there would end in an index error.
     """
     file = layout.folder / "tokenizer_config.json"
     tokenizer = read_json(file) if file.exists() else {}
     side = tokenizer.get("truncation_side")
     if side not in ("left", "right") and "truncation_side" in tokenizer:
         raise CheckpointError(f"{file}: truncation_side is {side!r}; it must be left or right")
-    sentence = read_sentence_config(layout.folder)
+    sentence = read_sentence_config(layout.folder, scores=scores)
     own = None
     if sentence is not None and sentence.max_seq_length is not None:
         own = Fact(sentence.max_seq_length, layout.relative(sentence.file))

@@ -7,6 +7,7 @@ import sys
 from akidb_mlx.cli.options import add_config_options, add_model_argument, read_config
 from akidb_mlx.device.precision import describe_error
 from akidb_mlx.effective.describe import describe, read_dimension
+from akidb_mlx.effective.facts import FACTS
 from akidb_mlx.effective.fingerprint import fingerprint
 from akidb_mlx.effective.prompts import fingerprint_facts
 from akidb_mlx.effective.recipe import Recipe, read_recipe
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = read_recipe(config)
     dimension = read_dimension(config, recipe)
     precision = describe_error(measure_float32(recipe.device))
-    facts = describe(config, recipe) | {"dimension": dimension, "float32": precision}
+    facts = describe(config, recipe, FACTS) | {"dimension": dimension, "float32": precision}
     # Where nobody says whether to normalise there is no recipe yet; `encode` says what to set.
     known = facts["normalize"] is not None
     facts["fingerprint"] = fingerprint(fingerprint_facts(config, recipe, dimension)) if known else None

@@ -1,26 +1,31 @@
 """The recipe of a model in plain values: what it is, and which file or setting says so."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.config.embedder_config import EmbedderConfig
-from akidb_mlx.effective.facts import FACTS, RecipeFact
-from akidb_mlx.effective.recipe import Recipe
+from akidb_mlx.config.model_config import ModelConfig
+from akidb_mlx.effective.facts import RecipeFact
+from akidb_mlx.effective.recipe import AnyRecipe, Recipe
 
 __all__ = ["describe", "read_dimension"]
 
+C = TypeVar("C", bound=ModelConfig)
+R = TypeVar("R", bound=AnyRecipe)
 
-def describe(config: EmbedderConfig, recipe: Recipe) -> dict[str, Any]:
-    """What `Embedder.info()` and `akidb-mlx info` show; nothing is loaded for it."""
 
-    def source(name: str, fact: RecipeFact) -> str:
+def describe(config: C, recipe: R, facts: Mapping[str, RecipeFact[C, R]]) -> dict[str, Any]:
+    """What a face's `info()` and `akidb-mlx info` show; nothing is loaded for it."""
+
+    def source(name: str, fact: RecipeFact[C, R]) -> str:
         if fact.said_by == "setting" and getattr(config, name) is not None:
             return config.source_of(name)
         return recipe.checkpoint.sources.get(name, "default")
 
     return {
-        **{name: fact.tell(config, recipe) for name, fact in FACTS.items()},
-        "sources": {name: source(name, fact) for name, fact in FACTS.items() if fact.said_by is not None},
+        **{name: fact.tell(config, recipe) for name, fact in facts.items()},
+        "sources": {name: source(name, fact) for name, fact in facts.items() if fact.said_by is not None},
     }
 
 

@@ -2,21 +2,25 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.effective.prompts import effective_prompts
-from akidb_mlx.effective.recipe import Recipe
+from akidb_mlx.effective.recipe import AnyRecipe, Recipe
 
-__all__ = ["FACTS", "RecipeFact"]
+__all__ = ["FACTS", "RecipeFact", "dtype", "quantization", "stored_dtype"]
+
+C = TypeVar("C")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class RecipeFact:
+class RecipeFact(Generic[C, R]):
     """One row; who adds a fact says at least the first three."""
 
-    tell: Callable[[EmbedderConfig, Recipe], Any]
+    tell: Callable[[C, R], Any]
     """Its plain value."""
     said_by: Literal["files", "setting"] | None
     """What `info` names as its source: a file, or the setting of the same name before the file; None: it names none."""
@@ -48,21 +52,24 @@ def _truncate_dim(config: EmbedderConfig, recipe: Recipe) -> int | None:
     return recipe.checkpoint.truncate_dim if config.truncate_dim is None else config.truncate_dim
 
 
-def _quantization(_: EmbedderConfig, recipe: Recipe) -> dict[str, Any] | None:
+def quantization(_: ModelConfig, recipe: AnyRecipe) -> dict[str, Any] | None:
+    """How the weights are packed, as config.json says it."""
     return dict(recipe.checkpoint.quantization) if recipe.checkpoint.quantization else None
 
 
-def _stored_dtype(_: EmbedderConfig, recipe: Recipe) -> str:
+def stored_dtype(_: ModelConfig, recipe: AnyRecipe) -> str:
+    """The dtype of the files."""
     return read_float_dtype(recipe.checkpoint.weight_files)
 
 
-def _dtype(config: EmbedderConfig, recipe: Recipe) -> str:
-    return recipe.device.dtype(_stored_dtype(config, recipe), config.dtype)
+def dtype(config: ModelConfig, recipe: AnyRecipe) -> str:
+    """The dtype of the live weights."""
+    return recipe.device.dtype(stored_dtype(config, recipe), config.dtype)
 
 
 _BOTH: Final = {"in_index": True, "in_output": True}
 # In the order in which `info` tells them. Both recipes carry the dtype too, as asked for, and the dimension.
-FACTS: Final[Mapping[str, RecipeFact]] = {
+FACTS: Final[Mapping[str, RecipeFact[EmbedderConfig, Recipe]]] = {
     "model_name": RecipeFact(lambda c, r: r.checkpoint.name, None, None, **_BOTH),
     "revision": RecipeFact(lambda c, r: r.checkpoint.revision, None, None, **_BOTH),
     "path": RecipeFact(lambda c, r: str(r.checkpoint.path), None, None),
@@ -83,9 +90,9 @@ FACTS: Final[Mapping[str, RecipeFact]] = {
     "truncate_dim": RecipeFact(_truncate_dim, "setting", "dimension"),
     "matryoshka": RecipeFact(lambda c, r: list(r.checkpoint.matryoshka or ()) or None, "files", None),
     "truncation_layer_norm": RecipeFact(lambda c, r: r.checkpoint.truncation_layer_norm, None, "truncation_layer_norm"),
-    "quantization": RecipeFact(_quantization, "files", "architecture", **_BOTH),
-    "stored_dtype": RecipeFact(_stored_dtype, None, "weights"),
-    "dtype": RecipeFact(_dtype, "setting", "dtype"),
+    "quantization": RecipeFact(quantization, "files", "architecture", **_BOTH),
+    "stored_dtype": RecipeFact(stored_dtype, None, "weights"),
+    "dtype": RecipeFact(dtype, "setting", "dtype"),
     "backend": RecipeFact(lambda c, r: r.device.kind, None, None),
     "device": RecipeFact(lambda c, r: r.device.name, None, None),
     "suggestions": RecipeFact(_suggestions, None, None),

@@ -2,12 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from akidb_mlx.checkpoint.digests import digest_of
 from akidb_mlx.checkpoint.facts import Checkpoint
+from akidb_mlx.checkpoint.heads import Dense, PooledHead
+from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer
+from akidb_mlx.checkpoint.reranker_facts import RerankerCheckpoint
 
 __all__ = ["fingerprint"]
 
@@ -38,7 +42,7 @@ def fingerprint(recipe: Mapping[str, Any]) -> str:
 
 def _content(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What is hashed, in plain values; `effective/facts.py` names the keys in which `info`'s facts count."""
-    checkpoint: Checkpoint = recipe["checkpoint"]
+    checkpoint: ModelFacts = recipe["checkpoint"]
     tokenizer: RebuiltTokenizer = recipe["tokenizer"]
     return {
         **recipe,
@@ -46,16 +50,32 @@ def _content(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "checkpoint": {
             "weights": [digest_of(file) for file in checkpoint.weight_files],
             "architecture": {k: v for k, v in checkpoint.config.items() if k not in _NOT_ARCHITECTURE},
-            "dense": [
-                [layer.in_features, layer.out_features, layer.bias, layer.activation, layer.residual]
-                + ([digest_of(layer.weight_file)] if layer.weight_file else [])
-                for layer in checkpoint.dense
-            ],
-            "include_prompt": checkpoint.include_prompt,
             "do_lower_case": checkpoint.do_lower_case,
             "truncation_side": checkpoint.truncation_side or tokenizer.truncation_side or "right",
             "tokenizer_rules": dict(checkpoint.tokenizer_rules),
-            "truncation_layer_norm": checkpoint.truncation_layer_norm,
+            **_of_kind(checkpoint),
         },
         "version": _VERSION,
     }
+
+
+def _of_kind(checkpoint: ModelFacts) -> dict[str, Any]:
+    """What only one kind of model has."""
+    if isinstance(checkpoint, Checkpoint):
+        return {
+            "dense": _dense(checkpoint.dense),
+            "include_prompt": checkpoint.include_prompt,
+            "truncation_layer_norm": checkpoint.truncation_layer_norm,
+        }
+    assert isinstance(checkpoint, RerankerCheckpoint)
+    head, chat = checkpoint.head, checkpoint.chat
+    parts = [head.pooling, _dense(head.dense)] if isinstance(head, PooledHead) else asdict(head)
+    return {"head": [type(head).__name__, parts], "chat": None if chat is None else {**asdict(chat), "source": None}}
+
+
+def _dense(layers: Sequence[Dense]) -> list[list[Any]]:
+    return [
+        [layer.in_features, layer.out_features, layer.bias, layer.activation, layer.residual]
+        + ([digest_of(layer.weight_file)] if layer.weight_file else [])
+        for layer in layers
+    ]

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from akidb_mlx.engine.query_clock import QueryClock
 from akidb_mlx.engine.worker import Source, Worker, sleep_for_ever
 from akidb_mlx.errors import BackendError, ClosedError
 
@@ -51,6 +52,7 @@ class DeviceThreads:
     def __init__(self) -> None:
         """Start nothing yet."""
         self.deaths = 0
+        self.query_clock = QueryClock()
         self._broken: BackendError | None = None
         self._engines: list[Source] = []
         # Before they touch the cache MLX waits for all CPU streams, which never answers in a forked child:

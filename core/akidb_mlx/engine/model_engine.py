@@ -62,6 +62,7 @@ class Engine:
         self.stats = self.queue.stats
         self.runtime = Runtime(model, self.queue, scheduler.speed, threads, not cpu_lanes, plans_shapes, memory, cost)
         self._threads = threads
+        scheduler.clock = threads.query_clock
         self._survives_fork = survives_fork
         self._process = os.getpid()
         self._threads.add(self)
@@ -126,6 +127,7 @@ class Engine:
             self.queue.closed = True
             fail = self.drain()
             self._threads.remove(self)
+            self.scheduler.clock.forget(id(self.scheduler))
         fail(ClosedError("the embedder was closed while this request waited"))
         self.queue.offer_room()
 

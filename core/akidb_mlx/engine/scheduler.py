@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from akidb_mlx.device.shapes import Shapes
+from akidb_mlx.engine.query_clock import QueryClock
 from akidb_mlx.engine.requests import BatchPlan, Request, Row
 from akidb_mlx.engine.speed import SpeedMeter
 from akidb_mlx.model.encoding import RowKey
@@ -72,7 +73,8 @@ class Scheduler:
         self._bulk: deque[Request] = deque()
         self._queries: Rows = {}
         self._round: list[Row] = []  # sorted by length, longest last
-        self._last_query = -math.inf
+        self.clock = QueryClock()
+        """When queries came; the models of a process share one."""
         self._queries_had_their_turn = False
 
     def __bool__(self) -> bool:
@@ -83,8 +85,8 @@ class Scheduler:
         """Let a request wait."""
         (self._urgent if request.urgent else self._bulk).append(request)
         self._waiting_tokens[request.query] += request.waiting_tokens
-        if request.urgent:
-            self._last_query = request.arrived
+        if request.urgent and request.waiting_tokens <= self.max_batch_tokens:
+            self.clock.note(id(self), request.arrived)
 
     @property
     def queued_tokens(self) -> int:
@@ -137,7 +139,7 @@ class Scheduler:
         bulk_waits = bool(self._bulk or self._round) and not reserved
         if self._queries and not (self._queries_had_their_turn and bulk_waits):
             self._queries_had_their_turn = True
-            if plan := self._query_plan():
+            if plan := self._query_plan(now):
                 return plan
         self._queries_had_their_turn = False
         beside_queries = self.queries_are_about(now)
@@ -157,16 +159,20 @@ class Scheduler:
                 plan, self._round = self._cut(self._round, budget, urgent=False)
                 if plan:
                     return plan
-        return self._query_plan()
+        return self._query_plan(now)
 
     def queries_are_about(self, now: float) -> bool:
-        """Whether a query came lately."""
-        return now - self._last_query < _QUERY_MEMORY_S
+        """Whether a query came lately, to any model of the process."""
+        return now - self.clock.last() < _QUERY_MEMORY_S
 
-    def _query_plan(self) -> BatchPlan | None:
+    def _query_plan(self, now: float) -> BatchPlan | None:
+        """A batch of queries; a long ranking is cut so that another model's queries wait no longer than the target."""
         rows = sorted(filter(_wanted, self._queries.values()), key=len)
         plan = None
-        budget = min(max(self._budget_within(self._full_batch_s), _LEAST_QUERY_BATCH), self.max_batch_tokens)
+        beside_others = now - self.clock.last(but=id(self)) < _QUERY_MEMORY_S
+        seconds = self.query_latency_target_s if beside_others else self._full_batch_s
+        least = _LEAST_SHARE if beside_others else _LEAST_QUERY_BATCH
+        budget = min(max(self._budget_within(seconds), least), self.max_batch_tokens)
         while rows and not plan:  # all of a batch may have been cancelled just now
             plan, rows = self._cut(rows, budget, urgent=True)
         self._queries = {row.encoding.key: row for row in rows}

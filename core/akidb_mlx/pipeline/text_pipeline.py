@@ -47,7 +47,7 @@ class TextPipeline(Generic[Input]):
     def __init__(self, loaded: AnyLoadedModel, encoder: Encoder[Input]) -> None:
         """Use `loaded`, which the face above holds."""
         self._loaded = loaded
-        self._encoder = encoder
+        self.encoder = encoder
         self._limit = loaded.recipe.max_seq_length
         self._part = _PART[loaded.recipe.device.kind]
 
@@ -72,7 +72,7 @@ class TextPipeline(Generic[Input]):
         return self._stream(texts, chunk_size, call, on_error, in_event_loop)
 
     async def _encode(self, texts: Sequence[Input], call: Call, show_progress: bool, wait_for: Wait) -> Embeddings:
-        texts = self._encoder.check(texts)
+        texts = self.encoder.check(texts)
         futures: Queued = []
         with Progress(len(texts), show_progress) as progress, Threads() as threads:
             try:
@@ -93,7 +93,7 @@ class TextPipeline(Generic[Input]):
                 more = True
                 while more or chunks:
                     some = (
-                        await given.chunk(texts, chunk_size, self._chunk_characters(), self._encoder.characters)
+                        await given.chunk(texts, chunk_size, self._chunk_characters(), self.encoder.characters)
                         if more
                         else []
                     )
@@ -166,7 +166,7 @@ class TextPipeline(Generic[Input]):
         most = max(1, self._loaded.engine.queue.max_queued_tokens // _SHARE_OF_QUEUE)
         pending: deque[tuple[int, Future[Embeddings]]] = deque()
         parts = deque(self._parts(len(texts)))
-        much = len(parts) > 1 or sum(map(self._encoder.characters, texts)) > _INLINE_CHARACTERS
+        much = len(parts) > 1 or sum(map(self.encoder.characters, texts)) > _INLINE_CHARACTERS
         ahead: deque[tuple[int, Future[Encoded]]] = deque()
         while parts or ahead:
             # The tokenizer works outside Python's lock: while one part is there, another's ids become arrays here.
@@ -215,26 +215,26 @@ class TextPipeline(Generic[Input]):
         call.usage.truncated_texts += len(part.truncated)
         if call.max_tokens is not None and call.usage.tokens > call.max_tokens:
             raise InputError(
-                f"the {self._encoder.noun}s have more than {call.max_tokens} tokens together; send fewer at a time"
+                f"the {self.encoder.noun}s have more than {call.max_tokens} tokens together; send fewer at a time"
             )
         if part.truncated:
             self._loaded.engine.stats.truncated_texts += len(part.truncated)
             self._loaded.warn_once(
-                f"{len(part.truncated)} of {len(part.encodings)} {self._encoder.noun}s have more than {self._limit} "
+                f"{len(part.truncated)} of {len(part.encodings)} {self.encoder.noun}s have more than {self._limit} "
                 "tokens and are cut there; later ones are only counted (info())",
                 kind="truncated",
             )
 
     def _encodings_of(self, texts: Sequence[Input], first: int, call: Call) -> Encoded:
         try:
-            return self._encoder.encode(texts, call.prompt, first)
+            return self.encoder.encode(texts, call.prompt, first)
         except InputError:
             if call.errors is None:
                 raise
         part = Encoded([], [])
         for index, text in enumerate(texts):  # again, one by one: one of them has no tokens
             try:
-                one = self._encoder.encode([text], call.prompt, first + index)
+                one = self.encoder.encode([text], call.prompt, first + index)
             except InputError as error:
                 one, call.errors[first + index] = Encoded([NO_TOKENS], []), error
             part.encodings.extend(one.encodings)
@@ -244,7 +244,7 @@ class TextPipeline(Generic[Input]):
     def _refuse_overlong(self, part: Encoded, first: int, call: Call) -> None:
         for index in part.truncated:
             error = InputError(
-                f"{self._encoder.noun} {first + index} has more than {self._limit} tokens (max_seq_length); split it, "
+                f"{self.encoder.noun} {first + index} has more than {self._limit} tokens (max_seq_length); split it, "
                 'raise max_seq_length, or set on_overlong="truncate"'
             )
             if call.errors is None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class Tokenized:
     token_ids: list[TokenIds]
     truncated: list[int]
     """Indices of the texts that were longer than `max_seq_length`."""
+    second_starts: list[int] = field(default_factory=list)
+    """Of pairs: the first token of type 1, 0 where there is none."""
 
 
 class Tokenizer:
@@ -45,6 +47,8 @@ class Tokenizer:
         cut_characters: bool = False,
         zero_if_empty: bool = False,
         append: str | None = None,
+        pairs: bool = False,
+        truncation: str = "longest_first",
     ) -> None:
         """Configure truncation once; what the file says of it (but for the side) and of padding does not count.
 
@@ -61,6 +65,8 @@ class Tokenizer:
             cut_characters: cut texts at max_seq_length × the median length of a token first (model2vec).
             zero_if_empty: a text without tokens is the one token NO_TOKEN, rather than an error.
             append: a special token after each text, where the file's post-processor puts none there.
+            pairs: whether two texts are joined, which takes more special tokens.
+            truncation: which of two texts is cut, as `tokenizers` calls it, or "do_not_truncate".
         """
         try:
             self._tokenizer = HFTokenizer.from_file(str(file)) if state is None else HFTokenizer.from_str(state)
@@ -75,14 +81,16 @@ class Tokenizer:
         self._vocab_size = vocab_size
         if append is not None and append != self.last_token():
             self._append(file, append)
-        specials = self._tokenizer.num_special_tokens_to_add(is_pair=False) if special_tokens else 0
+        specials = self._tokenizer.num_special_tokens_to_add(is_pair=pairs) if special_tokens else 0
         if max_seq_length is not None and max_seq_length <= specials:
             raise ConfigError(
-                f"max_seq_length is {max_seq_length}, but {specials} special tokens are added to each text; "
-                f"set at least {specials + 1}"
+                f"max_seq_length is {max_seq_length}, but {specials} special tokens are added to each "
+                f"{'pair' if pairs else 'text'}; set at least {specials + 1}"
             )
         if max_seq_length is not None:
-            self._tokenizer.enable_truncation(max_seq_length, direction=side)
+            strategy = "longest_first" if truncation == "do_not_truncate" else truncation
+            self._tokenizer.enable_truncation(max_seq_length, strategy=strategy, direction=side)
+        self.truncation_side = side
         self._tokenizer.encode_special_tokens = split_special_tokens
         own = self._tokenizer.normalizer
         if do_lower_case and not _lowercases(own):
@@ -145,6 +153,31 @@ class Tokenizer:
         self._refuse_unknown_ids(token_ids, first_index)
         return Tokenized(token_ids, truncated)
 
+    def tokenize_pairs(self, pairs: Sequence[tuple[str, str]], first_index: int = 0) -> Tokenized:
+        """Token ids of each pair, joined by the post-processor; InputError where one gives no token.
+
+        Also where the text that is to be cut is shorter than what is too much.
+        """
+        valid = [(_valid_unicode(query), _valid_unicode(text)) for query, text in pairs]
+        try:
+            encodings = self._tokenizer.encode_batch_fast(valid, add_special_tokens=self._special_tokens)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise InputError(f"one of the pairs from {first_index} on cannot be cut to its length ({error})") from None
+        token_ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        for index, ids in enumerate(token_ids):
+            if not len(ids):
+                raise InputError(f"pair {first_index + index} has no tokens, hence no score; leave it out")
+        self._refuse_unknown_ids(token_ids, first_index)
+        limit = self.max_seq_length
+        truncated = [i for i, one in enumerate(encodings) if len(token_ids[i]) == limit and one.overflowing]
+        return Tokenized(token_ids, truncated, [_second_start(one.type_ids) for one in encodings])
+
+    def ids(self, text: str) -> list[int]:
+        """All of a text's token ids, also beyond the limit where the end is cut off."""
+        encoding = self._tokenizer.encode(_valid_unicode(text), add_special_tokens=self._special_tokens)
+        rest = encoding.overflowing if self.truncation_side == "right" else []
+        return [number for part in (encoding, *rest) for number in part.ids]
+
     def _refuse_unknown_ids(self, token_ids: Sequence[TokenIds], first_index: int) -> None:
         """MLX reads beyond a table's end without a word."""
         if self._vocab_size is None or not token_ids or np.concatenate(token_ids).max() < self._vocab_size:
@@ -175,6 +208,20 @@ def _lowercases(normalizer: Any) -> bool:
     """Whether a Lowercase is among its steps, as sentence-transformers looks for it."""
     steps: Any = normalizer if isinstance(normalizer, normalizers.Sequence) else [normalizer]
     return any(isinstance(step, normalizers.Lowercase) for step in steps)
+
+
+def _second_start(types: Sequence[int]) -> int:
+    """Where types go from 0 to 1; 0 where they do not.
+
+    Raises:
+        InputError: other types, or back to 0: no model of such a layout is known here.
+    """
+    if 1 not in types:
+        return 0
+    start = types.index(1)
+    if set(types[start:]) != {1} or start == 0:
+        raise InputError("the tokenizer gives a pair types of tokens in a layout that is not supported here")
+    return start
 
 
 def _first_template(processor: Any) -> Any:

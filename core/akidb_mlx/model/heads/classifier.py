@@ -54,7 +54,7 @@ CLASSIFIERS: Mapping[str, ClassifierLayout] = {
 }
 _DECODER = ClassifierLayout(out="score", reads="last", out_bias=False)
 # Those whose classifier a reference has verified.
-_DECODERS = frozenset({"gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3"})
+_DECODERS = frozenset({"gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"})
 
 
 def classifier_layout(model_type: str) -> ClassifierLayout:

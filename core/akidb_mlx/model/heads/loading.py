@@ -24,9 +24,11 @@ __all__ = ["claim_weights", "load_head"]
 
 # Whether the language model's head is its embedding table where config.json does not say (transformers' defaults).
 _TIED = {
+    "cohere": True,
     "gemma": True,
     "gemma2": True,
     "gemma3_text": True,
+    "granite": False,
     "llama": False,
     "mistral": False,
     "qwen2": False,
@@ -105,7 +107,7 @@ def _claim_table(weights: Weights, checkpoint: ModelFacts) -> Weights:
 
 def _load_token_logit(facts: TokenLogitHead, width: int, claimed: Weights, checkpoint: ModelFacts) -> Head:
     tokens = [token for token in (facts.true_token_id, facts.false_token_id) if token is not None]
-    head = TokenLogit(width, len(tokens), _softcap(checkpoint.config))
+    head = TokenLogit(width, len(tokens), scale=_logit_scale(checkpoint.config), softcap=_softcap(checkpoint.config))
     rows = {part: weight[mx.array(tokens)] for part, weight in claimed.items()}
     holder = nn.Module()
     holder.table = nn.Linear(width, len(tokens), bias=False)
@@ -114,11 +116,19 @@ def _load_token_logit(facts: TokenLogitHead, width: int, claimed: Weights, check
     return head
 
 
+def _logit_scale(config: Mapping[str, Any]) -> float:
+    """What Cohere's and Granite's logits are multiplied by."""
+    if config["model_type"] == "cohere":
+        return read(config, "logit_scale", float, 0.0625)
+    return 1 / read(config, "logits_scaling", float, 1.0) if config["model_type"] == "granite" else 1.0
+
+
 def _softcap(config: Mapping[str, Any]) -> float | None:
-    """What bounds Gemma 2's logits."""
-    if config["model_type"] != "gemma2" or config.get("final_logit_softcapping", 30.0) is None:
+    """What bounds Gemma 2's and 3's logits; transformers' defaults."""
+    if config["model_type"] not in ("gemma2", "gemma3_text"):
         return None
-    return read(config, "final_logit_softcapping", float, 30.0)
+    value = config.get("final_logit_softcapping", 30.0 if config["model_type"] == "gemma2" else None)
+    return None if value is None else read(config, "final_logit_softcapping", float, value)
 
 
 def _fill(module: nn.Module, weights: Weights, file: Path, checkpoint: ModelFacts) -> None:

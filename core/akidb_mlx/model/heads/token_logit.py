@@ -13,16 +13,16 @@ class TokenLogit(Head):
 
     width = 1
 
-    def __init__(self, width: int, tokens: int, softcap: float | None) -> None:
-        """Rows of `width` for one token or two; `softcap` bounds each logit (Gemma 2)."""
+    def __init__(self, width: int, tokens: int, *, scale: float = 1.0, softcap: float | None = None) -> None:
+        """Rows of `width` for one token or two; each logit is scaled, then bounded by `softcap`."""
         super().__init__()
         self.weight = mx.zeros((tokens, width))
-        self._softcap = softcap
+        self._scale, self._softcap = scale, softcap
 
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
         """(rows, length, backbone's width) → (rows, 1) float32: the first logit minus the second."""
         last = mx.take_along_axis(hidden_states, (batch.lengths - 1)[:, None, None], axis=1)[:, 0]
-        logits = last.astype(mx.float32) @ self.weight.T
+        logits = last.astype(mx.float32) @ self.weight.T * self._scale
         if self._softcap is not None:
             logits = mx.tanh(logits / self._softcap) * self._softcap
         return logits[:, :1] if logits.shape[1] == 1 else logits[:, :1] - logits[:, 1:]

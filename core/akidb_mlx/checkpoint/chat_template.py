@@ -1,0 +1,108 @@
+"""The chat template that a checkpoint puts its texts through, as its files say it. No MLX here."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from akidb_mlx.checkpoint.json_file import read_json
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+
+__all__ = ["ChatTemplate", "has_chat_template", "read_chat_template"]
+
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# What a template that takes contents as lists of parts holds; as sentence-transformers 6.2 looks for it.
+_OF_PARTS = ("content[0]", ".type", "'type'", '"type"', "item.type", "message.content[")
+_FLAT_TYPES = frozenset({"apertus", "deepseek_v3", "gpt_oss", "seed_oss"})
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A template, and how it is filled in."""
+
+    text: str
+    source: str
+    structured: bool
+    """Whether a message's content is a list of parts, rather than the text."""
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further names that the template reads."""
+    restore_suffix: bool = True
+    """Whether what the template puts last stays when a text is cut."""
+
+
+def read_chat_template(
+    folder: Path, model_type: str, said_format: str | None, stated: Mapping[str, Any]
+) -> ChatTemplate:
+    """The template of the tokenizer in `folder`.
+
+    `said_format` is sentence-transformers' "flat" or "structured", None where its files do not say; `stated` are the
+    arguments that they give.
+
+    Raises:
+        UnsupportedModelError: there is none, or several; it asks for a token that the files do not name.
+    """
+    config_file = folder / "tokenizer_config.json"
+    config = read_json(config_file) if config_file.exists() else {}
+    text, source = _read_text(folder, config)
+    arguments = dict(stated)
+    restore = arguments.pop("restore_suffix", True)
+    return ChatTemplate(
+        text,
+        source,
+        structured=_is_structured(text, model_type, said_format),
+        special_tokens=_special_tokens(folder, config, text),
+        arguments=arguments,
+        restore_suffix=bool(restore),
+    )
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer in `folder` has one."""
+    file = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").exists() or bool(file.exists() and read_json(file).get("chat_template"))
+
+
+def _read_text(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
+    file = folder / "chat_template.jinja"
+    if (folder / "additional_chat_templates").is_dir():
+        raise UnsupportedModelError(f"{folder / 'additional_chat_templates'}: which of several chat templates is used?")
+    if file.exists():
+        try:
+            return file.read_text(encoding="utf-8"), file.name
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{file} is not UTF-8 ({error}); download it again") from None
+    said = config.get("chat_template")
+    if isinstance(said, str) and said:
+        return said, "tokenizer_config.json"
+    reason = "has several chat templates" if said else "has no chat template"
+    raise UnsupportedModelError(
+        f"{folder} {reason}: this model reads a query and a document through one, and without it its scores mean "
+        "nothing; take a checkpoint that carries chat_template.jinja"
+    )
+
+
+def _is_structured(text: str, model_type: str, said_format: str | None) -> bool:
+    if said_format not in (None, "auto", "flat", "structured"):
+        raise UnsupportedModelError(f"modality_config: format {said_format!r}; known: flat, structured")
+    if said_format in ("flat", "structured"):
+        return said_format == "structured"
+    return model_type not in _FLAT_TYPES and any(part in text for part in _OF_PARTS)
+
+
+def _special_tokens(folder: Path, config: Mapping[str, Any], text: str) -> dict[str, str]:
+    """Those that the template may read; a name that the files leave out has a default there that is unknown here."""
+    map_file = folder / "special_tokens_map.json"
+    said = {**config, **(read_json(map_file) if map_file.exists() else {})}
+    tokens = {name: _content(said[name]) for name in _SPECIAL if said.get(name) is not None}
+    for name in _SPECIAL:
+        if name not in said and re.search(rf"\b{name}\b", text):
+            raise UnsupportedModelError(
+                f"{folder / 'tokenizer_config.json'} does not say {name}, which the chat template reads"
+            )
+    return tokens
+
+
+def _content(token: Any) -> str:
+    return str(token.get("content") or "") if isinstance(token, Mapping) else str(token)

@@ -1,0 +1,128 @@
+"""RerankerRecipe: what decides the scores, settled from what the files say and what the user says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from akidb_mlx.checkpoint.heads import ClassificationHead, HeadFacts, PooledHead, TokenLogitHead
+from akidb_mlx.checkpoint.hub import Resolved
+from akidb_mlx.checkpoint.locate import resolve
+from akidb_mlx.checkpoint.pair_facts import gives_token_types
+from akidb_mlx.checkpoint.reranker_facts import RerankerCheckpoint, read_reranker_checkpoint
+from akidb_mlx.config.reranker_config import RerankerConfig
+from akidb_mlx.device.choice import Device, choose_device
+from akidb_mlx.effective.facts import RecipeFact, dtype, quantization, stored_dtype
+from akidb_mlx.effective.prompts import Prompts
+from akidb_mlx.effective.recipe import settle_length
+from akidb_mlx.errors import ConfigError
+
+__all__ = [
+    "RERANKER_FACTS",
+    "RerankerRecipe",
+    "read_reranker_recipe",
+    "reranker_fingerprint_facts",
+    "reranker_prompts",
+    "settled_activation",
+]
+
+
+@dataclass(frozen=True)
+class RerankerRecipe:
+    """What decides the scores: the checkpoint's facts with the user's word on top."""
+
+    checkpoint: RerankerCheckpoint
+    device: Device
+    max_seq_length: int | None
+    token_types: bool
+    """Whether the model is told which tokens are the second text's."""
+
+    @property
+    def head(self) -> HeadFacts:
+        """What makes scores of hidden states."""
+        return self.checkpoint.head
+
+
+def read_reranker_recipe(config: RerankerConfig, source: Resolved | None = None) -> RerankerRecipe:
+    """Find the checkpoint, read it and settle what config and checkpoint say; loads no weights."""
+    source = source or resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
+    checkpoint = read_reranker_checkpoint(source.path, source.name, source.revision)
+    if config.activation == "softmax" and checkpoint.num_labels == 1:
+        raise ConfigError(
+            f"activation is softmax ({config.source_of('activation')}), which gives 1 for every pair: "
+            f"{checkpoint.name} has one label"
+        )
+    types = False
+    if checkpoint.chat is None:
+        rebuilt = checkpoint.rebuilt_tokenizer(config.tokenizer)
+        types = gives_token_types(checkpoint.tokenizer_file, rebuilt, checkpoint.config)
+    device = choose_device(config.device, config.memory_limit_mb)
+    return RerankerRecipe(checkpoint, device, settle_length(config, checkpoint), types)
+
+
+def settled_activation(config: RerankerConfig, recipe: RerankerRecipe) -> str:
+    """What makes scores of the model's numbers: the user's word, else the checkpoint's."""
+    return config.activation or recipe.checkpoint.activation
+
+
+def reranker_prompts(config: RerankerConfig, recipe: RerankerRecipe) -> Prompts:
+    """The checkpoint's prompts; the user's is the default where there is one."""
+    checkpoint = recipe.checkpoint
+    named, default = dict(checkpoint.prompts), checkpoint.default_prompt_name
+    said = config.prompt if config.prompt is not None else named.get(default or "", "")
+    return Prompts(checkpoint.name, named, default, query=said, document="")
+
+
+def reranker_fingerprint_facts(config: RerankerConfig, recipe: RerankerRecipe) -> dict[str, Any]:
+    """What `fingerprint` hashes."""
+    prompts = reranker_prompts(config, recipe)
+    return {
+        "kind": "reranker",
+        "checkpoint": recipe.checkpoint,
+        "tokenizer": recipe.checkpoint.rebuilt_tokenizer(config.tokenizer),
+        "activation": settled_activation(config, recipe),
+        "prompts": prompts.named,
+        "prompt": prompts.query,
+        "token_types": recipe.token_types,
+        "max_seq_length": recipe.max_seq_length,
+        "dtype": config.dtype,
+    }
+
+
+def _head(_: RerankerConfig, recipe: RerankerRecipe) -> str:
+    head = recipe.checkpoint.head
+    if isinstance(head, ClassificationHead):
+        return "classifier"
+    if isinstance(head, TokenLogitHead):
+        less = "" if head.false_token_id is None else f" less that of {head.false_token_id}"
+        return f"logit of token {head.true_token_id}{less}"
+    assert isinstance(head, PooledHead)
+    return f"pooling {'+'.join(head.pooling)}, then {len(head.dense)} Dense"
+
+
+def _chat_template(_: RerankerConfig, recipe: RerankerRecipe) -> str | None:
+    return None if recipe.checkpoint.chat is None else recipe.checkpoint.chat.source
+
+
+# In the order in which `info` tells them.
+RERANKER_FACTS: Final[Mapping[str, RecipeFact[RerankerConfig, RerankerRecipe]]] = {
+    "kind": RecipeFact(lambda c, r: "reranker", None, "kind"),
+    "model_name": RecipeFact(lambda c, r: r.checkpoint.name, None, None),
+    "revision": RecipeFact(lambda c, r: r.checkpoint.revision, None, None),
+    "path": RecipeFact(lambda c, r: str(r.checkpoint.path), None, None),
+    "architecture": RecipeFact(lambda c, r: r.checkpoint.model_type, "files", "architecture"),
+    "head": RecipeFact(_head, "files", "head"),
+    "num_labels": RecipeFact(lambda c, r: r.checkpoint.num_labels, None, "head"),
+    "activation": RecipeFact(settled_activation, "setting", "activation"),
+    "chat_template": RecipeFact(_chat_template, None, "chat"),
+    "prompts": RecipeFact(lambda c, r: dict(r.checkpoint.prompts), "files", "prompts"),
+    "default_prompt_name": RecipeFact(lambda c, r: r.checkpoint.default_prompt_name, None, "prompt"),
+    "prompt": RecipeFact(lambda c, r: c.prompt, "setting", "prompt"),
+    "token_types": RecipeFact(lambda c, r: r.token_types, None, "token_types"),
+    "tokenizer": RecipeFact(lambda c, r: str(r.checkpoint.rebuilt_tokenizer(c.tokenizer)), "setting", "tokenizer"),
+    "max_seq_length": RecipeFact(lambda c, r: r.max_seq_length, "setting", "max_seq_length"),
+    "quantization": RecipeFact(quantization, "files", "architecture"),
+    "stored_dtype": RecipeFact(stored_dtype, None, "weights"),
+    "dtype": RecipeFact(dtype, "setting", "dtype"),
+    "backend": RecipeFact(lambda c, r: r.device.kind, None, None),
+    "device": RecipeFact(lambda c, r: r.device.name, None, None),
+}

@@ -1,0 +1,67 @@
+"""Every reference reranker gives CrossEncoder's numbers, in float32: largest difference 1e-5 × max(1, largest)."""
+
+import numpy as np
+import pytest
+
+from akidb_mlx import Reranker
+from akidb_mlx.model.heads.classifier import CLASSIFIERS
+from support.checkpoints import RERANKER_CASES, read_reranker_case
+from support.comparison import assert_close
+
+FACTS = {name: read_reranker_case(name)[1] for name in RERANKER_CASES}
+
+
+@pytest.fixture(params=RERANKER_CASES)
+def case(request):
+    folder, facts, arrays, pairs = read_reranker_case(request.param)
+    with Reranker.load(folder, dtype="float32") as reranker:
+        yield reranker, facts, arrays, pairs
+
+
+def test_scores_equal_the_references(case):
+    """Each way the file has: before the activation, as predict gives them, with another prompt."""
+    reranker, facts, arrays, pairs = case
+    for key, expected in arrays.items():
+        if key == "scores":
+            found = reranker.predict(pairs)
+        elif key == "logits":
+            found = reranker.predict(pairs, activation="identity")
+        elif key.startswith("logits_"):
+            found = reranker.predict(pairs, prompt_name=key.removeprefix("logits_"), activation="identity")
+        else:  # computed in the stored dtype, which rounds more
+            continue
+        assert found.dtype == np.float32
+        assert_close(found, expected, 1e-5)
+
+
+def test_facts_equal_the_references(case):
+    reranker, facts, _, _ = case
+    assert reranker.num_labels == facts["num_labels"]
+    assert reranker.activation == facts["activation"].rpartition(".")[2].lower()
+    assert dict(reranker.info()["prompts"]) == facts["prompts"]
+
+
+def test_tokens_equal_the_references(case):
+    reranker, facts, _, pairs = case
+    prompt = reranker._prompts.query
+    encodings = reranker._path.encoder.encode(pairs, prompt).encodings
+    assert [encoding.token_ids.tolist() for encoding in encodings] == facts["token_ids"]
+    counts = reranker.count_tokens(pairs, prompt)
+    assert counts == [len(ids) for ids in facts["token_ids"]]
+
+
+def test_each_pair_alone_gives_the_same(case):
+    """In other company: another batch, other padding."""
+    reranker, _, _, pairs = case
+    together = reranker.predict(pairs, activation="identity")
+    for place in range(0, len(pairs), 7):
+        alone = reranker.predict([pairs[place]], activation="identity")
+        assert_close(alone[0], together[place], 5e-6)
+
+
+def test_every_classifier_has_a_case():
+    models = {name: Reranker.load(read_reranker_case(name)[0]) for name in RERANKER_CASES}
+    seen = {model.info()["architecture"] for model in models.values() if model.info()["head"] == "classifier"}
+    for model in models.values():
+        model.close()
+    assert set(CLASSIFIERS) <= seen
