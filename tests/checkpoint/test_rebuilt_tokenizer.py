@@ -1,5 +1,6 @@
 """The tokenizer of a folder is AutoTokenizer's: ids, pairs, types, the side that is cut; by the table and by asking."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -7,7 +8,10 @@ from random import Random
 
 import pytest
 
+from akidb_mlx.checkpoint import ask_transformers
 from akidb_mlx.checkpoint import rebuilt_tokenizer as module
+from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer, rebuild_tokenizer
+from akidb_mlx.checkpoint.tokenizer_classes import BY_MODEL_TYPE, CLASSES, OVERRULED
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.pipeline.tokenizer import Tokenizer
 from support.checkpoints import CASES, REFERENCE
