@@ -55,7 +55,7 @@ class Tokenizer:
         Args:
             file: tokenizer.json.
             max_seq_length: tokens that a text may have, special ones included; None for any number.
-            do_lower_case: put a Lowercase before the file's own normalizer.
+            do_lower_case: put a Lowercase before the file's own normalizer, where that has none.
             truncation_side: which end is cut off, "right" or "left"; None for what the file says, else "right".
             vocab_size: the model's; a text with a token beyond it is refused.
             state: what counts in place of the file, in its form.
@@ -78,6 +78,7 @@ class Tokenizer:
         if getattr(self._tokenizer.model, "dropout", None):  # of training; it would make other tokens at each call
             self._tokenizer.model.dropout = None
         self._special_tokens = special_tokens
+        self._vocab_size = vocab_size
         if append is not None and append != self.last_token():
             self._append(file, append)
         specials = self._tokenizer.num_special_tokens_to_add(is_pair=pairs) if special_tokens else 0
@@ -91,11 +92,11 @@ class Tokenizer:
             self._tokenizer.enable_truncation(max_seq_length, strategy=strategy, direction=side)
         self.truncation_side = side
         self._tokenizer.encode_special_tokens = split_special_tokens
-        if do_lower_case:
-            own, lower = self._tokenizer.normalizer, normalizers.Lowercase()
+        own = self._tokenizer.normalizer
+        if do_lower_case and not _lowercases(own):
+            lower = normalizers.Lowercase()
             self._tokenizer.normalizer = lower if own is None else normalizers.Sequence([lower, own])
         self.max_seq_length = max_seq_length
-        self._vocab_size = vocab_size
         self._unknown = _unknown_token(self._tokenizer) if drop_unknown else None
         self._max_characters = (
             self._characters(max_seq_length) if cut_characters and max_seq_length is not None else None
@@ -108,7 +109,7 @@ class Tokenizer:
 
     def _append(self, file: Path, token: str) -> None:
         number = self._tokenizer.token_to_id(token)
-        if number is None:
+        if number is None or (self._vocab_size is not None and number >= self._vocab_size):
             raise CheckpointError(f"{file} lacks the token {token!r}, which tokenizer_config.json puts after each text")
         state = json.loads(self._tokenizer.to_str())
         template = _first_template(state["post_processor"])
@@ -204,6 +205,12 @@ class Tokenizer:
         tokens = self._tokenizer.encode("a").tokens
         plain = self._tokenizer.encode("a", add_special_tokens=False).tokens
         return tokens[-1] if tokens and tokens[-1:] != plain[-1:] else None
+
+
+def _lowercases(normalizer: Any) -> bool:
+    """Whether a Lowercase is among its steps, as sentence-transformers looks for it."""
+    steps: Any = normalizer if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+    return any(isinstance(step, normalizers.Lowercase) for step in steps)
 
 
 def _second_start(types: Sequence[int]) -> int:
