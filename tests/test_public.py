@@ -110,6 +110,7 @@ def test_what_a_reranker_has():
         "apredict",
         "arank",
         "apredict_with_usage",
+        "predict_stream",
         "count_tokens",
         "num_labels",
         "activation",
