@@ -271,6 +271,50 @@ def test_bulk_batches_end_within_the_target_while_queries_are_about():
     assert scheduler.next_plan(105.0).padded_tokens == full.padded_tokens  # the queries have gone
 
 
+def two_models():
+    """Schedulers of one process: an embedder's and a reranker's."""
+    embedder, reranker = Scheduler(2_000, 0.02), Scheduler(2_000, 0.02)
+    embedder.clock = reranker.clock
+    slow_device(embedder)
+    slow_device(reranker)
+    return embedder, reranker
+
+
+def test_a_long_ranking_is_cut_short_beside_queries_of_another_model():
+    embedder, reranker = two_models()
+    reranker.add(make_request([20] * 500, urgent=True, arrived=10.0))
+    alone = reranker.next_plan(10.0)
+    assert alone.urgent and 0.02 < 0.002 + 0.0001 * alone.padded_tokens <= 0.06 + 0.06  # as a query's own batch
+    embedder.add(make_request([5], urgent=True, arrived=10.0))
+    short = reranker.next_plan(10.1)
+    assert short.urgent and 0.002 + 0.0001 * short.padded_tokens <= 0.02 + 1e-9
+    assert reranker.next_plan(12.0).padded_tokens == alone.padded_tokens  # the queries have gone
+
+
+def test_documents_are_cut_short_beside_queries_of_another_model():
+    embedder, reranker = two_models()
+    embedder.add(make_request([10] * 20_000))
+    full = embedder.next_plan(100.0)
+    reranker.add(make_request([5, 6, 7], urgent=True, arrived=100.0))
+    assert embedder.next_plan(100.1).padded_tokens < full.padded_tokens / 2
+
+
+def test_a_long_ranking_is_no_query_to_others():
+    """It would keep all documents of the process in short batches."""
+    embedder, reranker = two_models()
+    reranker.add(make_request([20] * 500, urgent=True, arrived=10.0))
+    assert not embedder.queries_are_about(10.1)
+    reranker.add(make_request([20], urgent=True, arrived=10.0))
+    assert embedder.queries_are_about(10.1)
+
+
+def test_a_closed_models_queries_are_forgotten():
+    embedder, reranker = two_models()
+    reranker.add(make_request([20], urgent=True, arrived=10.0))
+    reranker.clock.forget(id(reranker))
+    assert not embedder.queries_are_about(10.1)
+
+
 def test_an_overloaded_device_still_gets_bulk_rows():
     scheduler = Scheduler(100_000, 0.001)  # the target is less than a batch's overhead
     slow_device(scheduler, overhead=0.006, per_token=0.00001)
