@@ -133,7 +133,7 @@ REFUSALS = (
             "custom_st.Transformer is code of the checkpoint's own, which is never run"),
     Refusal("a reranker as sentence-transformers saves it", BERT,
             lambda folder: edit_json(folder / "config_sentence_transformers.json", model_type="CrossEncoder"),
-            "this is a reranker (CrossEncoder), which scores pairs of texts; Embedder loads embedding models only"),
+            "this is a reranker (CrossEncoder), which scores pairs of texts; load it with akidb_mlx.Reranker"),
     Refusal("a sparse encoder", BERT,
             lambda folder: edit_json(folder / "config_sentence_transformers.json", model_type="SparseEncoder"),
             "this is a sparse encoder (SparseEncoder), whose vectors are as wide as the vocabulary"),

@@ -19,7 +19,7 @@ from akidb_mlx.effective.recipe import AnyRecipe, Recipe, read_recipe, warn_once
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.engine.model_engine import Engine
 from akidb_mlx.engine.scheduler import Scheduler
-from akidb_mlx.errors import BackendError
+from akidb_mlx.errors import AkiDBMLXError, BackendError
 from akidb_mlx.pipeline.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -150,17 +150,11 @@ def _load(key: Hashable, config: ModelConfig, recipe: R) -> LoadedModel[R]:
     loading = DEVICE_THREADS.run(load)
     if device.kind != "cpu" and device.dtype(read_float_dtype(checkpoint.weight_files), config.dtype) == "float32":
         _warn_of_lower_precision(device)
-    rebuilt = checkpoint.rebuilt_tokenizer(config.tokenizer)  # meanwhile, in this thread
-    tokenizer = Tokenizer(
-        checkpoint.tokenizer_file,
-        recipe.max_seq_length,
-        do_lower_case=checkpoint.do_lower_case,
-        truncation_side=checkpoint.truncation_side or rebuilt.truncation_side,
-        state=rebuilt.state,
-        split_special_tokens=rebuilt.split_special_tokens,
-        vocab_size=checkpoint.config.get("vocab_size"),
-        **checkpoint.tokenizer_rules,
-    )
+    try:
+        tokenizer = _make_tokenizer(config, recipe)  # meanwhile, in this thread
+    except AkiDBMLXError:
+        loading.result()  # a model that is not computed at all is what to tell
+        raise
     model = loading.result()
     scheduler = Scheduler(
         config.max_batch_tokens or device.max_batch_tokens,
@@ -184,6 +178,21 @@ def _load(key: Hashable, config: ModelConfig, recipe: R) -> LoadedModel[R]:
         cost=model.activation_bytes,
     )
     return LoadedModel(key, recipe, tokenizer, engine, model.dimension, model.parameter_bytes())
+
+
+def _make_tokenizer(config: ModelConfig, recipe: AnyRecipe) -> Tokenizer:
+    checkpoint = recipe.checkpoint
+    rebuilt = checkpoint.rebuilt_tokenizer(config.tokenizer)
+    return Tokenizer(
+        checkpoint.tokenizer_file,
+        recipe.max_seq_length,
+        do_lower_case=checkpoint.do_lower_case,
+        truncation_side=checkpoint.truncation_side or rebuilt.truncation_side,
+        state=rebuilt.state,
+        split_special_tokens=rebuilt.split_special_tokens,
+        vocab_size=checkpoint.config.get("vocab_size"),
+        **checkpoint.tokenizer_rules,
+    )
 
 
 def _after_fork() -> None:
