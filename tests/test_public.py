@@ -164,6 +164,7 @@ def test_the_fields_of_the_configuration():
         "truncate_dim",
         "query_prompt",
         "document_prompt",
+        "tokenizer",
         "dtype",
         "device",
         "on_overlong",

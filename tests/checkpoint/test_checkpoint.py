@@ -210,7 +210,8 @@ def test_each_fact_arrives_with_its_source(folder):
     """One folder in which no fact has its default, but for what a conversion leaves out (test_families)."""
     change(folder / "1_Pooling" / "config.json", include_prompt=False)
     change(folder / "sentence_bert_config.json", do_lower_case=True)
-    change(folder / "tokenizer_config.json", truncation_side="left", tokenizer_class="BertTokenizer")
+    change(folder / "tokenizer_config.json", truncation_side="left", tokenizer_class="LlamaTokenizer")
+    change(folder / "tokenizer_config.json", add_eos_token=True)
     change(folder / "config.json", quantization={"bits": 4})
     usage = {"prompts": {"x": "y"}, "default_prompt_name": "x", "truncate_dim": 8, "similarity_fn_name": "dot"}
     change(folder / "config_sentence_transformers.json", **usage)

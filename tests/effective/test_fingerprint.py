@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from akidb_mlx import Embedder
+from akidb_mlx.checkpoint import digests
 from akidb_mlx.checkpoint.facts import read_checkpoint
 from akidb_mlx.config.embedder_config import VECTOR_FIELDS, EmbedderConfig
 from akidb_mlx.corpus import output_recipe
@@ -31,6 +32,22 @@ def fingerprint(folder, **fields):
 def change(file, **fields):
     content = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**content, **fields}), encoding="utf-8")
+
+
+def rebuild(folder):
+    """Have transformers 5 make another tokenizer than tokenizer.json holds."""
+    change(folder / "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    change(folder / "tokenizer.json", post_processor=None)
+
+
+def test_a_tokenizer_that_is_made_anew_counts_as_what_it_is(folder):
+    one = fingerprint(folder)
+    rebuild(folder)
+    two = fingerprint(folder)
+    change(folder / "tokenizer_config.json", mask_token="[MASK]", chat_template="x")  # changes no token
+    assert len({one, two, fingerprint(folder, tokenizer="file")}) == 3 and fingerprint(folder) == two
+    change(folder / "tokenizer_config.json", do_lower_case=False)
+    assert fingerprint(folder) != two
 
 
 def test_it_is_a_sha256_and_always_the_same(folder):
@@ -84,22 +101,26 @@ def test_what_config_json_says_besides_the_architecture_does_not_count(folder):
         {"query_prompt": "q: "},
         {"document_prompt": "d: "},
         {"dtype": "float16"},
+        {"tokenizer": "file"},
     ],
     ids=lambda fields: next(iter(fields)),
 )
 def test_what_decides_vectors_counts(folder, fields, caplog):
+    if "tokenizer" in fields:
+        rebuild(folder)
     assert fingerprint(folder, **fields) != fingerprint(folder)
 
 
 def test_every_setting_that_decides_vectors_is_tested():
     tested = {"pooling", "normalize", "max_seq_length", "truncate_dim", "query_prompt", "document_prompt", "dtype"}
+    tested |= {"tokenizer"}
     assert tested == VECTOR_FIELDS - {"model", "revision"}  # these are found by the digests of the files
 
 
 def test_the_table_of_facts_names_what_is_hashed(folder):
     config = EmbedderConfig(model=str(folder), device="cpu")
     content = module._content(fingerprint_facts(config, read_recipe(config), 12))
-    untold = {"tokenizer", "do_lower_case", "truncation_side", "tokenizer_rules", "version"}  # `info` leaves these out
+    untold = {"do_lower_case", "truncation_side", "tokenizer_rules", "version"}  # `info` leaves these out
     keys = set(content) - {"checkpoint"} | set(content["checkpoint"])
     assert {fact.hashed for fact in FACTS.values()} - {None} == keys - untold
 
@@ -111,7 +132,7 @@ def test_the_table_of_facts_names_who_says_them(folder):
     by_file = {name for name, fact in FACTS.items() if fact.said_by == "files"}
     assert by_setting == VECTOR_FIELDS - {"model", "revision"}
     said = set(read_checkpoint(folder).sources)  # a whole folder: each fact that has a source
-    assert by_file | by_setting == said | {"query_prompt", "document_prompt", "dtype"}
+    assert by_file | by_setting == said | {"query_prompt", "document_prompt", "dtype", "tokenizer"}
 
 
 def test_the_table_of_facts_names_what_an_output_carries():
@@ -160,13 +181,13 @@ def test_similarity_does_not_decide_vectors(folder):
 
 def test_digests_are_remembered_until_a_file_changes(folder, monkeypatch):
     read = []
-    sha256_of = module.sha256_of
+    sha256_of = digests.sha256_of
 
     def counted(file):
         read.append(file.name)
         return sha256_of(file)
 
-    monkeypatch.setattr(module, "sha256_of", counted)
+    monkeypatch.setattr(digests, "sha256_of", counted)
     one = fingerprint(folder)
     assert sorted(read) == ["model.safetensors", "model.safetensors", "tokenizer.json"]
     assert fingerprint(folder) == one and len(read) == 3

@@ -90,6 +90,23 @@ def test_the_left_side_is_cut_where_the_checkpoint_says_so(tmp_path):
     assert ids(Tokenizer(make_file(tmp_path), 4, truncation_side="left"), "a b c") == [CLS, 4, 5, SEP]
 
 
+@pytest.mark.parametrize(("side", "kept"), [(None, [4, 5]), ("right", [3, 4]), ("left", [4, 5])])
+def test_the_side_that_only_the_file_states(tmp_path, side, kept):
+    file = make_file(tmp_path, edit=lambda tokenizer: tokenizer.enable_truncation(3, direction="left"))
+    assert ids(Tokenizer(file, 4, truncation_side=side), "a b c") == [CLS, *kept, SEP]
+
+
+def test_a_state_counts_in_place_of_the_file(tmp_path):
+    state = make_file(tmp_path, "$A [SEP]").read_text(encoding="utf-8")
+    assert ids(Tokenizer(make_file(tmp_path), None, state=state), "a b") == [3, 4, SEP]
+
+
+def test_special_tokens_in_a_text_are_words_where_the_checkpoint_says_so(tmp_path):
+    file = make_file(tmp_path)
+    assert ids(Tokenizer(file, None), "a[SEP]b") == [CLS, 3, SEP, 4, SEP]
+    assert ids(Tokenizer(file, None, split_special_tokens=True), "a[SEP]b") == [CLS, UNKNOWN, SEP]
+
+
 def test_truncation_and_padding_baked_into_the_file_do_not_leak(tmp_path):
     def bake(tokenizer):
         tokenizer.enable_truncation(3)
@@ -151,6 +168,14 @@ def test_lower_casing_comes_before_the_files_own_normalizer(tmp_path):
     file = make_file(tmp_path, edit=only_small_letters)
     assert ids(Tokenizer(file, None), "A") == [CLS, 4, SEP]
     assert ids(Tokenizer(file, None, do_lower_case=True), "A") == [CLS, 3, SEP]
+
+
+def test_a_normalizer_that_lower_cases_stays_as_it_is(tmp_path):
+    def small_letters_later(tokenizer):
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("A", "b"), normalizers.Lowercase()])
+
+    file = make_file(tmp_path, edit=small_letters_later)
+    assert ids(Tokenizer(file, None, do_lower_case=True), "A") == ids(Tokenizer(file, None), "A") == [CLS, 4, SEP]
 
 
 # ── prompts ──────────────────────────────────────────────────────────────────────────────────────────

@@ -75,6 +75,7 @@ class Case:
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
     prepare: Callable[[Path], None] | None = None  # edits that the reference sees too
     disguise: Callable[[Path], None] | None = None  # edits after the reference was computed
+    rebuilt: bool = False  # transformers 5 makes another tokenizer than tokenizer.json holds
     usable_length: int | None = None  # tokens the position table has room for, if less than stated
     lengths: tuple[int, ...] = ()  # tokens of further texts
     causal: bool = False

@@ -1,5 +1,6 @@
 """Edits of a checkpoint folder that turn what transformers 5 writes into what publishers ship, or shipped."""
 
+import json
 import shutil
 
 import torch
@@ -56,6 +57,30 @@ def truncate_and_pad_in_tokenizer_json(folder):
 def contradict_in_tokenizer_json(folder):
     """A normalizer that transformers replaces by what tokenizer_config.json says, for BertTokenizer and its kin."""
     edit_json(folder / "tokenizer.json", lambda content: content["normalizer"].update(lowercase=False))
+
+
+def cut_left_in_tokenizer_json(folder):
+    """What a model has that was saved after it had encoded: the side stands nowhere else."""
+    cut = {"direction": "Left", "max_length": 48, "strategy": "LongestFirst", "stride": 0}
+    edit_json(folder / "tokenizer.json", lambda content: content.update(truncation=cut))
+
+
+def split_as_gpt2_in_tokenizer_json(folder):
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    edit_json(folder / "tokenizer.json", lambda content: content.update(pre_tokenizer=byte_level, normalizer=None))
+
+
+def no_post_processor_in_tokenizer_json(folder):
+    edit_json(folder / "tokenizer.json", lambda content: content.update(post_processor=None))
+
+
+def add_words(**numbers):
+    """Words that only added_tokens.json has, with their numbers."""
+
+    def edit(folder):
+        (folder / "added_tokens.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+
+    return edit
 
 
 def transformers_4_config(folder):

@@ -53,6 +53,7 @@ llama_tokens = partial(make_byte_bpe, 300, ("<|begin_of_text|>", "<|end_of_text|
 eurobert_tokens = partial(
     make_byte_bpe, 300, ("<|begin_of_text|>", "<|end_of_text|>"), "<|begin_of_text|> $A <|end_of_text|>"
 )
+llama2_tokens = partial(make_gemma_bpe, layout="<s> $A", specials=("<unk>", "<s>", "</s>"), prepend=True)
 gemma_tokens = partial(make_gemma_bpe, layout="<bos> $A")
 embeddinggemma_tokens = partial(make_gemma_bpe, layout="<bos> $A <eos>")
 
@@ -243,6 +244,21 @@ CASES: tuple[Case, ...] = (
     Case("gemma3-transformers-4", "gemma3_text", "sliding_window_pattern, rope_local_base_freq, `model.` keys",
          models.gemma3(hf.Gemma3ForCausalLM, sliding_window_pattern=2, rope_parameters=TWO_BASES), gemma_tokens, causal=True,
          dtype=BRAIN, prepare=edits.transformers_4_gemma3, must_matter={"window": {"sliding_window": 512}}),
+    # ── Tokenizers that transformers 5 makes anew, by class, or with what other files than tokenizer.json say ──
+    Case("tokenizer-rebuilt-llama", "llama", "tokenizer_class LlamaTokenizer: a text's leading spaces and the mark before it",
+         models.decoder(hf.LlamaModel, vocab_size=360), llama2_tokens, causal=True, rebuilt=True,
+         tokenizer_config={"tokenizer_class": "LlamaTokenizer", "pad_token": "</s>"}),
+    Case("tokenizer-rebuilt-xlm", "xlm-roberta", "tokenizer_class XLMRobertaTokenizer, tokenizer.json of another structure: spaces at the end",
+         models.roberta(hf.XLMRobertaModel), xlm_tokens, tokenizer_config={"tokenizer_class": "XLMRobertaTokenizer"}, rebuilt=True),
+    Case("tokenizer-rebuilt-qwen2", "qwen2", "tokenizer_class PreTrainedTokenizerFast: model_type qwen2 has its own class all the same",
+         models.decoder(hf.Qwen2Model), bare_tokens, causal=True, prepare=edits.split_as_gpt2_in_tokenizer_json, rebuilt=True),
+    Case("tokenizer-rebuilt-roberta", "roberta", "tokenizer_class RobertaTokenizer: its own post-processor and add_prefix_space",
+         models.roberta(), roberta_tokens, tokenizer_config={"tokenizer_class": "RobertaTokenizer", "add_prefix_space": True},
+         prepare=edits.no_post_processor_in_tokenizer_json, rebuilt=True),
+    Case("tokenizer-truncation-direction", "bert", "tokenizer.json's truncation.direction Left, which nothing else says", models.bert(), bert_tokens,
+         prepare=edits.cut_left_in_tokenizer_json, rebuilt=True),
+    Case("tokenizer-added-tokens", "bert", "words of added_tokens.json that tokenizer.json lacks", models.bert(vocab_size=203), bert_tokens,
+         prepare=edits.add_words(harbour=200, trees=201, spaces=202), rebuilt=True),
     # ── EmbeddingGemma: |q − k| < sliding_window // 2 + 1 in local layers, nothing hidden in global ones ──
     Case("embeddinggemma", "embeddinggemma", "bidirectional windows of 4 to each side, Dense 32 → 64 → 32 without bias, prompts",
          models.gemma3(use_bidirectional_attention=True, sliding_window_pattern=3, rope_parameters=TWO_BASES), embeddinggemma_tokens,
@@ -329,7 +345,7 @@ def make(case: Case) -> str:
         model.max_seq_length = case.usable_length or case.max_seq_length
         labelled, without_tokens = reference.make_texts(model, case.lengths)
         texts = list(labelled.values())
-        reference.check_tokenizer_file(case, folder, model, texts)
+        reference.check_tokenizer_file(case, folder, model, texts, rebuilt=case.rebuilt)
         vectors = reference.compute(case, model, texts)
         reference.check_vectors(case, model, texts, vectors)
         reference.check_pooling(case, model, texts, vectors["embeddings"])

@@ -52,6 +52,7 @@ LEFT = {"padding_side": "left"}
 
 SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 NARROW = {**SMALL, "num_key_value_heads": 1, "head_dim": 16}
+SHARED_HEADS = ("Cohere", "Granite", "Qwen2")  # whose heads always share the width
 QWEN_PAD = {"pad_token_id": 295}  # <|endoftext|>
 LOW_BASE = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
 TWO_BASES = {
@@ -81,7 +82,8 @@ def eurobert(**options):
 
 
 def decoder(cls, **options):
-    return models.decoder(cls, **{**NARROW, **options})
+    shared = {"head_dim": 8} if cls.__name__.startswith(SHARED_HEADS) else {}
+    return models.decoder(cls, **{**NARROW, **shared, **options})
 
 
 def qwen3_lm(**options):
@@ -272,7 +274,7 @@ CASES: tuple[RerankerCase, ...] = (
                  final_logit_softcapping=2.0, attn_logit_softcapping=3.0, sliding_window=8), gemma_chat_tokens, max_seq_length=160, dtype=BRAIN, template=templates.BEGINS_WITH_BOS, saved=True,
                  modules=logit_score("1", "0"), mistakes=no_suffix | {"cap": mistakes.config(final_logit_softcapping=None)}),
     RerankerCase("granite-reranker", "granite", "logits_scaling divides the logits", decoder(hf.GraniteForCausalLM, logits_scaling=4.0, embedding_multiplier=3.0, residual_multiplier=0.4,
-                 attention_multiplier=0.2, tie_word_embeddings=True), llama_chat_tokens, max_seq_length=128, template=templates.BEGINS_WITH_BOS, saved=True, modules=logit_score("yes", "no"),
+                 attention_multiplier=0.2, tie_word_embeddings=True), llama_chat_tokens, max_seq_length=128, template=templates.BEGINS_WITH_BOS, saved=True, modules=logit_score("yes", "no"), salt=" 3",
                  mistakes=no_suffix | {"scaling": mistakes.config(logits_scaling=1.0)}),
     RerankerCase("cohere-reranker", "cohere", "logit_scale multiplies the logits", decoder(hf.CohereForCausalLM, logit_scale=0.25, tie_word_embeddings=True), llama_chat_tokens,
                  max_seq_length=128, template=templates.BEGINS_WITH_BOS, saved=True, modules=logit_score("yes", "no"), dtype=BRAIN,

@@ -88,9 +88,8 @@ def make_unigram(vocab_size=220, specials=XLM_SPECIALS, layout="<s> $A </s>"):
     return tokenizer
 
 
-def make_gemma_bpe(merges=32, layout="<bos> $A <eos>"):
-    """Gemma's kind: BPE over characters with byte fallback, spaces replaced by `▁`, nothing prepended."""
-    specials = ("<pad>", "<eos>", "<bos>", "<unk>")
+def make_gemma_bpe(merges=32, layout="<bos> $A <eos>", specials=("<pad>", "<eos>", "<bos>", "<unk>"), prepend=False):
+    """Gemma's kind: BPE over characters with byte fallback, spaces replaced by `▁`; Llama 2's with one prepended."""
     letters = sorted(set(TEXT.replace(" ", "▁")))
     trainer = trainers.BpeTrainer(vocab_size=len(letters) + merges, show_progress=False)
     trained = Tokenizer(models.BPE())
@@ -102,7 +101,8 @@ def make_gemma_bpe(merges=32, layout="<bos> $A <eos>"):
     vocab = {piece: index for index, piece in enumerate(pieces)}
     pairs = [tuple(pair) for pair in learnt["merges"]]
     tokenizer = Tokenizer(models.BPE(vocab, pairs, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    spaces = normalizers.Replace(" ", "▁")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prepend else spaces
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence(steps)
     register(tokenizer, specials)

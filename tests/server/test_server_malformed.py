@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from support.checkpoints import REFERENCE
+from support.checkpoints import REFERENCE, RERANKERS
 from support.serving import serve_process
 from support.waiting import PATIENCE_S, until
 
-PATHS = ("/v1/embeddings", "/api/v1/embed")
+PATHS = ("/v1/embeddings", "/api/v1/embed", "/rerank", "/v2/rerank", "/score")
 GOOD = {
     "/v1/embeddings": {
         "input": ["a", "b"],
@@ -29,6 +29,15 @@ GOOD = {
         "truncate": True,
     },
     "/api/v1/embed": {"texts": ["a", "b"], "model": "m", "pooling": "mean", "normalize": True},
+    "/rerank": {"query": "q", "texts": ["a", "b"], "top_n": 1, "truncation_direction": "Right", "raw_scores": False},
+    "/v2/rerank": {
+        "query": "q",
+        "documents": ["a", {"text": "b"}],
+        "model": "ce",
+        "top_n": 1,
+        "return_documents": True,
+    },
+    "/score": {"text_1": "q", "text_2": ["a", "b"], "model": "ce", "use_activation": True},
 }
 ODD_VALUES = [
     *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**400, 0.5, -0.0, 1e308, float("inf"), float("nan")),
@@ -93,7 +102,15 @@ ODD_HEADERS = [
 ODD_METHODS = [b"GET", b"PUT", b"DELETE", b"TRACE", b"CONNECT", b"OPTIONS", b"HEAD", b"FOO", b"get", b"POST", b""]
 ODD_TARGETS = [
     *(b"/%00", b"/%ff%fe", b"//v1/models", b"/v1/models/%2e%2e", b"/v1/models/" + b"a" * 9000, b"*", b"", b"http://e/"),
-    *(b"/?" + b"q=1&" * 500, b"/v1/models/%0d%0aX:y", b"/v1/embeddings", b"/api/v1/embed", b"/health", b"/metrics"),
+    *(
+        b"/?" + b"q=1&" * 500,
+        b"/v1/models/%0d%0aX:y",
+        b"/v1/embeddings",
+        b"/api/v1/embed",
+        b"/rerank",
+        b"/health",
+        b"/metrics",
+    ),
 ]
 NO_HTTP = [
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -160,7 +177,8 @@ def figures(client):
 
 @contextlib.contextmanager
 def small_server(*more):
-    options = ("--model", f"m={REFERENCE / 'bert-prompts'}", "--max-request-bytes", "200000", *more)
+    models = ("--model", f"m={REFERENCE / 'bert-prompts'}", "--reranker", f"ce={RERANKERS / 'bert'}")
+    options = (*models, "--max-request-bytes", "200000", *more)
     with serve_process(*options) as server:
         with server.client() as client:
             until(lambda: client.get("/health").status == 200)

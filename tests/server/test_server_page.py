@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from akidb_mlx import RerankerConfig
 from support.checkpoints import MINILM
-from support.serving import serve_process
+from support.reranker import StandIn, logit, sigmoid
+from support.serving import serve_process, serving
 from support.waiting import PATIENCE_S, until
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -149,6 +151,35 @@ def test_an_api_key_is_asked_for(browser):
         until(lambda: find_all(browser, "#model option"))
         find(browser, "#compare button").click()
         until(lambda: find(browser, "#heat").is_displayed())
+
+
+def test_a_reranker_orders_candidates(browser):
+    nasty = "<img src=x onerror=alert(1)> a grinder"
+    with serving({"ce": RerankerConfig(model="stand-in")}, load=StandIn) as server:
+        browser.get(server.url)
+        until(lambda: find(browser, "#ranking").is_displayed())
+        assert not any(find(browser, part).is_displayed() for part in ("#comparing", "#searching", "#model"))
+        assert [option.text for option in find_all(browser, "#reranker option")] == ["ce"]
+        write(browser, "#candidates", f"parcels\n\n{nasty}\na broken grinder")
+        write(browser, "#ranking-question", "a broken grinder")
+        find(browser, "#rerank button").click()
+        until(lambda: len(find_all(browser, "#ranked li")) == 3)
+        assert [line.text for line in find_all(browser, "#ranked li span")] == ["a broken grinder", nasty, "parcels"]
+        assert not find_all(browser, "#ranked img")
+        places = [line.text for line in find_all(browser, "#ranked li small")]
+        assert places == ["before 3, now 1 (2 up)", "before 2, now 2", "before 1, now 3 (2 down)"]
+        scores = [float(line.text) for line in find_all(browser, "#ranked li b")]
+        texts = ["a broken grinder", nasty, "parcels"]
+        assert scores == pytest.approx([sigmoid(logit("a broken grinder", text)) for text in texts], abs=6e-4)
+        write(browser, "#candidates", " ")
+        find(browser, "#rerank button").click()
+        until(lambda: "Write candidates" in find(browser, "#ranking .error").text)
+
+
+def test_without_a_reranker_its_part_is_not_there(browser, server):
+    opened(browser, server)
+    assert find(browser, "#comparing").is_displayed()
+    assert not find(browser, "#ranking").is_displayed()
 
 
 def test_the_screenshot_of_the_docs(browser, server, tmp_path):

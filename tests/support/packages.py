@@ -13,4 +13,4 @@ def needs(*modules):
         except ModuleNotFoundError:
             found = None
         if found is None:
-            pytest.skip(f"needs {module}: make test-stores")
+            pytest.skip(f"needs {module}: make test-stores or make test-all")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from akidb_mlx import EmbedderConfig
+from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.server import Models, ServerSettings, create_app
 from akidb_mlx.server.serve import listen
 from support.waiting import PATIENCE_S, until
@@ -30,8 +31,9 @@ class Answer:
 
     @property
     def error(self):
-        """The error, in OpenAI's shape and nothing else."""
-        assert set(self.json) == {"error"}, self.body
+        """The error, in OpenAI's shape; on the rerank routes also under two other names, and nothing else."""
+        assert set(self.json) in ({"error"}, {"error", "message", "detail"}), self.body
+        assert {self.json[name] for name in self.json if name != "error"} <= {self.json["error"]["message"]}
         assert set(self.json["error"]) == {"message", "type", "param", "code"}, self.body
         assert b"Traceback" not in self.body
         return self.json["error"]
@@ -92,10 +94,8 @@ class Serving:
 
 @contextlib.contextmanager
 def serving(models, api_key=None, load=None, **settings):
-    """A server in a thread of this process; `models` maps names to configurations or models."""
-    configs = {
-        name: one if isinstance(one, EmbedderConfig) else EmbedderConfig(model=one) for name, one in models.items()
-    }
+    """A server in a thread of this process; `models` maps names to configurations or embedders' models."""
+    configs = {name: one if isinstance(one, ModelConfig) else EmbedderConfig(model=one) for name, one in models.items()}
     app = create_app(Models(configs, *([load] if load else [])), ServerSettings(**settings), api_key)
     config = uvicorn.Config(app, http="h11", ws="none", lifespan="on", log_config=None, access_log=False)
     server = uvicorn.Server(config)

@@ -315,6 +315,11 @@ def _add_token(random, files):
     files["tokenizer.json"]["added_tokens"].append(token)
 
 
+def _add_tokens_out_of_order(random, files):
+    number = _size(files)
+    files["tokenizer.json"]["added_tokens"] += [_token("extra_word", number + 1), _token("unheard", number)]
+
+
 def _remove_token(random, files):
     tokens = files["tokenizer.json"]["added_tokens"]
     if tokens:
@@ -375,16 +380,26 @@ def _model_type(random, files):
 
 
 CHANGES = [
-    *(_change_part, _change_leaf, _change_model, _untyped_model, _change_flag, _add_token, _remove_token, _truncate),
+    *(
+        _change_part,
+        _change_leaf,
+        _change_model,
+        _untyped_model,
+        _change_flag,
+        _add_token,
+        _add_tokens_out_of_order,
+        _remove_token,
+        _truncate,
+    ),
     *(_class, _setting, _setting, _setting, _named, _named, _forget, _decoder, _decoder, _added_words, _model_type),
 ]
 FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 
 
-def change_files(folder, random):
-    """One to three changes of the files; the names of the changes."""
+def change_files(folder, random, changes=()):
+    """These changes of the files, else one to three of all; their names."""
     files = {name: read(folder / name) for name in FILES}
-    changes = random.choices(CHANGES, k=random.choice([1, 1, 2, 3]))
+    changes = changes or random.choices(CHANGES, k=random.choice([1, 1, 2, 3]))
     for change in changes:
         change(random, files)
     for name, content in files.items():

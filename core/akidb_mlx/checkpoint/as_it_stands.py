@@ -36,9 +36,13 @@ def class_of(config: Json, said: Json, *, byte_level: bool) -> str | None:
 
     `byte_level` is whether tokenizer.json has a part of that name.
     """
-    kind, name = config.get("model_type"), said.get("tokenizer_class") or config.get("tokenizer_class") or ""
-    if not isinstance(kind, str) or kind not in BY_MODEL_TYPE or "model_name" in config or not isinstance(name, str):
+    kind = config.get("model_type")
+    names = [one for one in (said.get("tokenizer_class"), config.get("tokenizer_class")) if one is not None]
+    if not isinstance(kind, str) or kind not in BY_MODEL_TYPE or "model_name" in config:
         return None
+    if not all(isinstance(name, str) and name for name in names):
+        return None
+    name = names[0] if names else ""
     registered, named = BY_MODEL_TYPE[kind], name.removesuffix("Fast")
     if named == "LlamaTokenizer" and kind not in OVERRULED and byte_level:
         return "TokenizersBackend"
@@ -120,10 +124,13 @@ def _flags(token: Json) -> dict[str, Any]:
 
 
 def _ids_follow(added: Mapping[str, Json], vocab: Any) -> bool:
-    """Whether tokens outside the vocabulary are numbered on from its end, in order."""
+    """Whether tokens outside the vocabulary are numbered on from its end as they are listed.
+
+    tokenizers numbers them by their place in the list, a class by their stated ids.
+    """
     numbers = vocab if isinstance(vocab, Mapping) else {piece: number for number, (piece, _) in enumerate(vocab)}
     after = len(numbers)
-    for token in sorted(added.values(), key=lambda token: token["id"]):
+    for token in added.values():
         if numbers.get(token["content"], after) != token["id"]:
             return False
         after += token["content"] not in numbers

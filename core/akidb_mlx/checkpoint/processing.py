@@ -28,6 +28,7 @@ class Processing:
     truncation: str = "longest_first"
     max_length: Fact[int | None] | None = None
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    padding_side: Any = None
 
 
 def read_processing(sentence: SentenceConfig | None) -> Processing:
@@ -56,4 +57,5 @@ def read_processing(sentence: SentenceConfig | None) -> Processing:
         _STRATEGIES[strategy],
         None if length is None else Fact(length, sentence.file.name),
         {key: value for key, value in template.items() if key not in _SIZES | _PLAIN},
+        sizes.get("padding_side"),
     )

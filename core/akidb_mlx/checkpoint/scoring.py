@@ -47,6 +47,11 @@ def read_scoring(layout: Layout, config: Config, modules: Modules) -> Scoring:
                 f"{layout.folder} has no chat template in use: a language model reads a query and a document through "
                 "one, and without it its scores mean nothing"
             )
+        if processing.padding_side not in (None, "left"):
+            raise UnsupportedModelError(
+                f"{layout.folder}: padding_side {processing.padding_side!r} for a language model, whose scores are read "
+                "from the last token"
+            )
         head, labels = _read_logit_score(layout, modules), 1
     elif task == "sequence-classification":
         _refuse_more(layout, modules[1:], "a classifier's scores")
@@ -84,6 +89,8 @@ def _read_chat(
 
 
 def _labels(layout: Layout, config: Config) -> int:
+    if not _architecture(config).endswith("ForSequenceClassification"):
+        return 1  # as the reference, whatever else is said
     named, count = config.get("id2label"), config.get("num_labels")
     if isinstance(named, dict) and named:
         if count not in (None, len(named)):
@@ -91,7 +98,7 @@ def _labels(layout: Layout, config: Config) -> int:
         return len(named)
     if count is not None:
         return read_field(layout.config_file, config, "num_labels", int)
-    return 2 if _architecture(config).endswith("ForSequenceClassification") else 1  # as the reference
+    return 2  # transformers' default
 
 
 def _read_logit_score(layout: Layout, modules: Modules) -> Fact[HeadFacts]:

@@ -21,11 +21,12 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "demo": "index real texts through LangChain and LlamaIndex and ask questions of them",
     "info": "show a model's recipe and which file says what; loads no weights",
-    "doctor": "probe whether a model behaves as an embedder must, and whether this machine's device computes right",
+    "doctor": "probe whether a model behaves as it must, and whether this machine's device computes right",
     "bench": "measure a model on this machine",
     "download": "bring a model's files here",
     "embed": "turn files of texts into a file of vectors; run it again after an interruption and it goes on",
-    "serve": "answer HTTP requests for vectors: OpenAI's endpoints, AkiDB's, and a page to try them",
+    "rerank": "score pairs in tables: how well each text answers its query; it too goes on after an interruption",
+    "serve": "answer HTTP requests for vectors and rankings, in OpenAI's, AkiDB's, Cohere's words; a page to try them",
     "bridge": "answer AkiDB's line protocol on standard input and output",
 }
 _USERS_MISTAKES = (

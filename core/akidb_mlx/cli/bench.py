@@ -5,8 +5,12 @@ import json
 import sys
 from pathlib import Path
 
-from akidb_mlx.bench import load_pyplot, measure, plot
-from akidb_mlx.cli.options import add_config_options, add_model_argument, read_config
+from akidb_mlx.bench import load_pyplot, measure, measure_reranker, plot
+from akidb_mlx.cli.kind import add_both_options, read_either_config
+from akidb_mlx.cli.options import add_model_argument
+from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.reranker_config import RerankerConfig
+from akidb_mlx.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
 
@@ -16,15 +20,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw tokens a second by length (PNG, SVG, PDF)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="how long to measure each length (default: 2)")
-    add_config_options(parser)
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=2.0,
+        help="how long to measure each length, or number of candidates (default: 2)",
+    )
+    add_both_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    config = read_either_config(args)
+    if isinstance(config, RerankerConfig):
+        return _run_reranker(config, args)
+    return _run_embedder(config, args)
+
+
+def _run_embedder(config: EmbedderConfig, args: argparse.Namespace) -> int:
     if args.plot:
         load_pyplot()  # now, rather than after the measuring
-    result = measure(read_config(args), args.seconds)
+    result = measure(config, args.seconds)
     if args.plot:
         plot(result, args.plot)
     if args.json:
@@ -37,5 +53,21 @@ def run(args: argparse.Namespace) -> int:
     for words, rate in result.tokens_per_s.items():
         write(f"texts of {words:>4} words     {rate:>10,.0f} tokens/s\n")
     write(f"texts of all lengths    {result.mixed_tokens_per_s:>10,.0f} tokens/s, padding {result.padding_share:.1%}\n")
+    write(f"peak memory of MLX      {result.peak_mb:.0f} MiB\n")
+    return 0
+
+
+def _run_reranker(config: RerankerConfig, args: argparse.Namespace) -> int:
+    if args.plot:
+        raise ConfigError(f"--plot draws tokens by length of texts; {config.model} is a reranker")
+    result = measure_reranker(config, args.seconds)
+    if args.json:
+        sys.stdout.write(json.dumps(result.plain(), indent=2) + "\n")
+        return 0
+    write = sys.stdout.write
+    write(f"{result.model} on {result.device}, {result.dtype}, {result.tokens_per_pair:.0f} tokens a pair\n")
+    write(f"load and first score    {result.load_s:.2f} s\n")
+    for count, rate in result.pairs_per_s.items():
+        write(f"{count:>4} candidates         {rate:>10,.0f} pairs/s, {result.rank_ms[count]:,.1f} ms\n")
     write(f"peak memory of MLX      {result.peak_mb:.0f} MiB\n")
     return 0

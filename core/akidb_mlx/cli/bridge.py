@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from akidb_mlx.cli.options import add_config_options, read_config
+from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import AkiDBMLXError
 
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     logging.getLogger("akidb_mlx").setLevel(logging.INFO)
-    config = read_config(args)
+    config = read_config(args, EmbedderConfig)
     with Bridge(lambda **fields: Embedder.load(config.with_changes(**fields))) as bridge, answers:
         bridge.serve(sys.stdin.buffer, answers)
     return 0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from akidb_mlx.checkpoint.hub import sha256_of
 from akidb_mlx.cli.options import add_config_options, read_config
+from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
 
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Index, ask, print."""
     _require_frameworks()
-    config = read_config(args)
+    config = read_config(args, EmbedderConfig)
     if config.source_of("model") == "default":
         config = config.with_changes(model=MODEL)
     began = time.perf_counter()

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from akidb_mlx.cli.options import add_config_options, add_model_argument, read_config
+from akidb_mlx.cli.kind import add_both_options, read_either_config
+from akidb_mlx.cli.options import add_model_argument
 from akidb_mlx.config.embedder_config import EmbedderConfig
-from akidb_mlx.doctor import Finding, Machine, examine, examine_device, read_machine, report
+from akidb_mlx.config.reranker_config import RerankerConfig
+from akidb_mlx.doctor import Finding, Machine, examine, examine_device, examine_reranker, read_machine, report
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.reranker import Reranker
 
 __all__ = ["add_arguments", "run"]
 
@@ -54,12 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npz",
         help="compare with sentence-transformers' vectors (python -m akidb_mlx.make_reference makes the file)",
     )
-    add_config_options(parser, but={"device"})
+    add_both_options(parser, but=frozenset({"device"}))
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what each probe found; 1 where one failed."""
-    config = read_config(args)
+    config = read_either_config(args)
     machine = read_machine(config.device) if "examine_device" in args else None
     examines_model = _names_model(args, config)
     if args.reference is not None and not examines_model:
@@ -69,12 +72,18 @@ def run(args: argparse.Namespace) -> int:
     findings = [] if machine is None else list(_shown(examine_device(machine), args))
     if not examines_model:
         return _end(findings, args, None, machine)
+    if isinstance(config, RerankerConfig):
+        if args.reference is not None:
+            raise ConfigError(f"--reference compares vectors; {config.model} is a reranker, which has none")
+        with Reranker.load(config) as reranker:
+            findings += _shown(examine_reranker(reranker), args)
+            return _end(findings, args, reranker, machine)
     with Embedder.load(config) as embedder:
         findings += _shown(examine(embedder, args.reference), args)
         return _end(findings, args, embedder, machine)
 
 
-def _names_model(args: argparse.Namespace, config: EmbedderConfig) -> bool:
+def _names_model(args: argparse.Namespace, config: EmbedderConfig | RerankerConfig) -> bool:
     """Whether a model is meant: for `--device` only one that stands beside it, not one that the environment names."""
     return "model" in args or ("examine_device" not in args and config.source_of("model") != "default")
 
@@ -87,7 +96,9 @@ def _shown(findings: Iterable[Finding], args: argparse.Namespace) -> Iterator[Fi
         yield finding
 
 
-def _end(findings: list[Finding], args: argparse.Namespace, embedder: Embedder | None, machine: Machine | None) -> int:
+def _end(
+    findings: list[Finding], args: argparse.Namespace, model: Embedder | Reranker | None, machine: Machine | None
+) -> int:
     if args.json:
-        sys.stdout.write(json.dumps(report(findings, embedder, machine), indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(report(findings, model, machine), indent=2, ensure_ascii=False) + "\n")
     return 1 if any(finding.passed is False for finding in findings) else 0

@@ -5,6 +5,7 @@ import sys
 
 from akidb_mlx.checkpoint.locate import download
 from akidb_mlx.cli.options import add_config_options, add_model_argument, read_config
+from akidb_mlx.config.embedder_config import EmbedderConfig
 
 __all__ = ["add_arguments", "run"]
 
@@ -17,6 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Bring the files here and print their folder."""
-    config = read_config(args)
+    config = read_config(args, EmbedderConfig)
     sys.stdout.write(f"{download(config.model, config.revision, config.cache_dir).path}\n")
     return 0

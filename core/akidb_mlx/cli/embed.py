@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from akidb_mlx.cli.options import add_config_options, read_config
+from akidb_mlx.config.embedder_config import EmbedderConfig
 
 __all__ = ["add_arguments", "run"]
 
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from akidb_mlx import Embedder
     from akidb_mlx.corpus import Encoder, read_corpus
 
-    config = read_config(args)
+    config = read_config(args, EmbedderConfig)
     corpus = read_corpus(
         args.inputs,
         args.to,

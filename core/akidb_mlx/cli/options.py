@@ -1,52 +1,67 @@
-"""Every field of EmbedderConfig as an option of a command."""
+"""Every field of a configuration as an option of a command."""
 
 import argparse
 import types
 from collections.abc import Collection
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.model_config import ModelConfig
 
-__all__ = ["add_config_options", "add_model_argument", "read_config"]
+__all__ = ["add_config_options", "add_model_argument", "add_more_options", "read_config"]
 
 _UNSET = argparse.SUPPRESS
+Config = TypeVar("Config", bound=ModelConfig)
 
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
     """MODEL as a positional argument that may be left out, when the configuration decides."""
-    parser.add_argument("model", nargs="?", default=_UNSET, metavar="MODEL", help=_help("model"))
+    parser.add_argument("model", nargs="?", default=_UNSET, metavar="MODEL", help=_help(EmbedderConfig, "model"))
 
 
 def add_config_options(
-    parser: argparse.ArgumentParser, *, model_option: bool = False, but: Collection[str] = ()
+    parser: argparse.ArgumentParser,
+    config: type[ModelConfig] = EmbedderConfig,
+    *,
+    model_option: bool = False,
+    but: Collection[str] = (),
 ) -> None:
-    """`--max-seq-length N`, `--normalize`, `--no-normalize` and so on; values are checked by EmbedderConfig.
+    """`--max-seq-length N`, `--normalize`, `--no-normalize` and so on; values are checked by the configuration.
 
     All fields but those that the command declares itself.
     """
     group = parser.add_argument_group("configuration", "each also in the environment or a YAML file")
     group.add_argument("--config", default=_UNSET, metavar="FILE", help="read this YAML file")
-    for name, field in EmbedderConfig.model_fields.items():
-        if name in but or (name == "model" and not model_option):
+    _add_fields(group, config, {*but, *(() if model_option else ("model",))})
+
+
+def add_more_options(parser: argparse.ArgumentParser, config: type[ModelConfig], title: str) -> None:
+    """What `config` has beside EmbedderConfig, for commands that take models of both kinds."""
+    _add_fields(parser.add_argument_group(title), config, EmbedderConfig.model_fields)
+
+
+def read_config(args: argparse.Namespace, config: type[Config]) -> Config:
+    """The configuration with those options on top that were given and are its own."""
+    given = {name: value for name, value in vars(args).items() if name in config.model_fields}
+    path = getattr(args, "config", None)
+    return config(**given) if path is None else config.from_yaml(path, **given)
+
+
+def _add_fields(group: argparse._ArgumentGroup, config: type[ModelConfig], but: Collection[str]) -> None:
+    for name, field in config.model_fields.items():
+        if name in but:
             continue
         flag = "--" + name.replace("_", "-")
         if bool in _kinds(field.annotation):
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=_UNSET, help=_help(name))
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=_UNSET, help=_help(config, name))
         else:
             choices = _choices(field.annotation)
             metavar = "|".join(choices) if choices else name.rsplit("_", 1)[-1].upper()
-            group.add_argument(flag, default=_UNSET, metavar=metavar, help=_help(name))
+            group.add_argument(flag, default=_UNSET, metavar=metavar, help=_help(config, name))
 
 
-def read_config(args: argparse.Namespace) -> EmbedderConfig:
-    """The configuration with the options that were given on top."""
-    given = {name: value for name, value in vars(args).items() if name in EmbedderConfig.model_fields}
-    path = getattr(args, "config", None)
-    return EmbedderConfig(**given) if path is None else EmbedderConfig.from_yaml(path, **given)
-
-
-def _help(name: str) -> str:
-    return (EmbedderConfig.model_fields[name].description or "").replace("%", "%%")
+def _help(config: type[ModelConfig], name: str) -> str:
+    return (config.model_fields[name].description or "").replace("%", "%%")
 
 
 def _kinds(annotation: Any) -> set[Any]:

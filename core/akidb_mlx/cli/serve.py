@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from akidb_mlx.cli.options import add_config_options, read_config
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.config.sources import expanded
 from akidb_mlx.errors import ConfigError
 
@@ -17,14 +18,15 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "--model",
-        action="append",
-        dest="models",
-        default=[],
-        metavar="[NAME=]MODEL",
-        help="serve this model, under NAME if given; may be repeated. A file given with --config may list models too",
-    )
+    for what in ("model", "reranker"):
+        parser.add_argument(
+            f"--{what}",
+            action="append",
+            dest=f"{what}s",
+            default=[],
+            metavar="[NAME=]MODEL",
+            help=f"serve this {what}, under NAME if given; may be repeated. A file given with --config may list it too",
+        )
     group = parser.add_argument_group("server")
     for name, field in _settings_class().model_fields.items():
         flag, help_ = "--" + name.replace("_", "-"), field.description
@@ -68,28 +70,47 @@ def _settings_class() -> "type[ServerSettings]":
     return ServerSettings
 
 
-def _read_models(args: argparse.Namespace) -> tuple[dict[str, EmbedderConfig], dict[str, Any]]:
-    """What to serve, from a server's file, from `--model`, or from the configuration that is found."""
+_Configs = dict[str, EmbedderConfig | RerankerConfig]
+
+
+def _read_models(args: argparse.Namespace) -> tuple[_Configs, dict[str, Any]]:
+    """What to serve, from a server's file, from the options, or the embedder of the configuration that is found."""
     from akidb_mlx.server.settings import read_server_file
 
     given = {name: value for name, value in vars(args).items() if name in EmbedderConfig.model_fields}
     path = getattr(args, "config", None)
     listed = read_server_file(Path(path), **given) if path is not None else None
     if listed is not None:
-        if args.models:
-            raise ConfigError(f"{path} lists the models; leave --model out, or add them there")
+        if args.models or args.rerankers:
+            option = "--model" if args.models else "--reranker"
+            raise ConfigError(f"{path} lists the models; leave {option} out, or add them there")
         return listed
-    if not args.models:
-        config = read_config(args)
+    if not args.models and not args.rerankers:
+        config = read_config(args, EmbedderConfig)
         return {config.model: config}, {}
-    named = [_split(one) for one in args.models]
-    configs = {name: read_config(argparse.Namespace(**{**vars(args), "model": model})) for name, model in named}
-    if len(configs) < len(named):
-        raise ConfigError("two models have the same name; give them names with --model NAME=MODEL")
-    return configs, {}
+    return _named(args), {}
 
 
-def _split(text: str) -> tuple[str, str]:
+def _named(args: argparse.Namespace) -> _Configs:
+    """What the options name."""
+    configs: _Configs = {}
+    for option, said, read in (("--model", args.models, _embedder), ("--reranker", args.rerankers, _reranker)):
+        for name, model in (_split(one, option) for one in said):
+            if name in configs:
+                raise ConfigError(f"two models have the same name; give them names with {option} NAME=MODEL")
+            configs[name] = read(argparse.Namespace(**{**vars(args), "model": model}))
+    return configs
+
+
+def _embedder(args: argparse.Namespace) -> EmbedderConfig:
+    return read_config(args, EmbedderConfig)
+
+
+def _reranker(args: argparse.Namespace) -> RerankerConfig:
+    return read_config(args, RerankerConfig)
+
+
+def _split(text: str, option: str) -> tuple[str, str]:
     """NAME=MODEL, or a model that is its own name; a folder's name may hold "="."""
     name, equals, model = text.partition("=")
-    return (name, model) if equals and name and not expanded(text, "--model").exists() else (text, text)
+    return (name, model) if equals and name and not expanded(text, option).exists() else (text, text)

@@ -1,4 +1,4 @@
-"""Files of any size become vectors, and survive interruption; needs the extra `[corpus]` (pyarrow).
+"""Files of any size become vectors or scores, and survive interruption; needs the extra `[corpus]` (pyarrow).
 
 In the order of the flow: sources → columns → reading → embedding → parts → writing; `run` is the whole.
 """
@@ -14,5 +14,17 @@ from akidb_mlx.corpus.embed import Corpus, Summary, embed_corpus, read_corpus
 from akidb_mlx.corpus.embedding import Encoder
 from akidb_mlx.corpus.output import read_output, read_recipe
 from akidb_mlx.corpus.quantization import quantize
+from akidb_mlx.corpus.scoring import PairScorer, rerank_corpus
 
-__all__ = ["Corpus", "Encoder", "Summary", "embed_corpus", "quantize", "read_corpus", "read_output", "read_recipe"]
+__all__ = [
+    "Corpus",
+    "Encoder",
+    "PairScorer",
+    "Summary",
+    "embed_corpus",
+    "quantize",
+    "read_corpus",
+    "read_output",
+    "read_recipe",
+    "rerank_corpus",
+]

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["as_json", "cast_table", "make_column", "make_vectors", "read_vectors", "unify"]
+__all__ = ["as_json", "cast_table", "make_column", "make_scores", "make_vectors", "read_vectors", "unify"]
 
 
 def make_column(values: Sequence[Any]) -> pa.Array:
@@ -28,6 +28,11 @@ def make_column(values: Sequence[Any]) -> pa.Array:
 def make_vectors(rows: Embeddings) -> pa.Array:
     """(n, dimension) rows as a column of fixed-size lists."""
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+
+
+def make_scores(rows: Embeddings) -> pa.Array:
+    """(n, 1) rows as a column of numbers."""
+    return pa.array(rows[:, 0])
 
 
 def read_vectors(column: pa.ChunkedArray) -> Embeddings:

@@ -12,10 +12,8 @@ import pyarrow.parquet as pq
 from akidb_mlx.corpus.sources import Source
 from akidb_mlx.errors import InputError
 
-__all__ = ["TAKEN", "Columns", "csv_rows", "open_csv", "settle_columns"]
+__all__ = ["Columns", "csv_rows", "open_csv", "settle_columns"]
 
-# The output's own columns.
-TAKEN = {"id", "embedding"}
 _JSONL = (".jsonl", ".ndjson")
 # A quote that is never closed makes the rest of a CSV file one field; a longer one is taken for that.
 _FIELD_CHARACTERS = 2**24
@@ -32,6 +30,18 @@ class Columns:
     """Where rows may have their vector already."""
     keep: tuple[str, ...] | None
     """Columns that go into the output; None: all."""
+    query: str | None = None
+    """Where a row is a pair that is scored: the text's partner. None: the text is embedded."""
+
+    @property
+    def computed(self) -> str:
+        """The output's column of what is computed."""
+        return "embedding" if self.query is None else "score"
+
+    @property
+    def taken(self) -> set[str]:
+        """The output's own columns."""
+        return {"id", self.computed}
 
     def kept(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """The record's columns that go into the output beside id and embedding."""
@@ -40,7 +50,12 @@ class Columns:
 
 
 def settle_columns(
-    sources: Sequence[Source], text: str, id_: str | None, embedding: str | None, keep: Sequence[str] | None
+    sources: Sequence[Source],
+    text: str,
+    id_: str | None,
+    embedding: str | None,
+    keep: Sequence[str] | None,
+    query: str | None = None,
 ) -> Columns:
     """Check the names against each table's head. Without `id_`, a column `id` is it where every table has one.
 
@@ -51,7 +66,12 @@ def settle_columns(
     heads = [(source, head) for source, head in tables if head is not None]
     if id_ is None and heads and all("id" in head for _, head in heads):
         id_ = "id"
-    columns = Columns(text, id_, embedding, None if keep is None else tuple(name for name in keep if name))
+    columns = Columns(text, id_, embedding, None if keep is None else tuple(name for name in keep if name), query)
+    for source in sources:
+        if query is not None and not source.is_table:
+            raise InputError(
+                f"{source.name} has no columns, but a pair is the columns {query!r} and {text!r} of a table"
+            )
     for source, head in heads:
         _check_head(source, head, columns)
     names = {name for _, head in heads for name in head} | {text}
@@ -64,17 +84,18 @@ def settle_columns(
 
 
 def _check_head(source: Source, head: Sequence[str], columns: Columns) -> None:
-    needed = {"text": columns.text, "id": columns.id}
+    needed = {"text": columns.text, "id": columns.id, "query": columns.query}
     if source.suffix not in _JSONL:
         needed["embedding"] = columns.embedding
     for meaning, name in needed.items():
         if name is not None and name not in head:
             has = ", ".join(head) or "none"
             raise InputError(f"{source.name} has no column {name!r} (it has {has}); say which is the {meaning} column")
-    for name in TAKEN.intersection(columns.kept(dict.fromkeys(head))):
+    for name in columns.taken.intersection(columns.kept(dict.fromkeys(head))):
+        told = "" if name == "score" else f"say that it is the {name} column, or "
         raise InputError(
-            f"{source.name} has a column {name!r}, a name that the output needs: say that it is the {name} column, "
-            "or list the columns to keep without it"
+            f"{source.name} has a column {name!r}, a name that the output needs: {told}list the columns to keep "
+            "without it"
         )
 
 

@@ -72,7 +72,9 @@ class Corpus:
     overwrite: bool = False
 
     def embed(self, encoder: Encoder, *, show_progress: bool = False) -> Summary:
-        """Embed what is not embedded yet and write the output; rows that cannot be used go to the rejects.
+        """Compute what is not computed yet and write the output; rows that cannot be used go to the rejects.
+
+        Texts want an embedder, pairs a `PairScorer`.
 
         Raises:
             ConfigError: the output was made by another recipe, or another run is writing it.
@@ -92,7 +94,7 @@ class Corpus:
             with Progress(self.sources, show_progress) as progress, _kept_for_next_run(parts):
                 progress.start(parts.after[0], parts.facts[-1].position if parts.facts else 0)
                 for part in embed_parts(read_rows(self.sources, self.columns, parts.after), encoder, progress):
-                    parts.add(*finish_part(part, encoder.dimension, self.columns.text))
+                    parts.add(*finish_part(part, encoder.dimension, self.columns))
                 progress.finish(f"writing {self.output.name}")
                 totals = {name: sum(getattr(f, name) for f in parts.facts) for name in ("rows", "rejected", "given")}
                 write_output(self.output, parts, recipe | totals | {"calibration": self._calibration(parts)})
@@ -110,18 +112,21 @@ class Corpus:
             parts.close()
 
     def _recipe(self, encoder: Encoder) -> dict[str, Any]:
+        embedding = {
+            "embedding_column": self.columns.embedding,
+            "output_dtype": self.output_dtype,
+            "calibrated_by": self.calibrated_by,
+        }
         return make_recipe(
             encoder.info(),
             encoder.fingerprint,
             encoder.config.dtype,
             text_column=self.columns.text,
             id_column=self.columns.id,
-            embedding_column=self.columns.embedding,
             keep=self.columns.keep,
             on_overlong=encoder.config.on_overlong,
-            output_dtype=self.output_dtype,
-            calibrated_by=self.calibrated_by,
             inputs=describe_sources(self.sources),
+            **(embedding if self.columns.query is None else {"query_column": self.columns.query}),
         )
 
     def _finished_before(self, recipe: Mapping[str, Any]) -> Summary:
@@ -187,6 +192,7 @@ def read_corpus(
     text_column: str = "text",
     id_column: str | None = None,
     embedding_column: str | None = None,
+    query_column: str | None = None,
     keep: Sequence[str] | None = None,
     output_dtype: str = "float32",
     calibration: str | PathLike[str] | None = None,
@@ -199,6 +205,7 @@ def read_corpus(
         output: a file that ends in .parquet, .jsonl or .npy.
         text_column: what is embedded.
         id_column: None takes `id` where every table has one, else FILE:NUMBER.
+        query_column: where the text's partner is, if pairs are to be scored.
         embedding_column: where rows may have their vector already; those are checked and kept.
         keep: columns that go into the output; None: all.
         output_dtype: float32, float16, int8 or binary.
@@ -213,7 +220,7 @@ def read_corpus(
     if not path.parent.is_dir():
         raise ConfigError(f"the folder {path.parent} of the output does not exist")
     sources = find_sources(inputs, path)
-    columns = settle_columns(sources, text_column, id_column, embedding_column, keep)
+    columns = settle_columns(sources, text_column, id_column, embedding_column, keep, query_column)
     calibrated_by = None
     if calibration is not None:
         calibrated_by = read_recipe(calibration)["calibration"]

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from akidb_mlx import vectors
-from akidb_mlx.config.embedder_config import EmbedderConfig
-from akidb_mlx.corpus.arrays import make_column, make_vectors
+from akidb_mlx.config.model_config import ModelConfig
+from akidb_mlx.corpus.arrays import make_column, make_scores, make_vectors
+from akidb_mlx.corpus.columns import Columns
 from akidb_mlx.corpus.parts import PartFacts
 from akidb_mlx.corpus.progress import Progress
 from akidb_mlx.corpus.readers import Row
@@ -36,10 +37,10 @@ PlacedRow = tuple[int, Row]
 
 
 class Encoder(Protocol):
-    """What embeds: an `Embedder`, or several behind Ray."""
+    """What computes rows: an `Embedder`, or several behind Ray, of texts; a `PairScorer` of pairs."""
 
-    config: EmbedderConfig
-
+    @property
+    def config(self) -> ModelConfig: ...  # noqa: D102
     @property
     def dimension(self) -> int: ...  # noqa: D102
     @property
@@ -47,7 +48,7 @@ class Encoder(Protocol):
     def info(self) -> dict[str, Any]: ...  # noqa: D102
     def stats(self) -> dict[str, Any]: ...  # noqa: D102
     def encode_stream(  # noqa: D102
-        self, texts: Iterable[str], chunk_size: int = ..., *, side: Any = ..., on_error: Any = ...
+        self, texts: Iterable[Any], chunk_size: int = ..., *, side: Any = ..., on_error: Any = ...
     ) -> Iterator[Embeddings]: ...
 
 
@@ -63,7 +64,7 @@ def embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, progress: Progress)
 
 
 def _embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, part: "_Part") -> Iterator[list[PlacedRow]]:
-    unit_length = bool(encoder.info()["normalize"])
+    unit_length = bool(encoder.info().get("normalize"))
     chunk_size, ahead = _FIRST_CHUNK, None
     while ahead is None or not ahead.exhausted:
         ahead = _Ahead(rows, encoder.dimension, unit_length)
@@ -87,21 +88,22 @@ def _embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, part: "_Part") -> 
 
 
 def finish_part(
-    part: Sequence[PlacedRow], dimension: int, text_column: str
+    part: Sequence[PlacedRow], dimension: int, columns: Columns
 ) -> tuple[pa.Table, list[dict[str, Any]], PartFacts]:
     """What `Parts.add` wants: the table of good rows, the rejected ones, and what is in them."""
     good = [row for _, row in part if row.reason is None]
     rejects = [
-        {"source": row.source, "row": row.number, "reason": row.reason, "id": row.id, text_column: row.text}
+        {"source": row.source, "row": row.number, "reason": row.reason, "id": row.id, **_asked(row, columns)}
         for _, row in part
         if row.reason is not None
     ]
     matrix = np.empty((len(good), dimension), np.float32)
     for place, row in enumerate(good):
         matrix[place] = row.vector
-    columns = {"id": make_column([row.id for row in good]), "embedding": make_vectors(matrix)}
+    computed = make_vectors(matrix) if columns.query is None else make_scores(matrix)
+    made = {"id": make_column([row.id for row in good]), columns.computed: computed}
     for name in dict.fromkeys(name for row in good for name in row.kept):
-        columns[name] = make_column([row.kept.get(name) for row in good])
+        made[name] = make_column([row.kept.get(name) for row in good])
     index, last = part[-1]
     facts = PartFacts(
         rows=len(good),
@@ -112,7 +114,13 @@ def finish_part(
         number=last.number,
         position=last.position,
     )
-    return pa.table(columns), rejects, facts
+    return pa.table(made), rejects, facts
+
+
+def _asked(row: Row, columns: Columns) -> dict[str, str | None]:
+    """What was asked, under the names of the input's columns."""
+    pair = {} if columns.query is None else {columns.query: row.query}
+    return {**pair, columns.text: row.text}
 
 
 class _Part:
@@ -168,7 +176,7 @@ class _Ahead:
         self._any_vector = False
         self._failures: list[BackendError] = []
 
-    def texts(self) -> Iterator[str]:
+    def texts(self) -> Iterator[Any]:
         """What is to be embedded; ends early before rows that are not would fill the memory."""
         while not self.stopped and self._size < _PART_BYTES:
             placed = next(self._rows, None)
@@ -178,12 +186,12 @@ class _Ahead:
             row = placed[1]
             if row.reason is None and row.vector is not None:
                 _check_vector(row, self._dimension, self._unit_length)
-            row.size = _ROW_BYTES + len(row.text or "") + 4 * self._dimension * row.given
+            row.size = _ROW_BYTES + len(row.text or "") + len(row.query or "") + 4 * self._dimension * row.given
             self._waiting.append(placed)
             self._size += row.size
             if row.reason is None and row.vector is None and row.text is not None:
                 self._wanted.append(row)
-                yield row.text
+                yield row.asked
 
     def refuse(self, place: int, error: AkiDBMLXError) -> None:
         """The text at this place of the stream has no vector."""

@@ -48,6 +48,8 @@ def read_output(
     The vectors are NumPy's: as Python floats they would take eight times the memory.
     """
     with pq.ParquetFile(output) as file:
+        if "embedding" not in file.schema_arrow.names:
+            raise InputError(f"{output} has no column 'embedding'; a table of scores is read with pyarrow or pandas")
         for batch in file.iter_batches(batch_size):
             table = pa.table(batch)
             records = table.drop_columns(["id", "embedding"]).to_pylist()

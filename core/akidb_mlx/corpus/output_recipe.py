@@ -7,7 +7,7 @@ from typing import Any
 __all__ = ["differences", "make_recipe"]
 
 # Of Embedder.info(): what matching queries need; effective/facts.py marks them, the order is the file's.
-_MODEL_FACTS = (
+_EMBEDDER_FACTS = (
     "model_name",
     "revision",
     "pooling",
@@ -20,7 +20,19 @@ _MODEL_FACTS = (
     "similarity",
     "quantization",
 )
+# Of Reranker.info(): what the scores mean.
+_RERANKER_FACTS = (
+    "model_name",
+    "revision",
+    "activation",
+    "prompts",
+    "prompt",
+    "tokenizer",
+    "max_seq_length",
+    "quantization",
+)
 _RUN_FACTS = (
+    "query_column",
     "text_column",
     "id_column",
     "embedding_column",
@@ -35,13 +47,18 @@ _VERSION = 1  # of what a recipe holds
 
 
 def make_recipe(info: Mapping[str, Any], fingerprint: str, dtype: str | None, **run_facts: Any) -> dict[str, Any]:
-    """Plain JSON values; what the fingerprint sums up, in words, and what this run was told."""
+    """Plain JSON values; what the fingerprint sums up, in words, and what this run was told.
+
+    With a `query_column` it is a reranker's, whose output has scores.
+    """
+    scores = "query_column" in run_facts
     recipe = {
         "version": _VERSION,
+        **({"kind": "reranker"} if scores else {}),
         "fingerprint": fingerprint,
-        **{name: info[name] for name in _MODEL_FACTS},
+        **({name: info.get(name) for name in _RERANKER_FACTS} if scores else {n: info[n] for n in _EMBEDDER_FACTS}),
         "dtype": dtype,
-        **{name: run_facts[name] for name in _RUN_FACTS},
+        **{name: run_facts[name] for name in _RUN_FACTS if name in run_facts},
     }
     plain: dict[str, Any] = json.loads(json.dumps(recipe))  # as it will be read again
     return plain
@@ -49,11 +66,15 @@ def make_recipe(info: Mapping[str, Any], fingerprint: str, dtype: str | None, **
 
 def differences(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """What keeps a run from going on with what another one made, or ""."""
+    if made.get("kind") != wanted.get("kind"):
+        return "it holds embeddings, not scores" if "kind" in wanted else "it holds scores, not embeddings"
     told = []
     if made.get("fingerprint") != wanted["fingerprint"]:
-        told = [_change(name, made, wanted) for name in (*_MODEL_FACTS, "dtype") if made.get(name) != wanted[name]]
+        facts = _RERANKER_FACTS if "kind" in wanted else _EMBEDDER_FACTS
+        told = [_change(name, made, wanted) for name in (*facts, "dtype") if made.get(name) != wanted[name]]
         told = told or ["the model's weights or tokenizer have changed"]
-    told += [_change(name, made, wanted) for name in _RUN_FACTS if made.get(name) != wanted[name]]
+    run_facts = [name for name in _RUN_FACTS if name in wanted]
+    told += [_change(name, made, wanted) for name in run_facts if made.get(name) != wanted[name]]
     return "; ".join(told)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from akidb_mlx.corpus.columns import TAKEN, Columns, csv_rows, open_csv
+from akidb_mlx.corpus.columns import Columns, csv_rows, open_csv
 from akidb_mlx.corpus.sources import Source
 
 __all__ = ["Row", "read_rows"]
@@ -28,6 +28,8 @@ class Row:
     """About how many bytes of its file are read with it."""
     id: Any = None
     text: str | None = None
+    query: str | None = None
+    """The text's partner, where pairs are scored."""
     vector: Any = None
     given: bool = False
     """Whether the vector was in the input."""
@@ -36,6 +38,11 @@ class Row:
     """Why it has no place in the output."""
     size: int = 0
     """About how much memory it takes, without a computed vector (bytes)."""
+
+    @property
+    def asked(self) -> Any:
+        """What the model is asked: the text, or the pair."""
+        return self.text if self.query is None else (self.query, self.text)
 
 
 def read_rows(sources: Sequence[Source], columns: Columns, after: tuple[int, int]) -> Iterator[tuple[int, Row]]:
@@ -110,7 +117,7 @@ def _read_parquet(source: Source, columns: Columns, skip: int) -> Iterator[Row]:
     with pq.ParquetFile(source.path) as file:
         wanted = None
         if columns.keep is not None:
-            said = (columns.text, columns.id, columns.embedding, *columns.keep)
+            said = (columns.text, columns.id, columns.embedding, columns.query, *columns.keep)
             wanted = [name for name in file.schema_arrow.names if name in said]
         count = file.metadata.num_rows
         number, groups = 0, list(range(file.num_row_groups))
@@ -124,7 +131,7 @@ def _read_parquet(source: Source, columns: Columns, skip: int) -> Iterator[Row]:
                     # Scalars, because Python's own values would lose the column's type.
                     record = {name: batch.column(i)[place] for i, name in enumerate(names)}
                     row = Row(source.name, number, source.size * number // count)
-                    for name in {columns.text, columns.id} & record.keys():
+                    for name in {columns.text, columns.id, columns.query} & record.keys():
                         record[name] = record[name].as_py()
                     _fill(row, record, columns)
                     yield row
@@ -155,23 +162,32 @@ _READERS: dict[str, Callable[[Source, Columns, int], Iterator[Row]]] = {
 
 
 def _fill(row: Row, record: Mapping[str, Any], columns: Columns) -> None:
-    text = record.get(columns.text)
     row.id = f"{row.source}:{row.number}" if columns.id is None else record.get(columns.id)
-    if isinstance(text, str):
-        row.text = text
-    elif text is None:
-        row.reason = f"no text in column {columns.text}"
-    else:
-        row.reason = f"column {columns.text} holds a {type(text).__name__}, not text"
+    row.text = _read_text_of(row, record, columns.text)
+    if columns.query is not None:
+        row.query = _read_text_of(row, record, columns.query)
     if row.id is None:
         row.reason = f"no id in column {columns.id}"
     elif isinstance(row.id, bool) or not isinstance(row.id, str | int):
         row.reason, row.id = f"the id is a {type(row.id).__name__}, not text or a whole number", str(row.id)
     row.kept = columns.kept(record)
-    if taken := TAKEN.intersection(row.kept):
+    if taken := columns.taken.intersection(row.kept):
         row.reason = f"the name of column {min(taken)} is the output's own; leave it out with keep"
     if columns.embedding is not None:
         row.vector = _as_vector(record.get(columns.embedding))
+
+
+def _read_text_of(row: Row, record: Mapping[str, Any], column: str) -> str | None:
+    """The text of a column; without it the row is refused."""
+    text = record.get(column)
+    if isinstance(text, str):
+        return text
+    row.reason = f"no text in column {column}" if text is None else f"column {column} holds a {_kind(text)}, not text"
+    return None
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
 
 
 def _as_vector(value: Any) -> Any:

@@ -28,9 +28,11 @@ _GROUP = 8192
 
 def write_output(output: Path, parts: Parts, recipe: Mapping[str, Any]) -> None:
     """Put the parts together. The output's own name appears last: where it is, everything is."""
-    always = pa.schema([("id", pa.null()), ("embedding", pa.list_(pa.float32(), recipe["dimension"]))])
-    schema = unify([always, *parts.schemas()])
-    batches = _quantized(_regrouped(parts, schema), recipe)
+    scores = recipe.get("kind") == "reranker"
+    computed = ("score", pa.float32()) if scores else ("embedding", pa.list_(pa.float32(), recipe["dimension"]))
+    schema = unify([pa.schema([("id", pa.null()), computed]), *parts.schemas()])
+    regrouped = _regrouped(parts, schema)
+    batches = regrouped if scores else _quantized(regrouped, recipe)
     rejects = beside(output, "rejects.jsonl")
     if any(facts.rejected for facts in parts.facts):
         with replaced(rejects) as stream:
@@ -71,10 +73,10 @@ def _write_parquet(
 ) -> None:
     first = next(tables)
     schema = first.schema.with_metadata({KEY: json.dumps(recipe)})
-    others = [name for name in schema.names if name != "embedding"]
-    numbers = "embedding.list.element"
+    numbers = "score" if recipe.get("kind") == "reranker" else "embedding.list.element"
+    others = [name for name in schema.names if name != numbers.partition(".")[0]]
     # Floats do not compress. Parquet spends four bytes on an int8 unless it is an index into a dictionary.
-    small = recipe["output_dtype"] in ("int8", "binary")
+    small = recipe.get("output_dtype") in ("int8", "binary")
     options: dict[str, Any] = {
         "compression": dict.fromkeys(others, "zstd") | {numbers: "zstd" if small else "none"},
         "use_dictionary": [*others, numbers] if small else others,
@@ -91,6 +93,9 @@ def _write_jsonl(
     stream: BinaryIO, output: Path, tables: Iterator[pa.Table], rows: int, recipe: Mapping[str, Any]
 ) -> None:
     for table in tables:
+        if recipe.get("kind") == "reranker":
+            stream.writelines(_scored_lines(table))
+            continue
         vectors = read_vectors(table["embedding"])
         # Arrow writes the shortest digits that give the same float32 again; Python would write a float64's.
         numbers = pc.cast(pa.array(vectors.astype(np.float32).reshape(-1)), pa.string())
@@ -100,19 +105,26 @@ def _write_jsonl(
             stream.write(f'{as_json(record)[:-1]}, "embedding": [{row.as_py()}]}}\n'.encode())
 
 
+def _scored_lines(table: pa.Table) -> Iterator[bytes]:
+    numbers = pc.cast(table["score"], pa.string())
+    for record, number in zip(table.drop_columns("score").to_pylist(), numbers, strict=True):
+        yield f'{as_json(record)[:-1]}, "score": {number.as_py()}}}\n'.encode()
+
+
 def _write_npy(
     stream: BinaryIO, output: Path, tables: Iterator[pa.Table], rows: int, recipe: Mapping[str, Any]
 ) -> None:
-    dtype = np.dtype(OUTPUT_DTYPES[recipe["output_dtype"]])
+    name = "score" if recipe.get("kind") == "reranker" else "embedding"
+    dtype = np.dtype(OUTPUT_DTYPES[recipe.get("output_dtype", "float32")])
     header: dict[str, Any] | None = None
     with replaced(beside(output, "rows.jsonl")) as others:
         for table in tables:
-            vectors = read_vectors(table["embedding"])
+            numbers = table[name].to_numpy() if name == "score" else read_vectors(table[name])
             if header is None:
-                header = {"descr": dtype.str, "fortran_order": False, "shape": (rows, vectors.shape[1])}
+                header = {"descr": dtype.str, "fortran_order": False, "shape": (rows, *numbers.shape[1:])}
                 np.lib.format.write_array_header_1_0(stream, header)
-            stream.write(np.ascontiguousarray(vectors, dtype).tobytes())
-            for record in table.drop_columns("embedding").to_pylist():
+            stream.write(np.ascontiguousarray(numbers, dtype).tobytes())
+            for record in table.drop_columns(name).to_pylist():
                 others.write(as_json(record).encode() + b"\n")
 
 

@@ -1,4 +1,4 @@
-"""Is it right here? Probes of a loaded model (`model`) and of the device (`device`), each with a finding."""
+"""Is it right here? Probes of a loaded model (`model`, `reranker`) and of the device (`device`), a finding each."""
 
 from dataclasses import asdict
 from typing import Any
@@ -7,18 +7,22 @@ from akidb_mlx.doctor.device import examine_device
 from akidb_mlx.doctor.environment import Machine, read_machine
 from akidb_mlx.doctor.findings import Finding
 from akidb_mlx.doctor.model import examine
+from akidb_mlx.doctor.reranker import examine_reranker
 from akidb_mlx.embedder import Embedder
+from akidb_mlx.reranker import Reranker
 
-__all__ = ["Finding", "Machine", "examine", "examine_device", "read_machine", "report"]
+__all__ = ["Finding", "Machine", "examine", "examine_device", "examine_reranker", "read_machine", "report"]
 
 
-def report(findings: list[Finding], embedder: Embedder | None = None, machine: Machine | None = None) -> dict[str, Any]:
+def report(
+    findings: list[Finding], model: Embedder | Reranker | None = None, machine: Machine | None = None
+) -> dict[str, Any]:
     """All findings in plain values, with what was examined."""
     about: dict[str, Any] = {}
     if machine is not None:
         about["environment"] = dict(machine.facts)
-    if embedder is not None:
-        about["model_name"], about["fingerprint"] = embedder.info()["model_name"], embedder.fingerprint
+    if model is not None:
+        about["model_name"], about["fingerprint"] = model.info()["model_name"], model.fingerprint
     return {
         **about,
         "passed": all(finding.passed is not False for finding in findings),

@@ -43,8 +43,8 @@ class PairEncoder(_Pairs):
     def encode(self, inputs: Sequence[Pair], prompt: str, first_index: int = 0) -> Encoded:
         """Encodings in order; InputError where a pair has no tokens."""
         pairs = [(prompt + query, text) for query, text in inputs] if prompt else inputs
-        part = self._tokenizer.tokenize_pairs(pairs, first_index)
-        starts = part.second_starts if self._token_types else [0] * len(pairs)
+        part = self._tokenizer.tokenize_pairs(pairs, first_index, types=self._token_types)
+        starts = part.second_starts or [0] * len(pairs)
         encodings = [Encoding(ids, second_start=start) for ids, start in zip(part.token_ids, starts, strict=True)]
         return Encoded(encodings, part.truncated)
 

@@ -26,7 +26,7 @@ class Tokenized:
     truncated: list[int]
     """Indices of the texts that were longer than `max_seq_length`."""
     second_starts: list[int] = field(default_factory=list)
-    """Of pairs: the first token of type 1, 0 where there is none."""
+    """Of pairs, where they were asked for: the first token of type 1, 0 where there is none."""
 
 
 class Tokenizer:
@@ -55,7 +55,7 @@ class Tokenizer:
         Args:
             file: tokenizer.json.
             max_seq_length: tokens that a text may have, special ones included; None for any number.
-            do_lower_case: put a Lowercase before the file's own normalizer.
+            do_lower_case: put a Lowercase before the file's own normalizer, where that has none.
             truncation_side: which end is cut off, "right" or "left"; None for what the file says, else "right".
             vocab_size: the model's; a text with a token beyond it is refused.
             state: what counts in place of the file, in its form.
@@ -78,6 +78,7 @@ class Tokenizer:
         if getattr(self._tokenizer.model, "dropout", None):  # of training; it would make other tokens at each call
             self._tokenizer.model.dropout = None
         self._special_tokens = special_tokens
+        self._vocab_size = vocab_size
         if append is not None and append != self.last_token():
             self._append(file, append)
         specials = self._tokenizer.num_special_tokens_to_add(is_pair=pairs) if special_tokens else 0
@@ -91,11 +92,11 @@ class Tokenizer:
             self._tokenizer.enable_truncation(max_seq_length, strategy=strategy, direction=side)
         self.truncation_side = side
         self._tokenizer.encode_special_tokens = split_special_tokens
-        if do_lower_case:
-            own, lower = self._tokenizer.normalizer, normalizers.Lowercase()
+        own = self._tokenizer.normalizer
+        if do_lower_case and not _lowercases(own):
+            lower = normalizers.Lowercase()
             self._tokenizer.normalizer = lower if own is None else normalizers.Sequence([lower, own])
         self.max_seq_length = max_seq_length
-        self._vocab_size = vocab_size
         self._unknown = _unknown_token(self._tokenizer) if drop_unknown else None
         self._max_characters = (
             self._characters(max_seq_length) if cut_characters and max_seq_length is not None else None
@@ -108,7 +109,7 @@ class Tokenizer:
 
     def _append(self, file: Path, token: str) -> None:
         number = self._tokenizer.token_to_id(token)
-        if number is None:
+        if number is None or (self._vocab_size is not None and number >= self._vocab_size):
             raise CheckpointError(f"{file} lacks the token {token!r}, which tokenizer_config.json puts after each text")
         state = json.loads(self._tokenizer.to_str())
         template = _first_template(state["post_processor"])
@@ -152,10 +153,13 @@ class Tokenizer:
         self._refuse_unknown_ids(token_ids, first_index)
         return Tokenized(token_ids, truncated)
 
-    def tokenize_pairs(self, pairs: Sequence[tuple[str, str]], first_index: int = 0) -> Tokenized:
+    def tokenize_pairs(
+        self, pairs: Sequence[tuple[str, str]], first_index: int = 0, *, types: bool = False
+    ) -> Tokenized:
         """Token ids of each pair, joined by the post-processor; InputError where one gives no token.
 
-        Also where the text that is to be cut is shorter than what is too much.
+        With `types` also where each second text starts. The error also where the text that is to be cut is shorter
+        than what is too much.
         """
         valid = [(_valid_unicode(query), _valid_unicode(text)) for query, text in pairs]
         try:
@@ -169,7 +173,7 @@ class Tokenizer:
         self._refuse_unknown_ids(token_ids, first_index)
         limit = self.max_seq_length
         truncated = [i for i, one in enumerate(encodings) if len(token_ids[i]) == limit and one.overflowing]
-        return Tokenized(token_ids, truncated, [_second_start(one.type_ids) for one in encodings])
+        return Tokenized(token_ids, truncated, [_second_start(one.type_ids) for one in encodings if types])
 
     def ids(self, text: str) -> list[int]:
         """All of a text's token ids, also beyond the limit where the end is cut off."""
@@ -201,6 +205,12 @@ class Tokenizer:
         tokens = self._tokenizer.encode("a").tokens
         plain = self._tokenizer.encode("a", add_special_tokens=False).tokens
         return tokens[-1] if tokens and tokens[-1:] != plain[-1:] else None
+
+
+def _lowercases(normalizer: Any) -> bool:
+    """Whether a Lowercase is among its steps, as sentence-transformers looks for it."""
+    steps: Any = normalizer if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+    return any(isinstance(step, normalizers.Lowercase) for step in steps)
 
 
 def _second_start(types: Sequence[int]) -> int:

@@ -23,14 +23,14 @@ async def embed(request: Request) -> Response:
     state = state_of(request)
     asked = await read_request(request, AkiDBEmbedRequest, state.settings)
     check_texts(asked.texts, state.settings)
-    name = asked.model or state.models.default
+    name = state.name(asked.model, "embedder")
     rows, usage = await state.answer(request, _embed(state, asked, name))
     note(request, name, len(asked.texts), usage)
     return await akidb_response(rows, name, usage.tokens, time.monotonic() - began)
 
 
 async def _embed(state: State, asked: AkiDBEmbedRequest, name: str) -> tuple[Embeddings, Usage]:
-    model = await state.model(name)
+    model = await state.model(name, "embedder")
     pooling = model.facts["pooling"]
     if asked.pooling is not None and POOLING_SPELLINGS.get(asked.pooling, asked.pooling) != pooling:
         raise Problem(

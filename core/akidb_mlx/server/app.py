@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
-from akidb_mlx.server import akidb, monitoring, openai
+from akidb_mlx.server import akidb, monitoring, openai, rerank
 from akidb_mlx.server.middleware import Gate
 from akidb_mlx.server.models import Models
 from akidb_mlx.server.problems import HANDLERS
@@ -22,6 +22,10 @@ _ROUTES = [
     Route("/v1/models", openai.list_models, methods=["GET"]),
     Route("/v1/models/{model:path}", openai.show_model, methods=["GET"]),
     Route("/api/v1/embed", akidb.embed, methods=["POST"]),
+    Route("/rerank", rerank.rerank, methods=["POST"]),
+    Route("/v1/rerank", rerank.rerank_documents, methods=["POST"]),
+    Route("/v2/rerank", rerank.rerank_documents, methods=["POST"]),
+    Route("/score", rerank.score, methods=["POST"]),
     Route("/health", monitoring.health, methods=["GET"]),
     Route("/metrics", monitoring.metrics, methods=["GET"]),
     Route("/openapi.json", monitoring.openapi, methods=["GET"]),

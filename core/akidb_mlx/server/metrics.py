@@ -15,7 +15,7 @@ __all__ = ["Metrics"]
 _PREFIX = "akidb_mlx_"
 _COUNTERS = {
     "requests": "Requests queued; one of many texts is queued in several.",
-    "texts": "Texts queued.",
+    "texts": "Texts queued, or pairs of texts.",
     "tokens": "Tokens queued, after truncation.",
     "truncated_texts": "Texts cut at the model's limit.",
     "failed_requests": "Requests that ended with an error.",
@@ -51,6 +51,10 @@ class Metrics:
             registry=self.registry,
         )
         self.in_flight = Gauge(f"{_PREFIX}http_requests_in_flight", "Requests now.", registry=self.registry)
+        self._reranks = Counter(
+            f"{_PREFIX}rerank_requests", "Requests whose pairs were scored.", ("model",), registry=self.registry
+        )
+        self._pairs = Counter(f"{_PREFIX}rerank_pairs", "Pairs scored for them.", ("model",), registry=self.registry)
         ProcessCollector(registry=self.registry)
 
     def watch(self, models: "Models") -> None:
@@ -61,6 +65,11 @@ class Metrics:
         """Count an answer."""
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+
+    def reranked(self, model: str, pairs: int) -> None:
+        """Count a request whose pairs were scored."""
+        self._reranks.labels(model).inc()
+        self._pairs.labels(model).inc(pairs)
 
     def text(self) -> bytes:
         """The exposition format."""
@@ -78,7 +87,7 @@ class _Engines:
 
     def collect(self) -> Iterator[Metric]:
         models = list(self._models.loaded)
-        stats = {model.name: model.embedder.stats() for model in models}
+        stats = {model.name: model.model.stats() for model in models}
         for field, help_ in _COUNTERS.items():
             counter = CounterMetricFamily(_PREFIX + field, help_, labels=["model"])
             for name, counted in stats.items():
@@ -90,7 +99,7 @@ class _Engines:
                 gauge.add_metric([name], counted[field])
             yield gauge
         yield _latency(stats)
-        alive = all(model.embedder.healthy for model in models)
+        alive = all(model.model.healthy for model in models)
         yield GaugeMetricFamily(f"{_PREFIX}worker_alive", "Whether the thread that computes is.", value=int(alive))
 
 

@@ -7,16 +7,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from akidb_mlx.checkpoint.kinds import Kind
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.options import MODEL_ALIASES
+from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ClosedError
+from akidb_mlx.reranker import Reranker
 
-__all__ = ["Models", "ServedModel"]
+__all__ = ["Models", "ServedConfig", "ServedModel"]
 
 _log = logging.getLogger(__name__)
+_WARM_UP = "the first forward compiles and warms up"
+
+ServedConfig = EmbedderConfig | RerankerConfig
+
+
+def _load(config: ServedConfig) -> Embedder | Reranker:
+    return Reranker.load(config) if isinstance(config, RerankerConfig) else Embedder.load(config)
 
 
 @dataclass(frozen=True)
@@ -24,28 +34,44 @@ class ServedModel:
     """A loaded model under the name that requests give."""
 
     name: str
-    embedder: Embedder
+    kind: Kind
+    model: Embedder | Reranker
     facts: Mapping[str, Any]
-    """`Embedder.info()` at the time of loading."""
+    """`info()` at the time of loading."""
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model, of which it is known that it is one."""
+        return cast(Embedder, self.model)
+
+    @property
+    def reranker(self) -> Reranker:
+        """The model, of which it is known that it is one."""
+        return cast(Reranker, self.model)
 
 
 class Models:
     """Names to models. All methods belong to one event loop."""
 
-    def __init__(
-        self, configs: Mapping[str, EmbedderConfig], load: Callable[[EmbedderConfig], Embedder] = Embedder.load
-    ) -> None:
-        """Serve at least one configuration; the first is the default's."""
+    def __init__(self, configs: Mapping[str, ServedConfig], load: Callable[[Any], Embedder | Reranker] = _load) -> None:
+        """Serve at least one configuration; the first of a kind is the kind's default."""
         self.configs = dict(configs)
         self.created = int(time.time())
         self._load = load
         self._loading: dict[str, asyncio.Task[ServedModel]] = {}
         self._closed = False
 
-    @property
-    def default(self) -> str:
-        """The name that stands for a request without one (AkiDB's)."""
-        return next(iter(self.configs))
+    def default(self, kind: Kind) -> str | None:
+        """The name that stands for a request without one; None where none of this kind is served."""
+        return next(iter(self.names(kind)), None)
+
+    def names(self, kind: Kind) -> list[str]:
+        """The names of all models of a kind."""
+        return [name for name in self.configs if self.kind(name) == kind]
+
+    def kind(self, name: str) -> Kind:
+        """What is served under a name."""
+        return "reranker" if isinstance(self.configs[name], RerankerConfig) else "embedder"
 
     @property
     def loaded(self) -> Iterator[ServedModel]:
@@ -65,7 +91,7 @@ class Models:
         """The model of a served name; the first caller loads it, and whoever gives up leaves it loading.
 
         Raises:
-            What `Embedder.load` raises; the next caller tries again.
+            What `Embedder.load` or `Reranker.load` raises; the next caller tries again.
         """
         if self._closed:
             raise ClosedError("the server is shutting down")
@@ -84,26 +110,34 @@ class Models:
         """Give all models back."""
         self._closed = True
         for model in self.loaded:
-            await asyncio.to_thread(model.embedder.close)
+            await asyncio.to_thread(model.model.close)
 
     async def _load_model(self, name: str) -> ServedModel:
         began = time.monotonic()
         try:
-            embedder = await _apart(lambda: self._load(self.configs[name]))
-            await embedder.aencode(["the first forward compiles and warms up"])
-            facts = await asyncio.to_thread(embedder.info)
+            model = await _apart(lambda: self._load(self.configs[name]))
+            served = ServedModel(name, self.kind(name), model, {})
+            await _warm_up(served)
+            facts = await asyncio.to_thread(model.info)
         except BaseException as error:
             del self._loading[name]
             _log.error("model not loaded", extra={"fields": {"model": name, "error": str(error)}})
             raise
         seconds = round(time.monotonic() - began, 3)
         _log.info("model loaded", extra={"fields": {"model": name, "seconds": seconds, "backend": facts["backend"]}})
-        return ServedModel(name, embedder, facts)
+        return ServedModel(name, served.kind, model, facts)
 
 
-async def _apart(work: Callable[[], Embedder]) -> Embedder:
+async def _warm_up(served: ServedModel) -> None:
+    if served.kind == "reranker":
+        await served.reranker.apredict([(_WARM_UP, _WARM_UP)])
+    else:
+        await served.embedder.aencode([_WARM_UP])
+
+
+async def _apart(work: Callable[[], Embedder | Reranker]) -> Embedder | Reranker:
     """In a thread that does not keep the process from ending: loading may be a long download."""
-    future: Future[Embedder] = Future()
+    future: Future[Embedder | Reranker] = Future()
 
     def run() -> None:
         try:

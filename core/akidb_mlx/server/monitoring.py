@@ -21,7 +21,7 @@ __all__ = ["health", "metrics", "openapi", "page"]
 async def health(request: Request) -> Response:
     """200 where requests are welcome, else 503."""
     state = state_of(request)
-    worker = all(model.embedder.healthy for model in state.models.loaded)
+    worker = all(model.model.healthy for model in state.models.loaded)
     ready = not state.stopping and not state.loading
     status = "stopping" if state.stopping else "unhealthy" if not worker else "ok" if ready else "loading"
     if not worker:
@@ -33,7 +33,7 @@ async def health(request: Request) -> Response:
 def _revive(state: State) -> None:
     """Whoever balances load sends nothing to a sick server, and only a request would start its thread again."""
     for model in state.models.loaded:
-        asking = asyncio.get_running_loop().run_in_executor(None, model.embedder.info)
+        asking = asyncio.get_running_loop().run_in_executor(None, model.model.info)
         asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # the next /health says it
 
 

@@ -1,5 +1,7 @@
 """OpenAI's endpoints: /v1/embeddings and /v1/models."""
 
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -27,7 +29,7 @@ async def create_embeddings(request: Request) -> Response:
 
 
 async def _embed(state: State, asked: EmbeddingsRequest) -> tuple[Embeddings, Usage]:
-    model = await state.model(asked.model)
+    model = await state.model(asked.model, "embedder")
     full = model.embedder.full_dimension
     if asked.dimensions is not None and asked.dimensions > full:
         raise Problem(
@@ -59,13 +61,12 @@ async def show_model(request: Request) -> Response:
 
 def _card(state: State, name: str) -> ModelCard:
     model = next((model for model in state.models.loaded if model.name == name), None)
+    card = ModelCard(id=name, created=state.models.created, kind=state.models.kind(name), loaded=model is not None)
     if model is None:
-        return ModelCard(id=name, created=state.models.created, loaded=False)
-    return ModelCard(
-        id=name,
-        created=state.models.created,
-        loaded=True,
-        dimension=model.embedder.dimension,
-        max_seq_length=model.embedder.max_seq_length,
-        prompts=list(model.facts["prompts"]),
+        return card
+    own: dict[str, Any] = (
+        {"dimension": model.embedder.dimension, "prompts": list(model.facts["prompts"])}
+        if model.kind == "embedder"
+        else {"num_labels": model.reranker.num_labels}
     )
+    return card.model_copy(update={"max_seq_length": model.model.max_seq_length, **own})

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import akidb_mlx
-from akidb_mlx.server import schemas
+from akidb_mlx.server import rerank_schemas, schemas
 
 __all__ = ["document"]
 
@@ -19,21 +19,23 @@ _PROBLEMS = {
     408: "The body came too slowly.",
     413: "The body is too large.",
     415: "The body is not application/json.",
+    422: "The model does not cut texts there.",
     429: "The queue is full: try again after Retry-After.",
     500: "The server failed.",
     503: "The server is shutting down.",
     504: "No answer in time.",
 }
+_NAMES_MODEL = ("EmbeddingsRequest", "AkiDBEmbedRequest", "RerankRequest", "RerankTextsRequest", "ScoreRequest")
 _GET, _POST = (401, 403, 404, 429, 500), (400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
 
 
 def document(models: Sequence[str]) -> dict[str, Any]:
     """OpenAPI 3.1, with the names of the models served as examples."""
-    used = [getattr(schemas, name) for name in schemas.__all__]
+    used = [getattr(module, name) for module in (schemas, rerank_schemas) for name in module.__all__]
     template = "#/components/schemas/{model}"
     _, definitions = models_json_schema([(one, "validation") for one in used], ref_template=template)
     parameter = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    for name in ("EmbeddingsRequest", "AkiDBEmbedRequest"):
+    for name in _NAMES_MODEL:
         definitions["$defs"][name]["properties"]["model"]["examples"] = list(models)
     unhealthy = {"503": _json("Not ready, or the worker has ended.", schemas.Health)}
     return {
@@ -46,6 +48,7 @@ def document(models: Sequence[str]) -> dict[str, Any]:
             "/api/v1/embed": {
                 "post": _post("Embed texts, as AkiDB asks", schemas.AkiDBEmbedRequest, schemas.AkiDBEmbedResponse)
             },
+            **_rerank_paths(),
             "/v1/models": {"get": _get("The models served", _json("The models.", schemas.ModelList))},
             "/v1/models/{model}": {
                 "get": _get(
@@ -67,25 +70,57 @@ def document(models: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _post(summary: str, request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]:
-    body = {"required": True, "content": {"application/json": {"schema": _reference(request)}}}
+def _rerank_paths() -> dict[str, Any]:
+    documents, texts = rerank_schemas.RerankRequest, rerank_schemas.RerankTextsRequest
+    ranked = [_reference(rerank_schemas.RerankResponse), _reference(rerank_schemas.VoyageRerankResponse)]
+    ranked_texts = {"type": "array", "items": _reference(rerank_schemas.RankedText)}
+    either = {"anyOf": [_reference(documents), _reference(texts)]}
+    answers = {"anyOf": [*ranked, ranked_texts]}
+    by_documents = _rerank("Order documents by a query", _reference(documents), {"anyOf": ranked})
+    scores = _reference(rerank_schemas.ScoreRequest), _reference(rerank_schemas.ScoreResponse)
+    return {
+        "/rerank": {"post": _rerank("Order documents or texts by a query", either, answers)},
+        "/v1/rerank": {"post": by_documents},
+        "/v2/rerank": {"post": by_documents},
+        "/score": {"post": _rerank("Score pairs, as vLLM does", *scores)},
+    }
+
+
+def _rerank(summary: str, request: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    problems = _problems((*_POST, 422), rerank_schemas.RerankErrorResponse)
     return {
         "summary": summary,
-        "requestBody": body,
+        "requestBody": _body(request),
+        "responses": {"200": {"description": "The scores.", **_content(answer)}, **problems},
+    }
+
+
+def _post(summary: str, request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "requestBody": _body(_reference(request)),
         "responses": {"200": _json("The vectors.", response), **_problems(_POST)},
     }
+
+
+def _body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, **_content(schema)}
+
+
+def _content(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": schema}}}
 
 
 def _get(summary: str, answer: dict[str, Any], others: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     return {"summary": summary, "responses": {"200": answer, **_problems(_GET), **(others or {})}, **more}
 
 
-def _problems(statuses: tuple[int, ...]) -> dict[str, Any]:
-    return {str(status): _json(_PROBLEMS[status], schemas.ErrorResponse) for status in statuses}
+def _problems(statuses: tuple[int, ...], schema: type[BaseModel] = schemas.ErrorResponse) -> dict[str, Any]:
+    return {str(status): _json(_PROBLEMS[status], schema) for status in statuses}
 
 
 def _json(description: str, schema: type[BaseModel]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": _reference(schema)}}}
+    return {"description": description, **_content(_reference(schema))}
 
 
 def _text(kind: str, type_: str = "string") -> dict[str, Any]:

@@ -9,8 +9,10 @@ from starlette.responses import JSONResponse, Response
 
 from akidb_mlx import errors
 
-__all__ = ["HANDLERS", "Problem", "problem_response"]
+__all__ = ["HANDLERS", "RERANK_PATHS", "Problem", "problem_response"]
 
+# Whose clients look for a reason under `message` (Cohere's) or `detail` (Jina's, Voyage's).
+RERANK_PATHS = frozenset({"/rerank", "/v1/rerank", "/v2/rerank", "/score"})
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
@@ -44,11 +46,12 @@ def _wait(seconds: float) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(seconds))), "Retry-After-Ms": str(max(1, round(seconds * 1000)))}
 
 
-def problem_response(problem: Problem) -> Response:
-    """A Problem as an answer."""
+def problem_response(problem: Problem, path: str) -> Response:
+    """A Problem as an answer to who asked at `path`."""
     kind = "server_error" if problem.status >= 500 else _TYPES.get(problem.status, "invalid_request_error")
     error = {"message": str(problem), "type": kind, "param": problem.param, "code": problem.code}
-    return JSONResponse({"error": error}, problem.status, problem.headers)
+    also = {"message": str(problem), "detail": str(problem)} if path in RERANK_PATHS else {}
+    return JSONResponse({"error": error, **also}, problem.status, problem.headers)
 
 
 def _from_library(error: Exception) -> Problem:
@@ -65,26 +68,25 @@ def _from_library(error: Exception) -> Problem:
     return Problem(500, f"the model cannot be loaded: {error}", code="model_not_loaded")
 
 
-async def _library(_: Request, error: Exception) -> Response:
-    return problem_response(_from_library(error))
+async def _library(request: Request, error: Exception) -> Response:
+    return problem_response(_from_library(error), request.url.path)
 
 
-async def _problem(_: Request, error: Exception) -> Response:
+async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return problem_response(error)
+    return problem_response(error, request.url.path)
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said = {404: f"no such path: {request.url.path}", 405: f"{request.method} is not for {request.url.path}"}
-    return problem_response(
-        Problem(error.status_code, said.get(error.status_code, error.detail), headers=error.headers)
-    )
+    problem = Problem(error.status_code, said.get(error.status_code, error.detail), headers=error.headers)
+    return problem_response(problem, request.url.path)
 
 
-async def _unexpected(_: Request, error: Exception) -> Response:
+async def _unexpected(request: Request, _: Exception) -> Response:
     """The traceback goes to the log alone."""
-    return problem_response(Problem(500, "the server failed at this request; its log says why"))
+    return problem_response(Problem(500, "the server failed at this request; its log says why"), request.url.path)
 
 
 HANDLERS = {

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from akidb_mlx.server.problems import Problem
 from akidb_mlx.server.settings import ServerSettings
 
-__all__ = ["check_texts", "read_request"]
+__all__ = ["check_texts", "parse", "read_body", "read_request"]
 
 Schema = TypeVar("Schema", bound=BaseModel)
 _CLOSE = {"Connection": "close"}
@@ -22,6 +22,11 @@ async def read_request(request: Request, schema: type[Schema], settings: ServerS
         Problem: no JSON, too large, too slow, or what the schema refuses.
         ClientDisconnect: the client left before the end.
     """
+    return parse(await read_body(request, settings), schema)
+
+
+async def read_body(request: Request, settings: ServerSettings) -> bytes:
+    """The bytes of a JSON body. Raises as `read_request`."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # Not only for tidiness: a page of another origin may send any other type without asking first.
     if kind != "application/json":
@@ -31,9 +36,13 @@ async def read_request(request: Request, schema: type[Schema], settings: ServerS
     limit = settings.body_timeout_s
     try:
         async with asyncio.timeout(limit):
-            body = await _read_body(request, settings.max_request_bytes)
+            return await _read_body(request, settings.max_request_bytes)
     except TimeoutError:
         raise Problem(408, f"the body did not arrive within {limit:g} s (body_timeout_s)", headers=_CLOSE) from None
+
+
+def parse(body: bytes, schema: type[Schema]) -> Schema:
+    """The bytes as `schema`; a Problem that names the field at fault."""
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["akidb_response", "openai_response"]
+__all__ = ["akidb_response", "json_response", "openai_response"]
 
 # About a millisecond of writing: more is done in a thread, row by row, so that the event loop has its turn.
 _INLINE_NUMBERS = 32_768
@@ -38,6 +38,11 @@ async def akidb_response(rows: Embeddings, model: str, tokens: int, seconds: flo
     }
     tail = b"]," + _json(about)[1:]
     return await _response(rows, b'{"embeddings":[', lambda: map(_numbers, rows), tail)
+
+
+def json_response(value: Any) -> Response:
+    """Plain values and NumPy's numbers, which are written as the shortest decimals that give them back."""
+    return Response(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
 
 async def _response(rows: Embeddings, head: bytes, items: Callable[[], Iterable[bytes]], tail: bytes) -> Response:

@@ -33,7 +33,9 @@ def _one_or_many(value: Any) -> Any:
     return value
 
 
-class _Request(BaseModel):
+class RequestBody(BaseModel):
+    """A field that nobody knows is an error."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
@@ -41,7 +43,7 @@ _Texts = Annotated[list[str], Field(min_length=1)]
 _OneOrMany = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 
 
-class EmbeddingsRequest(_Request):
+class EmbeddingsRequest(RequestBody):
     """OpenAI's request; `input_type`, `prompt_name` and `truncate` are this server's own."""
 
     input: Annotated[list[str], BeforeValidator(_one_or_many), WithJsonSchema(_OneOrMany)] = Field(
@@ -64,7 +66,7 @@ class EmbeddingsRequest(_Request):
     )
 
 
-class AkiDBEmbedRequest(_Request):
+class AkiDBEmbedRequest(RequestBody):
     """AkiDB's request."""
 
     texts: _Texts
@@ -73,7 +75,9 @@ class AkiDBEmbedRequest(_Request):
     normalize: bool | None = Field(None, description="By default as the model says.")
 
 
-class _Usage(BaseModel):
+class TokenUsage(BaseModel):
+    """What the model read, special tokens and prompt included."""
+
     prompt_tokens: int
     total_tokens: int
 
@@ -90,7 +94,7 @@ class EmbeddingsResponse(BaseModel):
     object: Literal["list"]
     data: list[_EmbeddingItem]
     model: str
-    usage: _Usage
+    usage: TokenUsage
 
 
 class _AkiDBUsage(BaseModel):
@@ -108,14 +112,16 @@ class AkiDBEmbedResponse(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """OpenAI's entry of a model; what follows `owned_by` is known once the model is loaded."""
+    """OpenAI's entry of a model; what follows `loaded` is known once it is loaded, and some is of one kind alone."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "akidb-mlx"
+    kind: Literal["embedder", "reranker"]
     loaded: bool
     dimension: int | None = None
+    num_labels: int | None = Field(None, description="Scores that a reranker gives a pair; the routes take one.")
     max_seq_length: int | None = None
     prompts: list[str] | None = None
 

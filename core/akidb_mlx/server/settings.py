@@ -1,4 +1,4 @@
-"""What the server allows and whom it serves; each model's own settings are an EmbedderConfig."""
+"""What the server allows and whom it serves; each model's own settings are an EmbedderConfig or RerankerConfig."""
 
 import os
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.config.sources import expanded, read_mapping, refuse_unknown
 from akidb_mlx.errors import ConfigError
 
@@ -16,6 +17,11 @@ __all__ = ["API_KEY_VARIABLE", "ServerSettings", "make_settings", "read_api_key"
 
 API_KEY_VARIABLE = "AKIDB_API_KEY"
 
+# Key of a server's file → the kind of its models.
+_KINDS: dict[str, type[EmbedderConfig] | type[RerankerConfig]] = {
+    "models": EmbedderConfig,
+    "rerankers": RerankerConfig,
+}
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(gt=0)]
 
@@ -65,26 +71,32 @@ def make_settings(said: Mapping[str, Any]) -> ServerSettings:
         raise ConfigError("; ".join(f"{p['loc'][0]} = {p['input']!r}: {p['msg']}" for p in problems)) from None
 
 
-def read_server_file(path: Path, **given: Any) -> tuple[dict[str, EmbedderConfig], dict[str, Any]] | None:
-    """The models by name, and what `server:` says; None for a file without `models:`, which is no server's.
+def read_server_file(
+    path: Path, **given: Any
+) -> tuple[dict[str, EmbedderConfig | RerankerConfig], dict[str, Any]] | None:
+    """The models by name, and what `server:` says; None for a file without any, which is no server's.
 
-    `given` are EmbedderConfig's fields that win in every model.
+    `given` are fields that win in every model that has them.
 
     Raises:
         ConfigError: naming the file, the key and what is allowed.
     """
     path = expanded(path, "configuration file")
     content = read_mapping(path)
-    if "models" not in content:
+    if not _KINDS.keys() & content.keys():
         return None
-    refuse_unknown(f"key in {path}:", content, {"models", "server"})
-    models, server = content["models"], content.get("server") or {}
-    if not isinstance(models, dict) or not models:
-        raise ConfigError(f"{path}: `models` should map names to settings, such as `minilm: {{model: …}}`")
+    refuse_unknown(f"key in {path}:", content, {*_KINDS, "server"})
+    server = content.get("server") or {}
     if not isinstance(server, dict):
         raise ConfigError(f"{path}: `server` should be a mapping of settings, not {server!r}")
     refuse_unknown(f"key in {path}, section server:", server, ServerSettings.model_fields)
-    return {name: _read_model(f"{path}: models.{name}", section, given) for name, section in models.items()}, server
+    configs: dict[str, EmbedderConfig | RerankerConfig] = {}
+    for key in _KINDS:
+        for name, config in _read_models(path, key, content, given).items():
+            if name in configs:
+                raise ConfigError(f"{path}: two models have the name {name!r}; give them different ones")
+            configs[name] = config
+    return configs, server
 
 
 def read_api_key(settings: ServerSettings) -> str | None:
@@ -101,8 +113,22 @@ def read_api_key(settings: ServerSettings) -> str | None:
     return key
 
 
-def _read_model(where: str, section: Any, given: Mapping[str, Any]) -> EmbedderConfig:
+def _read_models(
+    path: Path, key: str, content: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, EmbedderConfig | RerankerConfig]:
+    if key not in content:
+        return {}
+    models = content[key]
+    if not isinstance(models, dict) or not models:
+        raise ConfigError(f"{path}: `{key}` should map names to settings, such as `small: {{model: …}}`")
+    return {name: _read_model(_KINDS[key], f"{path}: {key}.{name}", section, given) for name, section in models.items()}
+
+
+def _read_model(
+    kind: type[EmbedderConfig] | type[RerankerConfig], where: str, section: Any, given: Mapping[str, Any]
+) -> EmbedderConfig | RerankerConfig:
     section = {"model": section} if isinstance(section, str) else section
     if not isinstance(section, dict) or "model" not in section:
         raise ConfigError(f"{where} should be a model's name, or a mapping of settings with the key `model`")
-    return EmbedderConfig.from_section(section, where, **given)
+    own = {name: value for name, value in given.items() if name in kind.model_fields}
+    return kind.from_section(section, where, **own)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 
 from starlette.requests import ClientDisconnect, Request
 
+from akidb_mlx.checkpoint.kinds import Kind
 from akidb_mlx.embedder import Usage
 from akidb_mlx.server.metrics import Metrics
 from akidb_mlx.server.models import Models, ServedModel
@@ -16,6 +17,11 @@ from akidb_mlx.server.settings import ServerSettings
 __all__ = ["State", "note", "state_of"]
 
 T = TypeVar("T")
+_ROUTES: dict[Kind, str] = {
+    "embedder": "/v1/embeddings and /api/v1/embed",
+    "reranker": "/rerank, /v1/rerank, /v2/rerank and /score",
+}
+_OPTIONS: dict[Kind, str] = {"embedder": "--model", "reranker": "--reranker"}
 
 
 @dataclass
@@ -50,9 +56,28 @@ class State:
             )
         return known
 
-    async def model(self, name: str) -> ServedModel:
-        """The model of a request's name, loaded if need be."""
-        return await self.models.get(self.known_name(name))
+    def name(self, said: str | None, kind: Kind) -> str:
+        """What a request says, or without it the first model of this kind; a Problem where there is none."""
+        name = said or self.models.default(kind)
+        if name is None:
+            message = f"no {kind} is served here; start the server with {_OPTIONS[kind]} MODEL"
+            raise Problem(404, message, param="model", code="model_not_found")
+        return name
+
+    async def model(self, name: str, kind: Kind) -> ServedModel:
+        """The model of a request's name, loaded if need be; a Problem that names the right routes of another kind."""
+        known = self.known_name(name)
+        found = self.models.kind(known)
+        if found != kind:
+            there = ", ".join(self.models.names(kind)) or "none"
+            article = "an" if found == "embedder" else "a"
+            raise Problem(
+                400,
+                f"{name!r} is {article} {found}: POST {_ROUTES[found]} take it; each {kind} that is served: {there}",
+                param="model",
+                code="wrong_kind",
+            )
+        return await self.models.get(known)
 
     async def answer(self, request: Request, work: Awaitable[T]) -> T:
         """Work for a request whose body is read; cancelled when the client leaves or the time is up.

@@ -85,7 +85,9 @@ def _claim_classifier(weights: Weights, checkpoint: ModelFacts) -> Weights:
             pattern = re.compile(rf"(?:[a-z_]+\.)?{re.escape(theirs)}\.(\w+)")  # after the model's own name
             for key in [key for key in weights if pattern.fullmatch(key)]:
                 claimed[pattern.sub(rf"{ours}.\1", key)] = weights.pop(key)
-    return claimed
+    # What else is there under its names is another head's: `fill` refuses it.
+    own = {theirs.partition(".")[0] for theirs in (layout.dense, layout.norm, layout.out) if theirs is not None}
+    return claimed | {key: weights.pop(key) for key in list(weights) if key.partition(".")[0] in own}
 
 
 def _claim_table(weights: Weights, checkpoint: ModelFacts) -> Weights:
@@ -107,6 +109,9 @@ def _claim_table(weights: Weights, checkpoint: ModelFacts) -> Weights:
 
 def _load_token_logit(facts: TokenLogitHead, width: int, claimed: Weights, checkpoint: ModelFacts) -> Head:
     tokens = [token for token in (facts.true_token_id, facts.false_token_id) if token is not None]
+    most = claimed["table.weight"].shape[0]
+    if not all(0 <= token < most for token in tokens):  # MLX reads beyond a table's end without a word
+        raise CheckpointError(f"{checkpoint.name}: the score reads the logits of tokens {tokens}, and there are {most}")
     head = TokenLogit(width, len(tokens), scale=_logit_scale(checkpoint.config), softcap=_softcap(checkpoint.config))
     rows = {part: weight[mx.array(tokens)] for part, weight in claimed.items()}
     holder = nn.Module()

@@ -1,4 +1,4 @@
-"""What a model does on this machine: time to load, documents by length, queries, memory."""
+"""What an embedder does on this machine: time to load, documents by length, queries, memory."""
 
 import random
 import statistics

@@ -1,0 +1,67 @@
+"""What is no reranker, or one that is not computed here: refused with words, as the list beside the reference cases says.
+
+`refused.json` holds edits of good folders: files of text, keys of JSON files, weights that go or come.
+"""
+
+import json
+import shutil
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from akidb_mlx import Reranker
+from akidb_mlx.errors import AkiDBMLXError
+from support.checkpoints import REFERENCE, RERANKERS
+
+REFUSED = json.loads((RERANKERS / "refused.json").read_text(encoding="utf-8"))
+# What the reference computes and so do we: no reason to refuse.
+COMPUTED = {
+    "no-truncation": "the length of the position table still cuts, beyond which the reference ends in an error",
+}
+
+
+def edit_json(file, keys):
+    said = json.loads(file.read_text(encoding="utf-8"))
+    for key, value in keys.items():
+        if value is None:
+            said.pop(key, None)
+        else:
+            said[key] = value
+    file.write_text(json.dumps(said), encoding="utf-8")
+
+
+def build(name, folder):
+    row = REFUSED[name]
+    shutil.copytree(REFERENCE / row["source"], folder)
+    for file in row.get("remove", ()):
+        path = folder / file
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for file, source in row.get("copy", {}).items():
+        shutil.copyfile(REFERENCE / source, folder / file)
+    for file, text in row.get("text", {}).items():
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(text, encoding="utf-8")
+    for file, keys in row.get("json", {}).items():
+        edit_json(folder / file, keys)
+    dropped, added = row.get("drop_weights", ()), row.get("add_weights", {})
+    if dropped or added:
+        file = folder / "model.safetensors"
+        with mx.stream(mx.cpu):
+            weights = {key: value for key, value in mx.load(str(file)).items() if key not in dropped}
+            weights |= {key: mx.array(np.ones(shape, np.float32)) for key, shape in added.items()}
+            mx.save_safetensors(str(file), weights)
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(set(REFUSED) - set(COMPUTED)))
+def test_it_is_refused(name, tmp_path):
+    with pytest.raises(AkiDBMLXError) as refusal:
+        Reranker.load(build(name, tmp_path / "model"), device="cpu").close()
+    assert len(str(refusal.value)) > 30
+
+
+@pytest.mark.parametrize("name", sorted(COMPUTED))
+def test_it_is_computed(name, tmp_path):
+    with Reranker.load(build(name, tmp_path / "model"), device="cpu") as reranker:
+        assert np.isfinite(reranker.predict([("a query", "a text " * 100)])).all()
