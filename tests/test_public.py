@@ -174,7 +174,6 @@ def test_the_fields_of_the_configuration():
         "cache_limit_mb",
         "memory_limit_mb",
         "cache_dir",
-        "tokenizer",
         "local_files_only",
     }
     assert all(field.description for field in EmbedderConfig.model_fields.values())

@@ -1,4 +1,4 @@
-"""What is no reranker, or one that is not computed here: refused with words, as the list beside the reference cases says.
+"""What is no reranker, or one that is not computed here: refused with words, as the list beside the cases says.
 
 `refused.json` holds edits of good folders: files of text, keys of JSON files, weights that go or come.
 """

@@ -1,6 +1,7 @@
 """Reranker, the face for pairs: a query and texts in, scores out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
 from typing import Any, Literal, Protocol, Self, runtime_checkable
@@ -17,11 +18,11 @@ from akidb_mlx.effective.reranker_recipe import (
     settled_activation,
 )
 from akidb_mlx.errors import InputError
-from akidb_mlx.pipeline.call import Call, Usage
+from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.chat_renderer import ChatRenderer
 from akidb_mlx.pipeline.encoders import Encoder
 from akidb_mlx.pipeline.face import Face
-from akidb_mlx.pipeline.inputs import checked
+from akidb_mlx.pipeline.inputs import checked, checked_pair_stream, positive
 from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel, acquire
 from akidb_mlx.pipeline.pair_encoders import ChatEncoder, PairEncoder
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
@@ -63,6 +64,7 @@ class Reranker(Face[RerankerRecipe]):
         self.config = config
         self._loaded = loaded
         self._checkpoint = loaded.recipe.checkpoint
+        self._activation = settled_activation(config, loaded.recipe)
         self._prompts = reranker_prompts(config, loaded.recipe)
         self._path = TextPipeline(loaded, _encoder(loaded))
         super().__init__(loaded)  # last: whatever failed before gives the model back by itself
@@ -97,7 +99,7 @@ class Reranker(Face[RerankerRecipe]):
     @property
     def activation(self) -> str:
         """What makes scores of the model's numbers: "identity", "sigmoid", "softmax" or "tanh"."""
-        return settled_activation(self.config, self._loaded.recipe)
+        return self._activation
 
     @property
     def fingerprint(self) -> str:
@@ -183,6 +185,25 @@ class Reranker(Face[RerankerRecipe]):
         """`rank` without blocking the event loop."""
         pairs = self._pairs(query, documents, top_k)
         return ranking(await self.apredict(pairs, prompt_name, prompt, activation, show_progress), top_k)
+
+    def predict_stream(
+        self,
+        pairs: Iterable[Pair],
+        chunk_size: int = 1024,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        activation: Activation | None = None,
+        *,
+        on_error: OnError | None = None,
+    ) -> Iterator[Embeddings]:
+        """Score any iterable in bounded memory: `predict`'s arrays of at most `chunk_size` pairs, in order.
+
+        Less urgent than the other calls; waits for room in the queue rather than raise QueueFullError. A pair that
+        cannot be scored ends the stream, or with `on_error` gives NaN, after `on_error(place, error)`.
+        """
+        call = replace(self._call(prompt_name, prompt, activation), urgent=False)
+        call = call if on_error is None else replace(call, errors={})
+        return self._path.stream(checked_pair_stream(pairs), positive(chunk_size), call, on_error)
 
     def count_tokens(self, pairs: Sequence[Pair], prompt: str = "") -> list[int]:
         """Tokens of each pair with prompt, template and special tokens, after truncation: what the model reads."""

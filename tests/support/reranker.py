@@ -2,12 +2,13 @@
 
 import contextlib
 import hashlib
+import itertools
 import math
 
 import numpy as np
 
 from akidb_mlx import RerankerConfig
-from akidb_mlx.errors import ClosedError, InputError, QueueFullError
+from akidb_mlx.errors import BackendError, ClosedError, InputError, QueueFullError
 from akidb_mlx.pipeline.call import Usage
 from akidb_mlx.reranker import Ranked
 
@@ -46,6 +47,24 @@ class StandIn:
 
     def predict(self, pairs, prompt_name=None, prompt=None, activation=None, show_progress=False):
         return self._answer(pairs, activation)[0]
+
+    def predict_stream(self, pairs, chunk_size=1024, *, on_error=None):
+        pairs, first = iter(pairs), 0
+        while chunk := list(itertools.islice(pairs, chunk_size)):
+            try:
+                yield self.predict(chunk)
+            except (InputError, BackendError):
+                if on_error is None:
+                    raise
+                yield np.array([self._one(pair, first + i, on_error) for i, pair in enumerate(chunk)], np.float32)
+            first += len(chunk)
+
+    def _one(self, pair, place, on_error):
+        try:
+            return self.predict([pair])[0]
+        except (InputError, BackendError) as error:
+            on_error(place, error)
+            return np.nan
 
     async def apredict(self, pairs, prompt_name=None, prompt=None, activation=None, show_progress=False):
         return self._answer(pairs, activation)[0]

@@ -46,11 +46,6 @@ def read_reranker_recipe(config: RerankerConfig, source: Resolved | None = None)
     """Find the checkpoint, read it and settle what config and checkpoint say; loads no weights."""
     source = source or resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
     checkpoint = read_reranker_checkpoint(source.path, source.name, source.revision)
-    if config.activation == "softmax" and checkpoint.num_labels == 1:
-        raise ConfigError(
-            f"activation is softmax ({config.source_of('activation')}), which gives 1 for every pair: "
-            f"{checkpoint.name} has one label"
-        )
     types = False
     if checkpoint.chat is None:
         rebuilt = checkpoint.rebuilt_tokenizer(config.tokenizer)
@@ -60,7 +55,16 @@ def read_reranker_recipe(config: RerankerConfig, source: Resolved | None = None)
 
 
 def settled_activation(config: RerankerConfig, recipe: RerankerRecipe) -> str:
-    """What makes scores of the model's numbers: the user's word, else the checkpoint's."""
+    """What makes scores of the model's numbers: the user's word, else the checkpoint's.
+
+    Raises:
+        ConfigError: softmax for a model with one label.
+    """
+    if config.activation == "softmax" and recipe.checkpoint.num_labels == 1:
+        raise ConfigError(
+            f"activation is softmax ({config.source_of('activation')}), which gives 1 for every pair: "
+            f"{recipe.checkpoint.name} has one label"
+        )
     return config.activation or recipe.checkpoint.activation
 
 
@@ -103,6 +107,11 @@ def _chat_template(_: RerankerConfig, recipe: RerankerRecipe) -> str | None:
     return None if recipe.checkpoint.chat is None else recipe.checkpoint.chat.source
 
 
+def _truncation_side(config: RerankerConfig, recipe: RerankerRecipe) -> str:
+    checkpoint = recipe.checkpoint
+    return checkpoint.truncation_side or checkpoint.rebuilt_tokenizer(config.tokenizer).truncation_side or "right"
+
+
 # In the order in which `info` tells them.
 RERANKER_FACTS: Final[Mapping[str, RecipeFact[RerankerConfig, RerankerRecipe]]] = {
     "kind": RecipeFact(lambda c, r: "reranker", None, "kind"),
@@ -118,6 +127,7 @@ RERANKER_FACTS: Final[Mapping[str, RecipeFact[RerankerConfig, RerankerRecipe]]] 
     "default_prompt_name": RecipeFact(lambda c, r: r.checkpoint.default_prompt_name, None, "prompt"),
     "prompt": RecipeFact(lambda c, r: c.prompt, "setting", "prompt"),
     "token_types": RecipeFact(lambda c, r: r.token_types, None, "token_types"),
+    "truncation_side": RecipeFact(_truncation_side, None, "truncation_side"),
     "tokenizer": RecipeFact(lambda c, r: str(r.checkpoint.rebuilt_tokenizer(c.tokenizer)), "setting", "tokenizer"),
     "max_seq_length": RecipeFact(lambda c, r: r.max_seq_length, "setting", "max_seq_length"),
     "quantization": RecipeFact(quantization, "files", "architecture"),

@@ -6,7 +6,16 @@ from typing import Any, TypeVar
 
 from akidb_mlx.errors import InputError
 
-__all__ = ["as_async", "checked", "checked_async", "checked_pairs", "checked_stream", "chunk", "positive"]
+__all__ = [
+    "as_async",
+    "checked",
+    "checked_async",
+    "checked_pair_stream",
+    "checked_pairs",
+    "checked_stream",
+    "chunk",
+    "positive",
+]
 
 T = TypeVar("T")
 
@@ -43,6 +52,13 @@ def _checked_pair(index: int, pair: object) -> tuple[str, str]:
         if not isinstance(text, str):
             raise TypeError(f"the {side} of item {index} is a {type(text).__name__}, not a str")
     return pair[0], pair[1]
+
+
+def checked_pair_stream(pairs: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """The pairs of an iterable, each checked as it comes."""
+    if isinstance(pairs, str | bytes):
+        raise TypeError(f"pairs must be an iterable of (query, text), not a {type(pairs).__name__}")
+    return map(_checked_pair, itertools.count(), pairs)
 
 
 def checked_stream(texts: Iterable[str]) -> Iterator[str]:
