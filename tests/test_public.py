@@ -109,6 +109,7 @@ def test_what_a_reranker_has():
         "rank",
         "apredict",
         "arank",
+        "predict_stream",
         "apredict_with_usage",
         "count_tokens",
         "num_labels",
