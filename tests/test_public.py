@@ -111,6 +111,7 @@ def test_what_a_reranker_has():
         "arank",
         "predict_stream",
         "apredict_with_usage",
+        "predict_stream",
         "count_tokens",
         "num_labels",
         "activation",

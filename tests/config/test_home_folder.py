@@ -12,11 +12,10 @@ import pytest
 from huggingface_hub import constants
 
 from akidb_mlx import Embedder, EmbedderConfig
-from akidb_mlx.checkpoint import locate
+from akidb_mlx.checkpoint import digests, locate
 from akidb_mlx.cli import main
 from akidb_mlx.corpus.sources import find_sources
 from akidb_mlx.device import blas
-from akidb_mlx.effective import fingerprint
 from akidb_mlx.errors import ConfigError, ModelNotFoundError
 from support.checkpoints import PROMPTS
 from support.places import ROOT
@@ -158,7 +157,7 @@ def test_models_need_a_folder_that_is_said(call, homeless, tmp_path):
 def test_the_fingerprint_is_computed_each_time(homeless, folder):
     with Embedder.load(folder) as embedder:
         one = embedder.fingerprint
-    assert not fingerprint._cache_file().exists()
+    assert not (digests.cache_folder() / "digests.json").exists()
     with Embedder.load(folder) as embedder:
         assert embedder.fingerprint == one
 

@@ -137,7 +137,7 @@ def test_the_table_of_facts_names_who_says_them(folder):
 
 def test_the_table_of_facts_names_what_an_output_carries():
     marked = [name for name, fact in FACTS.items() if fact.in_output]
-    assert sorted([*marked, "dimension"]) == sorted(output_recipe._MODEL_FACTS)
+    assert sorted([*marked, "dimension"]) == sorted(output_recipe._EMBEDDER_FACTS)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "2_Dense/model.safetensors"])

@@ -49,8 +49,8 @@ def read_scoring(layout: Layout, config: Config, modules: Modules) -> Scoring:
             )
         if processing.padding_side not in (None, "left"):
             raise UnsupportedModelError(
-                f"{layout.folder}: padding_side {processing.padding_side!r} for a language model, whose scores are read "
-                "from the last token"
+                f"{layout.folder}: padding_side {processing.padding_side!r} for a language model, whose scores are "
+                "read from the last token"
             )
         head, labels = _read_logit_score(layout, modules), 1
     elif task == "sequence-classification":
