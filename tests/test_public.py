@@ -109,7 +109,6 @@ def test_what_a_reranker_has():
         "rank",
         "apredict",
         "arank",
-        "predict_stream",
         "apredict_with_usage",
         "predict_stream",
         "count_tokens",
