@@ -22,6 +22,8 @@ from support.waiting import PATIENCE_S, auntil, beside_a_turning_loop, until
 SHARED = json.loads((TINY_RERANKER.parent / "pairs.json").read_text(encoding="utf-8"))
 QUERY = "Which trees grow in the garden?"
 TEXTS = [text for _, text in SHARED.values()]
+# In another batch, with other padding, as in tests/model/test_reranker_parity.py: what becomes a score reaches 14.
+OTHER_COMPANY = 5e-6
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ async def test_both_give_the_cores_scores_best_first_from_one_load(loads, expect
         reranker.compress_documents(documents(), QUERY),
         await reranker.acompress_documents(documents(), QUERY),
     ):
-        assert_close(as_in_order(found), expected)
+        assert_close(as_in_order(found), expected, OTHER_COMPANY)
         assert [document.metadata["relevance_score"] for document in found] == sorted(as_in_order(found), reverse=True)
     for found in (
         rerank.postprocess_nodes(nodes(), query_str=QUERY),
@@ -99,9 +101,9 @@ async def test_both_give_the_cores_scores_best_first_from_one_load(loads, expect
 
 def test_options_reach_the_model(expected):
     logits = as_in_order(langchain(activation="identity").compress_documents(documents(), QUERY))
-    assert_close(1 / (1 + np.exp(-np.array(logits))), expected)
+    assert_close(1 / (1 + np.exp(-np.array(logits))), expected, OTHER_COMPANY)
     prompted = langchain(prompt="in brief: ").score([(QUERY, "an apple tree")])
-    assert_close(prompted, langchain().score([(f"in brief: {QUERY}", "an apple tree")]))
+    assert_close(prompted, langchain().score([(f"in brief: {QUERY}", "an apple tree")]), OTHER_COMPANY)
     assert abs(prompted[0] - langchain().score([(QUERY, "an apple tree")])[0]) > 1e-3
 
 
@@ -126,9 +128,9 @@ def test_sixteen_threads_equal_serial(expected):
     queries = [QUERY, *(f"{QUERY} ({i})" for i in range(15))]
     with ThreadPoolExecutor(16) as pool:
         together = list(pool.map(lambda query: as_in_order(reranker.compress_documents(documents(), query)), queries))
-    assert_close(together[0], expected)
+    assert_close(together[0], expected, OTHER_COMPANY)
     for query, scores in zip(queries, together, strict=True):
-        assert_close(scores, reranker.load().predict([(query, text) for text in TEXTS]))
+        assert_close(scores, reranker.load().predict([(query, text) for text in TEXTS]), OTHER_COMPANY)
 
 
 async def test_the_event_loop_is_never_blocked(monkeypatch):
@@ -150,7 +152,9 @@ async def test_97_concurrent_rankings_are_right():
     found = await asyncio.gather(*(reranker.arerank(TEXTS[:5], query) for query in queries))
     for query, results in zip(queries, found, strict=True):
         scores = {one["index"]: one["relevance_score"] for one in results}
-        assert_close([scores[i] for i in range(5)], reranker.load().predict([(query, text) for text in TEXTS[:5]]))
+        assert_close(
+            [scores[i] for i in range(5)], reranker.load().predict([(query, text) for text in TEXTS[:5]]), OTHER_COMPANY
+        )
 
 
 async def test_a_full_queue_refuses_and_what_waits_is_answered():
@@ -168,7 +172,9 @@ async def test_a_full_queue_refuses_and_what_waits_is_answered():
 def test_two_event_loops_one_after_the_other(expected):
     reranker = langchain()
     for _ in range(2):
-        assert_close(as_in_order(asyncio.run(reranker.acompress_documents(documents(), QUERY))), expected)
+        assert_close(
+            as_in_order(asyncio.run(reranker.acompress_documents(documents(), QUERY))), expected, OTHER_COMPANY
+        )
 
 
 def test_a_ready_reranker_is_taken_pickled_and_said_to_be_closed(expected):
@@ -177,7 +183,7 @@ def test_a_ready_reranker_is_taken_pickled_and_said_to_be_closed(expected):
     assert (reranker.load(), reranker.model) == (ready, str(TINY_RERANKER))
     again = pickle.loads(pickle.dumps(reranker))
     assert AkiDBMLXRerank(reranker=ready).model_name == again.model == str(TINY_RERANKER)
-    assert_close(as_in_order(again.compress_documents(documents(), QUERY)), expected)
+    assert_close(as_in_order(again.compress_documents(documents(), QUERY)), expected, OTHER_COMPANY)
     ready.close()
     with pytest.raises(errors.ClosedError):
         reranker.compress_documents(documents(), QUERY)
@@ -225,6 +231,6 @@ def test_a_child_process_gives_the_same_scores(expected, method):
     if method == "fork" and not DEVICE.survives_fork:
         assert "forked" in found and '"spawn"' in found
     else:
-        assert_close(found, expected)
+        assert_close(found, expected, OTHER_COMPANY)
     child.join(30)
     assert child.exitcode == 0
