@@ -61,6 +61,20 @@ Written by `python tests/reference/parity_table.py` with {ours}.
 |---|---|---|---|---|---|
 """
 
+RERANKERS = """
+## Rerankers: the same scores as CrossEncoder
+
+As above, for pairs: long on either side, long on both, empty on either, of limit − 1, limit and limit + 1 tokens, with the
+tokenizers' and the templates' own marks in the texts. Each pair's expected number was computed alone, before and after the
+activation. `tests/model/test_reranker_parity.py` asserts the ids of all tokens, and for pairs in batches and alone a
+largest difference ≤ 1e-5 × max(1, largest value) in float32; `tests/test_reranker_minilm.py` the same for 1,000 real
+pairs by all-MiniLM-L6-v2 under a fixed classifier. The reference casts a 16-bit checkpoint's scores after its head; here
+the head is computed in float32 always.
+
+| family | checkpoints | what they check | float32 |
+|---|---|---|---|
+"""
+
 
 @dataclass
 class Row:
@@ -141,6 +155,31 @@ def measure() -> dict[str, Row]:
     return rows
 
 
+def measure_rerankers() -> dict[str, Row]:
+    shared = json.loads((REFERENCE / "rerankers" / "pairs.json").read_text())
+    rows: dict[str, Row] = defaultdict(Row)
+    for file in sorted((REFERENCE / "rerankers").glob("*/expected.json")):
+        facts, expected = json.loads(file.read_text()), np.load(file.with_suffix(".npz"))["logits"]
+        pairs = [tuple({**shared, **facts["own_pairs"]}[label]) for label in facts["labels"]]
+        with akidb_mlx.Reranker.load(file.parent, dtype="float32") as reranker:
+            found = reranker.predict(pairs, activation="identity")
+        row = rows[facts["family"]]
+        row.checkpoints += 1
+        row.checks.append(facts["checks"])
+        row.float32 = max(row.float32, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
+    return rows
+
+
+def rerankers_as_markdown(rows: dict[str, Row]) -> str:
+    lines = [
+        f"| {family} | {row.checkpoints} | {'; '.join(row.checks).replace('|', '&#124;')} | {row.float32:.1e} |"
+        for family, row in sorted(rows.items())
+    ]
+    total, worst = sum(row.checkpoints for row in rows.values()), max(row.float32 for row in rows.values())
+    end = f"\n{len(rows)} families, {total} rerankers; the largest difference of all is {worst:.1e}.\n"
+    return RERANKERS + "\n".join(lines) + "\n" + end
+
+
 def trained(bits: int) -> float:
     """Least cosine of all-MiniLM-L6-v2 so packed, which an installed package carries, over some English sentences."""
     texts = read_case("bert-mean")[1]["texts"]
@@ -186,7 +225,7 @@ def main() -> None:
     parser.add_argument("--print", action="store_true", help="print it instead")
     args = parser.parse_args()
     logging.disable(logging.WARNING)  # texts beyond the limit are cut on purpose
-    text = as_markdown(measure())
+    text = as_markdown(measure()) + rerankers_as_markdown(measure_rerankers())
     if args.print:
         sys.stdout.write(text)
     else:
