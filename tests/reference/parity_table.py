@@ -68,8 +68,8 @@ As above, for pairs: long on either side, long on both, empty on either, of limi
 the tokenizers' and the templates' own marks in the texts. Each pair's expected number was computed alone, before and
 after the activation. `tests/model/test_reranker_parity.py` asserts the ids of all tokens, and for pairs in batches and
 alone a largest difference ≤ 1e-5 × max(1, largest value) in float32; `tests/test_reranker_minilm.py` the same for 1,000
-real pairs by all-MiniLM-L6-v2 under a fixed classifier. The reference casts a 16-bit checkpoint's scores after its head;
-here the head is computed in float32 always.
+real pairs by all-MiniLM-L6-v2 under a fixed classifier. The reference casts a 16-bit checkpoint's scores after its
+head; here the head is computed in float32 always.
 
 | family | checkpoints | what they check | float32 |
 |---|---|---|---|
