@@ -12,7 +12,7 @@ import pytest
 from akidb_mlx import Reranker, RerankerConfig
 from akidb_mlx.cli import main
 from akidb_mlx.corpus import PairScorer, embed_corpus, embedding, read_output, read_recipe, rerank_corpus
-from akidb_mlx.errors import BackendError, ConfigError, InputError
+from akidb_mlx.errors import BackendError, ConfigError, InputError, ModelNotFoundError
 from support.checkpoints import PROMPTS, RERANKERS
 from support.comparison import assert_close
 from support.reranker import StandIn, loaded_as, logit, sigmoid
@@ -441,3 +441,18 @@ def test_rerankers_in_the_file(served, tmp_path, capsys):
 def test_names_are_one_for_both_kinds(served, capsys):
     assert main(["serve", "--model", "x=a", "--reranker", "x=b"]) == 2
     assert "two models have the same name; give them names with --reranker NAME=MODEL" in error(capsys)
+
+
+# the demo
+
+
+def test_the_demo_reranks_where_a_reranker_is_at_hand(monkeypatch):
+    from akidb_mlx.cli import demo
+
+    assert demo._reranker_at_hand() is None  # the default one is not downloaded
+    monkeypatch.setenv("AKIDB_MLX_RERANKER_MODEL", str(RERANKERS / "bert"))
+    with demo._reranker_at_hand() as reranker:
+        assert reranker.num_labels == 1
+    monkeypatch.setenv("AKIDB_MLX_RERANKER_MODEL", "/no/such/folder")
+    with pytest.raises(ModelNotFoundError):
+        demo._reranker_at_hand()

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from akidb_mlx.checkpoint.hub import sha256_of
 from akidb_mlx.cli.options import add_config_options, read_config
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.embedder import Embedder
-from akidb_mlx.errors import CheckpointError, ConfigError, InputError
+from akidb_mlx.errors import CheckpointError, ConfigError, InputError, ModelNotFoundError
+from akidb_mlx.reranker import Reranker
 
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
@@ -40,6 +42,7 @@ QUESTIONS = (
 _TOKENS_PER_ADAPTER = 20_000
 _CHUNK_CHARACTERS = 400
 _HITS = 3
+_CANDIDATES = 20  # that a reranker chooses from
 _COLUMN = 56
 
 
@@ -86,8 +89,11 @@ def run(args: argparse.Namespace) -> int:
         langchain, llama_index = _LangChain(config), _LlamaIndex(config)
         for index in (langchain, llama_index):
             _measure(index, documents, embedder)
+        reranker = _reranker_at_hand()
         for question in [args.ask] if args.ask else QUESTIONS:
             _show(question, langchain.search(question), llama_index.search(question))
+            if reranker is not None:
+                _show_reranked(reranker, langchain.reranked(question, reranker))
         loads = "one loaded model" if embedder.info()["stats"]["requests"] > 2 else "two loaded models"
         _say(f"Both adapters ran on {loads}. Ask your own: --ask TEXT (make demo ASK=…), --docs FOLDER (DOCS=…)")
     return 0
@@ -121,6 +127,14 @@ class _LangChain:
         """The best hits."""
         found = self.store.similarity_search_with_score(question, k=_HITS)
         return [Hit(score, document.metadata["name"], document.page_content) for document, score in found]
+
+    def reranked(self, question: str, reranker: Reranker) -> list[Hit]:
+        """The best of more hits, as a reranker reads them."""
+        from langchain_akidb_mlx import AkiDBMLXReranker
+
+        compressor = AkiDBMLXReranker(reranker=reranker, top_n=_HITS)
+        found = compressor.compress_documents(self.store.similarity_search(question, k=_CANDIDATES), question)
+        return [Hit(one.metadata["relevance_score"], one.metadata["name"], one.page_content) for one in found]
 
 
 class _LlamaIndex:
@@ -157,6 +171,17 @@ class _LlamaIndex:
         """The best hits."""
         found: list[NodeWithScore] = self.retriever.retrieve(question)
         return [Hit(hit.score or 0.0, hit.node.metadata["name"], hit.node.get_content()) for hit in found]
+
+
+def _reranker_at_hand() -> Reranker | None:
+    """The one that the user's settings name, else the default where it is downloaded; None without."""
+    config = RerankerConfig()
+    if config.source_of("model") != "default":
+        return Reranker.load(config)
+    try:
+        return Reranker.load(config, local_files_only=True)
+    except ModelNotFoundError:
+        return None
 
 
 def _require_frameworks() -> None:
@@ -240,6 +265,13 @@ def _show(question: str, left: list[Hit], right: list[Hit]) -> None:
     for one, other in zip(left, right, strict=False):
         for a, b in zip(_lines(one), _lines(other), strict=True):
             _say(f"  {a:<{_COLUMN}}  {b}")
+
+
+def _show_reranked(reranker: Reranker, hits: list[Hit]) -> None:
+    _say(f"  reranked: {_HITS} of {_CANDIDATES} by {reranker.config.model}")
+    for hit in hits:
+        for line in _lines(hit):
+            _say(f"  {line}")
 
 
 def _lines(hit: Hit) -> tuple[str, str]:
