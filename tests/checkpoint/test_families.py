@@ -353,6 +353,22 @@ def test_a_conversion_whose_family_nobody_knows(folder):
         assert embedder.info()["normalize"] is before.normalize
 
 
+@pytest.mark.parametrize("name", ["bert-cls", "bert-old-two-flags", "bert-exclude-prompt"])
+def test_a_conversion_that_keeps_poolings_settings_in_config(tmp_path, name):
+    reference, facts, arrays = read_case(name)
+    folder = tmp_path / "converted"
+    shutil.copytree(reference, folder)
+    stated = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    leave_out_folders(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"pooling_config": stated}), encoding="utf-8")
+    with Embedder.load(folder, dtype="float32") as embedder:
+        assert embedder.info()["sources"]["pooling"] == "config.json: pooling_config"
+        assert_close(embedder.encode(facts["texts"]), arrays["embeddings"], 1e-5)
+        if "query" in arrays:
+            assert_close(embedder.encode_query(facts["texts"]), arrays["query"], 1e-5)
+
+
 @pytest.mark.checkpoint("bert-dense")
 def test_a_conversion_that_lost_a_dense_layer(folder):
     leave_out_folders(folder)

@@ -11,7 +11,7 @@ from akidb_mlx.checkpoint.families import Family, find_family
 from akidb_mlx.checkpoint.heads import Dense
 from akidb_mlx.checkpoint.json_file import read_field, read_json
 from akidb_mlx.checkpoint.layout import Layout
-from akidb_mlx.checkpoint.modules import Head, Usage
+from akidb_mlx.checkpoint.modules import Head, Usage, read_pooling_modes
 from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
@@ -65,10 +65,11 @@ def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
     names = [(said.name, "by its name"), *((name, "README.md: base_model") for name in _base_models(readme))]
     names += [(name, "README.md: converted from") for name in _CONVERTED.findall(readme)]
     found = find_family(names, said.config, lambda: read_json(said.layout.tokenizer_file))
+    said = replace(said, head=_pooling_from_config(said))
     if found is None:
         _refuse_own_tokenizer(said)
         _refuse_lost_dense(said)
-        return replace(said, head=_pooling_from_config(said)), FamilyFacts(matryoshka)
+        return said, FamilyFacts(matryoshka)
     family, reason = found
     source = f"family table: {reason}"
     said = replace(said, tokenizer=_with_own_code(said, family))
@@ -134,7 +135,7 @@ def _fill_left_out(said: Said, family: Family, source: str) -> Head:
 
 
 def _fill_head(said: Said, family: Family, source: str) -> Head:
-    head = replace(said.head, pooling=Fact((family.pooling,), source))
+    head = replace(said.head, pooling=said.head.pooling or Fact((family.pooling,), source))
     if family.normalize is not None:
         head = replace(head, normalize=Fact(family.normalize, source))
     if family.dense:
@@ -168,11 +169,23 @@ def _folded_dense(family: Family, said: Said) -> tuple[Dense, ...]:
 
 
 def _pooling_from_config(said: Said) -> Head:
-    """NVIDIA's Llama embedders say their pooling in config.json."""
-    has_pooling = said.head.pooling is not None
-    if said.config.get("model_type") == "llama_bidirec" and said.config.get("pooling") == "avg" and not has_pooling:
-        return replace(said.head, pooling=Fact(("mean",), "config.json"))
-    return said.head
+    """NVIDIA's Llama embedders say their pooling in config.json, some conversions what the folder of Pooling said."""
+    head, stated = said.head, said.config.get("pooling_config")
+    if head.pooling is not None:
+        return head
+    if said.config.get("model_type") == "llama_bidirec" and said.config.get("pooling") == "avg":
+        return replace(head, pooling=Fact(("mean",), "config.json"))
+    if not isinstance(stated, dict) or not any(key.startswith("pooling_mode") for key in stated):
+        return head
+    modes = read_pooling_modes(said.layout.config_file, stated)
+    include_prompt = read_field(said.layout.config_file, stated, "include_prompt", bool, True)
+    # The first folder that modules.json names and that is not there is Pooling's.
+    return replace(
+        head,
+        pooling=Fact(modes, "config.json: pooling_config"),
+        include_prompt=include_prompt,
+        left_out=head.left_out[1:],
+    )
 
 
 def _suggestions(family: Family, usage: Usage) -> tuple[str, ...]:

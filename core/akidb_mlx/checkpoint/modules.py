@@ -12,7 +12,7 @@ from akidb_mlx.checkpoint.json_file import read_field, read_json
 from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["POOLING_NAMES", "STATIC", "Head", "Usage", "read_head", "read_modules", "read_usage"]
+__all__ = ["POOLING_NAMES", "STATIC", "Head", "Usage", "read_head", "read_modules", "read_pooling_modes", "read_usage"]
 
 STATIC = "StaticEmbedding"
 _OURS = "sentence_transformers."  # whose classes are computed here
@@ -125,9 +125,14 @@ def _read_pooling(path: Path, folder: str) -> tuple[Fact[tuple[str, ...]], bool]
     file = path / folder / "config.json"
     config = read_json(file)
     _refuse_other_keys(file, "token_embeddings")
-    modes = _named_modes(file, config["pooling_mode"]) if "pooling_mode" in config else _flagged_modes(file, config)
+    modes = read_pooling_modes(file, config)
     include_prompt = read_field(file, config, "include_prompt", bool, True)
     return Fact(modes, file.relative_to(path).as_posix()), include_prompt
+
+
+def read_pooling_modes(file: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modes that Pooling's settings in `file` say, in the new form or the old."""
+    return _named_modes(file, config["pooling_mode"]) if "pooling_mode" in config else _flagged_modes(file, config)
 
 
 def _named_modes(file: Path, said: object) -> tuple[str, ...]:
