@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from numpy.typing import ArrayLike
@@ -18,7 +18,7 @@ from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.encoders import TextEncoder
 from akidb_mlx.pipeline.face import Face
 from akidb_mlx.pipeline.inputs import as_async, checked, checked_async, checked_stream, positive
-from akidb_mlx.pipeline.loaded_model import EMBEDDER, LoadedModel, acquire
+from akidb_mlx.pipeline.loaded_model import EMBEDDER, LoadedModel
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
 from akidb_mlx.vectors import Embeddings
 
@@ -41,7 +41,7 @@ class EmbedderProtocol(Protocol):
     async def aencode_document(self, texts: Sequence[str], *, show_progress: bool = False) -> Embeddings: ...  # noqa: D102
 
 
-class Embedder(Face[Recipe]):
+class Embedder(Face[EmbedderConfig, Recipe]):
     """A loaded model. Make one with `Embedder.load`; embedders with equal settings share one loaded model.
 
     All methods may be called from any thread, the async ones from any event loop.
@@ -58,7 +58,7 @@ class Embedder(Face[Recipe]):
         self._dimension = self._checked_dimension(wanted, ConfigError)
         encoder = TextEncoder(loaded.tokenizer, include_prompt=self._checkpoint.include_prompt)
         self._path = TextPipeline(loaded, encoder)
-        super().__init__(loaded)  # last: whatever failed before gives the model back by itself
+        super().__init__(config, loaded)
 
     @classmethod
     def load(cls, model: "str | PathLike[str] | EmbedderConfig | None" = None, **fields: Any) -> Self:
@@ -69,18 +69,7 @@ class Embedder(Face[Recipe]):
         Raises:
             ConfigError, ModelNotFoundError, CheckpointError, UnsupportedModelError, BackendError.
         """
-        if isinstance(model, EmbedderConfig):
-            config = model.with_changes(**fields) if fields else model
-        elif model is None:
-            config = EmbedderConfig(**fields)
-        else:
-            config = EmbedderConfig(model=fspath(model), **fields)
-        loaded = acquire(config, EMBEDDER)
-        try:
-            return cls(config, loaded)
-        except BaseException:
-            loaded.release()
-            raise
+        return cls._open(EmbedderConfig, EMBEDDER, model, fields)
 
     @property
     def dimension(self) -> int:
@@ -275,13 +264,6 @@ class Embedder(Face[Recipe]):
 
     def __repr__(self) -> str:
         return f"Embedder({self._checkpoint.name!r}, dimension={self.dimension})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the configuration; the model is found and loaded again from it."""
-        return type(self).load, (self.config,)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return type(self).load(self.config)
 
     def _call(
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from akidb_mlx.config.options import ACTIVATIONS, Activation
@@ -23,7 +23,7 @@ from akidb_mlx.pipeline.chat_renderer import ChatRenderer
 from akidb_mlx.pipeline.encoders import Encoder
 from akidb_mlx.pipeline.face import Face
 from akidb_mlx.pipeline.inputs import checked, checked_pair_stream, positive
-from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel, acquire
+from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel
 from akidb_mlx.pipeline.pair_encoders import ChatEncoder, PairEncoder
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
 from akidb_mlx.scores import Ranked, finish_scores, ranking
@@ -53,7 +53,7 @@ class RerankerProtocol(Protocol):
     async def arank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[Ranked]: ...  # noqa: D102
 
 
-class Reranker(Face[RerankerRecipe]):
+class Reranker(Face[RerankerConfig, RerankerRecipe]):
     """A loaded model. Make one with `Reranker.load`; rerankers with equal settings share one loaded model.
 
     All methods may be called from any thread, the async ones from any event loop.
@@ -67,7 +67,7 @@ class Reranker(Face[RerankerRecipe]):
         self._activation = settled_activation(config, loaded.recipe)
         self._prompts = reranker_prompts(config, loaded.recipe)
         self._path = TextPipeline(loaded, _encoder(loaded))
-        super().__init__(loaded)  # last: whatever failed before gives the model back by itself
+        super().__init__(config, loaded)
 
     @classmethod
     def load(cls, model: "str | PathLike[str] | RerankerConfig | None" = None, **fields: Any) -> Self:
@@ -78,18 +78,7 @@ class Reranker(Face[RerankerRecipe]):
         Raises:
             ConfigError, ModelNotFoundError, CheckpointError, UnsupportedModelError, BackendError.
         """
-        if isinstance(model, RerankerConfig):
-            config = model.with_changes(**fields) if fields else model
-        elif model is None:
-            config = RerankerConfig(**fields)
-        else:
-            config = RerankerConfig(model=fspath(model), **fields)
-        loaded = acquire(config, RERANKER)
-        try:
-            return cls(config, loaded)
-        except BaseException:
-            loaded.release()
-            raise
+        return cls._open(RerankerConfig, RERANKER, model, fields)
 
     @property
     def num_labels(self) -> int:
@@ -218,13 +207,6 @@ class Reranker(Face[RerankerRecipe]):
 
     def __repr__(self) -> str:
         return f"Reranker({self._checkpoint.name!r}, num_labels={self.num_labels})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the configuration; the model is found and loaded again from it."""
-        return type(self).load, (self.config,)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return type(self).load(self.config)
 
     def _call(
         self,

@@ -2,28 +2,51 @@
 
 import threading
 import weakref
+from os import fspath
 from typing import Any, Generic, Self, TypeVar
 
+from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.device.precision import describe_error
 from akidb_mlx.effective.recipe import AnyRecipe
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import BackendError, ClosedError
-from akidb_mlx.pipeline.loaded_model import LoadedModel, measure_float32
+from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel, acquire, measure_float32
 
 __all__ = ["Face"]
 
+C = TypeVar("C", bound=ModelConfig)
 R = TypeVar("R", bound=AnyRecipe)
 
 
-class Face(Generic[R]):
+class Face(Generic[C, R]):
     """One user of a loaded model."""
 
-    def __init__(self, loaded: LoadedModel[R]) -> None:
-        """Hold the model until `close`, or until nobody holds this."""
+    def __init__(self, config: C, loaded: LoadedModel[R]) -> None:
+        """Hold the model until `close`, or until nobody holds this.
+
+        A kind calls it last: whatever failed before gives the model back by itself.
+        """
+        self.config = config
         self._loaded = loaded
         # A thread of its own: closing waits for the device, and the garbage collector may run on its thread.
         self._finalizer = weakref.finalize(self, lambda: threading.Thread(target=loaded.release).start())
         self._finalizer.atexit = False
+
+    @classmethod
+    def _open(cls, kind_of_config: type[C], kind: Kind[C, R], model: Any, fields: dict[str, Any]) -> Self:
+        """What `load` does: settle the configuration, share or load its model."""
+        if isinstance(model, kind_of_config):
+            config = model.with_changes(**fields) if fields else model
+        elif model is None:
+            config = kind_of_config(**fields)
+        else:
+            config = kind_of_config(model=fspath(model), **fields)
+        loaded = acquire(config, kind)
+        try:
+            return cls(config, loaded)
+        except BaseException:
+            loaded.release()
+            raise
 
     @property
     def max_seq_length(self) -> int | None:
@@ -54,6 +77,14 @@ class Face(Generic[R]):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the configuration; the model is found and loaded again from it."""
+        return type(self).load, (self.config,)  # type: ignore[attr-defined]  # each kind documents its own
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copy: Self = type(self).load(self.config)  # type: ignore[attr-defined]
+        return copy
 
     def _check_open(self) -> None:
         if not self._finalizer.alive:
