@@ -271,9 +271,10 @@ def edit_config(folder, **changes):
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
-def test_other_quantisers_are_refused(tmp_path):
+@pytest.mark.parametrize("method", [{"quant_method": "bitsandbytes"}, {}], ids=["named", "old form"])
+def test_other_quantisers_are_refused(tmp_path, method):
     shutil.copytree(REFERENCE / "llama-linear", tmp_path / "model")
-    edit_config(tmp_path / "model", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    edit_config(tmp_path / "model", quantization_config={**method, "load_in_8bit": False, "load_in_4bit": True})
     with pytest.raises(UnsupportedModelError, match=r"quantised with 'bitsandbytes'.*MLX conversion"):
         Embedder.load(tmp_path / "model")
 

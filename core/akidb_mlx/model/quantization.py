@@ -23,6 +23,7 @@ _AFFINE_BITS, _AFFINE_GROUPS = (1, 2, 3, 4, 5, 6, 8), (32, 64, 128)
 _BYTE_SCALES = {(4, 16): "nvfp4", (4, 32): "mxfp4", (8, 32): "mxfp8"}
 _MODES = ("affine", *_BYTE_SCALES.values())
 _GROUPS_WITHOUT_FLOAT32 = 128
+_BITSANDBYTES = frozenset({"load_in_8bit", "load_in_4bit"})  # its settings before they named a method
 PACKINGS = (
     *(("affine", bits, group_size) for bits in _AFFINE_BITS for group_size in _AFFINE_GROUPS),
     *((mode, bits, group_size) for (bits, group_size), mode in _BYTE_SCALES.items()),
@@ -41,9 +42,10 @@ def check_quantization(said: Mapping[str, Any] | None, layers: Set[str], file: P
         if layers:
             raise CheckpointError(f"{file} says nothing of quantization, but {min(layers)} is quantised")
         return
-    if "quant_method" in said:
+    method = said.get("quant_method") or ("bitsandbytes" if _BITSANDBYTES & said.keys() else None)
+    if method is not None:
         raise UnsupportedModelError(
-            f"{file}: weights quantised with {said['quant_method']!r} are not supported; "
+            f"{file}: weights quantised with {method!r} are not supported; "
             "take the original weights, or an MLX conversion (mlx_lm.convert)"
         )
     for settings in (said, *(value for value in said.values() if isinstance(value, Mapping))):
