@@ -215,6 +215,29 @@ def test_variables_and_a_section_of_the_file(monkeypatch, tmp_path):
         RerankerConfig()
 
 
+@pytest.mark.parametrize(
+    "name", ["AKIDB_MLX_RERANK_MODEL", "AKIDB_MLX_RERANKERMODEL", "AKIDB_MLX_RERANKER", "AKIDB_MLX_reranker_model"]
+)
+def test_variables_that_can_only_mean_a_reranker_are_not_left_unread(name, monkeypatch):
+    monkeypatch.setenv(name, "a/reranker")
+    with pytest.raises(ConfigError, match=f"unknown environment variable {name}; did you mean AKIDB_MLX_RERANKER_MODE"):
+        RerankerConfig()
+
+
+@pytest.mark.parametrize("section", ["rerankr", "Reranker", "rerank", "rerankers"])
+def test_a_section_nearly_called_so_is_told(section, monkeypatch, tmp_path):
+    from akidb_mlx import EmbedderConfig
+
+    (tmp_path / "embedding_config.yaml").write_text(f"embedding:\n  model: a\n{section}:\n  model: b\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"unknown section {section} in .*yaml; did you mean reranker\?"):
+        RerankerConfig()
+    assert EmbedderConfig().model == "a"
+    (tmp_path / "embedding_config.yaml").write_text(f"model: a\n{section}:\n  model: b\n")
+    with pytest.raises(ConfigError, match=rf"unknown key in .*: {section}; did you mean reranker\?"):
+        EmbedderConfig()
+
+
 def test_every_field_that_decides_scores_is_in_the_fingerprint(bert):
     changed = {
         "max_seq_length": 20,
