@@ -163,10 +163,17 @@ def test_rank_refuses_what_it_cannot_rank(bert):
         bert.rank(QUERY, DOCUMENTS, top_k=True)
     with pytest.raises(TypeError, match="query must be a str"):
         bert.rank(None, DOCUMENTS)
-    with pytest.raises(TypeError, match="texts must be a list of str"):
+    with pytest.raises(TypeError, match="documents must be a list of str"):
         bert.rank(QUERY, "a document")
     with Reranker.load(LABELS) as labels, pytest.raises(InputError, match="gives 3 scores for a pair"):
         labels.rank(QUERY, DOCUMENTS)
+
+
+@pytest.mark.parametrize("name", ["bert", "chat"])
+def test_a_prompt_is_a_text(name, request):
+    reranker = request.getfixturevalue(name)
+    with pytest.raises(TypeError, match="prompt must be a str, not a int"):
+        reranker.predict(PAIRS, prompt=5)
 
 
 # ── prompts and settings ─────────────────────────────────────────────────────────────────────────────
