@@ -56,6 +56,7 @@ def read_scoring(layout: Layout, config: Config, modules: Modules) -> Scoring:
     elif task == "sequence-classification":
         _refuse_more(layout, modules[1:], "a classifier's scores")
         labels = _labels(layout, config)
+        _refuse_problem(layout, config, labels)
         head = Fact(ClassificationHead(labels), layout.relative(layout.config_file))
     else:
         head, labels = _read_dense_scores(layout, modules)
@@ -99,6 +100,15 @@ def _labels(layout: Layout, config: Config) -> int:
     if count is not None:
         return read_field(layout.config_file, config, "num_labels", int)
     return 2  # transformers' default
+
+
+def _refuse_problem(layout: Layout, config: Config, labels: int) -> None:
+    """What transformers 5 makes no model of."""
+    if labels == 1 and config.get("problem_type") == "single_label_classification":
+        raise UnsupportedModelError(
+            f"{layout.config_file}: problem_type is single_label_classification, but there is one label, which the "
+            'reference refuses; set problem_type to "regression" where the one number is the score'
+        )
 
 
 def _read_logit_score(layout: Layout, modules: Modules) -> Fact[HeadFacts]:
