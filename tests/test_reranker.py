@@ -163,10 +163,17 @@ def test_rank_refuses_what_it_cannot_rank(bert):
         bert.rank(QUERY, DOCUMENTS, top_k=True)
     with pytest.raises(TypeError, match="query must be a str"):
         bert.rank(None, DOCUMENTS)
-    with pytest.raises(TypeError, match="texts must be a list of str"):
+    with pytest.raises(TypeError, match="documents must be a list of str"):
         bert.rank(QUERY, "a document")
     with Reranker.load(LABELS) as labels, pytest.raises(InputError, match="gives 3 scores for a pair"):
         labels.rank(QUERY, DOCUMENTS)
+
+
+@pytest.mark.parametrize("name", ["bert", "chat"])
+def test_a_prompt_is_a_text(name, request):
+    reranker = request.getfixturevalue(name)
+    with pytest.raises(TypeError, match="prompt must be a str, not a int"):
+        reranker.predict(PAIRS, prompt=5)
 
 
 # ── prompts and settings ─────────────────────────────────────────────────────────────────────────────
@@ -213,6 +220,29 @@ def test_variables_and_a_section_of_the_file(monkeypatch, tmp_path):
     monkeypatch.setenv("AKIDB_MLX_RERANKER_POOLING", "cls")
     with pytest.raises(ConfigError, match="unknown environment variable AKIDB_MLX_RERANKER_POOLING"):
         RerankerConfig()
+
+
+@pytest.mark.parametrize(
+    "name", ["AKIDB_MLX_RERANK_MODEL", "AKIDB_MLX_RERANKERMODEL", "AKIDB_MLX_RERANKER", "AKIDB_MLX_reranker_model"]
+)
+def test_variables_that_can_only_mean_a_reranker_are_not_left_unread(name, monkeypatch):
+    monkeypatch.setenv(name, "a/reranker")
+    with pytest.raises(ConfigError, match=f"unknown environment variable {name}; did you mean AKIDB_MLX_RERANKER_MODE"):
+        RerankerConfig()
+
+
+@pytest.mark.parametrize("section", ["rerankr", "Reranker", "rerank", "rerankers"])
+def test_a_section_nearly_called_so_is_told(section, monkeypatch, tmp_path):
+    from akidb_mlx import EmbedderConfig
+
+    (tmp_path / "embedding_config.yaml").write_text(f"embedding:\n  model: a\n{section}:\n  model: b\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"unknown section {section} in .*yaml; did you mean reranker\?"):
+        RerankerConfig()
+    assert EmbedderConfig().model == "a"
+    (tmp_path / "embedding_config.yaml").write_text(f"model: a\n{section}:\n  model: b\n")
+    with pytest.raises(ConfigError, match=rf"unknown key in .*: {section}; did you mean reranker\?"):
+        EmbedderConfig()
 
 
 def test_every_field_that_decides_scores_is_in_the_fingerprint(bert):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from akidb_mlx import Reranker
-from akidb_mlx.errors import AkiDBMLXError
+from akidb_mlx.errors import AkiDBMLXError, UnsupportedModelError
 from support.checkpoints import REFERENCE, RERANKERS
 
 REFUSED = json.loads((RERANKERS / "refused.json").read_text(encoding="utf-8"))
@@ -59,6 +59,20 @@ def test_it_is_refused(name, tmp_path):
     with pytest.raises(AkiDBMLXError) as refusal:
         Reranker.load(build(name, tmp_path / "model"), device="cpu").close()
     assert len(str(refusal.value)) > 30
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(REFUSED) if name.startswith("activation-")])
+def test_a_user_who_knows_better_sets_the_activation(name, tmp_path):
+    folder = build(name, tmp_path / "model")
+    with pytest.raises(UnsupportedModelError, match=r"the activation is .*, known are .* Set activation where you"):
+        Reranker.load(folder, device="cpu").close()
+    with (
+        Reranker.load(folder, activation="tanh", device="cpu") as reranker,
+        Reranker.load(REFERENCE / REFUSED[name]["source"], activation="tanh", device="cpu") as whole,
+    ):
+        assert np.array_equal(reranker.predict([("a", "b")]), whole.predict([("a", "b")]))
+        with pytest.raises(UnsupportedModelError):  # though the loaded model could be shared
+            Reranker.load(folder, device="cpu").close()
 
 
 @pytest.mark.parametrize("name", sorted(COMPUTED))

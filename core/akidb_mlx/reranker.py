@@ -245,7 +245,7 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
         if not isinstance(query, str):
             raise TypeError(f"query must be a str, not a {type(query).__name__}")
         check_top_k(top_k)
-        return [(query, document) for document in checked(documents)]
+        return [(query, document) for document in checked(documents, "documents")]
 
 
 def check_top_k(top_k: int | None) -> None:

@@ -84,7 +84,7 @@ class FakeReranker:
         if not isinstance(query, str):
             raise TypeError(f"query must be a str, not a {type(query).__name__}")
         check_top_k(top_k)
-        return ranking(self._scores([(query, document) for document in checked(documents)]), top_k)
+        return ranking(self._scores([(query, document) for document in checked(documents, "documents")]), top_k)
 
     async def apredict(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> Embeddings:
         """As `predict`."""

@@ -61,7 +61,8 @@ def read_chat_template(
 def has_chat_template(folder: Path) -> bool:
     """Whether the tokenizer in `folder` has one."""
     file = folder / "tokenizer_config.json"
-    return (folder / "chat_template.jinja").exists() or bool(file.exists() and read_json(file).get("chat_template"))
+    beside = (folder / "chat_template.jinja").exists() or (folder / "additional_chat_templates").is_dir()
+    return beside or bool(file.exists() and read_json(file).get("chat_template"))
 
 
 def _read_text(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:

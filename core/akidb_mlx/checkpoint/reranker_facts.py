@@ -30,7 +30,7 @@ class RerankerCheckpoint(ModelFacts):
     head: HeadFacts
     num_labels: int
     activation: str
-    """What makes scores of the model's numbers, by torch's name in lower case."""
+    """What makes scores of the model's numbers, by torch's name in lower case; as written where it is not known."""
     chat: ChatTemplate | None = None
 
 

@@ -56,6 +56,7 @@ def read_scoring(layout: Layout, config: Config, modules: Modules) -> Scoring:
     elif task == "sequence-classification":
         _refuse_more(layout, modules[1:], "a classifier's scores")
         labels = _labels(layout, config)
+        _refuse_problem(layout, config, labels)
         head = Fact(ClassificationHead(labels), layout.relative(layout.config_file))
     else:
         head, labels = _read_dense_scores(layout, modules)
@@ -99,6 +100,15 @@ def _labels(layout: Layout, config: Config) -> int:
     if count is not None:
         return read_field(layout.config_file, config, "num_labels", int)
     return 2  # transformers' default
+
+
+def _refuse_problem(layout: Layout, config: Config, labels: int) -> None:
+    """What transformers 5 makes no model of."""
+    if labels == 1 and config.get("problem_type") == "single_label_classification":
+        raise UnsupportedModelError(
+            f"{layout.config_file}: problem_type is single_label_classification, but there is one label, which the "
+            'reference refuses; set problem_type to "regression" where the one number is the score'
+        )
 
 
 def _read_logit_score(layout: Layout, modules: Modules) -> Fact[HeadFacts]:
@@ -155,32 +165,26 @@ def _refuse_more(layout: Layout, rest: Modules, wanted: str) -> None:
 
 
 def read_activation(layout: Layout, config: Config, labels: int, *, saved: bool) -> Fact[str]:
-    """What makes scores of the model's numbers: the first place that says it, else sigmoid for a single label."""
-    for file, key, name in _said_activations(layout, config, saved=saved):
+    """What makes scores of the model's numbers: the first place that says it, else sigmoid for a single label.
+
+    A class that is not computed here stays as it is written: a user who knows better may set another.
+    """
+    for file, name in _said_activations(layout, config, saved=saved):
         if name is not None:
-            return Fact(_known_activation(f"{file}: {key}", name, labels), file)
+            return Fact(_activation(str(name)), file)
     return Fact(
         "sigmoid" if labels == 1 else "identity", "default for one label" if labels == 1 else "default for several"
     )
 
 
-def _said_activations(layout: Layout, config: Config, *, saved: bool) -> list[tuple[str, str, Any]]:
+def _said_activations(layout: Layout, config: Config, *, saved: bool) -> list[tuple[str, Any]]:
     own = layout.path / "config_sentence_transformers.json"
-    places = [(own.name, "activation_fn", read_json(own).get("activation_fn"))] if saved and own.exists() else []
+    places = [(own.name, read_json(own).get("activation_fn"))] if saved and own.exists() else []
     file, nested = layout.relative(layout.config_file), config.get("sentence_transformers")
     if isinstance(nested, dict) and "activation_fn" in nested:
-        return [*places, (file, "sentence_transformers.activation_fn", nested["activation_fn"])]
-    old = "sbert_ce_default_activation_function"
-    return [*places, (file, old, config.get(old))]
+        return [*places, (file, nested["activation_fn"])]
+    return [*places, (file, config.get("sbert_ce_default_activation_function"))]
 
 
-def _known_activation(where: str, name: Any, labels: int) -> str:
-    short = str(name).rpartition(".")[2]
-    if not str(name).startswith("torch.") or short not in _ACTIVATIONS:
-        raise UnsupportedModelError(
-            f"{where} is {name!r}; known are torch's {', '.join(_ACTIVATIONS)}. Set activation to one of "
-            "identity, sigmoid, tanh or softmax where you know better"
-        )
-    if short == "Softmax" and labels == 1:
-        raise UnsupportedModelError(f"{where} is {name!r}, which gives 1 for every pair of a model with one label")
-    return _ACTIVATIONS[short]
+def _activation(name: str) -> str:
+    return _ACTIVATIONS.get(name.rpartition(".")[2], name) if name.startswith("torch.") else name

@@ -52,6 +52,8 @@ class Source:
     prefix: str
     section: str
     """The file's section that is this kind's alone."""
+    stem: str = ""
+    """What a variable begins with that can only be meant for this kind, the prefix or not."""
     spellings: Mapping[str, str | None] = field(default_factory=dict)
     """AkiDB's names there → ours."""
     plain: bool = False
@@ -60,7 +62,8 @@ class Source:
     def read_environment(self, fields: Collection[str]) -> Said:
         """Fields from variables; a name that is none of ours is an error, for nobody would see it ignored."""
         variables = {self.prefix + name.upper(): name for name in fields}
-        ours = [name for name in os.environ if name.upper().startswith(self.prefix) and not self._of_others(name)]
+        mine = self.stem or self.prefix
+        ours = [name for name in os.environ if name.upper().startswith(mine) and not self._of_others(name)]
         refuse_unknown("environment variable", ours, variables)
         return {variables[name]: (os.environ[name], name) for name in ours}
 
@@ -71,13 +74,21 @@ class Source:
         if self.section in whole:
             return self._read_section(path, whole[self.section], fields)
         if not self.plain:
+            self._refuse_misspelt(path, whole)
             return {}
-        plain = {key: value for key, value in whole.items() if key not in _others_than(self, "section")}
-        refuse_unknown(f"key in {path}:", plain, fields)
+        others = _others_than(self, "section")
+        plain = {key: value for key, value in whole.items() if key not in others}
+        refuse_unknown(f"key in {path}:", plain, {*fields, self.section, *others})
         return {name: (value, f"{path}: {name}") for name, value in plain.items()}
 
+    def _refuse_misspelt(self, path: Path, sections: Iterable[str]) -> None:
+        """A section that is nearly called so would leave the defaults in place without a word."""
+        for name in sections:
+            if difflib.get_close_matches(name.lower(), [self.section], cutoff=0.8):
+                raise ConfigError(f"unknown section {name} in {path}; did you mean {self.section}?")
+
     def _of_others(self, variable: str) -> bool:
-        others = tuple(prefix for prefix in _others_than(self, "prefix") if prefix.startswith(self.prefix))
+        others = tuple(stem for stem in _others_than(self, "stem") if stem.startswith(self.prefix))
         return variable in _RESERVED_VARIABLES or variable.upper().startswith(others)
 
     def _read_section(self, path: Path, section: Any, fields: Collection[str]) -> Said:
@@ -96,8 +107,8 @@ class Source:
         return said
 
 
-EMBEDDER: Final = Source("AKIDB_MLX_", "embedding", _AKIDB_KEYS, plain=True)
-RERANKER: Final = Source("AKIDB_MLX_RERANKER_", "reranker")
+EMBEDDER: Final = Source("AKIDB_MLX_", "embedding", spellings=_AKIDB_KEYS, plain=True)
+RERANKER: Final = Source("AKIDB_MLX_RERANKER_", "reranker", stem="AKIDB_MLX_RERANK")
 
 
 def _others_than(source: Source, what: str) -> list[str]:
@@ -172,9 +183,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the nearest known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    """`; did you mean X?` for the nearest known name, whatever the case of its letters, or nothing."""
+    lowered = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), list(lowered), n=1)
+    return f"; did you mean {lowered[close[0]]}?" if close else ""
 
 
 def refuse_unknown(what: str, names: Iterable[str], known: Collection[str]) -> None:

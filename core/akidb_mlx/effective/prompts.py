@@ -26,7 +26,10 @@ class Prompts:
 
         Raises:
             InputError: a side and something else; an unknown name.
+            TypeError: a prompt that is no str.
         """
+        if not isinstance(prompt, str | None):
+            raise TypeError(f"prompt must be a str, not a {type(prompt).__name__}")
         if side is not None:
             for given, what in ((prompt, "prompt"), (prompt_name, "prompt name")):
                 if given is not None:

@@ -9,12 +9,13 @@ from akidb_mlx.checkpoint.hub import Resolved
 from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.checkpoint.pair_facts import gives_token_types
 from akidb_mlx.checkpoint.reranker_facts import RerankerCheckpoint, read_reranker_checkpoint
+from akidb_mlx.config.options import ACTIVATIONS
 from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.device.choice import Device, choose_device
 from akidb_mlx.effective.facts import RecipeFact, dtype, quantization, stored_dtype
 from akidb_mlx.effective.prompts import Prompts
 from akidb_mlx.effective.recipe import settle_length
-from akidb_mlx.errors import ConfigError
+from akidb_mlx.errors import ConfigError, UnsupportedModelError
 
 __all__ = [
     "RERANKER_FACTS",
@@ -24,6 +25,9 @@ __all__ = [
     "reranker_prompts",
     "settled_activation",
 ]
+
+
+_ALIKE = "which gives 1 for every pair"  # softmax over a single label
 
 
 @dataclass(frozen=True)
@@ -51,21 +55,37 @@ def read_reranker_recipe(config: RerankerConfig, source: Resolved | None = None)
         rebuilt = checkpoint.rebuilt_tokenizer(config.tokenizer)
         types = gives_token_types(checkpoint.tokenizer_file, rebuilt, checkpoint.config)
     device = choose_device(config.device, config.memory_limit_mb)
-    return RerankerRecipe(checkpoint, device, settle_length(config, checkpoint), types)
+    recipe = RerankerRecipe(checkpoint, device, settle_length(config, checkpoint), types)
+    settled_activation(config, recipe)  # what is refused is refused before the weights are read
+    return recipe
 
 
 def settled_activation(config: RerankerConfig, recipe: RerankerRecipe) -> str:
     """What makes scores of the model's numbers: the user's word, else the checkpoint's.
 
     Raises:
-        ConfigError: softmax for a model with one label.
+        ConfigError: the user's is softmax for a model with one label.
+        UnsupportedModelError: the checkpoint's is that, or is not computed here.
     """
-    if config.activation == "softmax" and recipe.checkpoint.num_labels == 1:
-        raise ConfigError(
-            f"activation is softmax ({config.source_of('activation')}), which gives 1 for every pair: "
-            f"{recipe.checkpoint.name} has one label"
-        )
-    return config.activation or recipe.checkpoint.activation
+    checkpoint = recipe.checkpoint
+    if config.activation is None:
+        _refuse_unknown_activation(checkpoint)
+        return checkpoint.activation
+    if config.activation == "softmax" and checkpoint.num_labels == 1:
+        where = config.source_of("activation")
+        raise ConfigError(f"activation is softmax ({where}), {_ALIKE}: {checkpoint.name} has one label")
+    return config.activation
+
+
+def _refuse_unknown_activation(checkpoint: RerankerCheckpoint) -> None:
+    known = checkpoint.activation in ACTIVATIONS
+    if known and not (checkpoint.activation == "softmax" and checkpoint.num_labels == 1):
+        return
+    problem = _ALIKE if known else f"known are {', '.join(ACTIVATIONS)}"
+    raise UnsupportedModelError(
+        f"{checkpoint.path / checkpoint.sources['activation']}: the activation is {checkpoint.activation!r}, {problem}"
+        ". Set activation where you know better"
+    )
 
 
 def reranker_prompts(config: RerankerConfig, recipe: RerankerRecipe) -> Prompts:

@@ -20,10 +20,13 @@ __all__ = [
 T = TypeVar("T")
 
 
-def checked(texts: Sequence[str]) -> Sequence[str]:
-    """A list of the texts; TypeError for a bare str, for what has no order or length, and for other items."""
+def checked(texts: Sequence[str], name: str = "texts") -> Sequence[str]:
+    """A list of the texts; TypeError for a bare str, for what has no order or length, and for other items.
+
+    `name` is what the caller's argument is called.
+    """
     if isinstance(texts, str | bytes | Mapping | Set) or not hasattr(texts, "__len__"):
-        raise TypeError(f"texts must be a list of str, not a {type(texts).__name__}; wrap one text in a list")
+        raise TypeError(f"{name} must be a list of str, not a {type(texts).__name__}; wrap one text in a list")
     texts = list(texts)
     for index, text in enumerate(texts):
         _check_text(text, index)
