@@ -3,13 +3,16 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from akidb_mlx.checkpoint.hub import Resolved
 from akidb_mlx.checkpoint.locate import resolve
+from akidb_mlx.checkpoint.model_facts import ModelFacts
+from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
@@ -19,7 +22,7 @@ from akidb_mlx.effective.recipe import AnyRecipe, Recipe, read_recipe, warn_once
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.engine.model_engine import Engine
 from akidb_mlx.engine.scheduler import Scheduler
-from akidb_mlx.errors import BackendError
+from akidb_mlx.errors import AkiDBMLXError, BackendError
 from akidb_mlx.pipeline.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -59,6 +62,8 @@ class LoadedModel(Generic[R]):
     key: Hashable
     recipe: R
     tokenizer: Tokenizer
+    side_tokenizers: Mapping[Side, Tokenizer]
+    """Of queries and documents, where these have limits of their own."""
     engine: Engine
     dimension: int
     """Width of the rows, before truncation."""
@@ -150,22 +155,19 @@ def _load(key: Hashable, config: ModelConfig, recipe: R) -> LoadedModel[R]:
     loading = DEVICE_THREADS.run(load)
     if device.kind != "cpu" and device.dtype(read_float_dtype(checkpoint.weight_files), config.dtype) == "float32":
         _warn_of_lower_precision(device)
-    rebuilt = checkpoint.rebuilt_tokenizer(config.tokenizer)  # meanwhile, in this thread
-    tokenizer = Tokenizer(
-        checkpoint.tokenizer_file,
-        recipe.max_seq_length,
-        do_lower_case=checkpoint.do_lower_case,
-        truncation_side=checkpoint.truncation_side or rebuilt.truncation_side,
-        state=rebuilt.state,
-        split_special_tokens=rebuilt.split_special_tokens,
-        vocab_size=checkpoint.config.get("vocab_size"),
-        **checkpoint.tokenizer_rules,
-    )
+    try:
+        make_tokenizer = _tokenizer_maker(checkpoint, config)  # meanwhile, in this thread
+    except AkiDBMLXError:
+        loading.result()  # an architecture that is not computed is the better reason
+        raise
+    tokenizer = make_tokenizer(recipe.max_seq_length)
+    side_tokenizers = {side: make_tokenizer(length) for side, length in recipe.side_lengths.items()}
+    limits = [recipe.max_seq_length, *recipe.side_lengths.values()]
     model = loading.result()
     scheduler = Scheduler(
         config.max_batch_tokens or device.max_batch_tokens,
         config.query_latency_target_ms / 1000,
-        recipe.max_seq_length,
+        None if None in limits else max(length for length in limits if length is not None),
         device.shapes,
         lanes=max(1, device.cpu_lanes),
         full_batch_s=device.full_batch_ms / 1000,
@@ -183,7 +185,22 @@ def _load(key: Hashable, config: ModelConfig, recipe: R) -> LoadedModel[R]:
         memory=device.memory,
         cost=model.activation_bytes,
     )
-    return LoadedModel(key, recipe, tokenizer, engine, model.dimension, model.parameter_bytes())
+    return LoadedModel(key, recipe, tokenizer, side_tokenizers, engine, model.dimension, model.parameter_bytes())
+
+
+def _tokenizer_maker(checkpoint: ModelFacts, config: ModelConfig) -> Callable[[int | None], Tokenizer]:
+    """Limit → tokenizer."""
+    rebuilt = checkpoint.rebuilt_tokenizer(config.tokenizer)
+    return partial(
+        Tokenizer,
+        checkpoint.tokenizer_file,
+        do_lower_case=checkpoint.do_lower_case,
+        truncation_side=checkpoint.truncation_side or rebuilt.truncation_side,
+        state=rebuilt.state,
+        split_special_tokens=rebuilt.split_special_tokens,
+        vocab_size=checkpoint.config.get("vocab_size"),
+        **checkpoint.tokenizer_rules,
+    )
 
 
 def _after_fork() -> None:
