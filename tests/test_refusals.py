@@ -73,6 +73,10 @@ def drop(name):
     return lambda folder: (folder / name).unlink()
 
 
+def template(text):
+    return lambda folder: (folder / "chat_template.jinja").write_text(text, encoding="utf-8")
+
+
 def to_pickle(content):
     """In place of safetensors, the file that torch.save would write of such a pickle; bytes: that file."""
 
@@ -88,7 +92,7 @@ def to_other_name(folder):
     (folder / "model.safetensors").rename(folder / "adapter_model.bin")
 
 
-BERT, LLAMA, QWEN = "bert-mean", "llama-linear", "qwen3-embedding"
+BERT, LLAMA, QWEN, CHAT = "bert-mean", "llama-linear", "qwen3-embedding", "qwen3-chat"
 TRANSFORMER, POOLING = ("Transformer", ""), ("Pooling", "1_Pooling")
 REFUSALS = (
     # ── architectures ──
@@ -140,14 +144,21 @@ REFUSALS = (
     Refusal("a classifier without sentence-transformers' files", BERT,
             lambda folder: (strip(folder), edit_json(folder / "config.json", architectures=["BertForSequenceClassification"])),
             "this is a classifier or reranker (BertForSequenceClassification), which scores texts"),
-    Refusal("another length for queries", BERT, lambda folder: edit_json(folder / "sentence_bert_config.json", query_length=8),
-            "query_length is 8, which changes vectors and is not supported here"),
+    Refusal("queries that are filled up to a length", BERT, lambda folder: edit_json(folder / "sentence_bert_config.json", query_expansion=True),
+            "query_expansion is True, which changes vectors and is not supported here"),
     Refusal("arguments of the tokenizer", BERT,
             lambda folder: edit_json(folder / "sentence_bert_config.json", tokenizer_args={"do_lower_case": False}),
             "tokenizer_args is {'do_lower_case': False}, which changes vectors and is not supported here"),
-    Refusal("a chat template around each text", BERT,
-            lambda folder: edit_json(folder / "sentence_bert_config.json", modality_config={"text": {}, "message": {"format": "flat"}}),
-            "modality_config has `message`: the reference puts each text through the tokenizer's chat template"),
+    Refusal("images beside texts", BERT,
+            lambda folder: edit_json(folder / "sentence_bert_config.json", modality_config={"text": {}, "image": {}}),
+            "modality_config is {'text': {}, 'image': {}}, which changes vectors and is not supported here"),
+    Refusal("a chat template around each text, which is not there", CHAT, drop("chat_template.jinja"),
+            "has no chat template: this model reads its texts through one, and without it its numbers mean nothing; take a checkpoint that"),
+    Refusal("a chat template that loses the text", CHAT, template("{{ messages | length }}"),
+            'the chat template leaves out messages of role "user", so that nothing would depend on that text; take a checkpoint'),
+    Refusal("a chat template that prints the date", CHAT, template("{{ messages[0].content }} {{ strftime_now('%d %b %Y') }}"),
+            'the chat template prints the date, so that a text would get another result each day; set what it takes for it (such as "date_string")'),
+    Refusal("a chat template that is none", CHAT, template("{% for message in messages %}"), "the chat template cannot be rendered ("),
     Refusal("MPNet with another padding token", "mpnet-mean", lambda folder: edit_json(folder / "config.json", pad_token_id=2),
             "pad_token_id is 2; for mpnet only 1 is supported"),
     Refusal("an unknown pooling", BERT, lambda folder: edit_json(folder / "1_Pooling" / "config.json", pooling_mode="attention"),

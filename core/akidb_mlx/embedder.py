@@ -9,22 +9,24 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 from numpy.typing import ArrayLike
 
 from akidb_mlx import vectors
+from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.effective.fingerprint import fingerprint
 from akidb_mlx.effective.prompts import effective_normalize, effective_prompts, fingerprint_facts
 from akidb_mlx.effective.recipe import Recipe
 from akidb_mlx.errors import ConfigError, InputError
 from akidb_mlx.pipeline.call import Call, OnError, Usage
-from akidb_mlx.pipeline.encoders import TextEncoder
+from akidb_mlx.pipeline.chat_renderer import ChatRenderer
+from akidb_mlx.pipeline.chat_tokenizer import ChatTokenizer
+from akidb_mlx.pipeline.encoders import ChatTextEncoder, Encoder, SideEncoder, TextEncoder
 from akidb_mlx.pipeline.face import Face
 from akidb_mlx.pipeline.inputs import as_async, checked, checked_async, checked_stream, positive
 from akidb_mlx.pipeline.loaded_model import EMBEDDER, LoadedModel
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
+from akidb_mlx.pipeline.tokenizer import Tokenizer
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["Embedder", "EmbedderProtocol", "Usage"]
-
-Side = Literal["query", "document"]
 
 
 @runtime_checkable
@@ -56,8 +58,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         self._normalize = effective_normalize(config, loaded.recipe)
         wanted = self._checkpoint.truncate_dim if config.truncate_dim is None else config.truncate_dim
         self._dimension = self._checked_dimension(wanted, ConfigError)
-        encoder = TextEncoder(loaded.tokenizer, include_prompt=self._checkpoint.include_prompt)
-        self._path = TextPipeline(loaded, encoder)
+        self._path = TextPipeline(loaded, _encoder(loaded))
         super().__init__(config, loaded)
 
     @classmethod
@@ -118,7 +119,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         show_progress: bool = False,
     ) -> Embeddings:
         """Embed queries with the query prompt; they overtake documents. Otherwise as `encode`."""
-        call = self._call(self._prompts.query, truncate_dim, normalize, urgent=True)
+        call = self._call(self._prompts.query, truncate_dim, normalize, "query")
         return self._path.encode(texts, call, show_progress)
 
     def encode_document(
@@ -134,7 +135,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
 
         With `wait` it waits for room in a full queue rather than raise QueueFullError.
         """
-        call = replace(self._call(self._prompts.document, truncate_dim, normalize), wait=wait)
+        call = replace(self._call(self._prompts.document, truncate_dim, normalize, "document"), wait=wait)
         return self._path.encode(texts, call, show_progress)
 
     async def aencode(
@@ -159,7 +160,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         show_progress: bool = False,
     ) -> Embeddings:
         """`encode_query` without blocking the event loop."""
-        call = self._call(self._prompts.query, truncate_dim, normalize, urgent=True)
+        call = self._call(self._prompts.query, truncate_dim, normalize, "query")
         return await self._path.aencode(texts, call, show_progress)
 
     async def aencode_document(
@@ -172,7 +173,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         wait: bool = False,
     ) -> Embeddings:
         """`encode_document` without blocking the event loop."""
-        call = replace(self._call(self._prompts.document, truncate_dim, normalize), wait=wait)
+        call = replace(self._call(self._prompts.document, truncate_dim, normalize, "document"), wait=wait)
         return await self._path.aencode(texts, call, show_progress)
 
     async def aencode_with_usage(
@@ -193,7 +194,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             self._prompts.choose(prompt_name, side=side),
             truncate_dim,
             normalize,
-            urgent=side == "query",
+            side,
             on_overlong=on_overlong,
             max_tokens=max_tokens,
         )
@@ -239,9 +240,8 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         return self._path.astream(source, positive(chunk_size), call, on_error)
 
     def count_tokens(self, texts: Sequence[str], prompt: str = "") -> list[int]:
-        """Tokens of each text with its prompt and special tokens, after truncation: what the model reads."""
-        part = self._loaded.tokenizer.tokenize([prompt + text for text in checked(texts)])
-        return [len(ids) for ids in part.token_ids]
+        """Tokens of each text with prompt, template and special tokens, after truncation: what the model reads."""
+        return [len(encoding) for encoding in self._path.encoder.encode(checked(texts), prompt).encodings]
 
     def validate(self, vectors_: ArrayLike, *, unit_length: bool = False) -> Embeddings:
         """Vectors from elsewhere as (n, dimension) float32; InputError names the row that cannot be taken."""
@@ -270,8 +270,8 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         prompt: str,
         truncate_dim: int | None,
         normalize: bool | None,
+        side: Side | None = None,
         *,
-        urgent: bool = False,
         on_overlong: str | None = None,
         max_tokens: int | None = None,
     ) -> Call:
@@ -284,7 +284,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             layer_norm=self._checkpoint.truncation_layer_norm,
         )
         on_overlong = on_overlong or self.config.on_overlong
-        return Call(prompt, finish, urgent=urgent, on_overlong=on_overlong, max_tokens=max_tokens)
+        return Call(prompt, finish, urgent=side == "query", side=side, on_overlong=on_overlong, max_tokens=max_tokens)
 
     def _stream_call(
         self,
@@ -295,8 +295,9 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         side: Side | None,
         on_error: OnError | None,
     ) -> Call:
-        call = self._call(self._prompts.choose(prompt_name, prompt, side), truncate_dim, normalize)
-        return call if on_error is None else replace(call, errors={})
+        call = self._call(self._prompts.choose(prompt_name, prompt, side), truncate_dim, normalize, side)
+        # A stream is bulk work, also one of queries.
+        return replace(call, urgent=False, errors=None if on_error is None else {})
 
     def _checked_dimension(self, truncate_dim: int | None, error: type[ConfigError | InputError]) -> int:
         full = self.full_dimension
@@ -312,3 +313,15 @@ class Embedder(Face[EmbedderConfig, Recipe]):
                 f"{truncate_dim} of {full} dimensions may find much less"
             )
         return truncate_dim
+
+
+def _encoder(loaded: LoadedModel[Recipe]) -> Encoder[str]:
+    checkpoint = loaded.recipe.checkpoint
+
+    def encoder(tokenizer: Tokenizer) -> Encoder[str]:
+        if checkpoint.chat is None:
+            return TextEncoder(tokenizer, include_prompt=checkpoint.include_prompt)
+        return ChatTextEncoder(ChatTokenizer(tokenizer, ChatRenderer(checkpoint.chat, checkpoint.name, ("user",))))
+
+    sides = {side: encoder(tokenizer) for side, tokenizer in loaded.side_tokenizers.items()}
+    return SideEncoder(encoder(loaded.tokenizer), sides) if sides else encoder(loaded.tokenizer)

@@ -20,11 +20,12 @@ from akidb_mlx.effective.reranker_recipe import (
 from akidb_mlx.errors import InputError
 from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.chat_renderer import ChatRenderer
+from akidb_mlx.pipeline.chat_tokenizer import ChatTokenizer
 from akidb_mlx.pipeline.encoders import Encoder
 from akidb_mlx.pipeline.face import Face
 from akidb_mlx.pipeline.inputs import checked, checked_pair_stream, positive
 from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel
-from akidb_mlx.pipeline.pair_encoders import ChatEncoder, PairEncoder
+from akidb_mlx.pipeline.pair_encoders import ChatPairEncoder, PairEncoder
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
 from akidb_mlx.scores import Ranked, finish_scores, ranking
 from akidb_mlx.vectors import Embeddings
@@ -260,7 +261,8 @@ def _encoder(loaded: LoadedModel[RerankerRecipe]) -> Encoder[tuple[str, str]]:
     checkpoint = loaded.recipe.checkpoint
     if checkpoint.chat is None:
         return PairEncoder(loaded.tokenizer, token_types=loaded.recipe.token_types)
-    return ChatEncoder(loaded.tokenizer, ChatRenderer(checkpoint.chat, checkpoint.name))
+    renderer = ChatRenderer(checkpoint.chat, checkpoint.name, ("query", "document"))
+    return ChatPairEncoder(ChatTokenizer(loaded.tokenizer, renderer))
 
 
 def _tuples(pairs: Sequence[Pair]) -> Any:

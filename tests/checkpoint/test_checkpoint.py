@@ -201,9 +201,18 @@ def test_one_reader_tells_each_fact():
     told = Counter(field.name for reader in (Said, *READERS) for field in fields(reader))
     named = {field.name for field in fields(Checkpoint)}
     assert {name: count for name, count in told.items() if name in named and count != 1} == {}
-    assert named - set(told) == {"revision", "config", "model_type", "sources"}  # of the call, of `Said.architecture`
+    assert named - set(told) == {"revision", "config", "model_type", "sources", "chat", "side_lengths"}
+    # … of the call, of `Said.architecture`, and of what the file says of each call (`processing`)
     parts = {"layout", "architecture", "head", "tokenizer", "usage"}
-    assert set(told) - named == parts | {"folder", "config_sources", "own_code", "has_own_length"}
+    assert set(told) - named == parts | {
+        "folder",
+        "config_sources",
+        "own_code",
+        "has_own_length",
+        "task",
+        "processing",
+        "is_known",
+    }
 
 
 def test_each_fact_arrives_with_its_source(folder):
@@ -221,7 +230,7 @@ def test_each_fact_arrives_with_its_source(folder):
     for field in fields(Checkpoint):
         defaults[field.name] = field.default_factory() if field.default_factory is not MISSING else field.default
     unsaid = [name for name, default in defaults.items() if getattr(checkpoint, name) in (default, None)]
-    assert unsaid == ["left_out"]
+    assert unsaid == ["chat", "left_out", "side_lengths"]  # test_chat, test_parity
     assert checkpoint.sources == {
         "architecture": "config.json",
         "quantization": "config.json",
@@ -376,7 +385,6 @@ CHANGING = {
     "transformer_task": "fill-mask",
     "modality_config": {"text": {"method": "forward", "method_output_name": ["hidden_states", 1]}},
     "module_output_name": "sentence_embedding",
-    "document_length": 12,
     "query_expansion": True,
     "model_args": {"num_hidden_layers": 1},
     "config_kwargs": {"num_hidden_layers": 1},

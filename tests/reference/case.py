@@ -73,6 +73,9 @@ class Case:
     transformer_folder: str = ""  # old checkpoints keep the transformer and its tokenizer in "0_Transformer"
     lowercase: bool = False
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
+    template: str = ""  # chat_template.jinja, through which each text goes
+    message_format: str = "flat"  # or "structured"
+    transformer: Mapping[str, Any] = field(default_factory=dict)  # further keys of sentence_bert_config.json
     prepare: Callable[[Path], None] | None = None  # edits that the reference sees too
     disguise: Callable[[Path], None] | None = None  # edits after the reference was computed
     rebuilt: bool = False  # transformers 5 makes another tokenizer than tokenizer.json holds
@@ -135,6 +138,8 @@ def write_tokenizer(case: Case, folder: Path) -> None:
         **case.tokenizer_config,
     }
     write_json(folder / "tokenizer_config.json", stated)
+    if case.template:
+        (folder / "chat_template.jinja").write_text(case.template, encoding="utf-8")
 
 
 def write_modules(case: Case, folder: Path, width: int) -> None:
@@ -151,6 +156,11 @@ def write_modules(case: Case, folder: Path, width: int) -> None:
     transformer: dict[str, Any] = {"do_lower_case": case.lowercase}
     if case.length_from == "sentence_bert_config.json":
         transformer = {"max_seq_length": case.max_seq_length, **transformer}
+    if case.template:
+        call = {"method": "forward", "method_output_name": "last_hidden_state"}
+        messages = {"text": call, "message": {**call, "format": case.message_format}}
+        transformer |= {"modality_config": messages, "module_output_name": "token_embeddings"}
+    transformer |= case.transformer
     write_json(folder / case.transformer_folder / "sentence_bert_config.json", transformer)
     facts: dict[str, Any] = {"__version__": {"sentence_transformers": "2.2.2" if case.old_files else "6.2.0"}}
     if case.prompts or not case.old_files:

@@ -16,6 +16,7 @@ from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
+import chat_templates
 import edits
 import mistakes
 import models
@@ -298,6 +299,24 @@ CASES: tuple[Case, ...] = (
          bare_tokens, causal=True, dtype=BRAIN),
     Case("stablelm", "stablelm", "layer norms with biases, a quarter of a head rotated",
          models.decoder(hf.StableLmModel, use_qkv_bias=True, partial_rotary_factor=0.25), bare_tokens, causal=True, dtype=BRAIN),
+    Case("bert-side-lengths", "bert", "a length for queries and one for documents, of which one is less and one more than max_seq_length", models.bert(), bert_tokens,
+         prompts=SEARCH_PROMPTS, transformer={"query_length": 12, "document_length": 56}),
+    # ── Fine-tunes of chat models: each text goes through the tokenizer's chat template ──
+    Case("qwen3-chat", "qwen3", "a chat template around each text, prompts as a system message, the template's end restored; the post-processor's end token unused",
+         models.decoder(hf.Qwen3Model, head_dim=16), qwen_tokens, "lasttoken", causal=True, max_seq_length=96, prompts=QWEN_PROMPTS | {"document": "Remember this."},
+         tokenizer_config=left_padding, template=chat_templates.CHAT,
+         must_matter={"template": mistakes.no_template, "suffix": mistakes.template(restore_suffix=False), "generation prompt": mistakes.template(add_generation_prompt=True)}),
+    Case("qwen3-chat-arguments", "qwen3", "arguments of the template, a length and no end restored in processing_kwargs, a default prompt; the longer max_seq_length unused",
+         models.decoder(hf.Qwen3Model, head_dim=16), bare_tokens, "lasttoken", causal=True, max_seq_length=200, usable_length=80, dtype=BRAIN,
+         prompts=QWEN_PROMPTS | {"document": "Remember."}, default_prompt_name="query", template=chat_templates.CHAT,
+         transformer={"processing_kwargs": {"text": {"max_length": 80}, "common": {"max_length": 60, "truncation": False}, "chat_template": {"add_generation_prompt": True, "restore_suffix": False}}},
+         must_matter={"template": mistakes.no_template, "suffix": mistakes.template(add_generation_prompt=True), "generation prompt": mistakes.template(restore_suffix=False)}),
+    Case("llama-chat-structured", "llama", "contents as lists of parts, bos_token and eos_token from the template; mean over the prompt too, though include_prompt is false",
+         models.decoder(hf.LlamaModel, head_dim=16), llama_tokens, causal=True, max_seq_length=96, prompts=SEARCH_PROMPTS, include_prompt=False, dtype=BRAIN,
+         template=chat_templates.PARTS, message_format="structured", must_matter={"template": mistakes.no_template, "suffix": mistakes.template(restore_suffix=False)}),
+    Case("qwen3-chat-task", "qwen3", "a template that reads what the text is for, and prints the prompt last; texts are cut at their start",
+         models.decoder(hf.Qwen3Model, head_dim=16), qwen_tokens, "weightedmean", causal=True, max_seq_length=64, prompts=QWEN_PROMPTS,
+         tokenizer_config={"truncation_side": "left"}, template=chat_templates.TASKS, must_matter={"template": mistakes.no_template}),
     # ── Heads as wide as real models', for which GPUs have fused attention; narrow otherwise ──
     Case("heads-64-bert", "bert", "heads of 64", models.bert(**TWO_HEADS_OF_64), bert_tokens, "cls", dtype=HALF, **TILES,
          must_matter={"keys": mistakes.keys_of_the_next_head}),
@@ -345,7 +364,8 @@ def make(case: Case) -> str:
         model.max_seq_length = case.usable_length or case.max_seq_length
         labelled, without_tokens = reference.make_texts(model, case.lengths)
         texts = list(labelled.values())
-        reference.check_tokenizer_file(case, folder, model, texts, rebuilt=case.rebuilt)
+        if not case.template:
+            reference.check_tokenizer_file(case, folder, model, texts, rebuilt=case.rebuilt)
         vectors = reference.compute(case, model, texts)
         reference.check_vectors(case, model, texts, vectors)
         reference.check_pooling(case, model, texts, vectors["embeddings"])

@@ -24,3 +24,17 @@ def keys_in_turn(model):
         queries, out = layer.self_attn.q_proj.weight, layer.self_attn.o_proj.weight
         queries.data = queries.unflatten(0, (heads, -1))[order].flatten(0, 1)
         out.data = out.unflatten(1, (heads, -1))[:, order].flatten(1, 2)
+
+
+def no_template(transformer):
+    """Texts as they are, where they go through a chat template."""
+    transformer.modality_config = {"text": transformer.modality_config["text"]}
+
+
+def template(**arguments):
+    """A chat template with other arguments."""
+
+    def change(transformer):
+        transformer.processing_kwargs = {**transformer.processing_kwargs, "chat_template": arguments}
+
+    return change

@@ -49,8 +49,13 @@ def make_texts(model: SentenceTransformer, lengths: Sequence[int] = ()) -> tuple
 
 
 def count_tokens(model: SentenceTransformer, text: str) -> int:
-    """Tokens with the special ones, before truncation."""
-    return len(model.tokenizer.backend_tokenizer.encode(text).ids) if untruncated(model) else 0
+    """Tokens with the special ones, or with the chat template, before truncation."""
+    if "message" not in model[0].modality_config:
+        return len(model.tokenizer.backend_tokenizer.encode(text).ids) if untruncated(model) else 0
+    arguments = {**model[0].processing_kwargs.get("chat_template", {})}
+    arguments.pop("restore_suffix", None)
+    messages = model[0].input_formatter.to_message({"text": text})
+    return len(model.tokenizer.apply_chat_template(messages, tokenize=True, **arguments)["input_ids"])
 
 
 def untruncated(model: SentenceTransformer) -> bool:
@@ -84,7 +89,10 @@ def compute(case: Case, model: SentenceTransformer, texts: list[str]) -> dict[st
         # Our one deliberate difference: a "passage" prompt counts where the document prompt is absent or
         # empty; sentence-transformers always has a document prompt, if an empty one, and stops there.
         passage = next((name for name in ("document", "passage", "corpus") if case.prompts.get(name)), None)
-        vectors["document"] = model.encode(texts, prompt_name=passage or "document", **alone)
+        if passage in (None, "document"):
+            vectors["document"] = model.encode_document(texts, **alone)
+        else:
+            vectors["document"] = model.encode(texts, prompt_name=passage, **alone)
     return {name: rows.astype(np.float32) for name, rows in vectors.items()}
 
 
@@ -152,7 +160,7 @@ def check_changes_show(case: Case, folder: Path, texts: list[str], embeddings: n
     for name, change in case.must_matter.items():
         other = load(folder, **({} if callable(change) else change))
         if callable(change):
-            change(other[0].model)
+            change(other[0] if case.template else other[0].model)
         moved[name] = float(np.abs(other.encode(texts, batch_size=1) - embeddings).max())
         assert moved[name] > 1e-3, f"{name} is not visible: {moved[name]}"
     return moved

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from akidb_mlx.checkpoint.json_file import read_json
+from akidb_mlx.checkpoint.processing import Processing
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["ChatTemplate", "has_chat_template", "read_chat_template"]
+__all__ = ["RENDERED", "ChatTemplate", "find_chat_template"]
+
+RENDERED: Mapping[str, Any] = {"special_tokens": False}
+"""Keywords of `Tokenizer` for what a template has rendered: it holds all special tokens."""
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # What a template that takes contents as lists of parts holds; as sentence-transformers 6.2 looks for it.
@@ -32,37 +36,35 @@ class ChatTemplate:
     """Whether what the template puts last stays when a text is cut."""
 
 
-def read_chat_template(
-    folder: Path, model_type: str, said_format: str | None, stated: Mapping[str, Any]
-) -> ChatTemplate:
-    """The template of the tokenizer in `folder`.
+def find_chat_template(folder: Path, model_type: str, processing: Processing, *, saved: bool) -> ChatTemplate | None:
+    """The template that the reference puts each text through; None where texts go to the tokenizer as they are.
 
-    `said_format` is sentence-transformers' "flat" or "structured", None where its files do not say; `stated` are the
-    arguments that they give.
+    `saved` by sentence-transformers, a model has one where its file tells of messages; else where the tokenizer in
+    `folder` has one.
 
     Raises:
         UnsupportedModelError: there is none, or several; it asks for a token that the files do not name.
     """
     config_file = folder / "tokenizer_config.json"
     config = read_json(config_file) if config_file.exists() else {}
+    message = processing.message
+    beside = (folder / "chat_template.jinja").exists() or (folder / "additional_chat_templates").is_dir()
+    has_one = beside or bool(config.get("chat_template"))
+    if message is None and (saved or not has_one):
+        return None
+    if processing.truncation == "only_second":
+        raise UnsupportedModelError(f"{folder}: truncation 'only_second' beside a chat template, which makes one text")
     text, source = _read_text(folder, config)
-    arguments = dict(stated)
+    arguments = dict(processing.template_arguments)
     restore = arguments.pop("restore_suffix", True)
     return ChatTemplate(
         text,
         source,
-        structured=_is_structured(text, model_type, said_format),
+        structured=_is_structured(text, model_type, (message or {}).get("format")),
         special_tokens=_special_tokens(folder, config, text),
         arguments=arguments,
         restore_suffix=bool(restore),
     )
-
-
-def has_chat_template(folder: Path) -> bool:
-    """Whether the tokenizer in `folder` has one."""
-    file = folder / "tokenizer_config.json"
-    beside = (folder / "chat_template.jinja").exists() or (folder / "additional_chat_templates").is_dir()
-    return beside or bool(file.exists() and read_json(file).get("chat_template"))
 
 
 def _read_text(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
@@ -79,16 +81,16 @@ def _read_text(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
         return said, "tokenizer_config.json"
     reason = "has several chat templates" if said else "has no chat template"
     raise UnsupportedModelError(
-        f"{folder} {reason}: this model reads a query and a document through one, and without it its scores mean "
-        "nothing; take a checkpoint that carries chat_template.jinja"
+        f"{folder} {reason}: this model reads its texts through one, and without it its numbers mean nothing; take a "
+        "checkpoint that carries chat_template.jinja"
     )
 
 
-def _is_structured(text: str, model_type: str, said_format: str | None) -> bool:
+def _is_structured(text: str, model_type: str, said_format: Any) -> bool:
     if said_format not in (None, "auto", "flat", "structured"):
         raise UnsupportedModelError(f"modality_config: format {said_format!r}; known: flat, structured")
     if said_format in ("flat", "structured"):
-        return said_format == "structured"
+        return bool(said_format == "structured")
     return model_type not in _FLAT_TYPES and any(part in text for part in _OF_PARTS)
 
 

@@ -1,10 +1,11 @@
 """Checkpoint: what an embedder *is*, read from its files, each fact with the file it came from. No MLX here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from akidb_mlx.checkpoint.chat_template import RENDERED, ChatTemplate, find_chat_template
 from akidb_mlx.checkpoint.fact import Fact, sources_of, value_of
 from akidb_mlx.checkpoint.fill_in import FamilyFacts, Said, fill_in
 from akidb_mlx.checkpoint.heads import Dense
@@ -13,10 +14,11 @@ from akidb_mlx.checkpoint.kinds import refuse_other_kinds
 from akidb_mlx.checkpoint.layout import find_files
 from akidb_mlx.checkpoint.model_facts import ModelFacts, read_quantization
 from akidb_mlx.checkpoint.modules import POOLING_NAMES, STATIC, Head, read_head, read_modules, read_usage
+from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer, TokenizerKind
 from akidb_mlx.checkpoint.static_models import MODEL2VEC, STATIC_TYPE, read_static
 from akidb_mlx.checkpoint.tokenizer_facts import read_tokenizer_facts
-from akidb_mlx.errors import CheckpointError
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
 __all__ = ["POOLING_NAMES", "Checkpoint", "Dense", "read_checkpoint"]
 
@@ -32,6 +34,8 @@ class Checkpoint(ModelFacts):
     normalize: bool | None = None
     left_out: tuple[str, ...] = ()
     """Folders of modules that modules.json names and that are not there."""
+    side_lengths: Mapping[Side, int] = field(default_factory=dict)
+    """Usable tokens of what is known to be a "query" or a "document", where the files say another number."""
     similarity: str = "cosine"
     truncate_dim: int | None = None
     """The width that the checkpoint itself wants."""
@@ -63,7 +67,9 @@ def read_checkpoint(path: Path, name: str | None = None, revision: str | None = 
     elif not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{layout.config_file} has no model_type: it does not say which architecture this is")
     else:
-        tokenizer = read_tokenizer_facts(layout, config)
+        tokenizer = read_tokenizer_facts(layout, config, saved=bool(modules))
+        if tokenizer.processing.truncation == "only_second":
+            raise UnsupportedModelError(f"{layout.folder}: truncation 'only_second': an embedder has one text")
     said = Said(
         name=name or str(path),
         layout=layout,
@@ -73,10 +79,22 @@ def read_checkpoint(path: Path, name: str | None = None, revision: str | None = 
         quantization=read_quantization(layout, config),
         usage=read_usage(path),
     )
-    return _put_together(*fill_in(said, has_modules=bool(modules)), revision)
+    said, family = fill_in(said, has_modules=bool(modules))
+    return _put_together(said, family, _chat(said, family, saved=bool(modules)), revision)
 
 
-def _put_together(said: Said, family: FamilyFacts, revision: str | None) -> Checkpoint:
+def _chat(said: Said, family: FamilyFacts, *, saved: bool) -> ChatTemplate | None:
+    """What texts are put through.
+
+    No known family puts its texts through the template that a conversion without modules.json may carry.
+    """
+    kind = said.config["model_type"]
+    if kind == STATIC_TYPE or (family.is_known and not saved):
+        return None
+    return find_chat_template(said.layout.folder, kind, said.tokenizer.processing, saved=saved)
+
+
+def _put_together(said: Said, family: FamilyFacts, chat: ChatTemplate | None, revision: str | None) -> Checkpoint:
     layout, head, tokenizer, usage = said.layout, said.head, said.tokenizer, said.usage
     return Checkpoint(
         path=layout.path,
@@ -92,6 +110,7 @@ def _put_together(said: Said, family: FamilyFacts, revision: str | None) -> Chec
         dense=value_of(head.dense, ()),
         normalize=value_of(head.normalize, None),
         left_out=head.left_out,
+        side_lengths=tokenizer.processing.side_lengths,
         prompts=value_of(usage.prompts, {}),
         default_prompt_name=usage.default_prompt_name,
         similarity=value_of(usage.similarity, "cosine"),
@@ -99,7 +118,8 @@ def _put_together(said: Said, family: FamilyFacts, revision: str | None) -> Chec
         max_positions=tokenizer.max_positions,
         do_lower_case=tokenizer.do_lower_case,
         truncation_side=tokenizer.truncation_side,
-        tokenizer_rules=tokenizer.tokenizer_rules,
+        tokenizer_rules=tokenizer.tokenizer_rules if chat is None else RENDERED,
+        chat=chat,
         truncate_dim=value_of(usage.truncate_dim, None),
         matryoshka=value_of(family.matryoshka, None),
         truncation_layer_norm=family.truncation_layer_norm,

@@ -46,13 +46,15 @@ class Said:
 
 @dataclass(frozen=True)
 class FamilyFacts:
-    """What only the README and the table of families say; but for the last, the fields are `Checkpoint`'s."""
+    """What only the README and the table of families say; but for the last two, the fields are `Checkpoint`'s."""
 
     matryoshka: Fact[tuple[int, ...]] | None = None
     truncation_layer_norm: bool = False
     suggestions: tuple[str, ...] = ()
     config_sources: Mapping[str, str] = field(default_factory=dict)
     """Field that config.json lacks → where its value was found."""
+    is_known: bool = False
+    """Whether the table has it."""
 
 
 def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
@@ -91,6 +93,7 @@ def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
         truncation_layer_norm=family.truncation_layer_norm,
         suggestions=suggestions,
         config_sources=dict.fromkeys(missing, source),
+        is_known=True,
     )
 
 

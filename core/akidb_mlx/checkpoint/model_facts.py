@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from akidb_mlx.checkpoint.chat_template import ChatTemplate
 from akidb_mlx.checkpoint.fact import Fact
 from akidb_mlx.checkpoint.layout import Layout
 from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer, TokenizerKind, rebuild_tokenizer
@@ -36,6 +37,8 @@ class ModelFacts:
     """Which end of a text is cut off; None where only tokenizer.json says so."""
     tokenizer_rules: Mapping[str, Any] = field(default_factory=dict)
     """Further keywords of `Tokenizer`, where more than tokenizer.json decides."""
+    chat: ChatTemplate | None = None
+    """What texts are put through before the tokenizer."""
     quantization: Mapping[str, Any] | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     """Fact → the file (relative to `path`) or table that it came from."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from akidb_mlx.checkpoint.chat_template import ChatTemplate
+from akidb_mlx.checkpoint.chat_template import RENDERED
 from akidb_mlx.checkpoint.fact import Fact, value_of
 from akidb_mlx.checkpoint.heads import HeadFacts
 from akidb_mlx.checkpoint.json_file import read_json
@@ -31,7 +31,6 @@ class RerankerCheckpoint(ModelFacts):
     num_labels: int
     activation: str
     """What makes scores of the model's numbers, by torch's name in lower case; as written where it is not known."""
-    chat: ChatTemplate | None = None
 
 
 def read_reranker_checkpoint(path: Path, name: str | None = None, revision: str | None = None) -> RerankerCheckpoint:
@@ -44,19 +43,18 @@ def read_reranker_checkpoint(path: Path, name: str | None = None, revision: str 
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{layout.config_file} has no model_type: it does not say which architecture this is")
     _refuse_own_code(layout, config)
-    scoring = read_scoring(layout, config, modules)
-    tokenizer = read_tokenizer_facts(layout, config, scores=True)
+    tokenizer = read_tokenizer_facts(layout, config, saved=bool(modules), scores=True)
+    scoring = read_scoring(layout, config, tokenizer, modules)
     usage = read_usage(path) if modules else None
     activation = read_activation(layout, config, scoring.num_labels, saved=bool(modules))
     quantization = read_quantization(layout, config)
     prompts = None if usage is None else usage.prompts
-    length = _length(scoring, tokenizer)
     facts: Mapping[str, Fact[Any] | None] = {
         "architecture": Fact(config, layout.relative(layout.config_file)),
         "head": scoring.head,
         "activation": activation,
         "prompts": prompts,
-        "max_seq_length": length,
+        "max_seq_length": tokenizer.max_seq_length,
         "quantization": quantization,
     }
     return RerankerCheckpoint(
@@ -70,11 +68,11 @@ def read_reranker_checkpoint(path: Path, name: str | None = None, revision: str 
         tokenizer_file=layout.tokenizer_file,
         prompts=value_of(prompts, {}),
         default_prompt_name=None if usage is None else usage.default_prompt_name,
-        max_seq_length=value_of(length, None),
+        max_seq_length=value_of(tokenizer.max_seq_length, None),
         max_positions=tokenizer.max_positions,
         do_lower_case=tokenizer.do_lower_case,
         truncation_side=tokenizer.truncation_side,
-        tokenizer_rules={**tokenizer.tokenizer_rules, **_pair_rules(scoring)},
+        tokenizer_rules=_rules(scoring, tokenizer),
         quantization=value_of(quantization, None),
         sources={name: fact.source for name, fact in facts.items() if fact is not None},
         head=scoring.head.value,
@@ -84,21 +82,11 @@ def read_reranker_checkpoint(path: Path, name: str | None = None, revision: str 
     )
 
 
-def _length(scoring: Scoring, tokenizer: TokenizerFacts) -> Fact[int | None] | None:
-    """What holds for each call, else for the model; a table of positions bounds either."""
-    if scoring.truncation == "do_not_truncate":
-        return Fact(tokenizer.max_positions, "processing_kwargs")
-    length = scoring.max_length or tokenizer.max_seq_length
-    if length is None or length.value is None or tokenizer.max_positions is None:
-        return length
-    return Fact(min(length.value, tokenizer.max_positions), length.source)
-
-
-def _pair_rules(scoring: Scoring) -> dict[str, Any]:
+def _rules(scoring: Scoring, tokenizer: TokenizerFacts) -> Mapping[str, Any]:
     """Further keywords of `Tokenizer`."""
     if scoring.chat is not None:
-        return {"special_tokens": False}  # the template holds them
-    return {"pairs": True, "truncation": scoring.truncation}
+        return RENDERED
+    return {**tokenizer.tokenizer_rules, "pairs": True, "truncation": tokenizer.processing.truncation}
 
 
 def _refuse_own_code(layout: Layout, config: Mapping[str, Any]) -> None:

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from akidb_mlx.checkpoint.chat_template import ChatTemplate, has_chat_template, read_chat_template
+from akidb_mlx.checkpoint.chat_template import ChatTemplate, find_chat_template
 from akidb_mlx.checkpoint.fact import Fact
 from akidb_mlx.checkpoint.heads import ClassificationHead, HeadFacts, PooledHead, TokenLogitHead
 from akidb_mlx.checkpoint.json_file import read_field, read_json
 from akidb_mlx.checkpoint.layout import Layout
 from akidb_mlx.checkpoint.modules import read_head
-from akidb_mlx.checkpoint.processing import Processing, read_processing
-from akidb_mlx.checkpoint.sentence_config import read_sentence_config
+from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
 __all__ = ["Scoring", "read_activation", "read_scoring"]
@@ -29,18 +28,13 @@ class Scoring:
     head: Fact[HeadFacts]
     num_labels: int
     chat: ChatTemplate | None
-    truncation: str
-    max_length: Fact[int | None] | None
-    """What sentence-transformers' file states for each call, before any other length."""
 
 
-def read_scoring(layout: Layout, config: Config, modules: Modules) -> Scoring:
+def read_scoring(layout: Layout, config: Config, tokenizer: TokenizerFacts, modules: Modules) -> Scoring:
     """The task of the transformer, by sentence-transformers' files, else by the architecture's name; and its head."""
-    sentence = read_sentence_config(layout.folder, scores=True) if modules else None
-    said = sentence.said if sentence else {}
-    task = _task(config, said, saved=bool(modules))
-    processing = read_processing(sentence)
-    chat = _read_chat(layout, config, said, processing, saved=bool(modules))
+    processing = tokenizer.processing
+    task = _task(config, tokenizer.task, saved=bool(modules))
+    chat = find_chat_template(layout.folder, config["model_type"], processing, saved=bool(modules))
     if task == "text-generation":
         if chat is None:
             raise UnsupportedModelError(
@@ -60,33 +54,18 @@ def read_scoring(layout: Layout, config: Config, modules: Modules) -> Scoring:
         head = Fact(ClassificationHead(labels), layout.relative(layout.config_file))
     else:
         head, labels = _read_dense_scores(layout, modules)
-    if chat is not None and processing.truncation not in ("longest_first", "only_first", "do_not_truncate"):
-        raise UnsupportedModelError(
-            f"{layout.folder}: truncation {processing.truncation!r} beside a chat template, which makes one text"
-        )
-    return Scoring(head, labels, chat, processing.truncation, processing.max_length)
+    return Scoring(head, labels, chat)
 
 
-def _task(config: Config, said: Config, *, saved: bool) -> str:
+def _task(config: Config, said: str | None, *, saved: bool) -> str:
     if saved:
-        return str(said.get("transformer_task", "feature-extraction"))
+        return said or "feature-extraction"
     return "text-generation" if _architecture(config).endswith(_CAUSAL) else "sequence-classification"
 
 
 def _architecture(config: Config) -> str:
     names = config.get("architectures")
     return str(names[0]) if isinstance(names, list) and names else ""
-
-
-def _read_chat(
-    layout: Layout, config: Config, said: Config, processing: Processing, *, saved: bool
-) -> ChatTemplate | None:
-    modalities = said.get("modality_config") or {}
-    message = modalities.get("message") if isinstance(modalities, dict) else None
-    if (message is None) if saved else not has_chat_template(layout.folder):
-        return None
-    form = message.get("format") if isinstance(message, dict) else None
-    return read_chat_template(layout.folder, config["model_type"], form, processing.template_arguments)
 
 
 def _labels(layout: Layout, config: Config) -> int:

@@ -17,11 +17,8 @@ _FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
 # Key → the values under which rows are those that are computed here.
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "transformer_task": ("feature-extraction",),
-    "modality_config": ({"text": _FORWARD},),
     "module_output_name": ("token_embeddings",),
     "module_input_name": (),
-    "query_length": (),
-    "document_length": (),
     "query_expansion": (),
 }
 # Arguments of its calls → those that change nothing; it ignores trust_remote_code there.
@@ -29,18 +26,17 @@ _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("model_args", "model_kwargs"), ("trust_remote_code", "attn_implementation", "add_pooling_layer")),
     **dict.fromkeys(("config_args", "config_kwargs"), ("trust_remote_code",)),
     **dict.fromkeys(("tokenizer_args", "processor_kwargs"), ("trust_remote_code",)),
-    "processing_kwargs": (),
 }
-_OTHERS = ("max_seq_length", "do_lower_case", "unpad_inputs")
-# Of a reranker, which reads them elsewhere; its query and document are one input, so lengths of either do not count.
-_OF_RERANKERS = (
-    "transformer_task",
-    "modality_config",
-    "module_output_name",
+# Read elsewhere.
+_OTHERS = (
+    "max_seq_length",
+    "do_lower_case",
+    "unpad_inputs",
     "processing_kwargs",
     "query_length",
     "document_length",
 )
+_OF_RERANKERS = ("transformer_task", "modality_config", "module_output_name")
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,7 @@ class SentenceConfig:
     file: Path
     do_lower_case: bool = False
     max_seq_length: int | None = None
+    task: str | None = None
     said: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -57,7 +54,7 @@ def read_sentence_config(folder: Path, *, scores: bool = False) -> SentenceConfi
     """The file of the transformer in `folder`, None where there is none or it is empty.
 
     Raises:
-        UnsupportedModelError: it says what is not computed here, such as a length for queries or a chat template.
+        UnsupportedModelError: it says what is not computed here, such as images or the expansion of queries.
     """
     for name in _NAMES:
         file = folder / name
@@ -65,17 +62,15 @@ def read_sentence_config(folder: Path, *, scores: bool = False) -> SentenceConfi
         if said:
             _account_for(file, {key: value for key, value in said.items() if not scores or key not in _OF_RERANKERS})
             length = read_field(file, said, "max_seq_length", int) if said.get("max_seq_length") is not None else None
-            return SentenceConfig(file, read_field(file, said, "do_lower_case", bool, False), length, said)
+            task = read_field(file, said, "transformer_task", str) if said.get("transformer_task") is not None else None
+            return SentenceConfig(file, read_field(file, said, "do_lower_case", bool, False), length, task, said)
     return None
 
 
 def _account_for(file: Path, said: Mapping[str, Any]) -> None:
     for key, value in said.items():
-        if key == "modality_config" and isinstance(value, dict) and "message" in value:
-            raise UnsupportedModelError(
-                f"{file}: modality_config has `message`: the reference puts each text through the tokenizer's chat "
-                "template, which is not supported here"
-            )
+        if key == "modality_config" and _is_of_texts(value):
+            continue
         if value is None or key in _OTHERS or value in _PLAIN.get(key, ()):
             continue
         if key in _ARGUMENTS and isinstance(value, dict):
@@ -86,3 +81,12 @@ def _account_for(file: Path, said: Mapping[str, Any]) -> None:
                 continue
             value = changing
         raise UnsupportedModelError(f"{file}: {key} is {value!r}, which changes vectors and is not supported here")
+
+
+def _is_of_texts(modalities: Any) -> bool:
+    """Whether it tells of texts alone, plain or as messages of a chat, and of hidden states."""
+    return (
+        isinstance(modalities, dict)
+        and {"text", "message"}.issuperset(modalities)
+        and all({**said, "format": None} == {**_FORWARD, "format": None} for said in modalities.values())
+    )

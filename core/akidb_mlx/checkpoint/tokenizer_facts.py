@@ -7,6 +7,7 @@ from typing import Any
 from akidb_mlx.checkpoint.fact import Fact
 from akidb_mlx.checkpoint.json_file import read_field, read_json
 from akidb_mlx.checkpoint.layout import Layout
+from akidb_mlx.checkpoint.processing import Processing, read_processing
 from akidb_mlx.checkpoint.sentence_config import read_sentence_config
 from akidb_mlx.errors import CheckpointError
 
@@ -41,15 +42,18 @@ class TokenizerFacts:
     tokenizer_rules: Mapping[str, Any] = field(default_factory=dict)
     has_own_length: bool = False
     """Whether sentence-transformers' file for the transformer states the length."""
+    task: str | None = None
+    """What that file says that the transformer is for."""
+    processing: Processing = field(default_factory=Processing)
     own_code: tuple[str, str] | None = None
     """(class, end token) of a tokenizer whose code lies in the checkpoint: it is never run."""
 
 
-def read_tokenizer_facts(layout: Layout, config: Config, *, scores: bool = False) -> TokenizerFacts:
-    """As sentence-transformers, for an embedder or (`scores`) a reranker.
+def read_tokenizer_facts(layout: Layout, config: Config, *, saved: bool, scores: bool = False) -> TokenizerFacts:
+    """As sentence-transformers, for an embedder or (`scores`) a reranker, `saved` by it or not.
 
-    The length is its own max_seq_length, else the lesser of tokenizer and positions. A table of learned positions
-    bounds either, which there would end in an index error.
+    The length is what holds for each call, else its own max_seq_length, else the lesser of tokenizer and positions. A
+    table of learned positions bounds either, which there would end in an index error.
     """
     file = layout.folder / "tokenizer_config.json"
     tokenizer = read_json(file) if file.exists() else {}
@@ -57,24 +61,32 @@ def read_tokenizer_facts(layout: Layout, config: Config, *, scores: bool = False
     if side not in ("left", "right") and "truncation_side" in tokenizer:
         raise CheckpointError(f"{file}: truncation_side is {side!r}; it must be left or right")
     sentence = read_sentence_config(layout.folder, scores=scores)
-    own = None
-    if sentence is not None and sentence.max_seq_length is not None:
+    processing = read_processing(sentence) if saved else Processing()
+    own: Fact[int] | None = None
+    if processing.max_length is not None:
+        own = processing.max_length
+    elif sentence is not None and sentence.max_seq_length is not None:
         own = Fact(sentence.max_seq_length, layout.relative(sentence.file))
+    is_bound = config["model_type"] in _LEARNED_POSITIONS
     positions = _positions(layout, config)
     limits = [own or _tokenizer_limit(tokenizer, layout.relative(file))]
-    if own is None or config["model_type"] in _LEARNED_POSITIONS:
+    if own is None or is_bound:
         limits.append(positions)
+    if processing.truncation == "do_not_truncate":
+        limits = [positions if is_bound else None]
     length = min((limit for limit in limits if limit), key=lambda limit: limit.value, default=None)
     if length is not None and length.value < 1:
         raise CheckpointError(f"{layout.path / length.source} states a length of {length.value} tokens")
     return TokenizerFacts(
         max_seq_length=length,
         # Where positions rotate there is one for any token.
-        max_positions=positions.value if positions and config["model_type"] in _LEARNED_POSITIONS else None,
+        max_positions=positions.value if positions and is_bound else None,
         do_lower_case=sentence is not None and sentence.do_lower_case,
         truncation_side=side,
         tokenizer_rules=_end_token(tokenizer),
         has_own_length=own is not None,
+        task=None if sentence is None else sentence.task,
+        processing=processing,
         own_code=_own_code(tokenizer),
     )
 

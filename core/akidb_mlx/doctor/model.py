@@ -52,9 +52,9 @@ def examine(embedder: Embedder, reference: Path | None = None) -> Iterator[Findi
 
 def _terminator(embedder: Embedder) -> Outcome:
     """Last-token pooling needs an end token, also on texts that are cut; cls pooling a first one."""
-    tokenizer, pooling = embedder._loaded.tokenizer, embedder._loaded.recipe.pooling
+    pooling = embedder._loaded.recipe.pooling
     texts = [*TEXTS, _long_text(embedder, embedder.max_seq_length or 64)]
-    token_ids = tokenizer.tokenize(texts).token_ids
+    token_ids = [encoding.token_ids for encoding in embedder._path.encoder.encode(texts, "").encodings]
     outcomes = []
     for mode, place, what in (("last_token", -1, "end"), ("cls", 0, "begin")):
         if mode in pooling:

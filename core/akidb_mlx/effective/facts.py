@@ -10,7 +10,7 @@ from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.effective.prompts import effective_prompts
 from akidb_mlx.effective.recipe import AnyRecipe, Recipe
 
-__all__ = ["FACTS", "RecipeFact", "dtype", "quantization", "stored_dtype"]
+__all__ = ["FACTS", "RecipeFact", "chat_template", "dtype", "quantization", "stored_dtype"]
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -57,6 +57,11 @@ def quantization(_: ModelConfig, recipe: AnyRecipe) -> dict[str, Any] | None:
     return dict(recipe.checkpoint.quantization) if recipe.checkpoint.quantization else None
 
 
+def chat_template(_: ModelConfig, recipe: AnyRecipe) -> str | None:
+    """The file of the template that texts are put through."""
+    return None if recipe.checkpoint.chat is None else recipe.checkpoint.chat.source
+
+
 def stored_dtype(_: ModelConfig, recipe: AnyRecipe) -> str:
     """The dtype of the files."""
     return read_float_dtype(recipe.checkpoint.weight_files)
@@ -78,6 +83,7 @@ FACTS: Final[Mapping[str, RecipeFact[EmbedderConfig, Recipe]]] = {
     "include_prompt": RecipeFact(lambda c, r: r.checkpoint.include_prompt, None, "include_prompt"),
     "dense": RecipeFact(_dense, "files", "dense", in_index=True),
     "normalize": RecipeFact(_normalize, "setting", "normalize", **_BOTH),
+    "chat_template": RecipeFact(chat_template, None, "chat", in_index=True),
     "prompts": RecipeFact(lambda c, r: dict(r.checkpoint.prompts), "files", "prompts", **_BOTH),
     "query_prompt": RecipeFact(lambda c, r: c.query_prompt, "setting", "prompts", **_BOTH),
     "document_prompt": RecipeFact(lambda c, r: c.document_prompt, "setting", "prompts", **_BOTH),
@@ -86,6 +92,7 @@ FACTS: Final[Mapping[str, RecipeFact[EmbedderConfig, Recipe]]] = {
     ),
     "similarity": RecipeFact(lambda c, r: r.checkpoint.similarity, "files", None, in_output=True),
     "max_seq_length": RecipeFact(lambda c, r: r.max_seq_length, "setting", "max_seq_length", **_BOTH),
+    "side_lengths": RecipeFact(lambda c, r: dict(r.side_lengths) or None, None, "side_lengths", in_index=True),
     "tokenizer": RecipeFact(lambda c, r: str(r.checkpoint.rebuilt_tokenizer(c.tokenizer)), "setting", "tokenizer"),
     "truncate_dim": RecipeFact(_truncate_dim, "setting", "dimension"),
     "matryoshka": RecipeFact(lambda c, r: list(r.checkpoint.matryoshka or ()) or None, "files", None),

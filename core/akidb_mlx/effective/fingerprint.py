@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from akidb_mlx.checkpoint.chat_template import ChatTemplate
 from akidb_mlx.checkpoint.digests import digest_of
 from akidb_mlx.checkpoint.facts import Checkpoint
 from akidb_mlx.checkpoint.heads import Dense, PooledHead
@@ -63,14 +64,20 @@ def _of_kind(checkpoint: ModelFacts) -> dict[str, Any]:
     """What only one kind of model has."""
     if isinstance(checkpoint, Checkpoint):
         return {
+            # Only where there is one, so that all others keep their fingerprints.
+            **({} if checkpoint.chat is None else {"chat": _chat(checkpoint.chat)}),
             "dense": _dense(checkpoint.dense),
             "include_prompt": checkpoint.include_prompt,
             "truncation_layer_norm": checkpoint.truncation_layer_norm,
         }
     assert isinstance(checkpoint, RerankerCheckpoint)
-    head, chat = checkpoint.head, checkpoint.chat
+    head = checkpoint.head
     parts = [head.pooling, _dense(head.dense)] if isinstance(head, PooledHead) else asdict(head)
-    return {"head": [type(head).__name__, parts], "chat": None if chat is None else {**asdict(chat), "source": None}}
+    return {"head": [type(head).__name__, parts], "chat": _chat(checkpoint.chat)}
+
+
+def _chat(chat: ChatTemplate | None) -> dict[str, Any] | None:
+    return None if chat is None else {**asdict(chat), "source": None}
 
 
 def _dense(layers: Sequence[Dense]) -> list[list[Any]]:

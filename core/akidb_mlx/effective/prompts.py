@@ -83,5 +83,7 @@ def fingerprint_facts(config: EmbedderConfig, recipe: Recipe, dimension: int) ->
         "normalize": effective_normalize(config, recipe),
         "dimension": dimension,
         "max_seq_length": recipe.max_seq_length,
+        # Only where there are any, so that all others keep their fingerprints.
+        **({"side_lengths": dict(recipe.side_lengths)} if recipe.side_lengths else {}),
         "dtype": config.dtype,
     }

@@ -2,7 +2,8 @@
 
 import functools
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from akidb_mlx.checkpoint.facts import Checkpoint, read_checkpoint
@@ -10,6 +11,7 @@ from akidb_mlx.checkpoint.heads import HeadFacts, PooledHead
 from akidb_mlx.checkpoint.hub import Resolved
 from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.checkpoint.model_facts import ModelFacts
+from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.device.choice import Device, choose_device
@@ -39,6 +41,10 @@ class AnyRecipe(Protocol):
     def max_seq_length(self) -> int | None:
         """Tokens that an input may have."""
 
+    @property
+    def side_lengths(self) -> Mapping[Side, int]:
+        """The same for what is known to be a query or a document, where that is another number."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -48,6 +54,7 @@ class Recipe:
     device: Device
     pooling: tuple[str, ...]
     max_seq_length: int | None
+    side_lengths: Mapping[Side, int] = field(default_factory=dict)
 
     @property
     def head(self) -> HeadFacts:
@@ -60,7 +67,8 @@ def read_recipe(config: EmbedderConfig, source: Resolved | None = None) -> Recip
     source = source or resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
     checkpoint = read_checkpoint(source.path, source.name, source.revision)
     device = choose_device(config.device, config.memory_limit_mb)
-    return Recipe(checkpoint, device, _settle_pooling(config, checkpoint), settle_length(config, checkpoint))
+    pooling, length = _settle_pooling(config, checkpoint), settle_length(config, checkpoint)
+    return Recipe(checkpoint, device, pooling, length, _settle_sides(config, checkpoint))
 
 
 def _settle_pooling(config: EmbedderConfig, checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -98,6 +106,12 @@ def settle_length(config: ModelConfig, checkpoint: ModelFacts) -> int | None:
             f"for {checkpoint.max_positions} tokens; set at most that"
         )
     return asked
+
+
+def _settle_sides(config: EmbedderConfig, checkpoint: Checkpoint) -> dict[Side, int]:
+    """The files' lengths, as far as the user and the positions allow."""
+    bounds = [bound for bound in (config.max_seq_length, checkpoint.max_positions) if bound is not None]
+    return {side: min([length, *bounds]) for side, length in checkpoint.side_lengths.items()}
 
 
 @functools.cache

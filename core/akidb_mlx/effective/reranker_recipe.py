@@ -8,11 +8,12 @@ from akidb_mlx.checkpoint.heads import ClassificationHead, HeadFacts, PooledHead
 from akidb_mlx.checkpoint.hub import Resolved
 from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.checkpoint.pair_facts import gives_token_types
+from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.checkpoint.reranker_facts import RerankerCheckpoint, read_reranker_checkpoint
 from akidb_mlx.config.options import ACTIVATIONS
 from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.device.choice import Device, choose_device
-from akidb_mlx.effective.facts import RecipeFact, dtype, quantization, stored_dtype
+from akidb_mlx.effective.facts import RecipeFact, chat_template, dtype, quantization, stored_dtype
 from akidb_mlx.effective.prompts import Prompts
 from akidb_mlx.effective.recipe import settle_length
 from akidb_mlx.errors import ConfigError, UnsupportedModelError
@@ -44,6 +45,11 @@ class RerankerRecipe:
     def head(self) -> HeadFacts:
         """What makes scores of hidden states."""
         return self.checkpoint.head
+
+    @property
+    def side_lengths(self) -> Mapping[Side, int]:
+        """None: query and text are one input."""
+        return {}
 
 
 def read_reranker_recipe(config: RerankerConfig, source: Resolved | None = None) -> RerankerRecipe:
@@ -123,10 +129,6 @@ def _head(_: RerankerConfig, recipe: RerankerRecipe) -> str:
     return f"pooling {'+'.join(head.pooling)}, then {len(head.dense)} Dense"
 
 
-def _chat_template(_: RerankerConfig, recipe: RerankerRecipe) -> str | None:
-    return None if recipe.checkpoint.chat is None else recipe.checkpoint.chat.source
-
-
 def _truncation_side(config: RerankerConfig, recipe: RerankerRecipe) -> str:
     checkpoint = recipe.checkpoint
     return checkpoint.truncation_side or checkpoint.rebuilt_tokenizer(config.tokenizer).truncation_side or "right"
@@ -142,7 +144,7 @@ RERANKER_FACTS: Final[Mapping[str, RecipeFact[RerankerConfig, RerankerRecipe]]] 
     "head": RecipeFact(_head, "files", "head"),
     "num_labels": RecipeFact(lambda c, r: r.checkpoint.num_labels, None, "head"),
     "activation": RecipeFact(settled_activation, "setting", "activation"),
-    "chat_template": RecipeFact(_chat_template, None, "chat"),
+    "chat_template": RecipeFact(chat_template, None, "chat"),
     "prompts": RecipeFact(lambda c, r: dict(r.checkpoint.prompts), "files", "prompts"),
     "default_prompt_name": RecipeFact(lambda c, r: r.checkpoint.default_prompt_name, None, "prompt"),
     "prompt": RecipeFact(lambda c, r: c.prompt, "setting", "prompt"),

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.errors import AkiDBMLXError
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["Call", "OnError", "Usage"]
-
 
 OnError = Callable[[int, AkiDBMLXError], None]
 
@@ -32,6 +32,8 @@ class Call:
     """Whether it overtakes what is not."""
     urgent_batches: int = 1
     """So many batches of its tokens, at most, are queued as urgent at a time; more wait with all others."""
+    side: Side | None = None
+    """What the texts are, where that is known."""
     on_overlong: str = "truncate"
     max_tokens: int | None = None
     usage: Usage = field(default_factory=Usage)

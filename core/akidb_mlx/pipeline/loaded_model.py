@@ -3,13 +3,16 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from akidb_mlx.checkpoint.hub import Resolved
 from akidb_mlx.checkpoint.locate import resolve
+from akidb_mlx.checkpoint.model_facts import ModelFacts
+from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
@@ -59,6 +62,8 @@ class LoadedModel(Generic[R]):
     key: Hashable
     recipe: R
     tokenizer: Tokenizer
+    side_tokenizers: Mapping[Side, Tokenizer]
+    """Of queries and documents, where these have limits of their own."""
     engine: Engine
     dimension: int
     """Width of the rows, before truncation."""
@@ -151,15 +156,18 @@ def _load(key: Hashable, config: ModelConfig, recipe: R) -> LoadedModel[R]:
     if device.kind != "cpu" and device.dtype(read_float_dtype(checkpoint.weight_files), config.dtype) == "float32":
         _warn_of_lower_precision(device)
     try:
-        tokenizer = _make_tokenizer(config, recipe)  # meanwhile, in this thread
+        make_tokenizer = _tokenizer_maker(checkpoint, config)  # meanwhile, in this thread
+        tokenizer = make_tokenizer(recipe.max_seq_length)
+        side_tokenizers = {side: make_tokenizer(length) for side, length in recipe.side_lengths.items()}
     except AkiDBMLXError:
         loading.result()  # a model that is not computed at all is what to tell
         raise
+    limits = [recipe.max_seq_length, *recipe.side_lengths.values()]
     model = loading.result()
     scheduler = Scheduler(
         config.max_batch_tokens or device.max_batch_tokens,
         config.query_latency_target_ms / 1000,
-        recipe.max_seq_length,
+        None if None in limits else max(length for length in limits if length is not None),
         device.shapes,
         lanes=max(1, device.cpu_lanes),
         full_batch_s=device.full_batch_ms / 1000,
@@ -177,15 +185,15 @@ def _load(key: Hashable, config: ModelConfig, recipe: R) -> LoadedModel[R]:
         memory=device.memory,
         cost=model.activation_bytes,
     )
-    return LoadedModel(key, recipe, tokenizer, engine, model.dimension, model.parameter_bytes())
+    return LoadedModel(key, recipe, tokenizer, side_tokenizers, engine, model.dimension, model.parameter_bytes())
 
 
-def _make_tokenizer(config: ModelConfig, recipe: AnyRecipe) -> Tokenizer:
-    checkpoint = recipe.checkpoint
+def _tokenizer_maker(checkpoint: ModelFacts, config: ModelConfig) -> Callable[[int | None], Tokenizer]:
+    """Limit → tokenizer."""
     rebuilt = checkpoint.rebuilt_tokenizer(config.tokenizer)
-    return Tokenizer(
+    return partial(
+        Tokenizer,
         checkpoint.tokenizer_file,
-        recipe.max_seq_length,
         do_lower_case=checkpoint.do_lower_case,
         truncation_side=checkpoint.truncation_side or rebuilt.truncation_side,
         state=rebuilt.state,

@@ -48,7 +48,6 @@ class TextPipeline(Generic[Input]):
         """Use `loaded`, which the face above holds."""
         self._loaded = loaded
         self.encoder = encoder
-        self._limit = loaded.recipe.max_seq_length
         self._part = _PART[loaded.recipe.device.kind]
 
     def encode(self, texts: Sequence[Input], call: Call, show_progress: bool) -> Embeddings:
@@ -220,21 +219,21 @@ class TextPipeline(Generic[Input]):
         if part.truncated:
             self._loaded.engine.stats.truncated_texts += len(part.truncated)
             self._loaded.warn_once(
-                f"{len(part.truncated)} of {len(part.encodings)} {self.encoder.noun}s have more than {self._limit} "
-                "tokens and are cut there; later ones are only counted (info())",
+                f"{len(part.truncated)} of {len(part.encodings)} {self.encoder.noun}s have more than "
+                f"{self.encoder.limit(call.side)} tokens and are cut there; later ones are only counted (info())",
                 kind="truncated",
             )
 
     def _encodings_of(self, texts: Sequence[Input], first: int, call: Call) -> Encoded:
         try:
-            return self.encoder.encode(texts, call.prompt, first)
+            return self.encoder.encode(texts, call.prompt, first, call.side)
         except InputError:
             if call.errors is None:
                 raise
         part = Encoded([], [])
         for index, text in enumerate(texts):  # again, one by one: one of them has no tokens
             try:
-                one = self.encoder.encode([text], call.prompt, first + index)
+                one = self.encoder.encode([text], call.prompt, first + index, call.side)
             except InputError as error:
                 one, call.errors[first + index] = Encoded([NO_TOKENS], []), error
             part.encodings.extend(one.encodings)
@@ -242,9 +241,10 @@ class TextPipeline(Generic[Input]):
         return part
 
     def _refuse_overlong(self, part: Encoded, first: int, call: Call) -> None:
+        limit = self.encoder.limit(call.side)
         for index in part.truncated:
             error = InputError(
-                f"{self.encoder.noun} {first + index} has more than {self._limit} tokens (max_seq_length); split it, "
+                f"{self.encoder.noun} {first + index} has more than {limit} tokens (max_seq_length); split it, "
                 'raise max_seq_length, or set on_overlong="truncate"'
             )
             if call.errors is None:
