@@ -181,10 +181,10 @@ def work(name: str, folder: str, dtype: str | None) -> None:
 class Peer:
     """A worker process."""
 
-    def __init__(self, name: str, python: str, folder: str, dtype: str | None) -> None:
+    def __init__(self, name: str, python: str, folder: str, dtype: str | None, script: Path = HERE) -> None:
         self.name = name
         environment = {**os.environ, "PEER_STARTED": str(time.time()), "HF_HUB_OFFLINE": "1"}
-        command = [python, str(HERE), "--worker", name, folder, *(["--dtype", dtype] if dtype else [])]
+        command = [python, str(script), "--worker", name, folder, *(["--dtype", dtype] if dtype else [])]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=HERE.parent
         )

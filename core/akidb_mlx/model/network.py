@@ -34,7 +34,7 @@ class Network(nn.Module):
         A row is infinite where the hidden states of one of its tokens are all zero: the device did not compute them.
         """
         batch = DeviceBatch.of(padded)
-        hidden_states = self.backbone(batch)
+        hidden_states = self.backbone.first_states(batch) if self.head.reads_first else self.backbone(batch)
         rows = self.head(hidden_states, batch)
         if self.backbone.may_give_zeros:
             return rows

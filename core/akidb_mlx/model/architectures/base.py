@@ -38,6 +38,10 @@ class Backbone(nn.Module):
         """Hidden states of the last layer, (rows, length, width)."""
         raise NotImplementedError
 
+    def first_states(self, batch: DeviceBatch) -> mx.array:
+        """Those of each row's first token, (rows, 1, width); an architecture may leave out what only others need."""
+        return self(batch)[:, :1]
+
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """The checkpoint's weights under our names."""
         return fuse(rename(weights, self.renames), self.fused)

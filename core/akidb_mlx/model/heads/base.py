@@ -14,6 +14,11 @@ class Head(nn.Module):
     width: int
     """Numbers of a row."""
 
+    @property
+    def reads_first(self) -> bool:
+        """Whether it reads each row's first token alone."""
+        return False
+
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
         """(rows, length, backbone's width) → (rows, width) float32."""
         raise NotImplementedError

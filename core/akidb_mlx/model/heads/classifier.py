@@ -92,6 +92,11 @@ class Classifier(Head):
             self.norm = nn.LayerNorm(width, eps, bias=read(config, "norm_bias", bool, False))
         self.out = nn.Linear(width, labels, bias=layout.out_bias)
 
+    @property
+    def reads_first(self) -> bool:
+        """Whether it reads each row's first token alone."""
+        return self._reads in _FIRST
+
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
         """(rows, length, backbone's width) → (rows, labels) float32, before the activation."""
         hidden = hidden_states.astype(mx.float32)
@@ -119,6 +124,7 @@ class Classifier(Head):
         return mx.where(counts, positions, 0).max(axis=1)
 
 
+_FIRST = ("first", "bos", "cls")
 # What config.json's classifier_pooling may say; the first is the default.
 _STATED = {"eurobert": ("late", "bos", "mean"), "modernbert": ("cls", "mean")}
 

@@ -44,6 +44,14 @@ def attention_layer(project: Project, finish: Finish, x: mx.array, mask: Mask, s
     return finish(x, attend(*project(x, 0), mask, scale))
 
 
+def first_of_attention_layer(project: Project, finish: Finish, x: mx.array, mask: Mask, scale: float) -> mx.array:
+    """`attention_layer(…)[:, :1]`, where all tokens see the same ones: a query and a network for one token a row."""
+    if is_in_blocks(x):
+        return attention_layer_in_blocks(project, finish, x, mask, scale)[:, :1]
+    queries, keys, values = project(x, 0)
+    return finish(x[:, :1], attend(queries[:, :, :1], keys, values, mask, scale))
+
+
 def is_in_blocks(x: mx.array) -> bool:
     """Whether layers compute (rows, length, width) block by block: a long text on the CPU."""
     return x.shape[1] > cpu_kernels.LONG and cpu_kernels.computes_on_cpu(x)
@@ -96,10 +104,12 @@ class SelfAttention(nn.Module):
         *,
         norm: Callable[[mx.array], mx.array] | None = None,
         then: Then | None = None,
+        first_only: bool = False,
     ) -> mx.array:
         """(rows, length, width) → the same shape; `mask` as from `make_mask`, or an additive one.
 
         `norm` comes before; `then` is the rest of the layer, which a long text computes together with its attention.
+        `first_only` gives what each row's first token gets, (rows, 1, width), where `mask` is the same for all tokens.
         """
 
         def project(x: mx.array, first: int) -> tuple[mx.array, mx.array, mx.array]:
@@ -114,4 +124,5 @@ class SelfAttention(nn.Module):
             out = self.out(attended.swapaxes(1, 2).reshape(*x.shape[:2], -1))
             return out if then is None else then(x, out)
 
-        return attention_layer(project, finish, x, mask, self._head**-0.5)
+        layer = first_of_attention_layer if first_only else attention_layer
+        return layer(project, finish, x, mask, self._head**-0.5)

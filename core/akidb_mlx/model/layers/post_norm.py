@@ -28,6 +28,10 @@ class PostNormLayer(nn.Module):
         """(rows, length, width) → the same shape."""
         return self.attention(x, mask, then=self._then)
 
+    def first(self, x: mx.array, mask: Mask) -> mx.array:
+        """(rows, length, width) → (rows, 1, width): what it makes of each row's first token."""
+        return self.attention(x, mask, then=self._then, first_only=True)
+
     def _then(self, x: mx.array, attended: mx.array) -> mx.array:
         x = self.attention_norm(x + attended)
         return self.norm(x + cpu_kernels.in_blocks(self._network, x))
