@@ -297,10 +297,10 @@ def latency(args: argparse.Namespace) -> None:
         idle.append(ask_embedder(embedder, asked, args.seconds))
         with Reranks(reranker, new, (min(tokens), max(tokens))) as reranks:
             time.sleep(args.seconds / 2)
-            alone += reranks.taken
+        alone += reranks.taken  # with the one that ran when it was told to stop
         with Reranks(reranker, new, (min(tokens), max(tokens))) as reranks:
             beside.append(ask_embedder(embedder, asked, args.seconds))
-            ranked += reranks.taken
+        ranked += reranks.taken
     for name, rounds in (("idle", idle), ("beside reranks", beside)):
         points = [spread([1000 * float(np.percentile(one, p)) for one in rounds], 1) for p in (50, 95, 99)]
         print(f"| one query {name}, P50 / P95 / P99, ms | {' / '.join(points)} | {sum(map(len, rounds))} queries |")
