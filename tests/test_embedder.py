@@ -429,7 +429,9 @@ def test_a_vector_that_is_not_finite_fails_its_call_alone(folder):
         bad = pool.submit(embedder.encode, ["a"] * SEVERAL_PARTS + ["harbour"])
         good = pool.submit(embedder.encode, TEXTS[:7])
         gate.open()
-        with pytest.raises(InputError, match=rf"vector of text {SEVERAL_PARTS} is not finite .*dtype=\"float32\""):
+        with pytest.raises(
+            InputError, match=rf"input {SEVERAL_PARTS} gives numbers that are not finite .*dtype=\"float32\""
+        ):
             bad.result(PATIENCE_S)
         assert np.isfinite(good.result(PATIENCE_S)).all()
 

@@ -288,6 +288,18 @@ def test_equal_settings_share_one_model(loads):
         two.predict(PAIRS)
 
 
+def test_a_reranker_that_is_closed_midway_speaks_of_no_embedder():
+    reranker = Reranker.load(BERT, max_seq_length=30)
+    with ThreadPoolExecutor(2) as pool:
+        with held_device():
+            waiting = pool.submit(reranker.predict, PAIRS)
+            until(lambda: reranker.stats()["queued_tokens"])
+            closing = pool.submit(reranker.close)
+            with pytest.raises(ClosedError, match="the model was closed while this request waited"):
+                waiting.result(PATIENCE_S)
+        closing.result(PATIENCE_S)
+
+
 def test_copies_and_pickles_are_loaded_again(bert):
     for other in (pickle.loads(pickle.dumps(bert)), copy.deepcopy(bert)):
         with other:

@@ -8,7 +8,7 @@ AkiDBMLXError
 ├── UnsupportedModelError  a checkpoint we could read but would not reproduce faithfully
 ├── BackendError           MLX, its backend or the device
 ├── QueueFullError         more tokens wait than `max_queued_tokens` allows; try again
-└── ClosedError            the embedder was closed
+└── ClosedError            the model was closed
 
 Wrong Python types stay `TypeError`.
 """
@@ -80,4 +80,4 @@ class QueueFullError(AkiDBMLXError):
 
 
 class ClosedError(AkiDBMLXError):
-    """The embedder was closed; load it again."""
+    """The model was closed; load it again."""

@@ -178,12 +178,12 @@ def test_vectors_that_are_not_finite_are_told(tiny, monkeypatch):
 
     monkeypatch.setattr(engine, "model", model)
     told = {}
-    with pytest.raises(InputError, match=r"vector of text \d+ is not finite"):
+    with pytest.raises(InputError, match=r"input \d+ gives numbers that are not finite"):
         list(tiny.encode_stream(mixed("poison"), side="document"))
     rows = np.concatenate(list(tiny.encode_stream(mixed("poison"), 300, side="document", on_error=told.__setitem__)))
     monkeypatch.setattr(engine, "model", real)
     checked(rows, told, tiny, BAD)
-    assert "text 10 is not finite" in str(told[10])
+    assert "input 10 gives numbers that are not finite" in str(told[10])
 
 
 def test_a_text_on_which_the_device_fails_is_told(tiny, monkeypatch):

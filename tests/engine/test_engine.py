@@ -313,7 +313,7 @@ def test_a_row_that_is_not_finite_fails_its_request_by_index(make):
     bad = submit(engine, [[1], [2], [NOT_FINITE], [3]], first_index=256)
     good = submit(engine, [[4], [5]])
     model.gate.set()
-    with pytest.raises(InputError, match=r"vector of text 258 is not finite"):
+    with pytest.raises(InputError, match=r"input 258 gives numbers that are not finite"):
         bad.result(PATIENCE_S)
     assert good.result(PATIENCE_S).tolist() == expected([[4], [5]])
     assert first.result(PATIENCE_S) is not None

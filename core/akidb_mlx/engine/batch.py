@@ -237,6 +237,6 @@ def _reason(error: Exception, index: int, tokens: int) -> AkiDBMLXError:
 
 def _not_finite(index: int) -> AkiDBMLXError:
     return InputError(
-        f"the vector of text {index} is not finite (NaN or infinity); "
+        f"input {index} gives numbers that are not finite (NaN or infinity); "
         'the model overflows in this dtype: try dtype="float32"'
     )

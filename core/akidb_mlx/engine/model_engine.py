@@ -128,7 +128,7 @@ class Engine:
             fail = self.drain()
             self._threads.remove(self)
             self.scheduler.clock.forget(id(self.scheduler))
-        fail(ClosedError("the embedder was closed while this request waited"))
+        fail(ClosedError("the model was closed while this request waited"))
         self.queue.offer_room()
 
         def drop() -> None:
@@ -142,7 +142,7 @@ class Engine:
 
     def _check_usable(self) -> None:
         if self.closed:
-            raise ClosedError("the embedder is closed; load it again")
+            raise ClosedError("the model is closed; load it again")
         if self._process != os.getpid() and not self._survives_fork:
             raise BackendError(FORKED)
         self._threads.check_usable()
