@@ -414,3 +414,12 @@ def test_no_field_of_a_recipe_is_forgotten(bert):
         "max_seq_length",
         "token_types",
     }
+
+
+def test_another_kinds_configuration_is_told():
+    from akidb_mlx import EmbedderConfig
+
+    with pytest.raises(TypeError, match="Reranker takes a RerankerConfig, not a EmbedderConfig"):
+        Reranker.load(EmbedderConfig(model=str(PROMPTS)))
+    with pytest.raises(TypeError, match="Embedder takes a EmbedderConfig, not a RerankerConfig"):
+        Embedder.load(RerankerConfig(model=str(BERT)))

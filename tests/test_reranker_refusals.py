@@ -13,6 +13,7 @@ import pytest
 from akidb_mlx import Reranker
 from akidb_mlx.errors import AkiDBMLXError, UnsupportedModelError
 from support.checkpoints import REFERENCE, RERANKERS
+from support.comparison import assert_close
 
 REFUSED = json.loads((RERANKERS / "refused.json").read_text(encoding="utf-8"))
 # What the reference computes and so do we: no reason to refuse.
@@ -79,3 +80,43 @@ def test_a_user_who_knows_better_sets_the_activation(name, tmp_path):
 def test_it_is_computed(name, tmp_path):
     with Reranker.load(build(name, tmp_path / "model"), device="cpu") as reranker:
         assert np.isfinite(reranker.predict([("a query", "a text " * 100)])).all()
+
+
+def expected(name):
+    """The reference's logits, and the pairs that they are of."""
+    facts = json.loads((RERANKERS / name / "expected.json").read_text(encoding="utf-8"))
+    shared = json.loads((RERANKERS / "pairs.json").read_text(encoding="utf-8"))
+    pairs = [tuple(facts["own_pairs"].get(label) or shared[label]) for label in facts["labels"]]
+    return pairs, np.load(RERANKERS / name / "expected.npz")["logits"]
+
+
+def scores(folder, pairs):
+    with Reranker.load(folder, activation="identity", dtype="float32", device="cpu") as reranker:
+        return reranker.predict(pairs)
+
+
+def test_a_head_beside_the_table_is_read_whatever_the_config_says_of_a_tie(tmp_path):
+    folder = shutil.copytree(RERANKERS / "qwen3-reranker-untied", tmp_path / "model")
+    edit_json(folder / "config.json", {"tie_word_embeddings": True})
+    pairs, logits = expected("qwen3-reranker-untied")
+    assert_close(scores(folder, pairs), logits)
+
+
+def test_the_map_of_special_tokens_is_not_read_beside_a_list_of_added_tokens(tmp_path):
+    folder = shutil.copytree(RERANKERS / "llama-reranker", tmp_path / "model")
+    added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    listed = {str(token.pop("id")): token for token in added}
+    edit_json(folder / "tokenizer_config.json", {"added_tokens_decoder": listed})
+    without = scores(folder, [("a", "b")])
+    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<|im_end|>"}), encoding="utf-8")
+    assert_close(scores(folder, [("a", "b")]), without)
+
+
+def test_a_template_reads_special_tokens_of_other_names(tmp_path):
+    """As the reference, whose scores for both folders are equal."""
+    named, spelled = (shutil.copytree(RERANKERS / "qwen3-reranker", tmp_path / name) for name in ("named", "spelled"))
+    edit_json(named / "tokenizer_config.json", {"extra_special_tokens": {"my_token": "<|im_start|>"}})
+    for folder, start in ((named, "{{ my_token }}"), (spelled, "<|im_start|>")):
+        template = folder / "chat_template.jinja"
+        template.write_text(start + template.read_text(encoding="utf-8"), encoding="utf-8")
+    assert_close(scores(named, [("a", "b")]), scores(spelled, [("a", "b")]))

@@ -109,6 +109,8 @@ REFUSED = (
     Refused("problem-of-one-label", "problem_type single_label_classification beside one label, of which transformers makes no config", "rerankers/bert",
             json={"config.json": {"problem_type": "single_label_classification"}}),
     Refused("type-beyond-the-table", "the tokenizer gives type 1, the table has one row", "rerankers/bert-one-type", json={"tokenizer_config.json": {"model_input_names": None}}),
+    Refused("pooling-without-prompt", "include_prompt false: the prompt's tokens are left out of pooling", "rerankers/modernbert-dense-scores",
+            json={"1_Pooling/config.json": {"include_prompt": False}}),
     Refused("scores-missing", "the last Dense writes no scores", "rerankers/qwen3-dense-scores", json={"2_Dense/config.json": {"module_output_name": "sentence_embedding"}}),
     Refused("dense-of-another-width", "Dense's weight does not fit its config", "rerankers/qwen3-dense-scores", json={"2_Dense/config.json": {"out_features": 2}}),
     Refused("pooling-unknown", "no such pooling mode", "rerankers/qwen3-dense-scores", json={"1_Pooling/config.json": {"pooling_mode": "middle"}}),

@@ -97,8 +97,12 @@ def _is_structured(text: str, model_type: str, said_format: Any) -> bool:
 def _special_tokens(folder: Path, config: Mapping[str, Any], text: str) -> dict[str, str]:
     """Those that the template may read; a name that the files leave out has a default there that is unknown here."""
     map_file = folder / "special_tokens_map.json"
-    said = {**config, **(read_json(map_file) if map_file.exists() else {})}
-    tokens = {name: _content(said[name]) for name in _SPECIAL if said.get(name) is not None}
+    # As transformers: the map is not read where tokenizer_config.json lists the added tokens.
+    reads_map = map_file.exists() and "added_tokens_decoder" not in config
+    said = {**config, **(read_json(map_file) if reads_map else {})}
+    extra = said.get("extra_special_tokens")
+    tokens = {name: _content(token) for name, token in extra.items()} if isinstance(extra, Mapping) else {}
+    tokens |= {name: _content(said[name]) for name in _SPECIAL if said.get(name) is not None}
     for name in _SPECIAL:
         if name not in said and re.search(rf"\b{name}\b", text):
             raise UnsupportedModelError(

@@ -53,7 +53,7 @@ def read_scoring(layout: Layout, config: Config, tokenizer: TokenizerFacts, modu
         _refuse_problem(layout, config, labels)
         head = Fact(ClassificationHead(labels), layout.relative(layout.config_file))
     else:
-        head, labels = _read_dense_scores(layout, modules)
+        head, labels = _read_dense_scores(layout, modules, in_a_row=chat is None)
     return Scoring(head, labels, chat)
 
 
@@ -127,8 +127,13 @@ def _token_id(layout: Layout, token: str) -> int:
     return number
 
 
-def _read_dense_scores(layout: Layout, modules: Modules) -> tuple[Fact[HeadFacts], int]:
+def _read_dense_scores(layout: Layout, modules: Modules, *, in_a_row: bool) -> tuple[Fact[HeadFacts], int]:
     head = read_head(layout.path, list(modules), scores=True)
+    if in_a_row and not head.include_prompt:
+        raise UnsupportedModelError(
+            f"{layout.path}: include_prompt is false: the reference leaves a prompt's tokens out of pooling, which is "
+            "not supported for pairs"
+        )
     if head.pooling is None or head.dense is None or head.left_out:
         raise UnsupportedModelError(f"{layout.path / 'modules.json'}: no module gives scores (Pooling, then Dense)")
     dense = head.dense.value

@@ -37,6 +37,8 @@ class Face(Generic[C, R]):
         """What `load` does: settle the configuration, share or load its model."""
         if isinstance(model, kind_of_config):
             config = model.with_changes(**fields) if fields else model
+        elif isinstance(model, ModelConfig):
+            raise TypeError(f"{cls.__name__} takes a {kind_of_config.__name__}, not a {type(model).__name__}")
         elif model is None:
             config = kind_of_config(**fields)
         else:

@@ -98,7 +98,8 @@ def _claim_table(weights: Weights, checkpoint: ModelFacts) -> Weights:
             f"a language model of model_type {model_type!r} as a reranker is not supported; "
             f"supported: {', '.join(_TIED)}"
         )
-    tied = read(config, "tie_word_embeddings", bool, _TIED[model_type])
+    # Where the file has both, the reference reads the head, whatever config.json says of a tie.
+    tied = read(config, "tie_word_embeddings", bool, _TIED[model_type]) and "lm_head.weight" not in weights
     pattern = re.compile(r"(?:model\.)?(?:embed_tokens)\.(\w+)" if tied else r"lm_head\.(\w+)")
     found = {match[1]: key for key in list(weights) if (match := pattern.fullmatch(key)) and match[1] in _PARTS}
     if "weight" not in found:
