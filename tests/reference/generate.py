@@ -17,6 +17,7 @@ from typing import Any
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 import chat_templates
+import conversions
 import edits
 import mistakes
 import models
@@ -41,6 +42,7 @@ NOMIC_PROMPTS = {"query": "search_query: ", "document": "search_document: "}
 # Qwen3-Embedding has no space after the last colon, gte-Qwen2 has one.
 QWEN_PROMPTS = {"query": "Instruct: Find what answers the query\nQuery:", "document": ""}
 INSTRUCT_PROMPTS = {"query": "Instruct: Find what answers the query\nQuery: "}
+QWEN3_QUERY = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 GEMMA_PROMPTS = {"query": "task: search result | query: ", "document": "title: none | text: "}
 
 bert_tokens = make_wordpiece
@@ -271,6 +273,14 @@ CASES: tuple[Case, ...] = (
          prompts=GEMMA_PROMPTS, dense=(Dense(64, bias=False, activation=IDENTITY), Dense(32, bias=False, activation=IDENTITY)),
          length_from="tokenizer_config.json", dtype=BRAIN, prepare=edits.published_embeddinggemma_config, disguise=edits.fold_dense_and_strip,
          must_matter={"window off by one": {"sliding_window": 6}}),
+    # ── The conversions that AkiDB's aliases name; MLX_PYTHON has MLX, which packs them ──
+    Case("qwen3-embedding-4bit-dwq", "qwen3", "mlx-community's Qwen3-Embedding-0.6B-4bit-DWQ: 4 bits, `model.` keys, no sidecars, the family's prompts",
+         models.decoder(hf.Qwen3Model, head_dim=16), qwen_tokens, "lasttoken", causal=True, length_from="tokenizer_config.json", tokenizer_config=left_padding,
+         prompts={"query": QWEN3_QUERY}, max_seq_length=64, prepare=conversions.pack_with_dense, disguise=conversions.mlx_community("Qwen/Qwen3-Embedding-0.6B")),
+    Case("embeddinggemma-300m-4bit", "embeddinggemma", "mlx-community's embeddinggemma-300m-4bit: 4 bits, dense.0 and dense.1 packed in the main file, no sidecars",
+         models.gemma3(use_bidirectional_attention=True, sliding_window_pattern=3, rope_parameters=TWO_BASES), embeddinggemma_tokens,
+         prompts=GEMMA_PROMPTS, dense=(Dense(64, bias=False, activation=IDENTITY), Dense(32, bias=False, activation=IDENTITY)), length_from="tokenizer_config.json",
+         prepare=edits.each(edits.published_embeddinggemma_config, conversions.pack_with_dense), disguise=conversions.mlx_community("google/embeddinggemma-300m", dense=True)),
     # ── Other decoders of mlx-lm, one checkpoint each ──
     Case("phi3", "phi3", "packed qkv and gate_up, part of a head rotated", models.decoder(hf.Phi3Model, partial_rotary_factor=0.5),
          bare_tokens, causal=True, dtype=BRAIN),
