@@ -11,7 +11,6 @@ import akidb_mlx  # noqa: F401  # before mlx
 from akidb_mlx import Embedder
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import CheckpointError
-from akidb_mlx.model.encoding import Encoding
 from akidb_mlx.model.heads.dense import ACTIVATIONS, DenseLayer
 from akidb_mlx.model.heads.pooled import Pooled
 from akidb_mlx.model.padded_batch import pad_batch
@@ -40,8 +39,8 @@ def test_what_is_in_the_padding_is_irrelevant(name):
     """Also more of it; in float32, where a GPU would compute in 16 bits. Texts alone: test_parity."""
     facts = json.loads((REFERENCE / name / "reference.json").read_text(encoding="utf-8"))
     with Embedder.load(REFERENCE / name, dtype="float32") as embedder:
-        ids = embedder._loaded.tokenizer.tokenize(facts["texts"][:10]).token_ids
-        rows, longest = list(map(Encoding, ids)), max(map(len, ids))
+        rows = embedder._path.encoder.encode(facts["texts"][:10], "").encodings
+        ids, longest = [row.token_ids for row in rows], max(map(len, rows))
         zeros = pad_batch(rows, longest)
         expected = compute(embedder, zeros)
         rng = np.random.default_rng(0)
