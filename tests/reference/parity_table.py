@@ -42,12 +42,12 @@ as wide as real models' are, for which Metal has fused attention; else they have
   ones lose far less (below). `tests/model/test_quantization.py` asserts that packed weights equal their dequantised
   selves to 1e-6. "–": too narrow to pack.
 
-Three differences are meant. Where tokenizer_config.json of a Llama-like tokenizer says `add_eos_token` and tokenizer.json
-appends nothing (e5-mistral-7b-instruct), the end token is put after each text, as such models were trained and as
-transformers 4 did; sentence-transformers on transformers 5 leaves the flag unread. The same holds for gte-Qwen2, whose
-own tokenizer code appends it. Vectors that are cut (`truncate_dim`) and scaled to unit length are scaled after the cut;
-sentence-transformers leaves them shorter, equal up to that factor. A `passage` or `corpus` prompt serves documents where
-the files have no `document` prompt; `document_prompt=""` gives the reference's rows.
+Three differences are meant. Where tokenizer_config.json of a Llama-like tokenizer says `add_eos_token` and
+tokenizer.json appends nothing (e5-mistral-7b-instruct), the end token is put after each text, as such models were
+trained and as transformers 4 did; sentence-transformers on transformers 5 leaves the flag unread. The same holds for
+gte-Qwen2, whose own tokenizer code appends it. Vectors that are cut (`truncate_dim`) and scaled to unit length are
+scaled after the cut; sentence-transformers leaves them shorter, equal up to that factor. A `passage` or `corpus` prompt
+serves documents where the files have no `document` prompt; `document_prompt=""` gives the reference's rows.
 
 Tokens are those of transformers 5, which makes many tokenizers anew by their class (BERT, RoBERTa, XLM-R, Qwen2, Llama,
 Gemma, Cohere …) or adds what other files say (words of added_tokens.json, flags of `added_tokens_decoder`), whatever
