@@ -8,6 +8,7 @@ from typing import Any
 
 from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.checkpoint.processing import Processing
+from akidb_mlx.checkpoint.special_tokens import NAMES, read_special_tokens
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
 __all__ = ["RENDERED", "ChatTemplate", "find_chat_template"]
@@ -15,7 +16,6 @@ __all__ = ["RENDERED", "ChatTemplate", "find_chat_template"]
 RENDERED: Mapping[str, Any] = {"special_tokens": False}
 """Keywords of `Tokenizer` for what a template has rendered: it holds all special tokens."""
 
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # What a template that takes contents as lists of parts holds; as sentence-transformers 6.2 looks for it.
 _OF_PARTS = ("content[0]", ".type", "'type'", '"type"', "item.type", "message.content[")
 _FLAT_TYPES = frozenset({"apertus", "deepseek_v3", "gpt_oss", "seed_oss"})
@@ -94,22 +94,12 @@ def _is_structured(text: str, model_type: str, said_format: Any) -> bool:
     return model_type not in _FLAT_TYPES and any(part in text for part in _OF_PARTS)
 
 
-def _special_tokens(folder: Path, config: Mapping[str, Any], text: str) -> dict[str, str]:
+def _special_tokens(folder: Path, config: Mapping[str, Any], text: str) -> Mapping[str, str]:
     """Those that the template may read; a name that the files leave out has a default there that is unknown here."""
-    map_file = folder / "special_tokens_map.json"
-    # As transformers: the map is not read where tokenizer_config.json lists the added tokens.
-    reads_map = map_file.exists() and "added_tokens_decoder" not in config
-    said = {**config, **(read_json(map_file) if reads_map else {})}
-    extra = said.get("extra_special_tokens")
-    tokens = {name: _content(token) for name, token in extra.items()} if isinstance(extra, Mapping) else {}
-    tokens |= {name: _content(said[name]) for name in _SPECIAL if said.get(name) is not None}
-    for name in _SPECIAL:
-        if name not in said and re.search(rf"\b{name}\b", text):
+    tokens = read_special_tokens(folder, config)
+    for name in NAMES:
+        if name not in tokens.said and re.search(rf"\b{name}\b", text):
             raise UnsupportedModelError(
                 f"{folder / 'tokenizer_config.json'} does not say {name}, which the chat template reads"
             )
-    return tokens
-
-
-def _content(token: Any) -> str:
-    return str(token.get("content") or "") if isinstance(token, Mapping) else str(token)
+    return tokens.by_name

@@ -9,6 +9,7 @@ from akidb_mlx.checkpoint.json_file import read_field, read_json
 from akidb_mlx.checkpoint.layout import Layout
 from akidb_mlx.checkpoint.processing import Processing, read_processing
 from akidb_mlx.checkpoint.sentence_config import read_sentence_config
+from akidb_mlx.checkpoint.special_tokens import read_special_tokens
 from akidb_mlx.errors import CheckpointError
 
 __all__ = ["TokenizerFacts", "read_tokenizer_facts"]
@@ -83,7 +84,7 @@ def read_tokenizer_facts(layout: Layout, config: Config, *, saved: bool, scores:
         max_positions=positions.value if positions and is_bound else None,
         do_lower_case=sentence is not None and sentence.do_lower_case,
         truncation_side=side,
-        tokenizer_rules=_end_token(tokenizer),
+        tokenizer_rules={**_end_token(tokenizer), **_named(layout, tokenizer, config)},
         has_own_length=own is not None,
         task=None if sentence is None else sentence.task,
         processing=processing,
@@ -113,6 +114,14 @@ def _end_token(tokenizer: Config) -> dict[str, str]:
     if default is None or tokenizer.get("add_eos_token") is not True:
         return {}
     return {"append": _content(tokenizer.get("eos_token")) or default}
+
+
+def _named(layout: Layout, tokenizer: Config, config: Config) -> dict[str, list[str]]:
+    """The special tokens that count as such at a prompt's end, where the class has no defaults: only those named."""
+    kind = str(tokenizer.get("tokenizer_class")).removesuffix("Fast")
+    if kind not in ("PreTrainedTokenizer", "TokenizersBackend") or config["model_type"] == "qwen2":
+        return {}
+    return {"named_specials": sorted(read_special_tokens(layout.folder, tokenizer).contents)}
 
 
 def _own_code(tokenizer: Config) -> tuple[str, str] | None:

@@ -49,6 +49,7 @@ class Tokenizer:
         append: str | None = None,
         pairs: bool = False,
         truncation: str = "longest_first",
+        named_specials: Sequence[str] | None = None,
     ) -> None:
         """Configure truncation once; what the file says of it (but for the side) and of padding does not count.
 
@@ -67,6 +68,7 @@ class Tokenizer:
             append: a special token after each text, where the file's post-processor puts none there.
             pairs: whether two texts are joined, which takes more special tokens.
             truncation: which of two texts is cut, as `tokenizers` calls it, or "do_not_truncate".
+            named_specials: the only special tokens that count as such at a prompt's end; None for all.
         """
         try:
             self._tokenizer = HFTokenizer.from_file(str(file)) if state is None else HFTokenizer.from_str(state)
@@ -91,6 +93,7 @@ class Tokenizer:
             strategy = "longest_first" if truncation == "do_not_truncate" else truncation
             self._tokenizer.enable_truncation(max_seq_length, strategy=strategy, direction=side)
         self.truncation_side = side
+        self._named_specials = named_specials
         self._tokenizer.encode_special_tokens = split_special_tokens
         own = self._tokenizer.normalizer
         if do_lower_case and not _lowercases(own):
@@ -195,7 +198,8 @@ class Tokenizer:
     def prompt_length(self, prompt: str) -> int:
         """Tokens of a prompt as sentence-transformers counts them: without a special token at its end."""
         ids = self._tokenizer.encode(_valid_unicode(prompt), add_special_tokens=self._special_tokens).ids
-        special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        added, named = self._tokenizer.get_added_tokens_decoder(), self._named_specials
+        special = {i for i, token in added.items() if token.special and (named is None or token.content in named)}
         return len(ids) - 1 if ids and ids[-1] in special else len(ids)
 
     def last_token(self) -> str | None:
