@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from akidb_mlx import Reranker
+from akidb_mlx.checkpoint.heads import ClassificationHead
+from akidb_mlx.checkpoint.reranker_facts import read_reranker_checkpoint
 from akidb_mlx.model.heads.classifier import CLASSIFIERS
 from support.checkpoints import RERANKER_CASES, read_reranker_case
 from support.comparison import assert_close
@@ -67,8 +69,5 @@ def test_the_docs_count_them():
 
 
 def test_every_classifier_has_a_case():
-    models = {name: Reranker.load(read_reranker_case(name)[0]) for name in RERANKER_CASES}
-    seen = {model.info()["architecture"] for model in models.values() if model.info()["head"] == "classifier"}
-    for model in models.values():
-        model.close()
-    assert set(CLASSIFIERS) <= seen
+    read = [read_reranker_checkpoint(read_reranker_case(name)[0]) for name in RERANKER_CASES]
+    assert set(CLASSIFIERS) <= {one.model_type for one in read if isinstance(one.head, ClassificationHead)}
