@@ -6,15 +6,11 @@ from typing import Any
 
 from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.corpus.embed import Summary, read_corpus
-from akidb_mlx.errors import AkiDBMLXError, ConfigError
+from akidb_mlx.errors import ConfigError
 from akidb_mlx.reranker import Pair, Reranker
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["PairScorer", "rerank_corpus"]
-
-# Chunks that are read and scored ahead: while the device computes one, the next is tokenised.
-_AHEAD = 2
-_Scored = tuple[Embeddings, dict[int, AkiDBMLXError]]
 
 
 class PairScorer:

@@ -75,12 +75,5 @@ def make_backbone(config: Mapping[str, Any]) -> Backbone:
         )
     try:
         return ARCHITECTURES[model_type](config)
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:  # sizes of nought, or less, or of another type
+    except _ODD as error:
         raise CheckpointError(f"config.json describes no {model_type} that could be: {error}") from None
