@@ -17,7 +17,7 @@ from support.checkpoints import REFERENCE, RERANKERS
 from support.serving import serve_process
 from support.waiting import PATIENCE_S, until
 
-PATHS = ("/v1/embeddings", "/api/v1/embed", "/rerank", "/v2/rerank", "/score")
+PATHS = ("/v1/embeddings", "/api/v1/embed", "/api/embed", "/api/show", "/rerank", "/v2/rerank", "/score")
 GOOD = {
     "/v1/embeddings": {
         "input": ["a", "b"],
@@ -29,6 +29,14 @@ GOOD = {
         "truncate": True,
     },
     "/api/v1/embed": {"texts": ["a", "b"], "model": "m", "pooling": "mean", "normalize": True},
+    "/api/embed": {
+        "input": ["a", "b"],
+        "model": "m:query",
+        "dimensions": 8,
+        "options": {"num_ctx": 9},
+        "keep_alive": 0,
+    },
+    "/api/show": {"model": "m", "verbose": True},
     "/rerank": {"query": "q", "texts": ["a", "b"], "top_n": 1, "truncation_direction": "Right", "raw_scores": False},
     "/v2/rerank": {
         "query": "q",

@@ -1,7 +1,7 @@
 """Errors as answers: a status, and one body that every client finds the reason in. Never a traceback."""
 
-import itertools
 import math
+import time
 from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
@@ -17,7 +17,6 @@ __all__ = ["HANDLERS", "Problem", "problem_response"]
 # above two minutes and others sleep for as long as they are told.
 _LEAST_LATEST_S, _LATEST_S = 40.0, 59.0
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_refused = itertools.count(1)
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
@@ -46,15 +45,35 @@ class Problem(Exception):
         return cls(429, message, code="rate_limit_exceeded", headers=_wait(seconds))
 
 
-def _wait(seconds: float) -> dict[str, str]:
-    """When to try again: in whole seconds for everybody, in milliseconds for OpenAI's clients.
+class _Waiting:
+    """Callers who were told to come again and have not had the time to."""
 
-    Callers who are refused together are told times that spread from `seconds` to its double, each far from those told
-    just before (multiples of the golden section), so that they do not come together again.
-    """
-    first = min(max(seconds, 0.001), _LEAST_LATEST_S)
-    last = min(2 * max(first, 0.5), _LATEST_S)
-    wait = first + (next(_refused) * _GOLDEN) % 1.0 * (last - first)
+    def __init__(self) -> None:
+        self._count = 0
+        self._until = 0.0
+
+    def told(self, seconds: float) -> float:
+        """The time that the next one is told: `seconds` for the first, for the others spread from there to its double.
+
+        Each is far from those told just before (multiples of the golden section), so that they do not come together.
+        """
+        now = time.monotonic()
+        if now >= self._until:
+            self._count = 0
+        first = min(max(seconds, 0.001), _LEAST_LATEST_S)
+        last = min(2 * max(first, 0.5), _LATEST_S)
+        wait = first + (self._count * _GOLDEN) % 1.0 * (last - first)
+        self._count += 1
+        self._until = max(self._until, now + wait)
+        return wait
+
+
+_waiting = _Waiting()
+
+
+def _wait(seconds: float) -> dict[str, str]:
+    """When to try again: in whole seconds for everybody, in milliseconds for OpenAI's clients."""
+    wait = _waiting.told(seconds)
     return {"Retry-After": str(math.ceil(wait)), "Retry-After-Ms": str(max(1, round(wait * 1000)))}
 
 

@@ -18,7 +18,7 @@ __all__ = ["State", "note", "state_of"]
 
 T = TypeVar("T")
 _ROUTES: dict[Kind, str] = {
-    "embedder": "/v1/embeddings, /api/embed and /api/v1/embed",
+    "embedder": "/v1/embeddings and /api/v1/embed",
     "reranker": "/rerank, /v1/rerank, /v2/rerank and /score",
 }
 _OPTIONS: dict[Kind, str] = {"embedder": "--model", "reranker": "--reranker"}
