@@ -2,8 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-__all__ = ["ClassificationHead", "Dense", "HeadFacts", "PooledHead", "TokenLogitHead"]
+__all__ = [
+    "AutoEncoderHead",
+    "ClassificationHead",
+    "Dense",
+    "HeadFacts",
+    "PooledHead",
+    "SpladeHead",
+    "TokenLogitHead",
+]
 
 
 @dataclass(frozen=True)
@@ -44,4 +53,27 @@ class TokenLogitHead:
     false_token_id: int | None = None
 
 
-HeadFacts = PooledHead | ClassificationHead | TokenLogitHead
+@dataclass(frozen=True)
+class SpladeHead:
+    """A masked language model's logits, one weight per entry of the vocabulary: max or sum over a text's tokens."""
+
+    strategy: Literal["max", "sum"]
+    activation: Literal["relu", "log1p_relu"]
+    """"relu": log(1 + relu); "log1p_relu": that once more, log(1 + log(1 + relu))."""
+
+
+@dataclass(frozen=True)
+class AutoEncoderHead:
+    """Pooling, Dense layers, then a sparse autoencoder's latents, of which the greatest count."""
+
+    pooled: PooledHead
+    input_dim: int
+    hidden_dim: int
+    k: int
+    """How many latents count where nobody says another number."""
+    normalize: bool
+    """Whether the pooled row is first put to mean 0 and deviation 1."""
+    weight_file: Path
+
+
+HeadFacts = PooledHead | ClassificationHead | TokenLogitHead | SpladeHead | AutoEncoderHead
