@@ -12,10 +12,20 @@ from akidb_mlx.checkpoint.json_file import read_field, read_json
 from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["POOLING_NAMES", "STATIC", "Head", "Usage", "read_head", "read_modules", "read_pooling_modes", "read_usage"]
+__all__ = [
+    "OURS",
+    "POOLING_NAMES",
+    "STATIC",
+    "Head",
+    "Usage",
+    "read_head",
+    "read_modules",
+    "read_pooling_modes",
+    "read_usage",
+]
 
 STATIC = "StaticEmbedding"
-_OURS = "sentence_transformers."  # whose classes are computed here
+OURS = "sentence_transformers."  # whose classes are computed here
 # sentence-transformers' spelling → ours, in the order in which it concatenates the old form's flags.
 POOLING_NAMES = {
     "cls": "cls",
@@ -61,7 +71,7 @@ def read_modules(path: Path, first: Sequence[str] = ("Transformer", STATIC)) -> 
             f"{file} is not sentence-transformers' list of modules ({error!r}); download it again"
         ) from None
     for kind, _ in modules:
-        if not kind.startswith(_OURS):
+        if not kind.startswith(OURS):
             raise UnsupportedModelError(f"{file}: {kind} is code of the checkpoint's own, which is never run")
     modules = [(kind.rsplit(".", 1)[-1], folder) for kind, folder in modules]
     if not modules or modules[0][0] not in first:
