@@ -9,9 +9,11 @@ __all__ = [
     "ClassificationHead",
     "Dense",
     "HeadFacts",
+    "JointHead",
     "PooledHead",
     "SpladeHead",
     "TokenLogitHead",
+    "TokenWeightsHead",
 ]
 
 
@@ -76,4 +78,21 @@ class AutoEncoderHead:
     weight_file: Path
 
 
-HeadFacts = PooledHead | ClassificationHead | TokenLogitHead | SpladeHead | AutoEncoderHead
+@dataclass(frozen=True)
+class TokenWeightsHead:
+    """A linear layer's weight per token, the greatest of equal tokens (BGE-M3's sparse vectors)."""
+
+    weight_file: Path
+    vocabulary: int
+    left_out: tuple[int, ...]
+    """Tokens that have no weight."""
+
+
+@dataclass(frozen=True)
+class JointHead:
+    """Several heads over one backbone, which come from files of their own as they are asked for."""
+
+
+HeadFacts = (
+    PooledHead | ClassificationHead | TokenLogitHead | SpladeHead | AutoEncoderHead | TokenWeightsHead | JointHead
+)

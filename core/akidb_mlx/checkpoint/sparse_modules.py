@@ -163,9 +163,9 @@ def _read_auto_encoder(layout: Layout, modules: Sequence[Module]) -> tuple[Fact[
     if weights is None:
         raise CheckpointError(f"{folder / 'model.safetensors'} is missing: this checkpoint's {_ENCODER} has no weights")
     pooled = PooledHead(head.pooling.value, () if head.dense is None else head.dense.value)
-    sizes = [read_field(file, said, "input_dim", int), read_field(file, said, "hidden_dim", int, 512)]
+    taken, given = read_field(file, said, "input_dim", int), read_field(file, said, "hidden_dim", int, 512)
     k = read_field(file, said, "k", int, 8)
-    if min(*sizes, k) < 1 or k > sizes[1]:
-        raise CheckpointError(f"{file}: input_dim, hidden_dim and k are {(*sizes, k)}, of which no model can be made")
-    facts = AutoEncoderHead(pooled, *sizes, k, read_field(file, said, "normalize", bool, False), weights)
+    if min(taken, k) < 1 or k > given:
+        raise CheckpointError(f"{file}: input_dim {taken}, hidden_dim {given} and k {k} make no model")
+    facts = AutoEncoderHead(pooled, taken, given, k, read_field(file, said, "normalize", bool, False), weights)
     return Fact(facts, file.relative_to(layout.path).as_posix()), head.include_prompt

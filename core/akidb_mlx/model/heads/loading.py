@@ -13,9 +13,11 @@ from akidb_mlx.checkpoint.heads import (
     ClassificationHead,
     Dense,
     HeadFacts,
+    JointHead,
     PooledHead,
     SpladeHead,
     TokenLogitHead,
+    TokenWeightsHead,
 )
 from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
@@ -23,11 +25,13 @@ from akidb_mlx.model.architectures.base import read
 from akidb_mlx.model.heads.base import Head
 from akidb_mlx.model.heads.classifier import Classifier, classifier_layout
 from akidb_mlx.model.heads.dense import DenseLayer
+from akidb_mlx.model.heads.joint import Joint
 from akidb_mlx.model.heads.masked_lm import claim_masked_lm
 from akidb_mlx.model.heads.pooled import Pooled
 from akidb_mlx.model.heads.sparse_autoencoder import AutoEncoder, Latents
 from akidb_mlx.model.heads.splade import Splade
 from akidb_mlx.model.heads.token_logit import TokenLogit
+from akidb_mlx.model.heads.token_weights import TokenWeights
 from akidb_mlx.model.quantization import dequantize
 from akidb_mlx.model.weights import Weights, fill, read_weights
 
@@ -54,6 +58,8 @@ def claim_weights(facts: HeadFacts, weights: Weights, checkpoint: ModelFacts) ->
         return _claim_classifier(weights, checkpoint)
     if isinstance(facts, TokenLogitHead):
         return _claim_table(weights, checkpoint)
+    if isinstance(facts, JointHead | TokenWeightsHead):
+        return {}
     if isinstance(facts, SpladeHead):
         return claim_masked_lm(weights, checkpoint)
     dense = facts.pooled.dense if isinstance(facts, AutoEncoderHead) else facts.dense
@@ -69,6 +75,13 @@ def load_head(facts: HeadFacts, width: int, claimed: Weights, checkpoint: ModelF
         return head
     if isinstance(facts, TokenLogitHead):
         return _load_token_logit(facts, width, claimed, checkpoint)
+    if isinstance(facts, JointHead):
+        return Joint()
+    if isinstance(facts, TokenWeightsHead):
+        weights = TokenWeights(width, facts.vocabulary, facts.left_out)
+        own = {f"linear.{name}": weight for name, weight in read_weights([facts.weight_file]).items()}
+        _fill(weights, own, facts.weight_file, checkpoint)
+        return weights
     if isinstance(facts, SpladeHead):
         splade = Splade(checkpoint.config, width, facts)
         _fill(splade.masked_lm, claimed, checkpoint.weight_files[0], checkpoint)

@@ -115,12 +115,9 @@ def claim_masked_lm(weights: Weights, checkpoint: ModelFacts) -> Weights:
     tied = read(checkpoint.config, "tie_word_embeddings", bool, True)
     found: Weights = {}
     places = {layout.dense: "dense", **dict.fromkeys(layout.norm, "norm"), layout.decoder: "decoder"}
-    for key in [
-        key for key in weights if key.startswith(tuple(f"{name}." for name in layout.own)) or key in layout.own
-    ]:
+    own = tuple(f"{name}." for name in layout.own)
+    for key in [key for key in weights if key.startswith(own) and key != layout.bias]:
         layer, _, part = key.rpartition(".")
-        if key == layout.bias:
-            continue
         name = f"{places[layer]}.{_OLD_NAMES.get(part, part)}" if layer in places else key
         found[name] = weights.pop(key)
     if layout.bias is not None and layout.bias in weights:
