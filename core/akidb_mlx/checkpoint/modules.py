@@ -1,7 +1,7 @@
 """sentence-transformers' files beside the transformer: modules.json and what it names, and how to use the model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,20 @@ from akidb_mlx.checkpoint.json_file import read_field, read_json
 from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["POOLING_NAMES", "STATIC", "Head", "Usage", "read_head", "read_modules", "read_pooling_modes", "read_usage"]
+__all__ = [
+    "OURS",
+    "POOLING_NAMES",
+    "STATIC",
+    "Head",
+    "Usage",
+    "read_head",
+    "read_modules",
+    "read_pooling_modes",
+    "read_usage",
+]
 
 STATIC = "StaticEmbedding"
-_OURS = "sentence_transformers."  # whose classes are computed here
+OURS = "sentence_transformers."  # whose classes are computed here
 # sentence-transformers' spelling → ours, in the order in which it concatenates the old form's flags.
 POOLING_NAMES = {
     "cls": "cls",
@@ -45,8 +55,11 @@ _VECTOR = "sentence_embedding"
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 
-def read_modules(path: Path) -> list[tuple[str, str]]:
-    """(class name, folder) of each module in modules.json, in order; empty where the file is absent."""
+def read_modules(path: Path, first: Sequence[str] = ("Transformer", STATIC)) -> list[tuple[str, str]]:
+    """(class name, folder) of each module in modules.json, in order; empty where the file is absent.
+
+    `first`: the classes that the first may be of.
+    """
     file = path / "modules.json"
     if not file.exists():
         return []
@@ -58,13 +71,13 @@ def read_modules(path: Path) -> list[tuple[str, str]]:
             f"{file} is not sentence-transformers' list of modules ({error!r}); download it again"
         ) from None
     for kind, _ in modules:
-        if not kind.startswith(_OURS):
+        if not kind.startswith(OURS):
             raise UnsupportedModelError(f"{file}: {kind} is code of the checkpoint's own, which is never run")
     modules = [(kind.rsplit(".", 1)[-1], folder) for kind, folder in modules]
-    if not modules or modules[0][0] not in ("Transformer", STATIC):
-        first = modules[0][0] if modules else "nothing"
+    if not modules or modules[0][0] not in first:
+        found = modules[0][0] if modules else "nothing"
         raise UnsupportedModelError(
-            f"{file}: the first module is {first}; only Transformer and {STATIC} are supported there"
+            f"{file}: the first module is {found}; only {' and '.join(first)} are supported there"
         )
     return modules
 

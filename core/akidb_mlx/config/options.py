@@ -19,6 +19,7 @@ __all__ = [
     "ACTIVATIONS",
     "DEFAULT_MODEL",
     "DEFAULT_RERANKER",
+    "DEFAULT_SPARSE",
     "MODEL_ALIASES",
     "POOLING_MODES",
     "POOLING_SPELLINGS",
@@ -28,6 +29,8 @@ __all__ = [
     "ModelOptions",
     "PoolingMode",
     "RerankerOptions",
+    "SparseOptions",
+    "SpladePooling",
     "vectors_field",
 ]
 
@@ -41,6 +44,8 @@ DEFAULT_MODEL: Final = MODEL_ALIASES["qwen3-0.6b-4bit"]
 
 DEFAULT_RERANKER: Final = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
+DEFAULT_SPARSE: Final = "naver/splade-cocondenser-ensembledistil"
+
 Activation = Literal["identity", "sigmoid", "tanh", "softmax"]
 
 ACTIVATIONS: Final[tuple[Activation, ...]] = get_args(Activation)
@@ -48,6 +53,8 @@ ACTIVATIONS: Final[tuple[Activation, ...]] = get_args(Activation)
 PoolingMode = Literal["cls", "mean", "max", "last_token", "mean_sqrt_len", "weighted_mean"]
 
 POOLING_MODES: Final[tuple[PoolingMode, ...]] = get_args(PoolingMode)
+
+SpladePooling = Literal["splade_max", "splade_sum"]
 
 # sentence-transformers' names for the same modes, in its files and in users' settings
 POOLING_SPELLINGS: Final[dict[str, PoolingMode]] = {
@@ -166,4 +173,20 @@ class RerankerOptions(ModelOptions):
     )
     prompt: str | None = vectors_field(
         "Text put before each query, or a chat template's instruction; \"\" puts none. None takes the checkpoint's."
+    )
+
+
+class SparseOptions(ModelOptions):
+    """Every option of a sparse encoder but the model itself; the adapters inherit these fields."""
+
+    pooling: SpladePooling | None = vectors_field(
+        "How the logits of a text's tokens become one row. None follows the checkpoint; a plain masked language model "
+        "needs it."
+    )
+    max_active_dims: _Limit | None = vectors_field(
+        "Keep only so many entries of a row, the greatest. None follows the checkpoint."
+    )
+    query_prompt: str | None = vectors_field('Text put before each query; "" puts none. None takes the checkpoint\'s.')
+    document_prompt: str | None = vectors_field(
+        'Text put before each document; "" puts none. None takes the checkpoint\'s.'
     )

@@ -18,6 +18,7 @@ from akidb_mlx.errors import ConfigError
 __all__ = [
     "EMBEDDER",
     "RERANKER",
+    "SPARSE",
     "Said",
     "Source",
     "expand_home",
@@ -110,9 +111,12 @@ class Source:
 EMBEDDER: Final = Source("AKIDB_MLX_", "embedding", spellings=_AKIDB_KEYS, plain=True)
 RERANKER: Final = Source("AKIDB_MLX_RERANKER_", "reranker", stem="AKIDB_MLX_RERANK")
 
+SPARSE: Final = Source("AKIDB_MLX_SPARSE_", "sparse", stem="AKIDB_MLX_SPARSE")
+_SOURCES: Final = (EMBEDDER, RERANKER, SPARSE)
+
 
 def _others_than(source: Source, what: str) -> list[str]:
-    return [getattr(other, what) for other in (EMBEDDER, RERANKER) if other is not source]
+    return [getattr(other, what) for other in _SOURCES if other is not source]
 
 
 def _opposite(value: Any, origin: str) -> bool:

@@ -9,10 +9,11 @@ from typing import Any
 from akidb_mlx.checkpoint.chat_template import ChatTemplate
 from akidb_mlx.checkpoint.digests import digest_of
 from akidb_mlx.checkpoint.facts import Checkpoint
-from akidb_mlx.checkpoint.heads import Dense, PooledHead
+from akidb_mlx.checkpoint.heads import AutoEncoderHead, Dense, HeadFacts, PooledHead
 from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer
 from akidb_mlx.checkpoint.reranker_facts import RerankerCheckpoint
+from akidb_mlx.checkpoint.sparse_facts import SparseCheckpoint
 
 __all__ = ["fingerprint"]
 
@@ -56,6 +57,7 @@ def _content(recipe: Mapping[str, Any]) -> dict[str, Any]:
             "tokenizer_rules": dict(checkpoint.tokenizer_rules),
             **_of_kind(checkpoint),
         },
+        **({"head": _head(recipe["head"])} if "head" in recipe else {}),
         "version": _VERSION,
     }
 
@@ -70,10 +72,22 @@ def _of_kind(checkpoint: ModelFacts) -> dict[str, Any]:
             "include_prompt": checkpoint.include_prompt,
             "truncation_layer_norm": checkpoint.truncation_layer_norm,
         }
+    if isinstance(checkpoint, SparseCheckpoint):
+        static = checkpoint.static_queries
+        weights = None if static is None else digest_of(checkpoint.path / static.source)
+        return {"include_prompt": checkpoint.include_prompt, "static_queries": weights}
     assert isinstance(checkpoint, RerankerCheckpoint)
-    head = checkpoint.head
-    parts = [head.pooling, _dense(head.dense)] if isinstance(head, PooledHead) else asdict(head)
-    return {"head": [type(head).__name__, parts], "chat": _chat(checkpoint.chat)}
+    return {"head": _head(checkpoint.head), "chat": _chat(checkpoint.chat)}
+
+
+def _head(head: HeadFacts) -> list[Any]:
+    """Its kind, and what it is made of; a file of its own by its content."""
+    if isinstance(head, PooledHead):
+        return [type(head).__name__, [head.pooling, _dense(head.dense)]]
+    if isinstance(head, AutoEncoderHead):
+        own = {"pooled": _head(head.pooled), "weight_file": digest_of(head.weight_file), "k": None}
+        return [type(head).__name__, {**vars(head), **own}]
+    return [type(head).__name__, asdict(head)]
 
 
 def _chat(chat: ChatTemplate | None) -> dict[str, Any] | None:

@@ -202,6 +202,11 @@ class Tokenizer:
         special = {i for i, token in added.items() if token.special and (named is None or token.content in named)}
         return len(ids) - 1 if ids and ids[-1] in special else len(ids)
 
+    def token(self, number: int) -> str | None:
+        """The token of an id; None where the vocabulary has none."""
+        token: str | None = self._tokenizer.id_to_token(number)
+        return token
+
     def last_token(self) -> str | None:
         """The token that the post-processor puts at the end of each text, if any."""
         if not self._special_tokens:
