@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ClassificationHead", "Dense", "HeadFacts", "PooledHead", "TokenLogitHead"]
+__all__ = ["ClassificationHead", "Dense", "HeadFacts", "PooledHead", "TokenLogitHead", "TokenVectorsHead"]
 
 
 @dataclass(frozen=True)
@@ -44,4 +44,12 @@ class TokenLogitHead:
     false_token_id: int | None = None
 
 
-HeadFacts = PooledHead | ClassificationHead | TokenLogitHead
+@dataclass(frozen=True)
+class TokenVectorsHead:
+    """A row per token: Dense layers, then unit length where the files say so."""
+
+    dense: tuple[Dense, ...]
+    normalize: bool
+
+
+HeadFacts = PooledHead | ClassificationHead | TokenLogitHead | TokenVectorsHead
