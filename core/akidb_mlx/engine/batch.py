@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from akidb_mlx.device.memory import Memory, NoMemoryError
 from akidb_mlx.engine.device_threads import DeviceThreads
@@ -16,11 +17,11 @@ from akidb_mlx.engine.request_queue import RequestQueue
 from akidb_mlx.engine.requests import BatchPlan, Request
 from akidb_mlx.engine.speed import SpeedMeter
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError
-from akidb_mlx.model.padded_batch import pad_batch
+from akidb_mlx.model.host_rows import RowForm
+from akidb_mlx.model.padded_batch import PaddedBatch, pad_batch
 
 if TYPE_CHECKING:
-    import mlx.core as mx
-
+    from akidb_mlx.model.heads.base import Computed
     from akidb_mlx.model.network import Network
 
 __all__ = ["Batch", "Runtime"]
@@ -40,6 +41,7 @@ class Runtime:
 
     model: "Network | None"
     queue: RequestQueue
+    form: RowForm
     speed: SpeedMeter
     threads: DeviceThreads
     gpu: bool
@@ -66,7 +68,7 @@ class Batch:
         self._runtime, self.plan = runtime, plan
         self._size = 0 if runtime.cost is None else int(runtime.surprise * runtime.cost(plan.padded_rows, plan.length))
         self._reserved = False
-        self._rows: mx.array | None = None
+        self._started: tuple[PaddedBatch, Computed] | None = None
 
     def reserve(self) -> bool:
         """Count its memory as taken; False where batches that compute have what it needs. The caller holds the lock."""
@@ -80,7 +82,7 @@ class Batch:
 
     def ended(self) -> None:
         """It is answered or failed: its memory is free. The caller holds the lock."""
-        self._rows = None
+        self._started = None
         if self._reserved and self._runtime.memory is not None:
             self._runtime.memory.release(self._size)
         self._reserved = False
@@ -98,8 +100,9 @@ class Batch:
         assert model is not None
         padded = pad_batch([row.encoding for row in plan.rows], plan.length, plan.padded_rows)
         with self._stream():
-            self._rows = model(padded)
-            mx.async_eval(self._rows)
+            computed = model(padded)
+            mx.async_eval(computed)
+        self._started = padded, computed
 
     def finish(self, measured: Callable[[float], None] = lambda _: None, *, alone: bool = True) -> None:
         """Wait for it and answer whose rows are complete; `measured` is told for how long (seconds).
@@ -112,16 +115,17 @@ class Batch:
         import mlx.core as mx
 
         plan, queue = self.plan, self._runtime.queue
-        assert self._rows is not None
+        assert self._started is not None
+        padded, computed = self._started
         began = time.perf_counter()
-        mx.eval(self._rows)
+        mx.eval(computed)
         waited = time.perf_counter() - began
         if self._runtime.gpu:
             self._runtime.threads.surface_errors(alone=alone)
-        rows = np.array(self._rows, copy=False)[: len(plan.rows)]
-        if np.isposinf(rows).all(axis=1).any():
+        arrays = [np.array(part, copy=False) for part in (computed if isinstance(computed, tuple) else (computed,))]
+        if _has_infinite_row(arrays[0][: len(plan.rows)]):
             raise RuntimeError("a token's hidden states are all zero: the device did not compute them")
-        finite = np.isfinite(rows).all(axis=1)
+        rows, finite = self._runtime.form.to_host(arrays, padded, len(plan.rows))
         places: dict[Request, tuple[list[int], list[int]]] = {}
         for position in np.flatnonzero(finite).tolist():
             for request, index in plan.rows[position].owners:
@@ -212,6 +216,12 @@ class Batch:
         import mlx.core as mx
 
         return mx.stream(mx.cpu)
+
+
+def _has_infinite_row(numbers: NDArray[np.float32]) -> bool:
+    flat = numbers.reshape(len(numbers), -1)
+    suspects = flat[np.isposinf(flat[:, 0])] if flat.shape[1] else flat[:0]
+    return bool(np.isposinf(suspects).all(axis=1).any())
 
 
 def _says_out_of_memory(error: Exception) -> bool:

@@ -173,6 +173,7 @@ def _load(key: Hashable, config: ModelConfig, recipe: R) -> LoadedModel[R]:
         full_batch_s=device.full_batch_ms / 1000,
         first_batch_tokens=device.first_batch_tokens,
         cost=model.activation_bytes,
+        max_rows=model.head.max_rows,
     )
     # Last, for the thread knows the engine from then on: nothing may fail after it.
     engine = Engine(
@@ -184,6 +185,7 @@ def _load(key: Hashable, config: ModelConfig, recipe: R) -> LoadedModel[R]:
         plans_shapes=device.plans_shapes,
         memory=device.memory,
         cost=model.activation_bytes,
+        form=model.head,
     )
     return LoadedModel(key, recipe, tokenizer, side_tokenizers, engine, model.dimension, model.parameter_bytes())
 
