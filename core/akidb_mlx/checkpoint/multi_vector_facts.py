@@ -62,7 +62,7 @@ def read_multi_vector_checkpoint(
         raise UnsupportedModelError(f"{layout.folder}: truncation 'only_second': a text has no second one")
     said = _read(layout, modules)
     chat = find_chat_template(layout.folder, config["model_type"], tokenizer.processing, saved=bool(modules))
-    _check_expansion(layout, config, said, chat)
+    _check_expansion(layout, said, chat)
     quantization = read_quantization(layout, config)
     facts: Mapping[str, Fact[Any] | None] = {
         "architecture": Fact(config, layout.relative(layout.config_file)),
@@ -116,8 +116,8 @@ def _rules(said: Said, tokenizer: TokenizerFacts, chat: ChatTemplate | None) -> 
     return {**rules, "markers": list(said.markers)} if said.markers else rules
 
 
-def _check_expansion(layout: Layout, config: Mapping[str, Any], said: Said, chat: ChatTemplate | None) -> None:
-    """Refuse what the reference refuses, and what is not computed here."""
+def _check_expansion(layout: Layout, said: Said, chat: ChatTemplate | None) -> None:
+    """Refuse what the reference refuses."""
     expansion = said.expansion
     if expansion is None:
         return
@@ -132,12 +132,6 @@ def _check_expansion(layout: Layout, config: Mapping[str, Any], said: Said, chat
         raise CheckpointError(
             f"{where}: query_length is {longest}, less than the {expansion.length} tokens that each query is filled up "
             "to; the reference refuses that. Take query_length out, or lower query_expansion's length"
-        )
-    window = config.get("local_attention", 2 * config["sliding_window"] if config.get("sliding_window") else None)
-    if not expansion.attend and isinstance(window, int) and window // 2 < expansion.length - 1:
-        raise UnsupportedModelError(
-            f"{where}: queries are filled up to {expansion.length} tokens that no other token sees, and attention "
-            f"reaches {window // 2} tokens: some would see nothing. Not supported"
         )
 
 

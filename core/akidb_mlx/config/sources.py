@@ -17,6 +17,7 @@ from akidb_mlx.errors import ConfigError
 
 __all__ = [
     "EMBEDDER",
+    "MULTI_VECTOR",
     "RERANKER",
     "Said",
     "Source",
@@ -109,10 +110,11 @@ class Source:
 
 EMBEDDER: Final = Source("AKIDB_MLX_", "embedding", spellings=_AKIDB_KEYS, plain=True)
 RERANKER: Final = Source("AKIDB_MLX_RERANKER_", "reranker", stem="AKIDB_MLX_RERANK")
+MULTI_VECTOR: Final = Source("AKIDB_MLX_MULTI_VECTOR_", "multi_vector", stem="AKIDB_MLX_MULTI")
 
 
 def _others_than(source: Source, what: str) -> list[str]:
-    return [getattr(other, what) for other in (EMBEDDER, RERANKER) if other is not source]
+    return [getattr(other, what) for other in (EMBEDDER, RERANKER, MULTI_VECTOR) if other is not source]
 
 
 def _opposite(value: Any, origin: str) -> bool:

@@ -11,6 +11,7 @@ from akidb_mlx.checkpoint.digests import digest_of
 from akidb_mlx.checkpoint.facts import Checkpoint
 from akidb_mlx.checkpoint.heads import Dense, PooledHead
 from akidb_mlx.checkpoint.model_facts import ModelFacts
+from akidb_mlx.checkpoint.multi_vector_facts import MultiVectorCheckpoint
 from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer
 from akidb_mlx.checkpoint.reranker_facts import RerankerCheckpoint
 
@@ -69,6 +70,11 @@ def _of_kind(checkpoint: ModelFacts) -> dict[str, Any]:
             "dense": _dense(checkpoint.dense),
             "include_prompt": checkpoint.include_prompt,
             "truncation_layer_norm": checkpoint.truncation_layer_norm,
+        }
+    if isinstance(checkpoint, MultiVectorCheckpoint):
+        return {
+            "head": [_dense(checkpoint.head.dense), checkpoint.head.normalize],
+            "chat": _chat(checkpoint.chat),
         }
     assert isinstance(checkpoint, RerankerCheckpoint)
     head = checkpoint.head

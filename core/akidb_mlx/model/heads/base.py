@@ -29,6 +29,8 @@ class Head(nn.Module):
     """Numbers of a row."""
     max_rows: int | None = None
     """Rows that a batch may have, where what comes out of the head would take more memory than all else."""
+    per_token: int = 0
+    """float32 numbers that it makes of each token, padding included."""
 
     @property
     def reads_first(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from akidb_mlx.checkpoint.heads import ClassificationHead, Dense, HeadFacts, TokenLogitHead
+from akidb_mlx.checkpoint.heads import ClassificationHead, Dense, HeadFacts, TokenLogitHead, TokenVectorsHead
 from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model.architectures.base import read
@@ -17,6 +17,7 @@ from akidb_mlx.model.heads.classifier import Classifier, classifier_layout
 from akidb_mlx.model.heads.dense import DenseLayer
 from akidb_mlx.model.heads.pooled import Pooled
 from akidb_mlx.model.heads.token_logit import TokenLogit
+from akidb_mlx.model.heads.token_vectors import TokenVectors
 from akidb_mlx.model.quantization import dequantize
 from akidb_mlx.model.weights import Weights, fill, read_weights
 
@@ -55,7 +56,10 @@ def load_head(facts: HeadFacts, width: int, claimed: Weights, checkpoint: ModelF
         return head
     if isinstance(facts, TokenLogitHead):
         return _load_token_logit(facts, width, claimed, checkpoint)
-    return Pooled(width, facts.pooling, [_load_dense(layer, claimed, checkpoint) for layer in facts.dense])
+    dense = [_load_dense(layer, claimed, checkpoint) for layer in facts.dense]
+    if isinstance(facts, TokenVectorsHead):
+        return TokenVectors(width, dense, normalize=facts.normalize)
+    return Pooled(width, facts.pooling, dense)
 
 
 def _load_dense(spec: Dense, claimed: Weights, checkpoint: ModelFacts) -> DenseLayer:
