@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ClassificationHead", "Dense", "HeadFacts", "PooledHead", "TokenLogitHead", "TokenVectorsHead"]
+__all__ = [
+    "ClassificationHead",
+    "Dense",
+    "HeadFacts",
+    "JointHead",
+    "PooledHead",
+    "TokenLogitHead",
+    "TokenVectorsHead",
+    "TokenWeightsHead",
+]
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,23 @@ class TokenVectorsHead:
 
     dense: tuple[Dense, ...]
     normalize: bool
+    first: int = 0
+    """Leading tokens that give no row."""
 
 
-HeadFacts = PooledHead | ClassificationHead | TokenLogitHead | TokenVectorsHead
+@dataclass(frozen=True)
+class TokenWeightsHead:
+    """A linear layer's weight per token, the greatest of equal tokens (BGE-M3's sparse vectors)."""
+
+    weight_file: Path
+    vocabulary: int
+    left_out: tuple[int, ...]
+    """Tokens that have no weight."""
+
+
+@dataclass(frozen=True)
+class JointHead:
+    """Several heads over one backbone, which come from files of their own as they are asked for."""
+
+
+HeadFacts = PooledHead | ClassificationHead | TokenLogitHead | TokenVectorsHead | TokenWeightsHead | JointHead

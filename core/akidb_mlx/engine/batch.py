@@ -6,15 +6,16 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from akidb_mlx.device.memory import Memory, NoMemoryError
+from akidb_mlx.engine.companions import Companions
 from akidb_mlx.engine.device_threads import DeviceThreads
 from akidb_mlx.engine.request_queue import RequestQueue
-from akidb_mlx.engine.requests import BatchPlan, Request
+from akidb_mlx.engine.requests import BatchPlan, Request, Row
 from akidb_mlx.engine.speed import SpeedMeter
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError
 from akidb_mlx.model.host_rows import RowForm
@@ -48,6 +49,7 @@ class Runtime:
     plans_shapes: bool = False
     memory: Memory | None = None
     cost: Callable[[int, int], int] | None = None
+    companions: Companions | None = None
     surprise: float = 1.0
     """How many times its `cost` a batch is taken to need."""
     shapes: set[tuple[int, int]] = field(default_factory=set)
@@ -132,6 +134,7 @@ class Batch:
                 indices, positions = places.setdefault(request, ([], []))
                 indices.append(index)
                 positions.append(position)
+            self._keep_companions(plan.rows[position], rows[position])
         with self._runtime.threads.condition:
             measured(waited)
             queue.stats.batches += 1
@@ -142,6 +145,12 @@ class Batch:
         for position in np.flatnonzero(~finite).tolist():
             for request, index in plan.rows[position].owners:
                 queue.refuse(request, index, _not_finite(request.first_index + index))
+
+    def _keep_companions(self, row: Row, computed: Any) -> None:
+        """What a pass gave beside what was asked for, for whoever asks next."""
+        companions = self._runtime.companions
+        if companions is not None:
+            companions.keep(row.encoding, computed, {head for request, _ in row.owners for head in request.wants})
 
     def learn(self, seconds: float) -> None:
         """Take note of its time. The caller holds the lock."""

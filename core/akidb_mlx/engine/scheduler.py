@@ -257,7 +257,7 @@ def _collect(request: Request, most: int | None, rows: Rows) -> int:
     count = len(request.encodings)
     end = count if most is None else min(count, request.next_index + most)
     for index in range(request.next_index, end):
-        if request.refused(index):
+        if request.settled(index):
             continue
         encoding = request.encodings[index]
         key = encoding.key

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -44,9 +44,10 @@ _PAUSES_S = (1, 2, 4, 8, 15, 30)
 class TextPipeline(Generic[Input]):
     """Takes the calls of one loaded model through encoder, engine and finish."""
 
-    def __init__(self, loaded: AnyLoadedModel, encoder: Encoder[Input]) -> None:
-        """Use `loaded`, which the face above holds."""
+    def __init__(self, loaded: AnyLoadedModel, encoder: Encoder[Input], wants: Collection[str] | None = None) -> None:
+        """Use `loaded`, which the face above holds; with `wants` the rows of several heads, as mappings."""
         self._loaded = loaded
+        self._wants = loaded.wants if wants is None else wants
         self.encoder = encoder
         self._part = _PART[loaded.recipe.device.kind]
 
@@ -265,6 +266,7 @@ class TextPipeline(Generic[Input]):
                 query=call.urgent,
                 first_index=first,
                 errors=call.errors,
+                wants=self._wants,
             )
         except QueueFullError:
             if wait:
@@ -273,8 +275,18 @@ class TextPipeline(Generic[Input]):
 
     def _finish(self, rows: Sequence[Rows], call: Call[Given]) -> Given:
         if not rows:
-            return call.finish(self._loaded.engine.form.blank(0))
-        return call.finish(rows[0] if len(rows) == 1 else np.concatenate(rows))
+            return call.finish(self._loaded.form.blank(0))
+        whole = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        return call.finish(self._own(whole) if len(self._wants) == 1 else whole)
+
+    def _own(self, rows: Rows) -> Rows:
+        """This kind's rows of a model with several heads."""
+        (head,) = self._wants
+        own = self._loaded.form.blank(len(rows))
+        for place, row in enumerate(rows):
+            if row is not None:
+                own[place] = row[head]
+        return own
 
 
 Queued = list["Future[Rows]"]

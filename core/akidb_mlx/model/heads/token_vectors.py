@@ -22,8 +22,8 @@ _LEAST = 1e-12  # torch's normalize divides by no less
 class TokenVectors(RaggedRows, Head):
     """Vectors of all tokens; on the host those that count, (tokens, width) float32 for each text."""
 
-    def __init__(self, width: int, dense: Sequence[DenseLayer], *, normalize: bool) -> None:
-        """Take hidden states of `width` channels."""
+    def __init__(self, width: int, dense: Sequence[DenseLayer], *, normalize: bool, first: int = 0) -> None:
+        """Take hidden states of `width` channels; tokens before `first` give no row."""
         super().__init__()
         self.per_token = width
         for layer in dense:
@@ -34,7 +34,7 @@ class TokenVectors(RaggedRows, Head):
         self.width = width
         self.per_token += width if normalize else 0
         self.dense = list(dense)
-        self._normalize = normalize
+        self._normalize, self._first = normalize, first
 
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
         """(rows, length, backbone's width) → (rows, length, width) float32, padding's too."""
@@ -51,6 +51,7 @@ class TokenVectors(RaggedRows, Head):
         for place in range(count):
             tokens = arrays[0][place, : batch.lengths[place]]
             kept = batch.kept[place] if batch.kept else None
-            rows[place] = np.array(tokens if kept is None else tokens[kept], np.float32)  # a copy: the batch may go
+            # A copy: the batch may go.
+            rows[place] = np.array(tokens[self._first :] if kept is None else tokens[kept], np.float32)
             finite[place] = np.isfinite(tokens).all()
         return rows, finite
