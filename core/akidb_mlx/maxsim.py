@@ -13,7 +13,16 @@ from akidb_mlx.errors import InputError
 from akidb_mlx.multi_vectors import MultiVectors, TokenVectors
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["EMPTY_DOCUMENT", "Similarity", "TokenPair", "document_blocks", "maxsim", "maxsim_pairs", "token_pairs"]
+__all__ = [
+    "EMPTY_DOCUMENT",
+    "Similarity",
+    "TokenPair",
+    "finish_scores",
+    "maxsim",
+    "maxsim_pairs",
+    "refuse_other_widths",
+    "token_pairs",
+]
 
 Similarity = Literal["maxsim", "meanmaxsim"]
 
@@ -40,21 +49,21 @@ def maxsim(queries: MultiVectors, documents: MultiVectors, similarity: Similarit
     Raises:
         InputError: vectors of different widths.
     """
-    _check(queries, documents)
+    refuse_other_widths(queries, documents)
     scores = np.empty((len(queries), len(documents)), np.float32)
     for query_part, document_part in _blocks(queries, documents):
         scores[query_part, document_part] = _block(_part(queries, query_part), _part(documents, document_part))
-    return _finished(scores, queries, similarity)
+    return finish_scores(scores, queries, similarity)
 
 
 def maxsim_pairs(queries: MultiVectors, documents: MultiVectors, similarity: Similarity = "maxsim") -> Embeddings:
     """(n,) float32 scores of query i against document i, as `maxsim`."""
-    _check(queries, documents)
+    refuse_other_widths(queries, documents)
     if len(queries) != len(documents):
         raise InputError(f"{len(queries)} queries and {len(documents)} documents are no pairs")
     scores = [_best(query, document) for query, document in zip(queries, documents, strict=True)]
     column = np.array(scores, np.float32)[:, None] if scores else np.empty((0, 1), np.float32)
-    return _finished(column, queries, similarity)[:, 0]
+    return finish_scores(column, queries, similarity)[:, 0]
 
 
 def token_pairs(query: TokenVectors, document: TokenVectors) -> list[TokenPair]:
@@ -69,7 +78,7 @@ def token_pairs(query: TokenVectors, document: TokenVectors) -> list[TokenPair]:
     return [TokenPair(place, int(token), float(products[place, token])) for place, token in enumerate(best)]
 
 
-def document_blocks(lengths: NDArray[np.int64], most: int) -> list[slice]:
+def _cut(lengths: NDArray[np.int64], most: int) -> list[slice]:
     """Documents of `lengths` vectors in turn, at most `most` vectors together, or one document."""
     ends = np.cumsum(lengths)
     blocks: list[slice] = []
@@ -82,18 +91,19 @@ def document_blocks(lengths: NDArray[np.int64], most: int) -> list[slice]:
     return blocks
 
 
-def _check(queries: MultiVectors, documents: MultiVectors) -> None:
+def refuse_other_widths(queries: MultiVectors, documents: MultiVectors) -> None:
+    """Raise InputError where vectors of queries and documents have different widths."""
     if len(queries) and len(documents) and queries.dimension != documents.dimension:
         raise InputError(f"queries have {queries.dimension} dimensions and documents {documents.dimension}")
 
 
 def _blocks(queries: MultiVectors, documents: MultiVectors) -> Sequence[tuple[slice, slice]]:
     """Queries of at most so many vectors with all documents, block by block: the products fit into `_BLOCK`."""
-    by_query = document_blocks(np.diff(queries.offsets), int(_BLOCK**0.5))
+    by_query = _cut(np.diff(queries.offsets), int(_BLOCK**0.5))
     pairs = []
     for part in by_query:
         vectors = max(1, int(queries.offsets[part.stop] - queries.offsets[part.start]))
-        pairs += [(part, block) for block in document_blocks(np.diff(documents.offsets), max(1, _BLOCK // vectors))]
+        pairs += [(part, block) for block in _cut(np.diff(documents.offsets), max(1, _BLOCK // vectors))]
     return pairs
 
 
@@ -136,7 +146,8 @@ def _best(query: TokenVectors, document: TokenVectors) -> np.float32:
     return np.float32(products.max(axis=1).sum(dtype=np.float32))
 
 
-def _finished(scores: Embeddings, queries: MultiVectors, similarity: Similarity) -> Embeddings:
+def finish_scores(scores: Embeddings, queries: MultiVectors, similarity: Similarity) -> Embeddings:
+    """Sums → scores: "meanmaxsim" divides each query's by its tokens."""
     if similarity == "maxsim":
         return scores
     counts = np.maximum(np.diff(queries.offsets), 1).astype(np.float32)

@@ -130,6 +130,10 @@ class Tokenizer:
         number: int | None = self._tokenizer.token_to_id(token)
         return number
 
+    def token(self, number: int) -> str:
+        """A token by its id."""
+        return str(self._tokenizer.id_to_token(number))
+
     @property
     def unknown_token(self) -> str | None:
         """What the vocabulary's model gives for what it does not know."""
