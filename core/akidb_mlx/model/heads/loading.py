@@ -121,7 +121,9 @@ def _load_dense(spec: Dense, claimed: Weights, checkpoint: ModelFacts) -> DenseL
         residual=spec.residual,
     )
     if spec.weight_file is not None:
-        own = read_weights([spec.weight_file])
+        # A file of one linear layer has its names alone.
+        found = read_weights([spec.weight_file])
+        own = {name if "." in name else f"linear.{name}": weight for name, weight in found.items()}
     else:
         prefix = f"{spec.name}."
         own = {
