@@ -11,6 +11,7 @@ from akidb_mlx.checkpoint.digests import digest_of
 from akidb_mlx.checkpoint.facts import Checkpoint
 from akidb_mlx.checkpoint.heads import AutoEncoderHead, Dense, HeadFacts, PooledHead
 from akidb_mlx.checkpoint.model_facts import ModelFacts
+from akidb_mlx.checkpoint.multi_vector_facts import MultiVectorCheckpoint
 from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer
 from akidb_mlx.checkpoint.reranker_facts import RerankerCheckpoint
 from akidb_mlx.checkpoint.sparse_facts import SparseCheckpoint
@@ -76,6 +77,11 @@ def _of_kind(checkpoint: ModelFacts) -> dict[str, Any]:
         static = checkpoint.static_queries
         weights = None if static is None else digest_of(checkpoint.path / static.source)
         return {"include_prompt": checkpoint.include_prompt, "static_queries": weights}
+    if isinstance(checkpoint, MultiVectorCheckpoint):
+        return {
+            "head": [_dense(checkpoint.head.dense), checkpoint.head.normalize],
+            "chat": _chat(checkpoint.chat),
+        }
     assert isinstance(checkpoint, RerankerCheckpoint)
     return {"head": _head(checkpoint.head), "chat": _chat(checkpoint.chat)}
 
