@@ -4,7 +4,6 @@
 
 Needs torch, transformers and sentence-transformers; downloads nothing. sparse/README.md says what the files are.
 """
-# ruff: noqa: I001 -- the environment is set before the imports that read it.
 
 import logging
 import os
@@ -51,15 +50,15 @@ def make(case: SparseCase) -> str:
             case.disguise(folder)
         packages = (sentence_transformers, hf, torch)
         facts["versions"] = {package.__name__: package.__version__ for package in packages}
-        np.savez_compressed(folder / "expected.npz", **{name: values.astype(np.float32) for name, values in rows.items()})
+        np.savez_compressed(
+            folder / "expected.npz", **{name: values.astype(np.float32) for name, values in rows.items()}
+        )
         write_facts(folder / "expected.json", facts)
         copy_checkpoint(folder, HERE / case.name)
     return summary(case, rows)
 
 
-def describe(
-    case: SparseCase, model: Any, labelled: dict[str, str], rows: dict[str, np.ndarray]
-) -> dict[str, Any]:
+def describe(case: SparseCase, model: Any, labelled: dict[str, str], rows: dict[str, np.ndarray]) -> dict[str, Any]:
     """What is written to expected.json, but for the mistakes."""
     dense = torch.from_numpy(rows["document"][:8])
     return {

@@ -1,7 +1,6 @@
 """The table of sparse encoders: one row a checkpoint."""
 # ruff: noqa: E501 -- a case a row reads as a table.
 
-import edits
 import models
 import sparse_mistakes as mistakes
 import torch

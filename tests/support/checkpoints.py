@@ -31,6 +31,7 @@ def read_case(name):
     facts = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
     return folder, facts, dict(np.load(folder / "reference.npz"))
 
+
 SPARSE = REFERENCE / "sparse"
 SPARSE_CASES = sorted(file.parent.name for file in SPARSE.glob("*/expected.json"))
 
