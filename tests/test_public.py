@@ -40,16 +40,24 @@ def test_the_public_names():
             "EmbedderConfig",
             "EmbedderProtocol",
             "EmbeddingService",
+            "MultiVectorConfig",
+            "MultiVectorEmbedder",
+            "MultiVectorEmbedderProtocol",
+            "MultiVectors",
             "Ranked",
             "Reranker",
             "RerankerConfig",
             "RerankerProtocol",
+            "SparseConfig",
+            "SparseEmbedder",
+            "SparseEmbedderProtocol",
+            "SparseRows",
             "errors",
         ]
     )
     for name in akidb_mlx.__all__:
         assert getattr(akidb_mlx, name).__doc__
-    assert testing.__all__ == ["FakeEmbedder", "FakeReranker"]
+    assert testing.__all__ == ["FakeEmbedder", "FakeReranker", "FakeSparseEmbedder"]
     assert akidb_mlx.__version__.count(".") == 2
 
 
