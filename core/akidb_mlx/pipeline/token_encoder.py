@@ -79,7 +79,7 @@ def _skipped(recipe: MultiVectorRecipe, tokenizer: Tokenizer) -> list[int]:
             "vocabulary lacks, and there is no unknown token, so that the reference fails; take the word out"
         )
     if missing:
-        _log.warning("%s: not tokens, hence not left out: %s", checkpoint.name, " ".join(missing))
+        _log.info("%s: not tokens, hence not left out: %s", checkpoint.name, " ".join(missing))
     return [number for number in found.values() if number is not None]
 
 
