@@ -15,7 +15,7 @@ PUNCTUATION = {"skiplist_words": list(string.punctuation)}
 FIXED = {"strategy": "fixed", "length": 14}
 MIN = {"strategy": "min", "length": 10}
 BERT = {"tokenizer_class": "BertTokenizer"}
-QWEN = {"tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False}
+LEFT = {"padding_side": "left"}
 UNUSED = {"query": "[unused0] ", "document": "[unused1] "}
 FAR = {"local_attention": 64}
 GELU, TANH = torch.nn.GELU, torch.nn.Tanh
@@ -41,7 +41,7 @@ CASES = [
     bert("two-dense", "two layers with biases, an activation, a residual of another width", dense=(Layer(12, bias=True, activation=GELU), Layer(8, bias=True, activation=TANH, residual=True)), mask=PUNCTUATION),
     bert("token-pooling", "half of the document vectors are left, scaled once more", mask=PUNCTUATION, expansion=FIXED, token_pooling={"pool_factor": 2.0}, document_length=36),
     bert("token-pooling-old", "a file that says nothing of scaling means none; two rows protected", mask=PUNCTUATION, token_pooling={"pool_factor": 1.5, "num_protected_tokens": 2}, document_length=36, prepare=changed("*_HierarchicalTokenPooling/config.json", drop=["normalize_embeddings"])),
-    bert("left-padding", "a fixed length is filled up before the text, and positions move", expansion=FIXED, mask=PUNCTUATION, tokenizer_config={"padding_side": "left"}),
+    bert("left-padding", "a fixed length is filled up before the text, and positions move", expansion=FIXED, mask=PUNCTUATION, tokenizer_config=LEFT),
     bert("fp16", "stored in half precision", mask=PUNCTUATION, expansion=FIXED, dtype=torch.float16),
     bert("heads-64", "heads as wide as real ones", model=models.bert(**WIDE), mask=PUNCTUATION, expansion=FIXED, dtype=torch.float16),
     bert("pylate", "PyLate's keys; its markers are added tokens; a saved prompt after the prefix", with_added("[Q] ", "[D] "), model=models.bert(vocab_size=202), prompts={"query": "ask: ", "document": "[D] tell: "}, prepare=pylate(**Q_AND_D, query_length=14, document_length=24, attend_to_expansion_tokens=False, do_query_expansion=True)),
@@ -53,6 +53,6 @@ CASES = [
     bert("stanford-punctuation", "punctuation counts, all tokens see the added ones", with_unused(), prepare=stanford({"query_maxlen": 14, "doc_maxlen": 22, "mask_punctuation": False, "attend_to_mask_tokens": True, "query_token_id": "[unused0]", "doc_token_id": "[unused1]"})),
     MultiVectorCase("modernbert", "modernbert", "windows beside tokens that nobody sees", models.modernbert(**FAR), make_wordpiece, dense=(Layer(12),), mask=PUNCTUATION, expansion={"strategy": "fixed", "length": 18}, document_length=None, max_seq_length=60, salt=" 1"),
     MultiVectorCase("roberta", "roberta", "positions of added tokens; of a byte-level vocabulary only the bare comma is skipped", models.roberta(**NARROW), roberta_tokens, mask=PUNCTUATION, expansion=FIXED, tokenizer_config={"tokenizer_class": "RobertaTokenizer"}),
-    MultiVectorCase("qwen3", "qwen3", "a causal model: its end token fills up, and sees the text alone", models.decoder(hf.Qwen3Model, **{**NARROW, "num_key_value_heads": 1, "head_dim": 16}), qwen_end_tokens, mask=PUNCTUATION, expansion=FIXED, tokenizer_config=QWEN),
-    MultiVectorCase("qwen3-left-attend", "qwen3", "a causal model that is filled up on the left", models.decoder(hf.Qwen3Model, **{**NARROW, "num_key_value_heads": 1, "head_dim": 16}), qwen_end_tokens, mask=PUNCTUATION, expansion={**FIXED, "attend": True}, tokenizer_config={**QWEN, "padding_side": "left"}),
+    MultiVectorCase("qwen3", "qwen3", "a causal model: its end token fills up, and sees the text alone", models.decoder(hf.Qwen3Model, **{**NARROW, "num_key_value_heads": 1, "head_dim": 16}), qwen_end_tokens, mask=PUNCTUATION, expansion=FIXED),
+    MultiVectorCase("qwen3-left-attend", "qwen3", "a causal model that is filled up on the left", models.decoder(hf.Qwen3Model, **{**NARROW, "num_key_value_heads": 1, "head_dim": 16}), qwen_end_tokens, mask=PUNCTUATION, expansion={**FIXED, "attend": True}, tokenizer_config=LEFT),
 ]
