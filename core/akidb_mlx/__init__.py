@@ -6,8 +6,11 @@ blas.preload()  # before anything imports mlx.core
 
 from akidb_mlx import errors  # noqa: E402
 from akidb_mlx.config.embedder_config import EmbedderConfig  # noqa: E402
+from akidb_mlx.config.multi_vector_config import MultiVectorConfig  # noqa: E402
 from akidb_mlx.config.reranker_config import RerankerConfig  # noqa: E402
 from akidb_mlx.embedder import Embedder, EmbedderProtocol  # noqa: E402
+from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder, MultiVectorEmbedderProtocol  # noqa: E402
+from akidb_mlx.multi_vectors import MultiVectors  # noqa: E402
 from akidb_mlx.reranker import Ranked, Reranker, RerankerProtocol  # noqa: E402
 from akidb_mlx.service import EmbeddingService  # noqa: E402
 
@@ -17,6 +20,10 @@ __all__ = [
     "EmbedderConfig",
     "EmbedderProtocol",
     "EmbeddingService",
+    "MultiVectorConfig",
+    "MultiVectorEmbedder",
+    "MultiVectorEmbedderProtocol",
+    "MultiVectors",
     "Ranked",
     "Reranker",
     "RerankerConfig",

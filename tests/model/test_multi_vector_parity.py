@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from akidb_mlx.engine.device_threads import DEVICE_THREADS
+from akidb_mlx.model.padded_batch import pad_batch
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
 from support.checkpoints import MULTI_VECTOR_CASES, read_multi_vector_case
 from support.comparison import assert_close
@@ -41,12 +43,33 @@ def test_rows_equal_the_references(case):
 
 def test_each_text_alone_equals_the_references(case):
     """Without company: another batch, no padding."""
-    embedder, _, arrays, texts = case
+    embedder, _, _, texts = case
     for side in SIDES:
         whole = encode(embedder, texts, side)
         for place in range(0, len(texts), 4):
             alone = encode(embedder, [texts[place]], side)
             assert_close(alone.vectors, whole[place], OURS)
+
+
+def test_a_query_beside_documents_equals_the_references(case):
+    """In one batch, padded: tokens that nobody sees stay so, and the padding is another thing."""
+    embedder, _, arrays, texts = case
+    prompts = {side: embedder._prompts.choose(side=side) for side in ("query", "document")}
+    queries, documents = (
+        embedder._path.encoder.encode(texts, prompt, 0, side).encodings for side, prompt in prompts.items()
+    )
+    mixed = [*queries, *documents[-4:]]
+    padded = pad_batch(mixed, max(map(len, mixed)))
+    network = embedder._loaded.engine.live_model
+    device = embedder._loaded.recipe.device
+
+    def compute():
+        with device.stream():
+            return np.array(network(padded))
+
+    rows, finite = network.head.to_host([DEVICE_THREADS.run(compute).result()], padded, len(queries))
+    assert finite.all()
+    assert_close(np.concatenate(list(rows)), arrays["query"], 1e-5)
 
 
 def test_scores_equal_the_references(case):

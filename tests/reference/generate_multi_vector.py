@@ -106,7 +106,9 @@ def make(case: MultiVectorCase) -> str:
             arrays[f"{side}_offsets"] = np.cumsum([0, *map(len, rows)])
             token_ids[side] = [features(model, text, side)["input_ids"][0].tolist() for text in texts]
             check_batch(case, model, texts, side, rows)
-        queries, documents = ([torch.tensor(row) for row in encode(model, texts, side)] for side in ("query", "document"))
+        queries, documents = (
+            [torch.tensor(row) for row in encode(model, texts, side)] for side in ("query", "document")
+        )
         arrays["similarity"] = model.similarity(queries, documents).numpy()
         if case.name == "fixed":  # per call, beside none of the files'
             pooled = encode(model, texts, "document", token_pooling=HierarchicalTokenPooling(3.0))

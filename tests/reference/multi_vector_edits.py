@@ -78,8 +78,9 @@ def stanford(metadata: dict[str, Any] | None) -> Edit:
         layer = load_file(dense / "model.safetensors")
         edit_weights(
             folder,
-            lambda tensors: {f"bert.{name}": tensor for name, tensor in tensors.items()}
-            | {"linear.weight": layer["linear.weight"]},
+            lambda tensors: (
+                {f"bert.{name}": tensor for name, tensor in tensors.items()} | {"linear.weight": layer["linear.weight"]}
+            ),
         )
         for path in [*folder.glob("[1-9]_*"), folder / "modules.json"]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
