@@ -24,11 +24,15 @@ from case import copy_checkpoint, write_facts
 from corpus import PARAGRAPHS, WORDS
 from multi_vector_case import MultiVectorCase, write_model
 from multi_vector_cases import CASES
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 
 HERE = Path(__file__).parent / "multi_vector"
 log = logging.getLogger("generate")
+# (vectors, width, clusters at most)
+CLUSTERED = [(2, 3, 1), (3, 2, 2), (5, 4, 4), (9, 3, 3), (17, 8, 8), (17, 8, 16), (30, 8, 10), (40, 16, 20)]
 SIDES = {"query": "query", "document": "document", "plain": None}
 SHARED_TEXTS = {
     "sentence": "The first boat leaves with its lamp still burning.",
@@ -168,6 +172,20 @@ def check_precision(case: MultiVectorCase, folder: Path, texts: list[str], array
         assert error < 4e-6, f"badly conditioned: {side} in float32 is off by {error}"
 
 
+def write_clusters() -> None:
+    """Ward's clusters of drawn vectors, by scipy as the reference asks it: what `token_pooling.clusters` must give."""
+    rows = []
+    for seed, (count, width, most) in enumerate(CLUSTERED):
+        vectors = np.random.default_rng(seed).standard_normal((count, width))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        distances = np.clip(1 - vectors @ vectors.T, 0, 2)
+        tree = hierarchy.linkage(squareform(distances, checks=False), method="ward")
+        labels = hierarchy.fcluster(tree, t=most, criterion="maxclust")
+        labels = np.unique(labels, return_inverse=True)[1]
+        rows.append({"seed": seed, "count": count, "width": width, "most": most, "labels": labels.tolist()})
+    write_facts(HERE / "clusters.json", {str(row["seed"]): row for row in rows})
+
+
 def main(names: list[str]) -> None:
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
@@ -179,6 +197,7 @@ def main(names: list[str]) -> None:
         sys.exit(f"unknown cases: {', '.join(sorted(unknown))}")
     HERE.mkdir(exist_ok=True)
     write_facts(HERE / "texts.json", SHARED_TEXTS)
+    write_clusters()
     for case in CASES:
         if not names or case.name in names:
             log.info(make(case))
