@@ -306,7 +306,7 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         prompt = self._prompts.choose(side=side)
         encodings = self._path.encoder.encode(checked(texts), prompt, 0, side).encodings
         kept = [one.token_ids if one.kept is None else one.token_ids[one.kept] for one in encodings]
-        return [[self._loaded.tokenizer.token(int(number)) for number in ids] for ids in kept]
+        return [[str(self._loaded.tokenizer.token(int(number))) for number in ids] for ids in kept]
 
     def info(self) -> dict[str, Any]:
         """The recipe with the source of each fact, the device, memory and counters; plain values."""

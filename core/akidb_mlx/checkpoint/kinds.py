@@ -7,16 +7,24 @@ from typing import Any, Literal
 from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.errors import UnsupportedModelError
 
-__all__ = ["Kind", "kind_of", "refuse_all_but_multi_vector", "refuse_embedders", "refuse_other_kinds"]
+__all__ = [
+    "Kind",
+    "kind_of",
+    "refuse_all_but_multi_vector",
+    "refuse_all_but_sparse",
+    "refuse_embedders",
+    "refuse_other_kinds",
+]
 
-Kind = Literal["embedder", "reranker", "multi_vector"]
-_EMBEDDER, _RERANKER = "SentenceTransformer", "CrossEncoder"
+Kind = Literal["embedder", "reranker", "sparse", "multi_vector"]
+_EMBEDDER, _RERANKER, _SPARSE = "SentenceTransformer", "CrossEncoder", "SparseEncoder"
 _MULTI_VECTOR = ("MultiVectorEncoder", "ColBERT")  # the latter is PyLate's
 # sentence-transformers' class → what its models are.
 _KINDS = {
     _EMBEDDER: "an embedding model; load it with akidb_mlx.Embedder",
     _RERANKER: "a reranker (CrossEncoder), which scores pairs of texts; load it with akidb_mlx.Reranker",
-    "SparseEncoder": "a sparse encoder (SparseEncoder), whose vectors are as wide as the vocabulary; not supported yet",
+    _SPARSE: "a sparse encoder (SparseEncoder), whose rows are as wide as the vocabulary; load it with "
+    "akidb_mlx.SparseEmbedder",
     **{
         name: f"a late-interaction model ({name}), which gives a vector per token; load it with "
         "akidb_mlx.MultiVectorEmbedder"
@@ -44,8 +52,12 @@ def kind_of(path: Path) -> Kind:
     wants its scores says so by loading it as a reranker.
     """
     if (path / "modules.json").exists():
-        said = _said_class(path)
-        return "multi_vector" if said in _MULTI_VECTOR else "reranker" if said == _RERANKER else "embedder"
+        kinds: dict[str, Kind] = {
+            _RERANKER: "reranker",
+            _SPARSE: "sparse",
+            **dict.fromkeys(_MULTI_VECTOR, "multi_vector"),
+        }
+        return kinds.get(_said_class(path), "embedder")
     config = path / "config.json"
     names = _architectures(read_json(config)) if config.exists() else []
     if _STANFORD in names:
@@ -81,6 +93,26 @@ def refuse_embedders(path: Path, config: Mapping[str, Any], modules: Sequence[ob
             "akidb_mlx.Embedder"
         )
         raise _refusal(path / "config.json", (what or embedder).format(name=names[0]))
+
+
+def refuse_all_but_sparse(path: Path, config: Mapping[str, Any], *, has_modules: bool) -> None:
+    """Raise UnsupportedModelError where the checkpoint in folder `path` was not made to give sparse rows.
+
+    A masked language model without sentence-transformers' files is none by itself: the user says so.
+    """
+    if has_modules:
+        said = _said_class(path)
+        if said != _SPARSE:
+            raise _refusal(path / _OWN_FILE, _KINDS.get(said, f"a {said}, which is no {_SPARSE}"))
+        return
+    names = _architectures(config)
+    if names and not names[0].endswith("ForMaskedLM"):
+        other = next((what for end, what in _ARCHITECTURES.items() if names[0].endswith(end)), None)
+        plain = "{name}, which has no weight for each word of a vocabulary (ForMaskedLM has); if it is an embedding "
+        plain += "model, load it with akidb_mlx.Embedder"
+        raise _refusal(path / "config.json", (other or plain).format(name=names[0]))
+    if config and not names:
+        raise _refusal(path / "config.json", "a model whose architectures are not named, ForMaskedLM among them")
 
 
 def refuse_all_but_multi_vector(path: Path, config: Mapping[str, Any], *, has_modules: bool) -> None:

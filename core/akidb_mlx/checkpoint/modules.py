@@ -13,6 +13,7 @@ from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
 __all__ = [
+    "OURS",
     "POOLING_NAMES",
     "STATIC",
     "Head",
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 STATIC = "StaticEmbedding"
-_OURS = "sentence_transformers."  # whose classes are computed here
+OURS = "sentence_transformers."  # whose classes are computed here
 _PYLATE_DENSE = "pylate.models.Dense.Dense"  # which is sentence-transformers' own
 # sentence-transformers' spelling → ours, in the order in which it concatenates the old form's flags.
 POOLING_NAMES = {
@@ -56,8 +57,11 @@ _VECTOR = "sentence_embedding"
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 
-def read_modules(path: Path) -> list[tuple[str, str]]:
-    """(class name, folder) of each module in modules.json, in order; empty where the file is absent."""
+def read_modules(path: Path, first: Sequence[str] = ("Transformer", STATIC)) -> list[tuple[str, str]]:
+    """(class name, folder) of each module in modules.json, in order; empty where the file is absent.
+
+    `first`: the classes that the first may be of.
+    """
     file = path / "modules.json"
     if not file.exists():
         return []
@@ -69,13 +73,13 @@ def read_modules(path: Path) -> list[tuple[str, str]]:
             f"{file} is not sentence-transformers' list of modules ({error!r}); download it again"
         ) from None
     for kind, _ in modules:
-        if not kind.startswith(_OURS) and kind != _PYLATE_DENSE:
+        if not kind.startswith(OURS) and kind != _PYLATE_DENSE:
             raise UnsupportedModelError(f"{file}: {kind} is code of the checkpoint's own, which is never run")
     modules = [(kind.rsplit(".", 1)[-1], folder) for kind, folder in modules]
-    if not modules or modules[0][0] not in ("Transformer", STATIC):
-        first = modules[0][0] if modules else "nothing"
+    if not modules or modules[0][0] not in first:
+        found = modules[0][0] if modules else "nothing"
         raise UnsupportedModelError(
-            f"{file}: the first module is {first}; only Transformer and {STATIC} are supported there"
+            f"{file}: the first module is {found}; only {' and '.join(first)} are supported there"
         )
     return modules
 

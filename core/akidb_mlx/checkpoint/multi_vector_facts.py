@@ -30,7 +30,7 @@ __all__ = ["MultiVectorCheckpoint", "read_multi_vector_checkpoint"]
 class MultiVectorCheckpoint(ModelFacts):
     """The facts of a late-interaction model's folder."""
 
-    written_by: Literal["sentence-transformers", "PyLate", "Stanford"]
+    written_by: Literal["sentence-transformers", "PyLate", "Stanford", "FlagEmbedding"]
     head: TokenVectorsHead
     expansion: Expansion | None = None
     skiplist: Skiplist = field(default_factory=Skiplist)

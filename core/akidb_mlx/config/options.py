@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT_MODEL",
     "DEFAULT_MULTI_VECTOR",
     "DEFAULT_RERANKER",
+    "DEFAULT_SPARSE",
     "MODEL_ALIASES",
     "POOLING_MODES",
     "POOLING_SPELLINGS",
@@ -30,6 +31,8 @@ __all__ = [
     "MultiVectorOptions",
     "PoolingMode",
     "RerankerOptions",
+    "SparseOptions",
+    "SpladePooling",
     "vectors_field",
 ]
 
@@ -43,6 +46,7 @@ DEFAULT_MODEL: Final = MODEL_ALIASES["qwen3-0.6b-4bit"]
 
 DEFAULT_RERANKER: Final = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
+DEFAULT_SPARSE: Final = "naver/splade-cocondenser-ensembledistil"
 DEFAULT_MULTI_VECTOR: Final = "lightonai/GTE-ModernColBERT-v1"
 
 Activation = Literal["identity", "sigmoid", "tanh", "softmax"]
@@ -52,6 +56,8 @@ ACTIVATIONS: Final[tuple[Activation, ...]] = get_args(Activation)
 PoolingMode = Literal["cls", "mean", "max", "last_token", "mean_sqrt_len", "weighted_mean"]
 
 POOLING_MODES: Final[tuple[PoolingMode, ...]] = get_args(PoolingMode)
+
+SpladePooling = Literal["splade_max", "splade_sum"]
 
 # sentence-transformers' names for the same modes, in its files and in users' settings
 POOLING_SPELLINGS: Final[dict[str, PoolingMode]] = {
@@ -172,6 +178,22 @@ class RerankerOptions(ModelOptions):
     )
     prompt: str | None = vectors_field(
         "Text put before each query, or a chat template's instruction; \"\" puts none. None takes the checkpoint's."
+    )
+
+
+class SparseOptions(ModelOptions):
+    """Every option of a sparse encoder but the model itself; the adapters inherit these fields."""
+
+    pooling: SpladePooling | None = vectors_field(
+        "How the logits of a text's tokens become one row. None follows the checkpoint; a plain masked language model "
+        "needs it."
+    )
+    max_active_dims: _Limit | None = vectors_field(
+        "Keep only so many entries of a row, the greatest. None follows the checkpoint."
+    )
+    query_prompt: str | None = vectors_field('Text put before each query; "" puts none. None takes the checkpoint\'s.')
+    document_prompt: str | None = vectors_field(
+        'Text put before each document; "" puts none. None takes the checkpoint\'s.'
     )
 
 

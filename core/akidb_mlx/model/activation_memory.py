@@ -21,7 +21,6 @@ _OVERHEAD, _LEAST = 1.25, 16 << 20
 _HIDDEN_STATES = 6
 # The same where a long text's layers are computed in blocks: input, result, what another's layer adds.
 _WHOLE = 3
-_FLOAT32 = 4
 # Scores, their exponentials, the sum.
 _SCORES = 3
 # On a GPU arrays live until the commands that were sent together have ended.
@@ -44,13 +43,9 @@ class Activations:
     """Whether attention makes the scores of all tokens at once."""
     kept_in_blocks: int = 0
     """Numbers per token that queries, keys and values have where a long text's layer is computed in blocks, else 0."""
-    head_numbers: int = 0
-    """float32 numbers per token that the head makes."""
 
     @classmethod
-    def of(
-        cls, backbone: Backbone, config: Mapping[str, Any], kind: str, dtype: mx.Dtype, head_numbers: int = 0
-    ) -> "Activations":
+    def of(cls, backbone: Backbone, config: Mapping[str, Any], kind: str, dtype: mx.Dtype) -> "Activations":
         """Read them from a backbone and its config.json; `kind` is the device's."""
         layers = getattr(backbone, "layers", None) or getattr(getattr(backbone, "model", None), "layers", None) or []
         heads = next((config[key] for key in ("num_attention_heads", "n_heads", "n_head") if config.get(key)), 1)
@@ -59,8 +54,7 @@ class Activations:
         whole = not _fuses(kind, config.get("head_dim") or backbone.width // heads, dtype) or (capped and not in_blocks)
         channels = _product_channels(layers[0]) if layers else 0
         kept = _kept_in_blocks(layers[0]) if layers and in_blocks else 0
-        heads = heads if layers else 0
-        return cls(backbone.width, channels, heads, dtype.size, kind == "cpu", whole, kept, head_numbers)
+        return cls(backbone.width, channels, heads if layers else 0, dtype.size, kind == "cpu", whole, kept)
 
     def bytes(self, rows: int, length: int) -> int:
         """Bytes that a batch of so many rows of so many tokens takes at its peak."""
@@ -77,9 +71,7 @@ class Activations:
                 max(cpu_kernels.BLOCK_BYTES, 4 * rows * self.heads * length) if length > cpu_kernels.LONG else scores
             )
             scores = min(scores, block) if self.on_cpu else 0
-        # The head's arrays come when the layers' have gone, but for the hidden states.
-        head = tokens * (self.head_numbers * _FLOAT32 + self.width * self.itemsize) if self.head_numbers else 0
-        size = max(arrays + _SCORES * scores, head)
+        size = arrays + _SCORES * scores
         return int(_OVERHEAD * size) + _LEAST if self.on_cpu else _SENT_TOGETHER * size
 
 

@@ -130,10 +130,6 @@ class Tokenizer:
         number: int | None = self._tokenizer.token_to_id(token)
         return number
 
-    def token(self, number: int) -> str:
-        """A token by its id."""
-        return str(self._tokenizer.id_to_token(number))
-
     @property
     def unknown_token(self) -> str | None:
         """What the vocabulary's model gives for what it does not know."""
@@ -231,6 +227,11 @@ class Tokenizer:
         added, named = self._tokenizer.get_added_tokens_decoder(), self._named_specials
         special = {i for i, token in added.items() if token.special and (named is None or token.content in named)}
         return len(ids) - 1 if ids and ids[-1] in special else len(ids)
+
+    def token(self, number: int) -> str | None:
+        """The token of an id; None where the vocabulary has none."""
+        token: str | None = self._tokenizer.id_to_token(number)
+        return token
 
     def last_token(self) -> str | None:
         """The token that the post-processor puts at the end of each text, if any."""

@@ -29,8 +29,6 @@ class Head(nn.Module):
     """Numbers of a row."""
     max_rows: int | None = None
     """Rows that a batch may have, where what comes out of the head would take more memory than all else."""
-    per_token: int = 0
-    """float32 numbers that it makes of each token, padding included."""
 
     @property
     def reads_first(self) -> bool:
@@ -40,6 +38,10 @@ class Head(nn.Module):
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> Computed:
         """(rows, length, backbone's width) → (rows, width) float32, or what `to_host` takes."""
         raise NotImplementedError
+
+    def activation_bytes(self, rows: int, length: int) -> int:
+        """Bytes that a batch of so many rows of so many tokens takes beside the backbone's, where that is much."""
+        return 0
 
     def blank(self, count: int) -> Rows:
         """Rows of inputs that have none."""

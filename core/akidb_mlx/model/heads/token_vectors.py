@@ -25,14 +25,14 @@ class TokenVectors(RaggedRows, Head):
     def __init__(self, width: int, dense: Sequence[DenseLayer], *, normalize: bool, first: int = 0) -> None:
         """Take hidden states of `width` channels; tokens before `first` give no row."""
         super().__init__()
-        self.per_token = width
+        self._per_token = width
         for layer in dense:
             if layer.in_features != width:
                 raise CheckpointError(f"a Dense layer takes {layer.in_features} numbers and gets {width}")
             width = layer.out_features
-            self.per_token += 2 * width
+            self._per_token += 2 * width
         self.width = width
-        self.per_token += width if normalize else 0
+        self._per_token += width if normalize else 0
         self.dense = list(dense)
         self._normalize, self._first = normalize, first
 
@@ -44,6 +44,10 @@ class TokenVectors(RaggedRows, Head):
         if self._normalize:
             x = x / mx.maximum(mx.linalg.norm(x, axis=-1, keepdims=True), _LEAST)
         return x
+
+    def activation_bytes(self, rows: int, length: int) -> int:
+        """Bytes of the vectors of all tokens, and of what they are made of."""
+        return 4 * self._per_token * rows * length
 
     def to_host(self, arrays: Sequence[NDArray[Any]], batch: PaddedBatch, count: int) -> tuple[Rows, NDArray[np.bool_]]:
         """The first `count` texts' vectors of tokens that count, as copies, and (count,) which texts are finite."""
