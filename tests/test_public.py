@@ -43,6 +43,9 @@ def test_the_public_names():
             "EmbedderConfig",
             "EmbedderProtocol",
             "EmbeddingService",
+            "Hybrid",
+            "HybridEmbedder",
+            "HybridScores",
             "MultiVectorConfig",
             "MultiVectorEmbedder",
             "MultiVectorEmbedderProtocol",
@@ -51,6 +54,10 @@ def test_the_public_names():
             "Reranker",
             "RerankerConfig",
             "RerankerProtocol",
+            "SparseConfig",
+            "SparseEmbedder",
+            "SparseEmbedderProtocol",
+            "SparseRows",
             "errors",
         ]
     )
