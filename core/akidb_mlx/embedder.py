@@ -277,11 +277,15 @@ class Embedder(Face[EmbedderConfig, Recipe]):
     ) -> Call:
         self._check_open()
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
+        # The reference's Normalize stands before the cut; what a user asks for comes after it there too.
+        asked = self.config.normalize if normalize is None else normalize
+        first = self.config.exact_reference and asked is None and self._normalize
         finish = partial(
             vectors.finish,
             dimension=dimension,
-            normalize=self._normalize if normalize is None else normalize,
+            normalize=(self._normalize if normalize is None else normalize) and not first,
             layer_norm=self._checkpoint.truncation_layer_norm,
+            normalize_first=first,
         )
         on_overlong = on_overlong or self.config.on_overlong
         return Call(prompt, finish, urgent=side == "query", side=side, on_overlong=on_overlong, max_tokens=max_tokens)

@@ -7,6 +7,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
+from akidb_mlx.effective.differences import embedder_differences
 from akidb_mlx.effective.prompts import effective_prompts
 from akidb_mlx.effective.recipe import AnyRecipe, Recipe
 
@@ -98,6 +99,8 @@ FACTS: Final[Mapping[str, RecipeFact[EmbedderConfig, Recipe]]] = {
     "matryoshka": RecipeFact(lambda c, r: list(r.checkpoint.matryoshka or ()) or None, "files", None),
     "truncation_layer_norm": RecipeFact(lambda c, r: r.checkpoint.truncation_layer_norm, None, "truncation_layer_norm"),
     "quantization": RecipeFact(quantization, "files", "architecture", **_BOTH),
+    "exact_reference": RecipeFact(lambda c, r: c.exact_reference, "setting", "exact_reference", **_BOTH),
+    "differences": RecipeFact(embedder_differences, None, None),
     "stored_dtype": RecipeFact(stored_dtype, None, "weights"),
     "dtype": RecipeFact(dtype, "setting", "dtype"),
     "backend": RecipeFact(lambda c, r: r.device.kind, None, None),

@@ -66,6 +66,8 @@ def read_recipe(config: EmbedderConfig, source: Resolved | None = None) -> Recip
     """Find the checkpoint, read it and settle what config and checkpoint say; loads no weights."""
     source = source or resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
     checkpoint = read_checkpoint(source.path, source.name, source.revision)
+    if config.exact_reference:
+        checkpoint = checkpoint.without_end_token()
     device = choose_device(config.device, config.memory_limit_mb)
     pooling, length = _settle_pooling(config, checkpoint), settle_length(config, checkpoint)
     return Recipe(checkpoint, device, pooling, length, _settle_sides(config, checkpoint))
