@@ -316,6 +316,8 @@ def _of_modules(rng: random.Random, folder: Path) -> str:
 def _of_tokenizer_file(rng: random.Random, folder: Path) -> str:
     file = _main(folder) / "tokenizer.json"
     content = _read(file)
+    if not isinstance(content.get("model"), dict):
+        return ""
     how = rng.choice("normalizer post_processor pre_tokenizer truncation padding added flag special word dropout unk".split())
     if how == "normalizer":
         content[how] = rng.choice(NORMALIZERS)

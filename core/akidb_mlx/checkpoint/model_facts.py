@@ -26,6 +26,8 @@ class ModelFacts:
     model_type: str
     weight_files: tuple[Path, ...]
     tokenizer_file: Path
+    config_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `config` that the file leaves to transformers' class for this model_type."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     max_seq_length: int | None = None

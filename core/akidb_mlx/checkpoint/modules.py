@@ -33,16 +33,17 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weighted_mean",
     "pooling_mode_lasttoken": "last_token",
 }
+_CLASSES = ("Tanh", "GELU", "ReLU", "SiLU", "Sigmoid")
 _ACTIVATIONS = {
     "torch.nn.modules.linear.Identity": "identity",
-    "torch.nn.modules.activation.Tanh": "tanh",
-    "torch.nn.modules.activation.GELU": "gelu",
-    "torch.nn.modules.activation.ReLU": "relu",
-    "torch.nn.modules.activation.SiLU": "silu",
-    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+    **{f"torch.nn.modules.activation.{name}": name.lower() for name in _CLASSES},
+    "torch.nn.Identity": "identity",
+    **{f"torch.nn.{name}": name.lower() for name in _CLASSES},
 }
 _VECTOR = "sentence_embedding"
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+# Another spelling, which the reference does not know and takes for none: then it compares by cosine.
+_UNREAD_SIMILARITY = "dot_product"
 
 
 def read_modules(path: Path) -> list[tuple[str, str]]:
@@ -98,19 +99,23 @@ def read_head(path: Path, modules: list[tuple[str, str]], *, scores: bool = Fals
     dense: list[Dense] = []
     left_out: list[str] = []
     for kind, folder in modules[1:]:
-        if normalize:
+        if normalize and (kind == "Dense" or (kind == "Pooling" and pooling is None)):
             raise UnsupportedModelError(f"{path / 'modules.json'}: {kind} follows Normalize, which must come last")
         is_there = (path / folder / "config.json").exists()
         if kind in ("Pooling", "Dense") and not is_there and modules[0][0] != STATIC:
             left_out.append(folder)
-        elif kind == "Pooling" and pooling is None and not dense:
+        elif kind == "Pooling" and modules[0][0] != STATIC and not left_out:
+            # It reads tokens' vectors: nothing that came before it is in its row.
             pooling, include_prompt = _read_pooling(path, folder)
+            dense, normalize = [], False
         elif kind == "Dense" and (pooling is not None or left_out):
             output = "scores" if scores and folder == modules[-1][1] else _VECTOR
             dense.append(_read_dense(path / folder, path / modules[0][1], f"dense.{len(dense)}", output))
         elif kind == "Normalize":
             _refuse_other_keys(path / folder / "config.json")
             normalize = True
+        elif kind in ("Pooling", "Dense"):
+            raise UnsupportedModelError(f"{path / 'modules.json'}: {kind} ({folder}) has nothing before it to read")
         elif kind != "Dropout":  # Dropout does nothing outside training
             known = f"Transformer, {STATIC}, Pooling, Dense, Normalize, Dropout"
             raise UnsupportedModelError(
@@ -126,7 +131,10 @@ def _read_pooling(path: Path, folder: str) -> tuple[Fact[tuple[str, ...]], bool]
     config = read_json(file)
     _refuse_other_keys(file, "token_embeddings")
     modes = read_pooling_modes(file, config)
-    include_prompt = read_field(file, config, "include_prompt", bool, True)
+    # A null counts as false there.
+    include_prompt = config.get("include_prompt", True) is not None and read_field(
+        file, config, "include_prompt", bool, True
+    )
     return Fact(modes, file.relative_to(path).as_posix()), include_prompt
 
 
@@ -200,12 +208,14 @@ def read_usage(path: Path) -> Usage:
     width = None
     if config.get("truncate_dim") is not None:
         width = Fact(read_field(file, config, "truncate_dim", int), file.name)
-    similarity = config.get("similarity_fn_name")
+    similarity, where = config.get("similarity_fn_name"), file.name
+    if similarity == _UNREAD_SIMILARITY:
+        similarity, where = "cosine", f"{file.name}: sentence-transformers does not read {similarity!r}"
     if similarity is not None and similarity not in _SIMILARITIES:
         raise UnsupportedModelError(f"{file}: similarity_fn_name {similarity!r}; known: {', '.join(_SIMILARITIES)}")
     return Usage(
         prompts=Fact(prompts, file.name),
         default_prompt_name=default,
-        similarity=None if similarity is None else Fact(similarity, file.name),
+        similarity=None if similarity is None else Fact(similarity, where),
         truncate_dim=width,
     )

@@ -81,6 +81,11 @@ def _settle_pooling(config: EmbedderConfig, checkpoint: Checkpoint) -> tuple[str
                 "and no known family says what was there: copy it from the original, or look pooling up in the model's "
                 "documentation and set it (normalize follows modules.json)"
             )
+        if checkpoint.pooling is None and (checkpoint.path / "modules.json").exists():
+            raise UnsupportedModelError(
+                f"{checkpoint.path / 'modules.json'} names no Pooling, without which the reference gives no row per "
+                "text; look it up in the model's documentation and set pooling"
+            )
         if checkpoint.pooling is None:
             raise UnsupportedModelError(
                 f"{checkpoint.name} does not say how its token vectors become one (no modules.json, no known "

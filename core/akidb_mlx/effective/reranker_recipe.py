@@ -14,7 +14,7 @@ from akidb_mlx.config.options import ACTIVATIONS
 from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.device.choice import Device, choose_device
 from akidb_mlx.effective.differences import token_differences
-from akidb_mlx.effective.facts import RecipeFact, chat_template, dtype, quantization, stored_dtype
+from akidb_mlx.effective.facts import RecipeFact, chat_template, config_defaults, dtype, quantization, stored_dtype
 from akidb_mlx.effective.prompts import Prompts
 from akidb_mlx.effective.recipe import settle_length
 from akidb_mlx.errors import ConfigError, UnsupportedModelError
@@ -155,6 +155,7 @@ RERANKER_FACTS: Final[Mapping[str, RecipeFact[RerankerConfig, RerankerRecipe]]] 
     "truncation_side": RecipeFact(_truncation_side, None, "truncation_side"),
     "tokenizer": RecipeFact(lambda c, r: str(r.checkpoint.rebuilt_tokenizer(c.tokenizer)), "setting", "tokenizer"),
     "max_seq_length": RecipeFact(lambda c, r: r.max_seq_length, "setting", "max_seq_length"),
+    "config_defaults": RecipeFact(config_defaults, None, None),
     "quantization": RecipeFact(quantization, "files", "architecture"),
     "exact_reference": RecipeFact(lambda c, r: c.exact_reference, "setting", "tokenizer_rules"),
     "differences": RecipeFact(token_differences, None, None),

@@ -72,6 +72,7 @@ class ModernBert(Backbone):
         # `local_attention` is the whole window; tokens see that half to each side.
         self._window = read(config, "local_attention", int) // 2
         head = self.width // read(config, "num_attention_heads", int)
+        allow(config, "head_dim", (None, head))
         self._ropes = {kind: make_rope(head, _rope_parameters(config, kind)) for kind in set(self._kinds)}
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
