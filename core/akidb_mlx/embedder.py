@@ -324,7 +324,8 @@ def _encoder(loaded: LoadedModel[Recipe]) -> Encoder[str]:
 
     def encoder(tokenizer: Tokenizer) -> Encoder[str]:
         if checkpoint.chat is None:
-            return TextEncoder(tokenizer, include_prompt=checkpoint.include_prompt)
+            # As the reference, which does not know there what the prompt is for.
+            return TextEncoder(tokenizer, include_prompt=checkpoint.include_prompt, measure=loaded.tokenizer)
         return ChatTextEncoder(ChatTokenizer(tokenizer, ChatRenderer(checkpoint.chat, checkpoint.name, ("user",))))
 
     sides = {side: encoder(tokenizer) for side, tokenizer in loaded.side_tokenizers.items()}

@@ -13,7 +13,16 @@ from pathlib import Path
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 FILE = Path(__file__).parents[2] / "core" / "akidb_mlx" / "checkpoint" / "config_fields.json"
-NAMES = {int: "int", float: "float", bool: "bool", str: "str", list: "list", dict: "dict", type(None): "null", None: "null"}
+NAMES = {
+    int: "int",
+    float: "float",
+    bool: "bool",
+    str: "str",
+    list: "list",
+    dict: "dict",
+    type(None): "null",
+    None: "null",
+}
 
 
 def read_fields(model_types):
@@ -58,8 +67,14 @@ def as_text(fields):
     rows = []
     for kind, said in fields.items():
         lines = [f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in said["fields"].items()]
-        rest = [f'   {json.dumps(key)}: {json.dumps(said[key])}' for key in ("aliases", "rope")]
-        rows.append(f'  {json.dumps(kind)}: {{\n   "fields": {{\n' + ",\n".join(lines) + "\n   },\n" + ",\n".join(rest) + "\n  }")
+        rest = [f"   {json.dumps(key)}: {json.dumps(said[key])}" for key in ("aliases", "rope")]
+        rows.append(
+            f'  {json.dumps(kind)}: {{\n   "fields": {{\n'
+            + ",\n".join(lines)
+            + "\n   },\n"
+            + ",\n".join(rest)
+            + "\n  }"
+        )
     return "{\n" + ",\n".join(rows) + "\n}\n"
 
 

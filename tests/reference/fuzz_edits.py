@@ -114,7 +114,17 @@ SENTENCE = {
     "unknown_key": [1],
 }
 POOLING = {
-    "pooling_mode": ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", ["cls", "mean"], [], "other"],
+    "pooling_mode": [
+        "cls",
+        "max",
+        "mean",
+        "mean_sqrt_len_tokens",
+        "weightedmean",
+        "lasttoken",
+        ["cls", "mean"],
+        [],
+        "other",
+    ],
     "include_prompt": [True, False, None],
     "embedding_dimension": [8, 32],
     "word_embedding_dimension": [16, 32],
@@ -186,7 +196,11 @@ TOKENIZER = {
 }  # fmt: skip
 MAP = {
     "cls_token": ["[UNK]", "[CLS]"],
-    "sep_token": ["[UNK]", "[SEP]", {"content": "[SEP]", "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}],
+    "sep_token": [
+        "[UNK]",
+        "[SEP]",
+        {"content": "[SEP]", "lstrip": False, "rstrip": False, "normalized": False, "single_word": False},
+    ],
     "unk_token": ["[UNK]"],
     "additional_special_tokens": [["tea"]],
 }
@@ -195,7 +209,13 @@ NORMALIZERS = [
     {"type": "Lowercase"},
     {"type": "NFKC"},
     {"type": "Strip", "strip_left": True, "strip_right": True},
-    {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True},
+    {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "handle_chinese_chars": True,
+        "strip_accents": None,
+        "lowercase": True,
+    },
 ]
 TRUNCATION = [None, {"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0},
               {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 2}]  # fmt: skip
@@ -293,7 +313,10 @@ def _of_modules(rng: random.Random, folder: Path) -> str:
     modules = _modules(folder)
     if not modules:
         return ""
-    how, place = rng.choice(("drop", "double", "swap", "insert", "insert", "type", "alone")), rng.randrange(len(modules))
+    how, place = (
+        rng.choice(("drop", "double", "swap", "insert", "insert", "type", "alone")),
+        rng.randrange(len(modules)),
+    )
     if how == "drop":
         del modules[place]
     elif how == "double":
@@ -318,7 +341,9 @@ def _of_tokenizer_file(rng: random.Random, folder: Path) -> str:
     content = _read(file)
     if not isinstance(content.get("model"), dict):
         return ""
-    how = rng.choice("normalizer post_processor pre_tokenizer truncation padding added flag special word dropout unk".split())
+    how = rng.choice(
+        "normalizer post_processor pre_tokenizer truncation padding added flag special word dropout unk".split()
+    )
     if how == "normalizer":
         content[how] = rng.choice(NORMALIZERS)
     elif how in ("post_processor", "pre_tokenizer"):

@@ -38,7 +38,16 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 # Where the class makes a number of others of a null, or of nothing, and nobody after us does.
 _FROM_OTHERS: Mapping[str, tuple[str, ...]] = {
     "head_dim": ("ernie4_5", "seed_oss"),
-    "num_key_value_heads": ("cohere", "ernie4_5", "eurobert", "granite", "hunyuan_v1_dense", "qwen2", "qwen3", "seed_oss"),
+    "num_key_value_heads": (
+        "cohere",
+        "ernie4_5",
+        "eurobert",
+        "granite",
+        "hunyuan_v1_dense",
+        "qwen2",
+        "qwen3",
+        "seed_oss",
+    ),
 }
 # Earlier names of the rotary base: kind of layer → where files from before rope_parameters say it.
 _BASES = {

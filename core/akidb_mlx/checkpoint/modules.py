@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from akidb_mlx.checkpoint.broken_files import is_there, refuse_broken_files
 from akidb_mlx.checkpoint.fact import Fact
 from akidb_mlx.checkpoint.heads import Dense
 from akidb_mlx.checkpoint.json_file import read_field, read_json
@@ -49,6 +50,7 @@ _UNREAD_SIMILARITY = "dot_product"
 def read_modules(path: Path) -> list[tuple[str, str]]:
     """(class name, folder) of each module in modules.json, in order; empty where the file is absent."""
     file = path / "modules.json"
+    refuse_broken_files(path)
     if not file.exists():
         return []
     try:
@@ -67,6 +69,7 @@ def read_modules(path: Path) -> list[tuple[str, str]]:
         raise UnsupportedModelError(
             f"{file}: the first module is {first}; only Transformer and {STATIC} are supported there"
         )
+    refuse_broken_files(path, (folder for _, folder in modules))
     return modules
 
 
@@ -185,7 +188,7 @@ def _read_dense(folder: Path, main: Path, folded: str, output: str) -> Dense:
         raise CheckpointError(f"{file}: in_features and out_features must be at least 1, not {sizes}")
     bias, residual = read_field(file, config, "bias", bool, True), read_field(file, config, "use_residual", bool, False)
     for weight_file in (folder / "model.safetensors", folder / "pytorch_model.bin"):
-        if weight_file.exists():
+        if is_there(weight_file):
             return Dense(folder.name, *sizes, bias, _ACTIVATIONS[activation], residual, weight_file)
     if any(f"{folded}.weight" in read_header(shard) for shard in main.glob("model*.safetensors")):
         return Dense(folded, *sizes, bias, _ACTIVATIONS[activation], residual)

@@ -6,6 +6,7 @@ from akidb_mlx.effective.recipe import AnyRecipe, Recipe
 
 __all__ = ["embedder_differences", "token_differences"]
 
+
 def token_differences(_: ModelConfig, recipe: AnyRecipe) -> list[str]:
     """Of any kind of model: the end token."""
     token = recipe.checkpoint.tokenizer_rules.get("append")
