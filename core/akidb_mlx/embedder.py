@@ -274,7 +274,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         *,
         on_overlong: str | None = None,
         max_tokens: int | None = None,
-    ) -> Call:
+    ) -> Call[Embeddings]:
         self._check_open()
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
         # The reference's Normalize stands before the cut; what a user asks for comes after it there too.
@@ -298,7 +298,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         normalize: bool | None,
         side: Side | None,
         on_error: OnError | None,
-    ) -> Call:
+    ) -> Call[Embeddings]:
         call = self._call(self._prompts.choose(prompt_name, prompt, side), truncate_dim, normalize, side)
         # A stream is bulk work, also one of queries.
         return replace(call, urgent=False, errors=None if on_error is None else {})

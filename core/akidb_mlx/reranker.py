@@ -216,7 +216,7 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
         activation: str | None,
         on_overlong: str | None = None,
         max_tokens: int | None = None,
-    ) -> Call:
+    ) -> Call[Embeddings]:
         self._check_open()
         chosen = self._prompts.query if prompt is prompt_name is None else self._prompts.choose(prompt_name, prompt)
         return Call(

@@ -70,7 +70,8 @@ def fail_late(monkeypatch, at, of, rows=0.0, error=OUT_OF_MEMORY):
             raise RuntimeError(error)
         real(batch)
         if len(started) == of:
-            batch._rows = mx.full(batch._rows.shape, rows)
+            padded, computed = batch._started
+            batch._started = padded, mx.full(computed.shape, rows)
 
     monkeypatch.setattr(Batch, "start", start)
     return started

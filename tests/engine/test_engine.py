@@ -22,6 +22,7 @@ from akidb_mlx.engine.stats import Histogram, Stats
 from akidb_mlx.engine.worker import Worker
 from akidb_mlx.errors import BackendError, ClosedError, InputError, QueueFullError
 from akidb_mlx.model.encoding import Encoding
+from akidb_mlx.model.host_rows import RaggedRows
 from support.waiting import PATIENCE_S, until
 
 NOT_FINITE, RAISES, KILLS = 666, 667, 668  # tokens that make the fake model misbehave
@@ -54,6 +55,17 @@ class FakeModel:
         ).astype(np.float32)
         rows[(batch.input_ids == NOT_FINITE).any(axis=1)] = np.nan
         return mx.array(rows)
+
+
+class Pieces(RaggedRows):
+    """A row of as many numbers as its text has tokens."""
+
+    def to_host(self, arrays, batch, count):
+        rows = self.blank(count)
+        finite = np.isfinite(arrays[0][:count]).all(axis=1)
+        for place, length in enumerate(batch.lengths[:count].tolist()):
+            rows[place] = np.repeat(arrays[0][place, 1], length)  # the sum of its tokens
+        return rows, finite
 
 
 def expected(texts, prompt_length=0):
@@ -886,3 +898,24 @@ def test_the_speed_is_learnt_from_each_batch_but_where_shapes_are_planned(make, 
     for _ in range(3):
         submit(engine, [[1, 2, 3]]).result(PATIENCE_S)
     assert times == [3] * learnt
+
+
+# ── rows of another form ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_rows_that_have_a_size_of_their_own(make):
+    engine, _ = make(max_batch_tokens=8, form=Pieces())
+    texts = [[1], [2, 3], [1], [4, 5, 6], [2, 3], [7] * 7]
+    rows = submit(engine, texts).result(PATIENCE_S)
+    assert rows.dtype == object and rows.shape == (6,)
+    assert [row.tolist() for row in rows] == [[sum(ids)] * len(ids) for ids in texts]
+
+
+def test_of_those_rows_a_bad_one_is_none(make):
+    engine, _ = make(form=Pieces())
+    errors = {10: InputError("refused before")}
+    rows = submit(engine, [[1], [NOT_FINITE, 2], [3, 3], [RAISES]], first_index=10, errors=errors).result(PATIENCE_S)
+    assert [None if row is None else row.tolist() for row in rows] == [None, None, [6, 6], None]
+    assert sorted(errors) == [10, 11, 13] and "not finite" in str(errors[11])
+    only = submit(engine, [[1]], errors={0: InputError("refused before")}).result(PATIENCE_S)
+    assert only.tolist() == [None]

@@ -620,3 +620,9 @@ def test_rows_that_are_put_back_come_first_again(urgent):
     ]
     seen = owners([plan, *run(scheduler)])
     assert sorted(seen) == sorted(texts_of(requests))
+
+
+def test_a_batch_has_no_more_rows_than_the_models_output_allows():
+    scheduler = Scheduler(1024, 0.02, max_rows=3)
+    scheduler.add(make_request([1] * 8))
+    assert [len(plan.rows) for plan in run(scheduler)] == [3, 3, 2]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ClassificationHead", "Dense", "HeadFacts", "PooledHead", "TokenLogitHead"]
+__all__ = ["ClassificationHead", "Dense", "HeadFacts", "JointHead", "PooledHead", "TokenLogitHead", "TokenWeightsHead"]
 
 
 @dataclass(frozen=True)
@@ -44,4 +44,19 @@ class TokenLogitHead:
     false_token_id: int | None = None
 
 
-HeadFacts = PooledHead | ClassificationHead | TokenLogitHead
+@dataclass(frozen=True)
+class TokenWeightsHead:
+    """A linear layer's weight per token, the greatest of equal tokens (BGE-M3's sparse vectors)."""
+
+    weight_file: Path
+    vocabulary: int
+    left_out: tuple[int, ...]
+    """Tokens that have no weight."""
+
+
+@dataclass(frozen=True)
+class JointHead:
+    """Several heads over one backbone, which come from files of their own as they are asked for."""
+
+
+HeadFacts = PooledHead | ClassificationHead | TokenLogitHead | TokenWeightsHead | JointHead

@@ -6,21 +6,23 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from akidb_mlx.device.memory import Memory, NoMemoryError
+from akidb_mlx.engine.companions import Companions
 from akidb_mlx.engine.device_threads import DeviceThreads
 from akidb_mlx.engine.request_queue import RequestQueue
-from akidb_mlx.engine.requests import BatchPlan, Request
+from akidb_mlx.engine.requests import BatchPlan, Request, Row
 from akidb_mlx.engine.speed import SpeedMeter
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError
-from akidb_mlx.model.padded_batch import pad_batch
+from akidb_mlx.model.host_rows import RowForm
+from akidb_mlx.model.padded_batch import PaddedBatch, pad_batch
 
 if TYPE_CHECKING:
-    import mlx.core as mx
-
+    from akidb_mlx.model.heads.base import Computed
     from akidb_mlx.model.network import Network
 
 __all__ = ["Batch", "Runtime"]
@@ -40,12 +42,14 @@ class Runtime:
 
     model: "Network | None"
     queue: RequestQueue
+    form: RowForm
     speed: SpeedMeter
     threads: DeviceThreads
     gpu: bool
     plans_shapes: bool = False
     memory: Memory | None = None
     cost: Callable[[int, int], int] | None = None
+    companions: Companions | None = None
     surprise: float = 1.0
     """How many times its `cost` a batch is taken to need."""
     shapes: set[tuple[int, int]] = field(default_factory=set)
@@ -66,7 +70,7 @@ class Batch:
         self._runtime, self.plan = runtime, plan
         self._size = 0 if runtime.cost is None else int(runtime.surprise * runtime.cost(plan.padded_rows, plan.length))
         self._reserved = False
-        self._rows: mx.array | None = None
+        self._started: tuple[PaddedBatch, Computed] | None = None
 
     def reserve(self) -> bool:
         """Count its memory as taken; False where batches that compute have what it needs. The caller holds the lock."""
@@ -80,7 +84,7 @@ class Batch:
 
     def ended(self) -> None:
         """It is answered or failed: its memory is free. The caller holds the lock."""
-        self._rows = None
+        self._started = None
         if self._reserved and self._runtime.memory is not None:
             self._runtime.memory.release(self._size)
         self._reserved = False
@@ -98,8 +102,9 @@ class Batch:
         assert model is not None
         padded = pad_batch([row.encoding for row in plan.rows], plan.length, plan.padded_rows)
         with self._stream():
-            self._rows = model(padded)
-            mx.async_eval(self._rows)
+            computed = model(padded)
+            mx.async_eval(computed)
+        self._started = padded, computed
 
     def finish(self, measured: Callable[[float], None] = lambda _: None, *, alone: bool = True) -> None:
         """Wait for it and answer whose rows are complete; `measured` is told for how long (seconds).
@@ -112,22 +117,24 @@ class Batch:
         import mlx.core as mx
 
         plan, queue = self.plan, self._runtime.queue
-        assert self._rows is not None
+        assert self._started is not None
+        padded, computed = self._started
         began = time.perf_counter()
-        mx.eval(self._rows)
+        mx.eval(computed)
         waited = time.perf_counter() - began
         if self._runtime.gpu:
             self._runtime.threads.surface_errors(alone=alone)
-        rows = np.array(self._rows, copy=False)[: len(plan.rows)]
-        if np.isposinf(rows).all(axis=1).any():
+        arrays = [np.array(part, copy=False) for part in (computed if isinstance(computed, tuple) else (computed,))]
+        if _has_infinite_row(arrays[0][: len(plan.rows)]):
             raise RuntimeError("a token's hidden states are all zero: the device did not compute them")
-        finite = np.isfinite(rows).all(axis=1)
+        rows, finite = self._runtime.form.to_host(arrays, padded, len(plan.rows))
         places: dict[Request, tuple[list[int], list[int]]] = {}
         for position in np.flatnonzero(finite).tolist():
             for request, index in plan.rows[position].owners:
                 indices, positions = places.setdefault(request, ([], []))
                 indices.append(index)
                 positions.append(position)
+            self._keep_companions(plan.rows[position], rows[position])
         with self._runtime.threads.condition:
             measured(waited)
             queue.stats.batches += 1
@@ -138,6 +145,12 @@ class Batch:
         for position in np.flatnonzero(~finite).tolist():
             for request, index in plan.rows[position].owners:
                 queue.refuse(request, index, _not_finite(request.first_index + index))
+
+    def _keep_companions(self, row: Row, computed: Any) -> None:
+        """What a pass gave beside what was asked for, for whoever asks next."""
+        companions = self._runtime.companions
+        if companions is not None:
+            companions.keep(row.encoding, computed, {head for request, _ in row.owners for head in request.wants})
 
     def learn(self, seconds: float) -> None:
         """Take note of its time. The caller holds the lock."""
@@ -212,6 +225,12 @@ class Batch:
         import mlx.core as mx
 
         return mx.stream(mx.cpu)
+
+
+def _has_infinite_row(numbers: NDArray[np.float32]) -> bool:
+    flat = numbers.reshape(len(numbers), -1)
+    suspects = flat[np.isposinf(flat[:, 0])] if flat.shape[1] else flat[:0]
+    return bool(np.isposinf(suspects).all(axis=1).any())
 
 
 def _says_out_of_memory(error: Exception) -> bool:

@@ -3,24 +3,23 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 from akidb_mlx.device.choice import FORKED
 from akidb_mlx.device.memory import Memory
 from akidb_mlx.engine import worker
 from akidb_mlx.engine.batch import Batch, Runtime
+from akidb_mlx.engine.companions import Companions
 from akidb_mlx.engine.device_threads import DEVICE_THREADS, DeviceThreads
 from akidb_mlx.engine.request_queue import RequestQueue
 from akidb_mlx.engine.requests import Request
 from akidb_mlx.engine.scheduler import Scheduler
 from akidb_mlx.errors import AkiDBMLXError, BackendError, ClosedError
 from akidb_mlx.model.encoding import Encoding
+from akidb_mlx.model.host_rows import DenseRows, RowForm, Rows
 
 if TYPE_CHECKING:
     from akidb_mlx.model.network import Network
@@ -48,19 +47,34 @@ class Engine:
         plans_shapes: bool = False,
         memory: Memory | None = None,
         cost: Callable[[int, int], int] | None = None,
+        form: RowForm | None = None,
+        companions: Companions | None = None,
         threads: DeviceThreads = DEVICE_THREADS,
     ) -> None:
         """Serve `model`, which was loaded on the first device thread.
 
         `cpu_lanes` batches compute at the same time, each on a core; 0 stands for a GPU. With `memory` a batch starts
-        only where its `cost(rows, length)` in bytes is free.
+        only where its `cost(rows, length)` in bytes is free. `form` says what the model's rows are; None: dense ones.
+        `companions`: its rows have several heads' numbers, and what nobody asked for is kept there.
         """
         self.scheduler = scheduler
-        self.dimension = model.dimension
+        self.form = form or DenseRows(model.dimension)
+        self.companions = companions
         self.cpu_lanes = cpu_lanes
-        self.queue = RequestQueue(scheduler, max_queued_tokens, model.dimension, threads)
+        self.queue = RequestQueue(scheduler, max_queued_tokens, self.form, threads)
         self.stats = self.queue.stats
-        self.runtime = Runtime(model, self.queue, scheduler.speed, threads, not cpu_lanes, plans_shapes, memory, cost)
+        self.runtime = Runtime(
+            model,
+            self.queue,
+            self.form,
+            scheduler.speed,
+            threads,
+            not cpu_lanes,
+            plans_shapes,
+            memory,
+            cost,
+            companions,
+        )
         self._threads = threads
         scheduler.clock = threads.query_clock
         self._survives_fork = survives_fork
@@ -77,6 +91,12 @@ class Engine:
         self.runtime.model = model
 
     @property
+    def live_model(self) -> "Network":
+        """The same, where it is known to be there."""
+        assert self.runtime.model is not None
+        return self.runtime.model
+
+    @property
     def closed(self) -> bool:
         """Whether it takes no more requests."""
         return self.queue.closed
@@ -89,26 +109,33 @@ class Engine:
         query: bool = False,
         first_index: int = 0,
         errors: dict[int, AkiDBMLXError] | None = None,
-    ) -> "Future[NDArray[np.float32]]":
-        """Queue some texts; the future gives their rows, (n, dimension) float32, in order.
+        wants: Collection[str] = (),
+    ) -> "Future[Rows]":
+        """Queue some texts; the future gives their rows in order.
 
         `urgent` ones overtake the others; a `query`, urgent or not, finds room beside documents.
 
         With `errors`, texts that are in there already (by place from `first_index`) are skipped, those that
-        fail are put there, and their rows are NaN; without, the first failure is the future's.
+        fail are put there, and their rows are blank (NaN); without, the first failure is the future's.
+
+        `wants`: the heads whose rows are asked for, where the model has several.
 
         Raises:
             QueueFullError: more than `max_queued_tokens` would wait; see `room`.
             ClosedError: after `close`.
             BackendError: in a forked child of a process that uses a GPU; after the device broke.
         """
-        request = Request(encodings, urgent, time.monotonic(), first_index, errors, query or urgent)
+        known = self.companions.take(encodings, wants) if self.companions is not None else {}
+        request = Request(encodings, urgent, time.monotonic(), first_index, errors, query or urgent, wants, known)
         if not request.missing:
-            request.future.set_result(np.full((len(encodings), self.dimension), np.nan, np.float32))
+            rows = self.form.blank(len(encodings)) if request.rows is None else request.rows
+            self.stats.companion_rows += len(known)
+            request.future.set_result(rows)
             return request.future
         with self._threads.condition:
             self._check_usable()
             self.queue.add(request)
+            self.stats.companion_rows += len(known)
             self._threads.wake()
         request.future.add_done_callback(lambda _: self.queue.release(request))
         return request.future

@@ -6,14 +6,12 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 
-import numpy as np
-from numpy.typing import NDArray
-
 from akidb_mlx.engine.device_threads import DeviceThreads
 from akidb_mlx.engine.requests import Request
 from akidb_mlx.engine.scheduler import Scheduler
 from akidb_mlx.engine.stats import Stats
 from akidb_mlx.errors import AkiDBMLXError, QueueFullError
+from akidb_mlx.model.host_rows import RowForm, Rows
 
 __all__ = ["RequestQueue"]
 
@@ -24,13 +22,13 @@ class RequestQueue:
     Documents and queries have `max_queued_tokens` each, so that no ingest keeps a query out.
     """
 
-    def __init__(self, scheduler: Scheduler, max_queued_tokens: int, dimension: int, threads: DeviceThreads) -> None:
+    def __init__(self, scheduler: Scheduler, max_queued_tokens: int, form: RowForm, threads: DeviceThreads) -> None:
         """Hold nothing yet."""
         self.stats = Stats()
         self.max_queued_tokens = max_queued_tokens
         self.closed = False
         self._scheduler = scheduler
-        self._dimension = dimension
+        self._form = form
         self._threads = threads
         self._room: deque[tuple[int, bool, Future[None]]] = deque()
 
@@ -57,7 +55,7 @@ class RequestQueue:
         self.offer_room()
         return future
 
-    def answer(self, places: dict[Request, tuple[list[int], list[int]]], rows: NDArray[np.float32]) -> None:
+    def answer(self, places: dict[Request, tuple[list[int], list[int]]], rows: Rows) -> None:
         """Give requests their rows: `places` has (places among a request's texts, positions in `rows`) of each."""
         with self._threads.condition:  # a request's rows may come from two threads
             complete = [
@@ -76,7 +74,7 @@ class RequestQueue:
             return
         request.errors[request.first_index + index] = error
         with self._threads.condition:
-            complete = self._fill(request, [index], np.full((1, self._dimension), np.nan, np.float32))
+            complete = self._fill(request, [index], self._form.blank(1))
         if complete:
             self._give(request)
 
@@ -145,7 +143,7 @@ class RequestQueue:
             round(seconds, 1),
         )
 
-    def _fill(self, request: Request, indices: Sequence[int], rows: NDArray[np.float32]) -> bool:
+    def _fill(self, request: Request, indices: Sequence[int], rows: Rows) -> bool:
         """Put rows in their places and give their tokens back; True with the last of them."""
         self._scheduler.answered(request, sum(len(request.encodings[index]) for index in indices))
         return request.fill(indices, rows)

@@ -1,21 +1,22 @@
 """What the engine passes on: requests of callers, rows for the device, and which of them make a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from akidb_mlx.errors import AkiDBMLXError
 from akidb_mlx.model.encoding import Encoding
+from akidb_mlx.model.host_rows import Rows
 
 __all__ = ["BatchPlan", "Request", "Row"]
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """Some texts (or pairs) of one caller; `future` receives their rows, (n, dimension) float32."""
+    """Some texts (or pairs) of one caller; `future` receives their rows in order."""
 
     encodings: Sequence[Encoding]
     urgent: bool
@@ -26,31 +27,41 @@ class Request:
     """Why texts have no row, by place in what the user gave; None: one bad text fails the request."""
     query: bool = False
     """Whether it takes the queries' room in the queue."""
-    future: "Future[NDArray[np.float32]]" = field(default_factory=Future)
+    wants: Collection[str] = ()
+    """The heads whose rows are asked for, where the model has several."""
+    known: Mapping[int, Any] = field(default_factory=dict)
+    """Rows that are there already, by place among the texts."""
+    future: "Future[Rows]" = field(default_factory=Future)
     waiting_tokens: int = 0
     """Tokens of the texts that are not answered yet."""
     next_index: int = 0
     """First text not yet cut into a batch."""
     missing: int = 0
     """Texts whose rows are still to come."""
-    rows: NDArray[np.float32] | None = None
+    rows: Rows | None = None
 
     def __post_init__(self) -> None:
         """Count once."""
-        self.waiting_tokens = sum(map(len, self.encodings))
-        self.missing = sum(not self.refused(index) for index in range(len(self.encodings)))
+        self.missing = len(self.encodings)
+        if self.known:
+            rows = np.full(len(self.known), None, object)
+            rows[:] = list(self.known.values())
+            self.fill(list(self.known), rows)
+        self.waiting_tokens = sum(len(row) for index, row in enumerate(self.encodings) if index not in self.known)
+        self.missing = sum(not self.settled(index) for index in range(len(self.encodings)))
 
-    def fill(self, indices: Sequence[int], values: NDArray[np.float32]) -> bool:
+    def fill(self, indices: Sequence[int], values: Rows) -> bool:
         """Put rows in their places; True with the last of them. The caller holds a lock."""
         if self.rows is None:
-            self.rows = np.full((len(self.encodings), values.shape[1]), np.nan, np.float32)
+            self.rows = np.empty((len(self.encodings), *values.shape[1:]), values.dtype)
+            self.rows.fill(None if values.dtype == object else np.nan)
         self.rows[indices] = values
         self.missing -= len(indices)
         return not self.missing
 
-    def refused(self, index: int) -> bool:
-        """Whether this text has no row, while the others have."""
-        return self.errors is not None and self.first_index + index in self.errors
+    def settled(self, index: int) -> bool:
+        """Whether this text is not to be computed: it is refused, or its row is there."""
+        return index in self.known or (self.errors is not None and self.first_index + index in self.errors)
 
 
 @dataclass(slots=True, eq=False)

@@ -47,6 +47,7 @@ class Scheduler:
         full_batch_s: float = 0.06,
         first_batch_tokens: int | None = None,
         cost: Callable[[int, int], int] | None = None,
+        max_rows: int | None = None,
     ) -> None:
         """Budgets in padded tokens and seconds; `shapes` are what the device has batches padded to.
 
@@ -55,7 +56,7 @@ class Scheduler:
 
         `lanes` batches compute at the same time: what would fill fewer is shared out among them.
 
-        `cost` gives the bytes that a batch of (rows, length) takes; see `room`.
+        `cost` gives the bytes that a batch of (rows, length) takes; see `room`. A batch has at most `max_rows`.
         """
         self.max_batch_tokens = max_batch_tokens
         self.query_latency_target_s = query_latency_target_s
@@ -65,6 +66,7 @@ class Scheduler:
         self._waiting_tokens = {True: 0, False: 0}
         self._first_batch_tokens = first_batch_tokens or max_batch_tokens
         self._cost = cost
+        self._max_rows = max_rows or max_batch_tokens
         self._limit = max_seq_length
         self._shapes = shapes
         self._lanes = lanes
@@ -205,7 +207,7 @@ class Scheduler:
         if self._lanes > 1:
             share = -(-sum(map(len, rows)) // self._lanes)
             budget = min(budget, max(share, _LEAST_SHARE))
-        most = max(1, min(budget // length, self._rows_in_room(length)))
+        most = max(1, min(budget // length, self._rows_in_room(length), self._max_rows))
         start = self._tokens_to_start()
         count = self._worth_padding(rows, length, min(len(rows), most), start)
         count, padded = self._shapes.rows(count, length, len(rows), most, start)
@@ -255,7 +257,7 @@ def _collect(request: Request, most: int | None, rows: Rows) -> int:
     count = len(request.encodings)
     end = count if most is None else min(count, request.next_index + most)
     for index in range(request.next_index, end):
-        if request.refused(index):
+        if request.settled(index):
             continue
         encoding = request.encodings[index]
         key = encoding.key

@@ -38,6 +38,8 @@ class Stats:
     rows: int = 0
     """Rows computed; fewer than texts where equal texts were computed once."""
     row_tokens: int = 0
+    companion_rows: int = 0
+    """Rows that an earlier pass had computed beside what was asked of it."""
     padded_tokens: int = 0
     """Row tokens and their padding."""
     query_latency: Histogram = field(default_factory=Histogram)

@@ -14,12 +14,13 @@ from akidb_mlx.device.choice import Device
 from akidb_mlx.errors import BackendError, UnsupportedModelError
 from akidb_mlx.model.activation_memory import Activations
 from akidb_mlx.model.architectures import Backbone, make_backbone
+from akidb_mlx.model.heads.base import Head
 from akidb_mlx.model.heads.loading import claim_weights, load_head
 from akidb_mlx.model.network import Network
 from akidb_mlx.model.quantization import check_computed, check_quantization, dequantize, packed, quantize_modules
 from akidb_mlx.model.weights import Weights, cast_weights, fill, read_weights
 
-__all__ = ["load_model"]
+__all__ = ["load_model", "load_own_head"]
 
 
 def load_model(checkpoint: ModelFacts, head_facts: HeadFacts, device: Device, dtype: str | None = None) -> Network:
@@ -49,6 +50,13 @@ def load_model(checkpoint: ModelFacts, head_facts: HeadFacts, device: Device, dt
     _check_fits(model.parameter_bytes(), held, checkpoint.name, compute, device, can_shrink=can_shrink)
     mx.eval(model.parameters())
     return model
+
+
+def load_own_head(network: Network, facts: HeadFacts, checkpoint: ModelFacts) -> Head:
+    """A further head over a loaded backbone, from files of its own; call it on the thread that will compute."""
+    head = load_head(facts, network.backbone.width, {}, checkpoint)
+    mx.eval(head.parameters())
+    return head
 
 
 def _backbone_weights(backbone: Backbone, weights: Weights, checkpoint: ModelFacts) -> Weights:

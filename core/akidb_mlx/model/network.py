@@ -1,4 +1,4 @@
-"""Network: a backbone and a head, one batch to rows of float32."""
+"""Network: a backbone and a head, one batch to rows."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from mlx.utils import tree_flatten
 
 from akidb_mlx.model.architectures.base import Backbone
 from akidb_mlx.model.device_batch import DeviceBatch
-from akidb_mlx.model.heads.base import Head
+from akidb_mlx.model.heads.base import Computed, Head
 from akidb_mlx.model.padded_batch import PaddedBatch
 
 __all__ = ["Network"]
@@ -28,17 +28,21 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = head
 
-    def __call__(self, padded: PaddedBatch) -> mx.array:
+    def __call__(self, padded: PaddedBatch) -> Computed:
         """One batch → (rows, dimension) float32, not yet finished (truncated, normalised, activated).
 
-        A row is infinite where the hidden states of one of its tokens are all zero: the device did not compute them.
+        Or what the head's `to_host` takes. A row of the first array is infinite where the hidden states of one of its
+        tokens are all zero: the device did not compute them.
         """
         batch = DeviceBatch.of(padded)
         hidden_states = self.backbone.first_states(batch) if self.head.reads_first else self.backbone(batch)
-        rows = self.head(hidden_states, batch)
+        given = self.head(hidden_states, batch)
         if self.backbone.may_give_zeros:
-            return rows
-        return mx.where(_computed(hidden_states, batch.attention_mask)[:, None], rows, mx.inf)
+            return given
+        first, *others = given if isinstance(given, tuple) else (given,)
+        computed = _computed(hidden_states, batch.attention_mask)
+        first = mx.where(computed.reshape(-1, *[1] * (first.ndim - 1)), first, mx.inf)
+        return (first, *others) if isinstance(given, tuple) else first
 
     def parameter_bytes(self) -> int:
         """Memory of all weights."""

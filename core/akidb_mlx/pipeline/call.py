@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.errors import AkiDBMLXError
-from akidb_mlx.vectors import Embeddings
+from akidb_mlx.model.host_rows import Rows
 
 __all__ = ["Call", "OnError", "Usage"]
 
+Given = TypeVar("Given")
 OnError = Callable[[int, AkiDBMLXError], None]
 
 
@@ -22,12 +24,12 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Call:
+class Call(Generic[Given]):
     """One call's settled options."""
 
     prompt: str
-    finish: Callable[[Embeddings], Embeddings]
-    """The model's rows, (n, width) float32 → what the caller gets of them."""
+    finish: Callable[[Rows], Given]
+    """The model's rows, all of a call's or of a chunk's → what the caller gets of them."""
     urgent: bool = False
     """Whether it overtakes what is not."""
     urgent_batches: int = 1

@@ -3,29 +3,36 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from akidb_mlx.checkpoint.heads import HeadFacts, JointHead
 from akidb_mlx.checkpoint.hub import Resolved
+from akidb_mlx.checkpoint.joint_heads import has_joint_heads
 from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
+from akidb_mlx.config.options import ModelOptions
 from akidb_mlx.device.choice import FORKED, Device
 from akidb_mlx.device.precision import FLOAT32_ERROR, describe_error, float32_error
 from akidb_mlx.effective.recipe import AnyRecipe, Recipe, read_recipe, warn_once
+from akidb_mlx.engine.companions import Companions
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.engine.model_engine import Engine
 from akidb_mlx.engine.scheduler import Scheduler
 from akidb_mlx.errors import AkiDBMLXError, BackendError
+from akidb_mlx.model.host_rows import RowForm
+from akidb_mlx.pipeline.joint_engines import join
 from akidb_mlx.pipeline.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from akidb_mlx.model.heads.base import Head
     from akidb_mlx.model.network import Network
 
 __all__ = ["EMBEDDER", "AnyLoadedModel", "Kind", "LoadedModel", "acquire", "measure_float32"]
@@ -65,9 +72,15 @@ class LoadedModel(Generic[R]):
     side_tokenizers: Mapping[Side, Tokenizer]
     """Of queries and documents, where these have limits of their own."""
     engine: Engine
+    form: RowForm
+    """What this kind's rows are."""
     dimension: int
     """Width of the rows, before truncation."""
     parameter_bytes: int
+    give_back: Callable[[], None]
+    """What its last user calls."""
+    wants: Collection[str] = ()
+    """Its head, where the engine computes several."""
     users: int = 0
     warned: set[str] = field(default_factory=set)
 
@@ -85,7 +98,7 @@ class LoadedModel(Generic[R]):
             if self.users:
                 return
             _loaded.pop(self.key, None)
-        self.engine.close()
+        self.give_back()
 
 
 AnyLoadedModel = LoadedModel[Any]
@@ -106,7 +119,7 @@ def acquire(config: C, kind: Kind[C, R]) -> LoadedModel[R]:
                 future = _loaded[key] = Future()
         if first:
             try:
-                future.set_result(_load(key, config, kind.read_recipe(config, source)))
+                future.set_result(_load(key, config, kind.read_recipe(config, source), kind.name))
             except BaseException as error:
                 with _lock:
                     _loaded.pop(key, None)
@@ -139,20 +152,12 @@ def _warn_of_lower_precision(device: Device) -> None:
         )
 
 
-def _load(key: Hashable, config: ModelConfig, recipe: R) -> LoadedModel[R]:
+def _load(key: Hashable, config: ModelConfig, recipe: R, kind: str) -> LoadedModel[R]:
     checkpoint, device = recipe.checkpoint, recipe.device
     if DEVICE_THREADS.inherits_streams and not device.survives_fork:
         raise BackendError(FORKED)
-
-    def load() -> "Network":
-        from akidb_mlx.model.loading import load_model
-
-        limit = device.cache_limit_mb if config.cache_limit_mb is None else config.cache_limit_mb
-        DEVICE_THREADS.set_cache_limit(limit)
-        with device.stream():
-            return load_model(checkpoint, recipe.head, device, config.dtype)
-
-    loading = DEVICE_THREADS.run(load)
+    joint = has_joint_heads(checkpoint.path)
+    loading = None if joint else _start_loading(config, recipe, recipe.head)
     if device.kind != "cpu" and device.dtype(read_float_dtype(checkpoint.weight_files), config.dtype) == "float32":
         _warn_of_lower_precision(device)
     try:
@@ -160,10 +165,47 @@ def _load(key: Hashable, config: ModelConfig, recipe: R) -> LoadedModel[R]:
         tokenizer = make_tokenizer(recipe.max_seq_length)
         side_tokenizers = {side: make_tokenizer(length) for side, length in recipe.side_lengths.items()}
     except AkiDBMLXError:
-        loading.result()  # a model that is not computed at all is what to tell
+        if loading is not None:
+            loading.result()  # a model that is not computed at all is what to tell
         raise
-    limits = [recipe.max_seq_length, *recipe.side_lengths.values()]
-    model = loading.result()
+    if loading is None:
+        engine, head, give_back = _join(config, recipe, kind)
+    else:
+        # Last, for the threads know the engine from then on: nothing may fail after it.
+        engine = _make_engine(config, recipe, loading.result())
+        head, give_back = engine.live_model.head, engine.close
+    return LoadedModel(
+        key,
+        recipe,
+        tokenizer,
+        side_tokenizers,
+        engine,
+        head,
+        head.width,
+        engine.live_model.parameter_bytes(),
+        give_back,
+        (kind,) if joint else (),
+    )
+
+
+def _start_loading(config: ModelConfig, recipe: AnyRecipe, head: HeadFacts) -> "Future[Network]":
+    device = recipe.device
+
+    def load() -> "Network":
+        from akidb_mlx.model.loading import load_model
+
+        limit = device.cache_limit_mb if config.cache_limit_mb is None else config.cache_limit_mb
+        DEVICE_THREADS.set_cache_limit(limit)
+        with device.stream():
+            return load_model(recipe.checkpoint, head, device, config.dtype)
+
+    return DEVICE_THREADS.run(load)
+
+
+def _make_engine(
+    config: ModelConfig, recipe: AnyRecipe, model: "Network", companions: Companions | None = None
+) -> Engine:
+    device, limits = recipe.device, [recipe.max_seq_length, *recipe.side_lengths.values()]
     scheduler = Scheduler(
         config.max_batch_tokens or device.max_batch_tokens,
         config.query_latency_target_ms / 1000,
@@ -173,9 +215,9 @@ def _load(key: Hashable, config: ModelConfig, recipe: R) -> LoadedModel[R]:
         full_batch_s=device.full_batch_ms / 1000,
         first_batch_tokens=device.first_batch_tokens,
         cost=model.activation_bytes,
+        max_rows=model.head.max_rows,
     )
-    # Last, for the thread knows the engine from then on: nothing may fail after it.
-    engine = Engine(
+    return Engine(
         model,
         scheduler,
         config.max_queued_tokens,
@@ -184,8 +226,26 @@ def _load(key: Hashable, config: ModelConfig, recipe: R) -> LoadedModel[R]:
         plans_shapes=device.plans_shapes,
         memory=device.memory,
         cost=model.activation_bytes,
+        form=model.head,
+        companions=companions,
     )
-    return LoadedModel(key, recipe, tokenizer, side_tokenizers, engine, model.dimension, model.parameter_bytes())
+
+
+def _join(config: ModelConfig, recipe: AnyRecipe, kind: str) -> "tuple[Engine, Head, Callable[[], None]]":
+    """The engine that all kinds of this checkpoint with these settings share, with this kind's head in it."""
+
+    def make_engine() -> Engine:
+        return _make_engine(config, recipe, _start_loading(config, recipe, JointHead()).result(), Companions())
+
+    def load(network: "Network") -> "Head":
+        from akidb_mlx.model.loading import load_own_head
+
+        with recipe.device.stream():
+            return load_own_head(network, recipe.head, recipe.checkpoint)
+
+    own = [name for name in ModelOptions.model_fields if name not in _LOCATION_FIELDS | {"on_overlong"}]
+    key = (recipe.checkpoint.path.resolve(), *(getattr(config, name) for name in own))
+    return join(key, kind, make_engine, load)
 
 
 def _tokenizer_maker(checkpoint: ModelFacts, config: ModelConfig) -> Callable[[int | None], Tokenizer]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -11,13 +11,13 @@ import numpy as np
 
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError, QueueFullError
 from akidb_mlx.model.encoding import Encoding
+from akidb_mlx.model.host_rows import Rows
 from akidb_mlx.pipeline import inputs as given
-from akidb_mlx.pipeline.call import Call, OnError
+from akidb_mlx.pipeline.call import Call, Given, OnError
 from akidb_mlx.pipeline.encoders import NO_TOKENS, Encoded, Encoder
 from akidb_mlx.pipeline.loaded_model import AnyLoadedModel
 from akidb_mlx.pipeline.progress import Progress
 from akidb_mlx.pipeline.waiting import Threads, Wait, after, blocking, in_event_loop, iterate, run
-from akidb_mlx.vectors import Embeddings
 
 __all__ = ["TextPipeline"]
 
@@ -44,33 +44,34 @@ _PAUSES_S = (1, 2, 4, 8, 15, 30)
 class TextPipeline(Generic[Input]):
     """Takes the calls of one loaded model through encoder, engine and finish."""
 
-    def __init__(self, loaded: AnyLoadedModel, encoder: Encoder[Input]) -> None:
-        """Use `loaded`, which the face above holds."""
+    def __init__(self, loaded: AnyLoadedModel, encoder: Encoder[Input], wants: Collection[str] | None = None) -> None:
+        """Use `loaded`, which the face above holds; with `wants` the rows of several heads, as mappings."""
         self._loaded = loaded
+        self._wants = loaded.wants if wants is None else wants
         self.encoder = encoder
         self._part = _PART[loaded.recipe.device.kind]
 
-    def encode(self, texts: Sequence[Input], call: Call, show_progress: bool) -> Embeddings:
+    def encode(self, texts: Sequence[Input], call: Call[Given], show_progress: bool) -> Given:
         """All of a call's rows, finished; waits for them."""
         return run(self._encode(texts, call, show_progress, blocking))
 
-    async def aencode(self, texts: Sequence[Input], call: Call, show_progress: bool) -> Embeddings:
+    async def aencode(self, texts: Sequence[Input], call: Call[Given], show_progress: bool) -> Given:
         """`encode` for an event loop."""
         return await self._encode(texts, call, show_progress, in_event_loop)
 
     def stream(
-        self, texts: Iterator[Input], chunk_size: int, call: Call, on_error: OnError | None
-    ) -> Iterator[Embeddings]:
+        self, texts: Iterator[Input], chunk_size: int, call: Call[Given], on_error: OnError | None
+    ) -> Iterator[Given]:
         """Rows chunk by chunk, a few chunks ahead of who takes them."""
         return iterate(self._stream(given.as_async(texts), chunk_size, call, on_error, blocking))
 
     def astream(
-        self, texts: AsyncIterator[Input], chunk_size: int, call: Call, on_error: OnError | None
-    ) -> AsyncIterator[Embeddings]:
+        self, texts: AsyncIterator[Input], chunk_size: int, call: Call[Given], on_error: OnError | None
+    ) -> AsyncIterator[Given]:
         """`stream` for an event loop."""
         return self._stream(texts, chunk_size, call, on_error, in_event_loop)
 
-    async def _encode(self, texts: Sequence[Input], call: Call, show_progress: bool, wait_for: Wait) -> Embeddings:
+    async def _encode(self, texts: Sequence[Input], call: Call[Given], show_progress: bool, wait_for: Wait) -> Given:
         texts = self.encoder.check(texts)
         futures: Queued = []
         with Progress(len(texts), show_progress) as progress, Threads() as threads:
@@ -83,8 +84,8 @@ class TextPipeline(Generic[Input]):
                 raise
 
     async def _stream(
-        self, texts: AsyncIterator[Input], chunk_size: int, call: Call, on_error: OnError | None, wait_for: Wait
-    ) -> AsyncGenerator[Embeddings, None]:
+        self, texts: AsyncIterator[Input], chunk_size: int, call: Call[Given], on_error: OnError | None, wait_for: Wait
+    ) -> AsyncGenerator[Given, None]:
         chunks: deque[_Chunk[Input]] = deque()
         first = 0
         with Threads() as threads:
@@ -110,15 +111,15 @@ class TextPipeline(Generic[Input]):
             finally:
                 _cancel(future for chunk in chunks for future in chunk.futures)
 
-    async def _queue_chunk(self, chunk: "_Chunk[Input]", call: Call, threads: Threads, wait_for: Wait) -> None:
+    async def _queue_chunk(self, chunk: "_Chunk[Input]", call: Call[Given], threads: Threads, wait_for: Wait) -> None:
         chunk.futures.clear()
         await self._queue(
             chunk.texts, chunk.places.start, call, chunk.futures, Progress.none, threads, wait_for, wait=True
         )
 
     async def _await_chunk(
-        self, chunk: "_Chunk[Input]", call: Call, threads: Threads, wait_for: Wait
-    ) -> list[Embeddings]:
+        self, chunk: "_Chunk[Input]", call: Call[Given], threads: Threads, wait_for: Wait
+    ) -> list[Rows]:
         """A chunk's rows. Where the memory does not hold a text for the moment it is tried again, for a minute or so.
 
         Raises:
@@ -150,7 +151,7 @@ class TextPipeline(Generic[Input]):
         self,
         texts: Sequence[Input],
         first: int,
-        call: Call,
+        call: Call[Given],
         futures: "Queued",
         progress: "Progress",
         threads: Threads,
@@ -163,7 +164,7 @@ class TextPipeline(Generic[Input]):
         So that one call leaves room for others, not all of it waits at once.
         """
         most = max(1, self._loaded.engine.queue.max_queued_tokens // _SHARE_OF_QUEUE)
-        pending: deque[tuple[int, Future[Embeddings]]] = deque()
+        pending: deque[tuple[int, Future[Rows]]] = deque()
         parts = deque(self._parts(len(texts)))
         much = len(parts) > 1 or sum(map(self.encoder.characters, texts)) > _INLINE_CHARACTERS
         ahead: deque[tuple[int, Future[Encoded]]] = deque()
@@ -202,13 +203,13 @@ class TextPipeline(Generic[Input]):
             size = min(2 * size, self._part)
         return parts if count else []
 
-    def _encode_part(self, texts: Sequence[Input], first: int, call: Call) -> Encoded:
+    def _encode_part(self, texts: Sequence[Input], first: int, call: Call[Given]) -> Encoded:
         part = self._encodings_of(texts, first, call)
         if part.truncated and call.on_overlong == "error":
             self._refuse_overlong(part, first, call)
         return part
 
-    def _account(self, part: Encoded, call: Call) -> None:
+    def _account(self, part: Encoded, call: Call[Given]) -> None:
         """Count what is going to be read; on the caller's thread alone, since parts are tokenised on two."""
         call.usage.tokens += _tokens(part)
         call.usage.truncated_texts += len(part.truncated)
@@ -224,7 +225,7 @@ class TextPipeline(Generic[Input]):
                 kind="truncated",
             )
 
-    def _encodings_of(self, texts: Sequence[Input], first: int, call: Call) -> Encoded:
+    def _encodings_of(self, texts: Sequence[Input], first: int, call: Call[Given]) -> Encoded:
         try:
             return self.encoder.encode(texts, call.prompt, first, call.side)
         except InputError:
@@ -240,7 +241,7 @@ class TextPipeline(Generic[Input]):
             part.truncated.extend(index for _ in one.truncated)
         return part
 
-    def _refuse_overlong(self, part: Encoded, first: int, call: Call) -> None:
+    def _refuse_overlong(self, part: Encoded, first: int, call: Call[Given]) -> None:
         limit = self.encoder.limit(call.side)
         for index in part.truncated:
             error = InputError(
@@ -253,8 +254,8 @@ class TextPipeline(Generic[Input]):
         part.truncated.clear()
 
     def _submit(
-        self, encodings: Sequence[Encoding], first: int, call: Call, *, wait: bool
-    ) -> "Future[Embeddings] | None":
+        self, encodings: Sequence[Encoding], first: int, call: Call[Given], *, wait: bool
+    ) -> "Future[Rows] | None":
         """Queue some inputs; None where they must wait for room."""
         engine = self._loaded.engine
         most = call.urgent_batches * engine.scheduler.max_batch_tokens
@@ -265,19 +266,30 @@ class TextPipeline(Generic[Input]):
                 query=call.urgent,
                 first_index=first,
                 errors=call.errors,
+                wants=self._wants,
             )
         except QueueFullError:
             if wait:
                 return None
             raise
 
-    def _finish(self, rows: Sequence[Embeddings], call: Call) -> Embeddings:
+    def _finish(self, rows: Sequence[Rows], call: Call[Given]) -> Given:
         if not rows:
-            return call.finish(np.empty((0, self._loaded.dimension), np.float32))
-        return call.finish(rows[0] if len(rows) == 1 else np.concatenate(rows))
+            return call.finish(self._loaded.form.blank(0))
+        whole = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        return call.finish(self._own(whole) if len(self._wants) == 1 else whole)
+
+    def _own(self, rows: Rows) -> Rows:
+        """This kind's rows of a model with several heads."""
+        (head,) = self._wants
+        own = self._loaded.form.blank(len(rows))
+        for place, row in enumerate(rows):
+            if row is not None:
+                own[place] = row[head]
+        return own
 
 
-Queued = list["Future[Embeddings]"]
+Queued = list["Future[Rows]"]
 
 
 @dataclass
@@ -299,7 +311,7 @@ def _is_short(error: AkiDBMLXError | None) -> bool:
     return isinstance(error, BackendError) and error.retry_after_s is not None
 
 
-def _report(call: Call, places: range, on_error: OnError | None) -> None:
+def _report(call: Call[Given], places: range, on_error: OnError | None) -> None:
     """Tell which of a chunk's texts have no row."""
     if call.errors and on_error is not None:
         for place in places:
@@ -323,6 +335,6 @@ def _pieces(encodings: Sequence[Encoding], most: int) -> Iterator[Sequence[Encod
         yield encodings[start:]
 
 
-def _cancel(futures: Iterable["Future[Embeddings]"]) -> None:
+def _cancel(futures: Iterable["Future[Rows]"]) -> None:
     for future in futures:
         future.cancel()

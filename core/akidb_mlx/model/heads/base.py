@@ -1,24 +1,48 @@
-"""What every head is: hidden states in, one row of float32 out."""
+"""What every head is: hidden states in, one row per input out."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+from numpy.typing import NDArray
 
 from akidb_mlx.model.device_batch import DeviceBatch
+from akidb_mlx.model.host_rows import DenseRows, Rows
+from akidb_mlx.model.padded_batch import PaddedBatch
 
-__all__ = ["Head"]
+__all__ = ["Computed", "Head"]
+
+Computed = mx.array | tuple[mx.array, ...]
+"""What a batch gives on the device; the rows are the first axis of each array."""
 
 
 class Head(nn.Module):
-    """Makes rows of hidden states, in float32 whatever the backbone's dtype."""
+    """Makes rows of hidden states, in float32 whatever the backbone's dtype.
+
+    Rows are (n, width) arrays; a head with rows of another form says how its arrays become those on the host
+    (`host_rows.RowForm`).
+    """
 
     width: int
     """Numbers of a row."""
+    max_rows: int | None = None
+    """Rows that a batch may have, where what comes out of the head would take more memory than all else."""
 
     @property
     def reads_first(self) -> bool:
         """Whether it reads each row's first token alone."""
         return False
 
-    def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
-        """(rows, length, backbone's width) → (rows, width) float32."""
+    def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> Computed:
+        """(rows, length, backbone's width) → (rows, width) float32, or what `to_host` takes."""
         raise NotImplementedError
+
+    def blank(self, count: int) -> Rows:
+        """Rows of inputs that have none."""
+        return DenseRows(self.width).blank(count)
+
+    def to_host(self, arrays: Sequence[NDArray[Any]], batch: PaddedBatch, count: int) -> tuple[Rows, NDArray[np.bool_]]:
+        """The first `count` rows of a batch, and (count,) which of them are finite."""
+        return DenseRows(self.width).to_host(arrays, batch, count)

@@ -8,15 +8,17 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from akidb_mlx.checkpoint.heads import ClassificationHead, Dense, HeadFacts, TokenLogitHead
+from akidb_mlx.checkpoint.heads import ClassificationHead, Dense, HeadFacts, JointHead, TokenLogitHead, TokenWeightsHead
 from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model.architectures.base import read
 from akidb_mlx.model.heads.base import Head
 from akidb_mlx.model.heads.classifier import Classifier, classifier_layout
 from akidb_mlx.model.heads.dense import DenseLayer
+from akidb_mlx.model.heads.joint import Joint
 from akidb_mlx.model.heads.pooled import Pooled
 from akidb_mlx.model.heads.token_logit import TokenLogit
+from akidb_mlx.model.heads.token_weights import TokenWeights
 from akidb_mlx.model.quantization import dequantize
 from akidb_mlx.model.weights import Weights, fill, read_weights
 
@@ -43,6 +45,8 @@ def claim_weights(facts: HeadFacts, weights: Weights, checkpoint: ModelFacts) ->
         return _claim_classifier(weights, checkpoint)
     if isinstance(facts, TokenLogitHead):
         return _claim_table(weights, checkpoint)
+    if isinstance(facts, JointHead | TokenWeightsHead):
+        return {}
     folded = tuple(f"{layer.name}." for layer in facts.dense if layer.weight_file is None)
     return {key: weights.pop(key) for key in list(weights) if key.startswith(folded)}
 
@@ -55,6 +59,13 @@ def load_head(facts: HeadFacts, width: int, claimed: Weights, checkpoint: ModelF
         return head
     if isinstance(facts, TokenLogitHead):
         return _load_token_logit(facts, width, claimed, checkpoint)
+    if isinstance(facts, JointHead):
+        return Joint()
+    if isinstance(facts, TokenWeightsHead):
+        weights = TokenWeights(width, facts.vocabulary, facts.left_out)
+        own = {f"linear.{name}": weight for name, weight in read_weights([facts.weight_file]).items()}
+        _fill(weights, own, facts.weight_file, checkpoint)
+        return weights
     return Pooled(width, facts.pooling, [_load_dense(layer, claimed, checkpoint) for layer in facts.dense])
 
 
