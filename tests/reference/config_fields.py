@@ -12,6 +12,11 @@ from pathlib import Path
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+TYPES = """
+    bert camembert cohere distilbert ernie4_5 eurobert gemma gemma2 gemma3_text glm glm4 granite gte helium
+    hunyuan_v1_dense llama mistral modernbert mpnet nemotron nomic_bert olmo2 phi3 qwen2 qwen3 roberta seed_oss smollm3
+    stablelm xlm-roberta
+"""
 FILE = Path(__file__).parents[2] / "core" / "akidb_mlx" / "checkpoint" / "config_fields.json"
 NAMES = {
     int: "int",
@@ -83,7 +88,4 @@ def model_types():
 
 
 if __name__ == "__main__":
-    TYPES = """bert camembert cohere distilbert ernie4_5 eurobert gemma gemma2 gemma3_text glm glm4 granite gte helium
-    hunyuan_v1_dense llama mistral modernbert mpnet nemotron nomic_bert olmo2 phi3 qwen2 qwen3 roberta seed_oss smollm3
-    stablelm xlm-roberta""".split()
-    FILE.write_text(as_text(read_fields(TYPES)), encoding="utf-8")
+    FILE.write_text(as_text(read_fields(TYPES.split())), encoding="utf-8")

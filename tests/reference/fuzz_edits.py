@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- tables of values read as rows.
 """Edits of a checkpoint's files: one file, one or two of its values, drawn from a seed."""
 
 import json
@@ -28,8 +29,7 @@ VALUES: dict[str, list[Any]] = {
     "finetuning_task": [None, "mnli"],
     "gradient_checkpointing": [False, True],
     "head_dim": [4, 8, 16],
-    "hidden_act": "gelu gelu_new gelu_fast gelu_python gelu_pytorch_tanh gelu_10 gelu_accurate quick_gelu relu relu2 relu6 silu "
-    "swish tanh mish sigmoid linear laplace leaky_relu hardswish xielu nonsense".split(),
+    "hidden_act": ["gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_10", "gelu_accurate", "quick_gelu", "relu", "relu2", "relu6", "silu", "swish", "tanh", "mish", "sigmoid", "linear", "laplace", "leaky_relu", "hardswish", "xielu", "nonsense"],
     "is_causal": [True, False],
     "is_decoder": [True, False],
     "is_encoder_decoder": [True, False],
@@ -342,7 +342,19 @@ def _of_tokenizer_file(rng: random.Random, folder: Path) -> str:
     if not isinstance(content.get("model"), dict):
         return ""
     how = rng.choice(
-        "normalizer post_processor pre_tokenizer truncation padding added flag special word dropout unk".split()
+        [
+            "normalizer",
+            "post_processor",
+            "pre_tokenizer",
+            "truncation",
+            "padding",
+            "added",
+            "flag",
+            "special",
+            "word",
+            "dropout",
+            "unk",
+        ]
     )
     if how == "normalizer":
         content[how] = rng.choice(NORMALIZERS)
@@ -366,7 +378,7 @@ def _of_tokenizer_file(rng: random.Random, folder: Path) -> str:
     elif how == "unk":
         content["model"]["unk_token"] = None
     file.write_text(json.dumps(content))
-    return f"tokenizer.json: {how} {content[how] if how in content else ''}"[:150]
+    return f"tokenizer.json: {how} {content.get(how, '')}"[:150]
 
 
 def _of_files(rng: random.Random, folder: Path) -> str:

@@ -48,10 +48,8 @@ def make_reference() -> Callable[[str, list[str]], Rows]:
 def make_ours() -> Callable[[str, list[str]], Rows]:
     import logging
 
-    import akidb_mlx  # noqa: F401, I001  # before mlx
+    from akidb_mlx import Embedder  # isort: skip  # before mlx
     import transformers  # noqa: F401  # once, and not in a child for each tokenizer
-
-    from akidb_mlx import Embedder
 
     logging.disable(logging.WARNING)
 

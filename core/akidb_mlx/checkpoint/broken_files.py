@@ -49,7 +49,7 @@ def is_there(file: Path) -> bool:
 
 def _refuse_broken(file: Path) -> None:
     if file.is_symlink() and not file.exists():
-        problem = f"is a link that leads nowhere ({os.readlink(file)})"
+        problem = f"is a link that leads nowhere ({file.readlink()})"
     elif not file.is_file():
         problem = "is no file"
     elif not os.access(file, os.R_OK):

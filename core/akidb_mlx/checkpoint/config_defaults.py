@@ -17,15 +17,13 @@ __all__ = ["Completed", "complete_config", "declared_fields"]
 
 Json = Mapping[str, Any]
 # What decides hidden states or the length of texts; other fields that are absent stay so.
-_DECIDING = frozenset(
-    """
+_DECIDING = """
     activation attention_bias attention_multiplier attention_out_bias attn_logit_softcapping dim embedding_multiplier
     head_dim hidden_act hidden_activation hidden_dim hidden_size intermediate_size layer_norm_eps local_attention
     logits_scaling max_position_embeddings max_window_layers mlp_bias n_heads n_layers no_rope_layer_interval norm_bias
     norm_eps num_attention_heads num_hidden_layers num_key_value_heads pad_token_id query_pre_attn_scalar
     residual_multiplier rms_norm_eps sliding_window type_vocab_size use_bias use_qk_norm use_qkv_bias vocab_size
-    """.split()
-)
+"""
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "bool": (bool,),
     "dict": (dict,),
@@ -111,7 +109,7 @@ def _table() -> dict[str, Any]:
 
 
 def _may_add(name: str, default: Any, said: Json) -> bool:
-    return name in _DECIDING and name not in said and default is not None
+    return name in _DECIDING.split() and name not in said and default is not None
 
 
 def _check_type(file: Path, name: str, value: Any, types: list[str]) -> None:

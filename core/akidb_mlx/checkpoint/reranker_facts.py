@@ -40,7 +40,7 @@ def read_reranker_checkpoint(path: Path, name: str | None = None, revision: str 
     root_config = path / "config.json"
     refuse_embedders(path, read_json(root_config) if root_config.exists() else {}, modules)
     layout = find_files(path, path / modules[0][1] if modules else path)
-    config = read_json(layout.config_file)
+    config: Mapping[str, Any] = read_json(layout.config_file)
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{layout.config_file} has no model_type: it does not say which architecture this is")
     completed = complete_config(config, layout.config_file)

@@ -75,8 +75,8 @@ def make_backbone(config: Mapping[str, Any]) -> Backbone:
         )
     if model_type not in DECODERS and config.get("is_causal"):
         raise UnsupportedModelError(
-            f"config.json: is_causal is true, with which the reference gives a text of {model_type} another vector alone "
-            "than in a batch; delete it: tokens of such models see both ways"
+            f"config.json: is_causal is true, with which the reference gives a {model_type} text one vector alone and "
+            "another in a batch; delete it: tokens of such models see both ways"
         )
     try:
         return ARCHITECTURES[model_type](config)
