@@ -279,7 +279,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
         # The reference's Normalize stands before the cut; what a user asks for comes after it there too.
         asked = self.config.normalize if normalize is None else normalize
-        first = self.config.exact_reference and asked is None and self._normalize
+        first = bool(self.config.exact_reference) and asked is None and self._normalize
         finish = partial(
             vectors.finish,
             dimension=dimension,

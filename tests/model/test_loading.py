@@ -56,7 +56,7 @@ def edit_weights(file, edit):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "2_Dense/model.safetensors"])
-@pytest.mark.parametrize("size", [0, 4, 8, 100, -1])
+@pytest.mark.parametrize("size", [4, 8, 100, -1])
 def test_a_file_cut_short(folder, name, size):
     file = folder / name
     whole = file.read_bytes()
@@ -214,27 +214,29 @@ def test_an_unknown_architecture(folder, model_type):
         "layer_norm_eps",
     ],
 )
-@pytest.mark.parametrize("value", [..., None, "16", 1.5, True, [16]])
-def test_a_field_that_is_missing_or_of_another_type(folder, key, value):
+@pytest.mark.parametrize("value", [None, "16", 1.5, True, [16]])
+def test_a_field_of_another_type(folder, key, value):
     if key == "layer_norm_eps" and value == 1.5:
         value = False
     change(folder / "config.json", **{key: value})
-    refuse(folder, AkiDBMLXError, "config.json", key, "lacks" if value is ... else "must be|max_pos")
+    refuse(folder, AkiDBMLXError, "config.json", key, "must be|max_pos")
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("position_embedding_type", "relative_key"),
+        ("position_embedding_type", "alibi"),
+        ("is_causal", True),
         ("is_decoder", True),
-        ("hidden_act", "mish"),
+        ("hidden_act", "xielu"),
         ("hidden_act", None),
         ("hidden_act", ["gelu"]),
+        ("per_layer_config", {"0": {"hidden_act": "relu"}}),
     ],
 )
 def test_a_field_that_would_change_vectors(folder, key, value):
     change(folder / "config.json", **{key: value})
-    refuse(folder, UnsupportedModelError, "config.json", key)
+    refuse(folder, AkiDBMLXError, "config.json", key)
 
 
 @pytest.mark.parametrize(
@@ -353,9 +355,17 @@ def test_weights_are_read_alike_without_mlxs_threads(name, monkeypatch):
 
 
 def test_numbers_that_are_no_floats(folder):
-    """float8 is read as bytes, which would be computed on as numbers."""
+    """Integers are never taken where floats belong."""
     edit_weights(folder / "model.safetensors", lambda w: w.update({WEIGHT: np.ones(w[WEIGHT].shape, np.uint8)}))
-    refuse(folder, UnsupportedModelError, WEIGHT.split(".")[-1], "uint8", "float8")
+    refuse(folder, UnsupportedModelError, WEIGHT.split(".")[-1], "is stored as uint8, where floats are wanted")
+
+
+def test_dtypes_that_are_not_read_are_named(folder):
+    file = folder / "model.safetensors"
+    raw = file.read_bytes()
+    assert b'"F32"' in raw
+    file.write_bytes(raw.replace(b'"F32"', b'"F4" ', 1))
+    refuse(folder, UnsupportedModelError, "is stored as F4, which is not read here")
 
 
 HEADS = {

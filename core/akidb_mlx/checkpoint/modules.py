@@ -118,7 +118,9 @@ def read_head(path: Path, modules: list[tuple[str, str]], *, scores: bool = Fals
             _refuse_other_keys(path / folder / "config.json")
             normalize = True
         elif kind in ("Pooling", "Dense"):
-            raise UnsupportedModelError(f"{path / 'modules.json'}: {kind} ({folder}) has nothing before it to read")
+            raise UnsupportedModelError(
+                f"{path / 'modules.json'}: {kind} ({folder}) has no Pooling before it; download the checkpoint again"
+            )
         elif kind != "Dropout":  # Dropout does nothing outside training
             known = f"Transformer, {STATIC}, Pooling, Dense, Normalize, Dropout"
             raise UnsupportedModelError(

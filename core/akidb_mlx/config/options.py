@@ -109,10 +109,9 @@ class ModelOptions(BaseModel):
         '"file" takes tokenizer.json as it stands, as transformers 4 did. None takes what transformers 5 makes of the '
         "checkpoint's files, as sentence-transformers does."
     )
-    exact_reference: bool = vectors_field(
-        "Give sentence-transformers' numbers also where another way is meant to be better: rows that are cut are not "
-        "scaled again, only a prompt called document serves documents, no end token is put where it ignores the flag.",
-        False,
+    exact_reference: bool | None = vectors_field(
+        "True gives sentence-transformers' numbers also where others are meant: rows that are cut are not scaled again, "
+        "only a prompt called document serves documents, no end token is put where it ignores the flag."
     )
     dtype: Literal["float32", "float16", "bfloat16"] | None = vectors_field(
         "Number format of the model's weights. None takes the checkpoint's (on a CPU float32)."

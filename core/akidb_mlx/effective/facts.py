@@ -109,7 +109,7 @@ FACTS: Final[Mapping[str, RecipeFact[EmbedderConfig, Recipe]]] = {
     "truncation_layer_norm": RecipeFact(lambda c, r: r.checkpoint.truncation_layer_norm, None, "truncation_layer_norm"),
     "config_defaults": RecipeFact(config_defaults, None, None),
     "quantization": RecipeFact(quantization, "files", "architecture", **_BOTH),
-    "exact_reference": RecipeFact(lambda c, r: c.exact_reference, "setting", "exact_reference", **_BOTH),
+    "exact_reference": RecipeFact(lambda c, r: bool(c.exact_reference), "setting", "exact_reference", **_BOTH),
     "differences": RecipeFact(embedder_differences, None, None),
     "stored_dtype": RecipeFact(stored_dtype, None, "weights"),
     "dtype": RecipeFact(dtype, "setting", "dtype"),

@@ -157,7 +157,7 @@ RERANKER_FACTS: Final[Mapping[str, RecipeFact[RerankerConfig, RerankerRecipe]]] 
     "max_seq_length": RecipeFact(lambda c, r: r.max_seq_length, "setting", "max_seq_length"),
     "config_defaults": RecipeFact(config_defaults, None, None),
     "quantization": RecipeFact(quantization, "files", "architecture"),
-    "exact_reference": RecipeFact(lambda c, r: c.exact_reference, "setting", "tokenizer_rules"),
+    "exact_reference": RecipeFact(lambda c, r: bool(c.exact_reference), "setting", "tokenizer_rules"),
     "differences": RecipeFact(token_differences, None, None),
     "stored_dtype": RecipeFact(stored_dtype, None, "weights"),
     "dtype": RecipeFact(dtype, "setting", "dtype"),
