@@ -52,6 +52,8 @@ _BASES = {
     "gemma3_text": {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
     "modernbert": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
 }
+# Numbers from which a class makes layer_types where there are none; it does not declare them.
+_PATTERNS = {"gemma3_text": ("sliding_window_pattern", 6), "modernbert": ("global_attn_every_n_layers", 3)}
 # Machinery of any class that would change the model layer by layer.
 _NEVER = ("per_layer_config",)
 
@@ -89,6 +91,8 @@ def complete_config(config: Json, file: Path) -> Completed:
             _check_type(file, name, said[name], types)
     defaults = {name: row[0] for name, row in declared.items() if _may_add(name, row[0], said)}
     defaults |= _rotary_defaults(kind, known["rope"], said)
+    if kind in _PATTERNS and said.get("layer_types") is None and _PATTERNS[kind][0] not in said:
+        defaults |= [_PATTERNS[kind]]
     for name, kinds in _FROM_OTHERS.items():
         if kind in kinds and {**said, **defaults}.get(name) is None:
             defaults[name] = _from_others(name, {**said, **defaults})

@@ -110,7 +110,7 @@ class ModelOptions(BaseModel):
         "checkpoint's files, as sentence-transformers does."
     )
     exact_reference: bool | None = vectors_field(
-        "True gives sentence-transformers' numbers also where others are meant: rows that are cut are not scaled again, "
+        "True gives sentence-transformers' numbers also where others are meant: cut rows are not scaled again, "
         "only a prompt called document serves documents, no end token is put where it ignores the flag."
     )
     dtype: Literal["float32", "float16", "bfloat16"] | None = vectors_field(
