@@ -211,6 +211,7 @@ def test_embedding_with_an_encoder_loads_nothing_of_the_decoders():
     assert not heavy & set(loaded)
 
 
+@pytest.mark.alone
 def test_an_import_is_quick():
     """In CPU time, for others use the machine too."""
     seconds = float(in_a_process("import time, akidb_mlx; print(time.process_time())"))

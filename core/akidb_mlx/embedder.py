@@ -56,7 +56,9 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         self._checkpoint = loaded.recipe.checkpoint
         self._prompts = effective_prompts(config, loaded.recipe)
         self._normalize = effective_normalize(config, loaded.recipe)
-        wanted = self._checkpoint.truncate_dim if config.truncate_dim is None else config.truncate_dim
+        wanted = config.truncate_dim
+        if wanted is None and self._checkpoint.truncate_dim is not None:  # a width that it has not cuts nothing
+            wanted = min(self._checkpoint.truncate_dim, self.full_dimension)
         self._dimension = self._checked_dimension(wanted, ConfigError)
         self._path = TextPipeline(loaded, _encoder(loaded))
         super().__init__(config, loaded)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from akidb_mlx.pipeline.inputs import checked, checked_pairs
-from akidb_mlx.reranker import Pair, Ranked, check_top_k
-from akidb_mlx.scores import ranking
+from akidb_mlx.reranker import Pair, Ranked
+from akidb_mlx.scores import check_top_k, ranking
 from akidb_mlx.vectors import Embeddings, finish
 
 __all__ = ["FakeEmbedder", "FakeReranker"]

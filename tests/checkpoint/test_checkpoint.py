@@ -444,7 +444,7 @@ TRANSFORMER, POOLING, DENSE, NORMALIZE = (
         (TRANSFORMER, POOLING, ("LayerNorm", "2_LayerNorm")),
         (TRANSFORMER, ("WeightedLayerPooling", "1_Pooling")),
         (TRANSFORMER, DENSE),
-        (TRANSFORMER, NORMALIZE, POOLING),
+        (TRANSFORMER, ("Dropout", "1_Dropout"), POOLING),
         (TRANSFORMER, POOLING, NORMALIZE, DENSE),
         (("CLIPModel", ""), POOLING),
         (POOLING,),

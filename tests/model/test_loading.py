@@ -388,3 +388,26 @@ def test_a_tasks_head_beside_the_backbone_is_left_where_it_is(tmp_path, name):
     edit_weights(file, lambda weights: weights.update({HEADS[name]: np.ones((2, 3), np.float32)}))
     with Embedder.load(folder) as embedder:
         assert (embedder.encode(["harbour"]) == before).all()
+
+
+# ── numbers that are not finite ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.checkpoint("bert-mean")
+def test_weights_that_hold_nan_are_named(folder):
+    edit_weights(
+        folder / "model.safetensors", lambda w: w.update({WEIGHT: np.full(w[WEIGHT].shape, np.nan, np.float32)})
+    )
+    with Embedder.load(folder) as embedder, pytest.raises(InputError) as caught:
+        embedder.encode(["a"])
+    assert "the weights themselves hold NaN or infinity (" in str(caught.value)
+    assert "try dtype" not in str(caught.value)
+
+
+@pytest.mark.checkpoint("bert-exclude-prompt-modes")
+def test_in_float32_no_other_dtype_is_recommended(folder):
+    """A prompt that fills the text leaves nothing to take the greatest of."""
+    change(folder / "sentence_bert_config.json", query_length=6)
+    with Embedder.load(folder, dtype="float32") as embedder, pytest.raises(InputError) as caught:
+        embedder.encode_query(["a text of some words"])
+    assert "the weights are finite, and it was computed in float32: no setting helps" in str(caught.value)

@@ -89,13 +89,7 @@ def complete_config(config: Json, file: Path) -> Completed:
     for name, (_, *types) in declared.items():
         if name in said:
             _check_type(file, name, said[name], types)
-    defaults = {name: row[0] for name, row in declared.items() if _may_add(name, row[0], said)}
-    defaults |= _rotary_defaults(kind, known["rope"], said)
-    if kind in _PATTERNS and said.get("layer_types") is None and _PATTERNS[kind][0] not in said:
-        defaults |= [_PATTERNS[kind]]
-    for name, kinds in _FROM_OTHERS.items():
-        if kind in kinds and {**said, **defaults}.get(name) is None:
-            defaults[name] = _from_others(name, {**said, **defaults})
+    defaults = _defaults(kind, known, said)
     return Completed({**said, **defaults}, defaults)
 
 
@@ -110,6 +104,19 @@ def _table() -> dict[str, Any]:
     text = files(__package__).joinpath("config_fields.json").read_text(encoding="utf-8")
     table: dict[str, Any] = json.loads(text)
     return table
+
+
+def _defaults(kind: str, known: Json, said: Json) -> dict[str, Any]:
+    """What the class puts where `said` has nothing."""
+    declared = known["fields"]
+    defaults = {name: row[0] for name, row in declared.items() if _may_add(name, row[0], said)}
+    defaults |= _rotary_defaults(kind, known["rope"], said)
+    if kind in _PATTERNS and said.get("layer_types") is None and _PATTERNS[kind][0] not in said:
+        defaults |= [_PATTERNS[kind]]
+    for name, kinds in _FROM_OTHERS.items():
+        if kind in kinds and {**said, **defaults}.get(name) is None:
+            defaults[name] = _from_others(name, {**said, **defaults})
+    return defaults
 
 
 def _may_add(name: str, default: Any, said: Json) -> bool:
@@ -130,10 +137,16 @@ def _rotary_defaults(kind: str, default: Json | None, said: Json) -> dict[str, A
     """The base, and the part of a head that is turned, where neither form of the settings says them."""
     if default is None:
         return {}
+    nested = said.get("rope_parameters")
+    stated: Json = nested if isinstance(nested, Mapping) else {}
     bases = _BASES.get(kind)
-    if bases is not None:
-        return {name: default[layer]["rope_theta"] for layer, name in bases.items() if name not in said}
-    return {name: value for name, value in default.items() if name != "rope_type" and name not in said}
+    if bases is None:
+        return {name: value for name, value in default.items() if name not in {"rope_type", *said, *stated}}
+    return {
+        name: default[layer]["rope_theta"]
+        for layer, name in bases.items()
+        if name not in said and "rope_theta" not in (stated.get(layer) or {})
+    }
 
 
 def _from_others(name: str, config: Json) -> int:

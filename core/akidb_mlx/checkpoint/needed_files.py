@@ -7,23 +7,27 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-__all__ = ["TORCH", "matches", "needed_files", "needed_weights", "read_module_folders"]
+__all__ = ["TORCH", "further_heads", "matches", "needed_files", "needed_weights", "read_module_folders"]
 
 TORCH: Final = "pytorch_model*.bin"
 # What is read by name where the transformer lies, and in the repository's own folder.
 _SIDECARS: Final = (
     "adapter_config.json",
+    "artifact.metadata",
     "added_tokens.json",
     "chat_template.jinja",
     "config.json",
     "config_sentence_transformers.json",
     "modules.json",
+    "router_config.json",
     "sentence_*_config.json",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer_config.json",
 )
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
+# Further heads of an embedder (BGE-M3's), which only some uses read.
+_FURTHER: Final = re.compile(r"(sparse|colbert)_linear\.safetensors")
 # Shards that an index will name, while it is not here itself.
 _SHARD: Final = re.compile(r"(pytorch_)?model-[\w-]+\.(safetensors|bin)", re.ASCII)
 
@@ -50,13 +54,30 @@ def needed_weights(snapshot: Path, names: Collection[str]) -> list[str]:
     return sorted({name for folder in places for name in _weights(snapshot, folder, names)})
 
 
+def further_heads(names: Collection[str]) -> list[str]:
+    """Small weights that may be wanted beside the needed ones."""
+    return [name for name in names if _FURTHER.fullmatch(name)]
+
+
 def read_module_folders(snapshot: Path) -> list[str]:
     """Folders by modules.json, in order; empty where there is none. modules.py says what is wrong with it."""
     try:
         entries = json.loads((snapshot / "modules.json").read_text(encoding="utf-8"))
-        return [str(entry["path"]).strip("/") for entry in entries]
+        folders = [str(entry["path"]).strip("/") for entry in entries]
     except (OSError, ValueError, KeyError, TypeError):
         return []
+    return [*folders, *(inner for folder in folders for inner in _routed(snapshot, folder))]
+
+
+def _routed(snapshot: Path, folder: str) -> list[str]:
+    """Folders of the modules that a Router chooses from."""
+    for name in ("router_config.json", "config.json"):
+        try:
+            types = json.loads((snapshot / folder / name).read_text(encoding="utf-8"))["types"]
+            return [f"{folder}/{inner}".strip("/") for inner in types]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return []
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

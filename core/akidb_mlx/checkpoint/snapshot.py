@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from akidb_mlx.checkpoint.needed_files import TORCH, needed_files, needed_weights
+from akidb_mlx.checkpoint.needed_files import TORCH, further_heads, needed_files, needed_weights
 
 __all__ = [
     "OTHER_RUNTIMES",
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 # README.md names the model's family; some are for other programs that share the cache. Never code; weights by name.
-SIDECARS: Final = ("*.json", "*.txt", "*.model", "README.md", "chat_template.jinja")
+SIDECARS: Final = ("*.json", "*.txt", "*.model", "README.md", "artifact.metadata", "chat_template.jinja")
 OTHER_RUNTIMES: Final = ("onnx/*", "openvino/*", "coreml/*")
 _README: Final = "README.md"
 
@@ -81,8 +81,9 @@ def has_weights(folder: Path) -> bool:
 
 
 def weight_files(snapshot: Path) -> list[str]:
-    """The weights that are needed, by the Hub's listing of the commit and the sidecars that are here."""
-    return needed_weights(snapshot, _read_listing(snapshot))
+    """The weights that are needed or may be wanted, by the Hub's listing of the commit and the sidecars here."""
+    listing = _read_listing(snapshot)
+    return [*needed_weights(snapshot, listing), *further_heads(listing)]
 
 
 def _doubtful(snapshot: Path) -> Iterator[str]:

@@ -25,7 +25,12 @@ def _all_sliding(config: Config, count: int) -> Sequence[str]:
 def _upper_sliding(config: Config, count: int) -> Sequence[str]:
     """Qwen's: the window holds from one layer on, and may be stated but switched off."""
     first = config.get("max_window_layers", count) if config.get("use_sliding_window") else count
-    return config.get("layer_types") or [SLIDING if index >= first else FULL for index in range(count)]
+    kinds = config.get("layer_types") or [SLIDING if index >= first else FULL for index in range(count)]
+    if SLIDING in kinds and not config.get("use_sliding_window"):  # then its class has no window
+        raise UnsupportedModelError(
+            "config.json: layer_types has sliding_attention, and use_sliding_window is not true"
+        )
+    return list(kinds)
 
 
 def _every_other_sliding(config: Config, count: int) -> Sequence[str]:

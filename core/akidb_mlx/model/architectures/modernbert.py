@@ -80,7 +80,7 @@ class ModernBert(Backbone):
         length = batch.input_ids.shape[1]
         masks = {
             "full_attention": make_mask(batch.attention_mask, length),
-            "sliding_attention": make_mask(batch.attention_mask, length, self._window),
+            "sliding_attention": make_mask(batch.attention_mask, length, self._window, batch.real),
         }
         x = self.norm(self.word(batch.input_ids))
         for layer, kind in zip(self.layers, self._kinds, strict=True):
@@ -101,7 +101,7 @@ def _layer_kinds(config: Mapping[str, Any], count: int) -> list[str]:
 
 
 def _rope_parameters(config: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    if config.get("rope_parameters") is not None:
-        return rope_parameters(config, kind)
     key = "global_rope_theta" if kind == "full_attention" else "local_rope_theta"
+    if config.get("rope_parameters") is not None:
+        return rope_parameters({**config, "rope_theta": config.get(key)}, kind)
     return {"rope_type": "default", "rope_theta": read(config, key, float)}
