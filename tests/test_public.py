@@ -221,6 +221,7 @@ def test_the_fields_of_the_configuration():
         "query_prompt",
         "document_prompt",
         "tokenizer",
+        "exact_reference",
         "dtype",
         "device",
         "on_overlong",
