@@ -21,6 +21,7 @@ from akidb_mlx.corpus.progress import Progress
 from akidb_mlx.corpus.quantization import calibrate, check_output_dtype
 from akidb_mlx.corpus.readers import read_rows
 from akidb_mlx.corpus.schema import Table, settle_schema
+from akidb_mlx.corpus.siblings import check_siblings
 from akidb_mlx.corpus.sources import Source, describe_sources, find_sources
 from akidb_mlx.corpus.writers import check_format, write_output
 from akidb_mlx.errors import BackendError, ConfigError, InputError
@@ -81,7 +82,7 @@ class Corpus:
         Texts want an embedder, pairs a `PairScorer`.
 
         Raises:
-            ConfigError: the output was made by another recipe, or another run is writing it.
+            ConfigError: the output, or a numbered file beside it, was made by another recipe, or another run is writing.
             OSError: an input or the output's disk failed; what is embedded so far is kept for the next run.
             BackendError: the device failed, or its memory was too short for a minute; likewise.
         """
@@ -90,6 +91,8 @@ class Corpus:
         recipe = self._recipe(encoder)
         if self.output.exists() and not self.overwrite:
             return self._finished_before(recipe)
+        if not self.output.exists():
+            check_siblings(self.output, recipe)
         parts = Parts(self.output)
         try:
             self._check_parts(parts, recipe)
