@@ -102,9 +102,9 @@ def ensure_recipe(
         )
     if path.is_file() and path.stat().st_size:
         raise ConfigError(
-            f"{path} is a file without a recipe beside it ({_beside(path).name}): if its vectors were made with exactly "
-            "these settings, say so once with save_recipe, or keep recipe_metadata in the store and compare it with "
-            "check_recipe; else embed the documents again into a new file"
+            f"{path} is a file without a recipe beside it ({_beside(path).name}): if its vectors were made with "
+            "exactly these settings, say so once with save_recipe, or keep recipe_metadata in the store and compare it "
+            "with check_recipe; else embed the documents again into a new file"
         )
     save_recipe(path, source, make_folder=make_folder)
 

@@ -82,7 +82,7 @@ class Corpus:
         Texts want an embedder, pairs a `PairScorer`.
 
         Raises:
-            ConfigError: the output, or a numbered file beside it, was made by another recipe, or another run is writing.
+            ConfigError: another recipe made the output, or a numbered file beside it; or another run is writing it.
             OSError: an input or the output's disk failed; what is embedded so far is kept for the next run.
             BackendError: the device failed, or its memory was too short for a minute; likewise.
         """

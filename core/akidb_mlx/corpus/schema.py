@@ -197,8 +197,8 @@ def _storable(fields: list[pa.Field]) -> pa.Schema:
     """The fields as a schema, those as text that Parquet cannot hold."""
     for place, column in enumerate(fields):
         try:
-            with pq.ParquetWriter(io.BytesIO(), pa.schema([column])):
-                pass
-        except pa.ArrowException:
+            schema = pa.schema([column])
+            pq.write_table(pa.table([pa.nulls(1, column.type)], schema=schema), io.BytesIO())
+        except (pa.ArrowException, NotImplementedError):
             fields[place] = pa.field(column.name, pa.string())
     return pa.schema(fields)

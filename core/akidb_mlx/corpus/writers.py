@@ -52,7 +52,7 @@ def write_output(output: Path, parts: Parts, schema: pa.Schema, recipe: Mapping[
 
 def _regrouped(parts: Parts, schema: pa.Schema) -> Iterator[pa.Table]:
     """Tables of _GROUP rows whatever the parts' sizes; the last may have fewer."""
-    waiting = schema.empty_table()
+    waiting = pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)  # extension types too
     for table in parts.tables():
         waiting = pa.concat_tables([waiting, _fitted(table, schema)])
         while len(waiting) >= _GROUP:
