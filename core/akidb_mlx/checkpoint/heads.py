@@ -13,6 +13,7 @@ __all__ = [
     "PooledHead",
     "SpladeHead",
     "TokenLogitHead",
+    "TokenVectorsHead",
     "TokenWeightsHead",
 ]
 
@@ -79,6 +80,16 @@ class AutoEncoderHead:
 
 
 @dataclass(frozen=True)
+class TokenVectorsHead:
+    """A row per token: Dense layers, then unit length where the files say so."""
+
+    dense: tuple[Dense, ...]
+    normalize: bool
+    first: int = 0
+    """Leading tokens that give no row."""
+
+
+@dataclass(frozen=True)
 class TokenWeightsHead:
     """A linear layer's weight per token, the greatest of equal tokens (BGE-M3's sparse vectors)."""
 
@@ -94,5 +105,12 @@ class JointHead:
 
 
 HeadFacts = (
-    PooledHead | ClassificationHead | TokenLogitHead | SpladeHead | AutoEncoderHead | TokenWeightsHead | JointHead
+    PooledHead
+    | ClassificationHead
+    | TokenLogitHead
+    | SpladeHead
+    | AutoEncoderHead
+    | TokenVectorsHead
+    | TokenWeightsHead
+    | JointHead
 )

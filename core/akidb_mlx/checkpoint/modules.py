@@ -18,6 +18,7 @@ __all__ = [
     "STATIC",
     "Head",
     "Usage",
+    "read_dense",
     "read_head",
     "read_modules",
     "read_pooling_modes",
@@ -26,6 +27,7 @@ __all__ = [
 
 STATIC = "StaticEmbedding"
 OURS = "sentence_transformers."  # whose classes are computed here
+_PYLATE_DENSE = "pylate.models.Dense.Dense"  # which is sentence-transformers' own
 # sentence-transformers' spelling → ours, in the order in which it concatenates the old form's flags.
 POOLING_NAMES = {
     "cls": "cls",
@@ -71,7 +73,7 @@ def read_modules(path: Path, first: Sequence[str] = ("Transformer", STATIC)) -> 
             f"{file} is not sentence-transformers' list of modules ({error!r}); download it again"
         ) from None
     for kind, _ in modules:
-        if not kind.startswith(OURS):
+        if not kind.startswith(OURS) and kind != _PYLATE_DENSE:
             raise UnsupportedModelError(f"{file}: {kind} is code of the checkpoint's own, which is never run")
     modules = [(kind.rsplit(".", 1)[-1], folder) for kind, folder in modules]
     if not modules or modules[0][0] not in first:
@@ -120,7 +122,7 @@ def read_head(path: Path, modules: list[tuple[str, str]], *, scores: bool = Fals
             pooling, include_prompt = _read_pooling(path, folder)
         elif kind == "Dense" and (pooling is not None or left_out):
             output = "scores" if scores and folder == modules[-1][1] else _VECTOR
-            dense.append(_read_dense(path / folder, path / modules[0][1], f"dense.{len(dense)}", output))
+            dense.append(read_dense(path / folder, path / modules[0][1], f"dense.{len(dense)}", output=output))
         elif kind == "Normalize":
             _refuse_other_keys(path / folder / "config.json")
             normalize = True
@@ -171,12 +173,16 @@ def _refuse_other_keys(file: Path, given: str = _VECTOR, output: str = _VECTOR) 
     """Modules hand on a dictionary: only the usual entries of it are computed here."""
     config = read_json(file) if file.is_file() else {}
     for key, usual in (("module_input_name", given), ("module_output_name", output)):
-        if config.get(key, _VECTOR if key == "module_output_name" else usual) not in (None, usual):
+        unsaid = _VECTOR if key == "module_output_name" and given == _VECTOR else usual
+        if config.get(key, unsaid) not in (None, usual):
             raise UnsupportedModelError(f"{file}: {key} {config[key]!r}: only {usual} is supported")
 
 
-def _read_dense(folder: Path, main: Path, folded: str, output: str) -> Dense:
-    """A Dense module; its weights are its own, or in a file of the folder `main` under the name `folded`."""
+def read_dense(folder: Path, main: Path, folded: str, *, given: str = _VECTOR, output: str = _VECTOR) -> Dense:
+    """A Dense module; its weights are its own, or in a file of the folder `main` under the name `folded`.
+
+    `given` and `output` are the entries of the modules' dictionary that it may read and write.
+    """
     file = folder / "config.json"
     config = read_json(file)
     activation = read_field(file, config, "activation_function", str, "torch.nn.modules.activation.Tanh")
@@ -184,7 +190,7 @@ def _read_dense(folder: Path, main: Path, folded: str, output: str) -> Dense:
         raise UnsupportedModelError(
             f"{file}: activation_function {activation!r} is not supported; known: {', '.join(_ACTIVATIONS)}"
         )
-    _refuse_other_keys(file, output=output)
+    _refuse_other_keys(file, given, output)
     sizes = read_field(file, config, "in_features", int), read_field(file, config, "out_features", int)
     if min(sizes) < 1:
         raise CheckpointError(f"{file}: in_features and out_features must be at least 1, not {sizes}")
@@ -197,8 +203,8 @@ def _read_dense(folder: Path, main: Path, folded: str, output: str) -> Dense:
     raise CheckpointError(f"{folder / 'model.safetensors'} is missing: this checkpoint's Dense layer has no weights")
 
 
-def read_usage(path: Path) -> Usage:
-    """What config_sentence_transformers.json says."""
+def read_usage(path: Path, similarities: Sequence[str] | None = _SIMILARITIES) -> Usage:
+    """What config_sentence_transformers.json says; `similarities`: the functions that may be named, None for any."""
     file = path / "config_sentence_transformers.json"
     if not file.exists():
         return Usage()
@@ -214,8 +220,8 @@ def read_usage(path: Path) -> Usage:
     if config.get("truncate_dim") is not None:
         width = Fact(read_field(file, config, "truncate_dim", int), file.name)
     similarity = config.get("similarity_fn_name")
-    if similarity is not None and similarity not in _SIMILARITIES:
-        raise UnsupportedModelError(f"{file}: similarity_fn_name {similarity!r}; known: {', '.join(_SIMILARITIES)}")
+    if similarity is not None and similarities is not None and similarity not in similarities:
+        raise UnsupportedModelError(f"{file}: similarity_fn_name {similarity!r}; known: {', '.join(similarities)}")
     return Usage(
         prompts=Fact(prompts, file.name),
         default_prompt_name=default,

@@ -18,6 +18,7 @@ from akidb_mlx.config.sources import expand_home
 __all__ = [
     "ACTIVATIONS",
     "DEFAULT_MODEL",
+    "DEFAULT_MULTI_VECTOR",
     "DEFAULT_RERANKER",
     "DEFAULT_SPARSE",
     "MODEL_ALIASES",
@@ -27,6 +28,7 @@ __all__ = [
     "EmbedderOptions",
     "ModelName",
     "ModelOptions",
+    "MultiVectorOptions",
     "PoolingMode",
     "RerankerOptions",
     "SparseOptions",
@@ -45,6 +47,7 @@ DEFAULT_MODEL: Final = MODEL_ALIASES["qwen3-0.6b-4bit"]
 DEFAULT_RERANKER: Final = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
 DEFAULT_SPARSE: Final = "naver/splade-cocondenser-ensembledistil"
+DEFAULT_MULTI_VECTOR: Final = "lightonai/GTE-ModernColBERT-v1"
 
 Activation = Literal["identity", "sigmoid", "tanh", "softmax"]
 
@@ -83,6 +86,8 @@ def _spelled(spellings: Mapping[str, str]) -> BeforeValidator:
 _Limit = Annotated[int, Field(gt=0), BeforeValidator(_refuse_bool)]
 
 _Duration = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_refuse_bool)]
+
+_Factor = Annotated[float, Field(ge=1, allow_inf_nan=False), BeforeValidator(_refuse_bool)]
 
 _Folder = Annotated[Path, AfterValidator(expand_home)]
 
@@ -189,4 +194,27 @@ class SparseOptions(ModelOptions):
     query_prompt: str | None = vectors_field('Text put before each query; "" puts none. None takes the checkpoint\'s.')
     document_prompt: str | None = vectors_field(
         'Text put before each document; "" puts none. None takes the checkpoint\'s.'
+    )
+
+
+class MultiVectorOptions(ModelOptions):
+    """Every option of a late-interaction model but the model itself."""
+
+    query_length: _Limit | None = vectors_field(
+        "Tokens of a query, prompt and special tokens included: where the model fills queries up to a fixed length, "
+        "that one, otherwise the most. None follows the checkpoint."
+    )
+    document_length: _Limit | None = vectors_field(
+        "Most tokens of a document, prompt and special tokens included. None follows the checkpoint."
+    )
+    query_prompt: str | None = vectors_field('Text put before each query; "" puts none. None takes the checkpoint\'s.')
+    document_prompt: str | None = vectors_field(
+        'Text put before each document; "" puts none. None takes the checkpoint\'s.'
+    )
+    output_dtype: Literal["float32", "float16"] = vectors_field(
+        "Number format of the vectors that come out; float16 takes half the space.", "float32"
+    )
+    token_pooling: _Factor | None = vectors_field(
+        "Merge a document's vectors that are much alike, so that about one of so many is left. None merges no more "
+        "than the checkpoint says."
     )

@@ -9,13 +9,14 @@ from typing import Any
 from akidb_mlx.checkpoint.chat_template import ChatTemplate
 from akidb_mlx.checkpoint.digests import digest_of
 from akidb_mlx.checkpoint.facts import Checkpoint
-from akidb_mlx.checkpoint.heads import AutoEncoderHead, Dense, HeadFacts, PooledHead
+from akidb_mlx.checkpoint.heads import AutoEncoderHead, Dense, HeadFacts, PooledHead, TokenWeightsHead
 from akidb_mlx.checkpoint.model_facts import ModelFacts
+from akidb_mlx.checkpoint.multi_vector_facts import MultiVectorCheckpoint
 from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer
 from akidb_mlx.checkpoint.reranker_facts import RerankerCheckpoint
 from akidb_mlx.checkpoint.sparse_facts import SparseCheckpoint
 
-__all__ = ["fingerprint"]
+__all__ = ["combined", "fingerprint"]
 
 # Raise it where a release of ours changes vectors by more than rounding.
 _VERSION = 1
@@ -40,6 +41,11 @@ def fingerprint(recipe: Mapping[str, Any]) -> str:
     """
     text = json.dumps(_content(recipe), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def combined(fingerprints: Sequence[str]) -> str:
+    """One fingerprint (hex) of several."""
+    return hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()
 
 
 def _content(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,6 +82,11 @@ def _of_kind(checkpoint: ModelFacts) -> dict[str, Any]:
         static = checkpoint.static_queries
         weights = None if static is None else digest_of(checkpoint.path / static.source)
         return {"include_prompt": checkpoint.include_prompt, "static_queries": weights}
+    if isinstance(checkpoint, MultiVectorCheckpoint):
+        return {
+            "head": [_dense(checkpoint.head.dense), checkpoint.head.normalize, checkpoint.head.first],
+            "chat": _chat(checkpoint.chat),
+        }
     assert isinstance(checkpoint, RerankerCheckpoint)
     return {"head": _head(checkpoint.head), "chat": _chat(checkpoint.chat)}
 
@@ -87,6 +98,8 @@ def _head(head: HeadFacts) -> list[Any]:
     if isinstance(head, AutoEncoderHead):
         own = {"pooled": _head(head.pooled), "weight_file": digest_of(head.weight_file), "k": None}
         return [type(head).__name__, {**vars(head), **own}]
+    if isinstance(head, TokenWeightsHead):
+        return [type(head).__name__, {**asdict(head), "weight_file": digest_of(head.weight_file)}]
     return [type(head).__name__, asdict(head)]
 
 

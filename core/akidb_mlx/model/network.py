@@ -40,7 +40,7 @@ class Network(nn.Module):
         if self.backbone.may_give_zeros:
             return given
         first, *others = given if isinstance(given, tuple) else (given,)
-        computed = _computed(hidden_states, batch.attention_mask)
+        computed = _computed(hidden_states, batch.attention_mask if batch.real is None else batch.real)
         first = mx.where(computed.reshape(-1, *[1] * (first.ndim - 1)), first, mx.inf)
         return (first, *others) if isinstance(given, tuple) else first
 
@@ -49,7 +49,7 @@ class Network(nn.Module):
         return sum(leaf.nbytes for leaf in dict(tree_flatten(self.parameters())).values())
 
 
-def _computed(hidden_states: mx.array, attention_mask: mx.array | None) -> mx.array:
+def _computed(hidden_states: mx.array, real: mx.array | None) -> mx.array:
     """(rows,): whether each real token has a hidden state that is not zero."""
     computed = mx.any(hidden_states != 0, axis=-1)
-    return mx.all(computed if attention_mask is None else computed | ~attention_mask, axis=1)
+    return mx.all(computed if real is None else computed | ~real, axis=1)

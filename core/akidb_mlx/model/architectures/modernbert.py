@@ -79,7 +79,7 @@ class ModernBert(Backbone):
         length = batch.input_ids.shape[1]
         masks = {
             "full_attention": make_mask(batch.attention_mask, length),
-            "sliding_attention": make_mask(batch.attention_mask, length, self._window),
+            "sliding_attention": make_mask(batch.attention_mask, length, self._window, batch.real),
         }
         x = self.norm(self.word(batch.input_ids))
         for layer, kind in zip(self.layers, self._kinds, strict=True):

@@ -17,6 +17,7 @@ from akidb_mlx.checkpoint.heads import (
     PooledHead,
     SpladeHead,
     TokenLogitHead,
+    TokenVectorsHead,
     TokenWeightsHead,
 )
 from akidb_mlx.checkpoint.model_facts import ModelFacts
@@ -31,6 +32,7 @@ from akidb_mlx.model.heads.pooled import Pooled
 from akidb_mlx.model.heads.sparse_autoencoder import AutoEncoder, Latents
 from akidb_mlx.model.heads.splade import Splade
 from akidb_mlx.model.heads.token_logit import TokenLogit
+from akidb_mlx.model.heads.token_vectors import TokenVectors
 from akidb_mlx.model.heads.token_weights import TokenWeights
 from akidb_mlx.model.quantization import dequantize
 from akidb_mlx.model.weights import Weights, fill, read_weights
@@ -88,6 +90,9 @@ def load_head(facts: HeadFacts, width: int, claimed: Weights, checkpoint: ModelF
         return splade
     if isinstance(facts, AutoEncoderHead):
         return AutoEncoder(_load_pooled(facts.pooled, width, claimed, checkpoint), facts, _load_latents(facts))
+    if isinstance(facts, TokenVectorsHead):
+        dense = [_load_dense(layer, claimed, checkpoint) for layer in facts.dense]
+        return TokenVectors(width, dense, normalize=facts.normalize, first=facts.first)
     return _load_pooled(facts, width, claimed, checkpoint)
 
 
@@ -116,7 +121,9 @@ def _load_dense(spec: Dense, claimed: Weights, checkpoint: ModelFacts) -> DenseL
         residual=spec.residual,
     )
     if spec.weight_file is not None:
-        own = read_weights([spec.weight_file])
+        # A file of one linear layer has its names alone.
+        found = read_weights([spec.weight_file])
+        own = {name if "." in name else f"linear.{name}": weight for name, weight in found.items()}
     else:
         prefix = f"{spec.name}."
         own = {
