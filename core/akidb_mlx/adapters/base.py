@@ -8,14 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation
 from akidb_mlx.adapters.lazy import Lazy
 from akidb_mlx.adapters.lazy_embedder import LazyEmbedder
 from akidb_mlx.adapters.lazy_reranker import LazyReranker
+from akidb_mlx.adapters.lazy_sparse import LazySparseEmbedder
 from akidb_mlx.config.model_config import ModelConfig
-from akidb_mlx.config.options import EmbedderOptions, RerankerOptions
+from akidb_mlx.config.options import EmbedderOptions, RerankerOptions, SparseOptions
 from akidb_mlx.config.sources import refuse_unknown
 from akidb_mlx.embedder import EmbedderProtocol
 from akidb_mlx.errors import ConfigError
 from akidb_mlx.reranker import RerankerProtocol
+from akidb_mlx.sparse_embedder import SparseEmbedderProtocol
 
-__all__ = ["AdapterModel", "EmbedderAdapter", "RerankerAdapter"]
+__all__ = ["AdapterModel", "EmbedderAdapter", "RerankerAdapter", "SparseAdapter"]
 
 
 class AdapterModel(BaseModel):
@@ -141,6 +143,20 @@ class RerankerAdapter(RerankerOptions, AdapterModel):
 
     def load(self) -> RerankerProtocol:
         """The reranker behind, loaded now if it is not yet: to warm up, or for its NumPy face."""
+        return self._lazy.load()
+
+
+class SparseAdapter(SparseOptions, AdapterModel):
+    """A framework's class for learned sparse vectors: the options, and a sparse embedder behind them."""
+
+    lazy_class = LazySparseEmbedder
+    _lazy: LazySparseEmbedder = PrivateAttr()
+    embedder: SkipValidation[SparseEmbedderProtocol | None] = Field(
+        default=None, exclude=True, repr=False, description="A ready sparse embedder in place of a model and settings."
+    )
+
+    def load(self) -> SparseEmbedderProtocol:
+        """The sparse embedder behind, loaded now if it is not yet: to warm up, or for its own face."""
         return self._lazy.load()
 
 

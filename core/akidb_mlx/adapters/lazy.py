@@ -27,6 +27,8 @@ class Lazy(Generic[Config, Face]):
     protocol: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
     """The methods without which something is no such face."""
+    also_takes: ClassVar[tuple[type[ModelConfig], ...]] = ()
+    """Configurations of other kinds whose faces do as well."""
 
     def __init__(self, source: Config | Face) -> None:
         """Load nothing yet; a face is taken as it is."""
@@ -64,11 +66,16 @@ class Lazy(Generic[Config, Face]):
 
     @classmethod
     def checked(cls, face: Any) -> Face:
-        """Something as a face; TypeError where it lacks what a face has."""
+        """Something as a face; TypeError where it lacks what a face has, or is of another kind."""
         for method in cls.needs:
             if isinstance(face, type) or not callable(getattr(face, method, None)):
                 name = cls.argument
                 raise TypeError(f"{name} is no {name} but {face!r:.80} (no {method}; see {cls.protocol})")
+        config = getattr(face, "config", None)
+        if isinstance(config, ModelConfig) and not isinstance(config, (cls.config_class, *cls.also_takes)):
+            raise TypeError(
+                f"{cls.argument} is a {type(face).__name__}, another kind of model; a {cls.protocol} is wanted here"
+            )
         taken: Face = face
         return taken
 
