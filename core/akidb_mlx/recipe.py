@@ -3,13 +3,19 @@
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
-from akidb_mlx.effective.facts import FACTS
+from akidb_mlx.effective.facts import FACTS, RecipeFact
+from akidb_mlx.effective.fingerprint import combined
+from akidb_mlx.effective.multi_vector_recipe import MULTI_VECTOR_FACTS
+from akidb_mlx.effective.sparse_recipe import SPARSE_FACTS
 from akidb_mlx.embedder import Embedder, EmbedderProtocol
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.hybrid_embedder import HybridEmbedder
+from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder, MultiVectorEmbedderProtocol
+from akidb_mlx.sparse_embedder import SparseEmbedder, SparseEmbedderProtocol
 
 __all__ = [
     "RECIPE_FILE",
@@ -23,36 +29,59 @@ __all__ = [
 
 RECIPE_FILE: Final = "akidb_mlx_recipe.json"
 RECIPE_KEY: Final = "akidb_mlx"
-# What `Embedder.info()` says of the recipe in words; the fingerprint decides, these explain.
-_FACTS: Final = tuple(name for name, fact in FACTS.items() if fact.in_index)
+
+
+def _explaining(facts: Mapping[str, RecipeFact[Any, Any]]) -> tuple[str, ...]:
+    """The hashed facts that say something to a reader, and the model's name."""
+    said = [
+        name for name, fact in facts.items() if fact.hashed and fact.hashed not in ("weights", "dtype", "tokenizer")
+    ]
+    return ("model_name", "revision", *said)
+
+
+# What `info()` says of the recipe in words; the fingerprint decides, these explain.
+_FACTS: Final[Mapping[type, tuple[str, ...]]] = {
+    Embedder: tuple(name for name, fact in FACTS.items() if fact.in_index),
+    SparseEmbedder: _explaining(SPARSE_FACTS),
+    MultiVectorEmbedder: _explaining(MULTI_VECTOR_FACTS),
+}
+
+AnyEmbedder: TypeAlias = EmbedderProtocol | SparseEmbedderProtocol | MultiVectorEmbedderProtocol
 
 
 class Adapter(Protocol):
     """What an adapter offers here."""
 
-    def load(self) -> EmbedderProtocol: ...
+    def load(self) -> AnyEmbedder: ...
 
 
-def recipe_of(source: EmbedderProtocol | Adapter) -> dict[str, Any]:
-    """What decides an embedder's (or adapter's) vectors: the fingerprint, and in words. Loads the model."""
+Source: TypeAlias = AnyEmbedder | HybridEmbedder | Adapter | Sequence[AnyEmbedder | Adapter]
+"""What makes an index's rows; several where it holds several forms of them, always in the same order."""
+
+
+def recipe_of(source: Source) -> dict[str, Any]:
+    """What decides the rows of an embedder, an adapter or several: the fingerprint, and in words. Loads the model."""
+    if isinstance(source, HybridEmbedder):
+        source = (source.dense, source.sparse, source.multi)
+    if isinstance(source, Sequence):
+        parts = [recipe_of(each) for each in source]
+        return {"fingerprint": combined([part["fingerprint"] for part in parts]), "parts": parts}
     is_embedder = callable(getattr(source, "encode_query", None))
-    embedder = cast(EmbedderProtocol, source) if is_embedder else cast(Adapter, source).load()
+    embedder = cast(AnyEmbedder, source) if is_embedder else cast(Adapter, source).load()
     facts: dict[str, Any] = {"model_name": type(embedder).__name__}
-    if isinstance(embedder, Embedder):
+    if isinstance(embedder, Embedder | SparseEmbedder | MultiVectorEmbedder):
         info = embedder.info()
-        facts = {name: info[name] for name in _FACTS} | {"dtype": embedder.config.dtype}
+        facts = {name: info[name] for name in _FACTS[type(embedder)]} | {"dtype": embedder.config.dtype}
     plain: dict[str, Any] = json.loads(json.dumps(facts))
     return {"fingerprint": embedder.fingerprint, "dimension": embedder.dimension, **plain}
 
 
-def recipe_metadata(source: EmbedderProtocol | Adapter) -> dict[str, str]:
+def recipe_metadata(source: Source) -> dict[str, str]:
     """The recipe as one string under the key `akidb_mlx`, for the metadata of a collection or a table."""
     return {RECIPE_KEY: json.dumps(recipe_of(source), sort_keys=True)}
 
 
-def check_recipe(
-    stored: str | bytes | Mapping[Any, Any] | None, source: EmbedderProtocol | Adapter, where: str = "the index"
-) -> None:
+def check_recipe(stored: str | bytes | Mapping[Any, Any] | None, source: Source, where: str = "the index") -> None:
     """Compare the recipe (or the metadata that holds it) stored with an index to the one that would serve it.
 
     Raises:
@@ -75,8 +104,10 @@ def check_recipe(
         )
 
 
-def ensure_recipe(folder: str | os.PathLike[str], source: EmbedderProtocol | Adapter) -> None:
+def ensure_recipe(folder: str | os.PathLike[str], source: Source) -> None:
     """Call it before opening an index in `folder`: a new one gets the recipe beside it, an old one must match.
+
+    For an index with several forms of rows give what makes each, always in the same order: `[dense, sparse]`.
 
     Raises:
         ConfigError: the folder's index was made with another recipe, or with one that nobody wrote down.
@@ -94,7 +125,7 @@ def ensure_recipe(folder: str | os.PathLike[str], source: EmbedderProtocol | Ada
         save_recipe(folder, source)
 
 
-def save_recipe(folder: str | os.PathLike[str], source: EmbedderProtocol | Adapter) -> None:
+def save_recipe(folder: str | os.PathLike[str], source: Source) -> None:
     """Write down that the index in `folder` holds (or will hold) vectors of this recipe, whatever stood there."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +136,26 @@ def save_recipe(folder: str | os.PathLike[str], source: EmbedderProtocol | Adapt
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    names = [name for name in dict.fromkeys([*new, *old]) if name != "fingerprint"]
-    parts = [f"{name} {old.get(name)!r} → {new.get(name)!r}" for name in names if old.get(name) != new.get(name)]
-    return "; ".join(parts) or "the same settings, but other weights, tokenizer or architecture"
+    parts = "; ".join(_differences(old, new))
+    return parts or "the same settings, but other weights, tokenizer or architecture"
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    if "parts" in old or "parts" in new:
+        olds, news = (each.get("parts", [each]) for each in (old, new))
+        if len(olds) != len(news):
+            return [f"rows of {_kinds(olds)} → {_kinds(news)}"]
+        pairs = zip(olds, news, strict=True)
+        return [f"{_kind(theirs)}: {each}" for one, theirs in pairs for each in _differences(one, theirs)]
+    names = [name for name in dict.fromkeys([*new, *old]) if name not in ("fingerprint", "kind")]
+    if _kind(old) != _kind(new):
+        return [f"{_kind(old)} rows → {_kind(new)} rows"]
+    return [f"{name} {old.get(name)!r} → {new.get(name)!r}" for name in names if old.get(name) != new.get(name)]
+
+
+def _kind(recipe: Mapping[str, Any]) -> str:
+    return str(recipe.get("kind", "dense"))
+
+
+def _kinds(recipes: Sequence[Mapping[str, Any]]) -> str:
+    return " and ".join(map(_kind, recipes))
