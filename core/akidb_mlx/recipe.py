@@ -136,20 +136,19 @@ def save_recipe(folder: str | os.PathLike[str], source: Source) -> None:
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    parts = "; ".join(_differences(old, new))
-    return parts or "the same settings, but other weights, tokenizer or architecture"
+    olds, news = (each.get("parts", [each]) for each in (old, new))
+    if _kinds(olds) != _kinds(news):
+        return f"{_kinds(olds)} rows → {_kinds(news)} rows"
+    said = [
+        f"{_kind(theirs)}: {each}" if len(news) > 1 else each
+        for one, theirs in zip(olds, news, strict=True)
+        for each in _differences(one, theirs)
+    ]
+    return "; ".join(said) or "the same settings, but other weights, tokenizer or architecture"
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    if "parts" in old or "parts" in new:
-        olds, news = (each.get("parts", [each]) for each in (old, new))
-        if len(olds) != len(news):
-            return [f"rows of {_kinds(olds)} → {_kinds(news)}"]
-        pairs = zip(olds, news, strict=True)
-        return [f"{_kind(theirs)}: {each}" for one, theirs in pairs for each in _differences(one, theirs)]
-    names = [name for name in dict.fromkeys([*new, *old]) if name not in ("fingerprint", "kind")]
-    if _kind(old) != _kind(new):
-        return [f"{_kind(old)} rows → {_kind(new)} rows"]
+    names = [name for name in dict.fromkeys([*new, *old]) if name != "fingerprint"]
     return [f"{name} {old.get(name)!r} → {new.get(name)!r}" for name in names if old.get(name) != new.get(name)]
 
 

@@ -26,6 +26,7 @@ class LazyEmbedder(Lazy[EmbedderConfig, EmbedderProtocol]):
     argument = "embedder"
     protocol = "EmbedderProtocol"
     needs = ("encode_query", "encode_document", "aencode_query", "aencode_document")
+    may_share = True
 
     @classmethod
     def checked(cls, face: Any) -> EmbedderProtocol:

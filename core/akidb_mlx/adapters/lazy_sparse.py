@@ -25,6 +25,7 @@ class LazySparseEmbedder(Lazy[SparseConfig, SparseEmbedderProtocol]):
     argument = "embedder"
     protocol = "SparseEmbedderProtocol"
     needs = ("encode_query", "encode_document", "aencode_query", "aencode_document")
+    may_share = True
 
     @classmethod
     def checked(cls, face: Any) -> SparseEmbedderProtocol:
