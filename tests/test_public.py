@@ -40,16 +40,24 @@ def test_the_public_names():
             "EmbedderConfig",
             "EmbedderProtocol",
             "EmbeddingService",
+            "MultiVectorConfig",
+            "MultiVectorEmbedder",
+            "MultiVectorEmbedderProtocol",
+            "MultiVectors",
             "Ranked",
             "Reranker",
             "RerankerConfig",
             "RerankerProtocol",
+            "SparseConfig",
+            "SparseEmbedder",
+            "SparseEmbedderProtocol",
+            "SparseRows",
             "errors",
         ]
     )
     for name in akidb_mlx.__all__:
         assert getattr(akidb_mlx, name).__doc__
-    assert testing.__all__ == ["FakeEmbedder", "FakeReranker"]
+    assert testing.__all__ == ["FakeEmbedder", "FakeReranker", "FakeSparseEmbedder"]
     assert akidb_mlx.__version__.count(".") == 2
 
 
@@ -210,6 +218,7 @@ def test_embedding_with_an_encoder_loads_nothing_of_the_decoders():
     assert not heavy & set(loaded)
 
 
+@pytest.mark.alone
 def test_an_import_is_quick():
     """In CPU time, for others use the machine too."""
     seconds = float(in_a_process("import time, akidb_mlx; print(time.process_time())"))

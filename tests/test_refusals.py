@@ -140,7 +140,7 @@ REFUSALS = (
             "this is a reranker (CrossEncoder), which scores pairs of texts; load it with akidb_mlx.Reranker"),
     Refusal("a sparse encoder", BERT,
             lambda folder: edit_json(folder / "config_sentence_transformers.json", model_type="SparseEncoder"),
-            "this is a sparse encoder (SparseEncoder), whose vectors are as wide as the vocabulary"),
+            "this is a sparse encoder (SparseEncoder), whose rows are as wide as the vocabulary"),
     Refusal("a classifier without sentence-transformers' files", BERT,
             lambda folder: (strip(folder), edit_json(folder / "config.json", architectures=["BertForSequenceClassification"])),
             "this is a classifier or reranker (BertForSequenceClassification), which scores texts"),

@@ -53,9 +53,9 @@ class Checkpoint(ModelFacts):
 
 def read_checkpoint(path: Path, name: str | None = None, revision: str | None = None) -> Checkpoint:
     """Read all facts of the checkpoint in folder `path`; raise where a file is missing or contradicts another."""
+    root_config, has_modules = path / "config.json", (path / "modules.json").exists()
+    refuse_other_kinds(path, read_json(root_config) if root_config.exists() else {}, has_modules=has_modules)
     modules = read_modules(path)
-    root_config = path / "config.json"
-    refuse_other_kinds(path, read_json(root_config) if root_config.exists() else {}, has_modules=bool(modules))
     head = read_head(path, modules) if modules else None
     layout = find_files(path, path / modules[0][1] if modules else path)
     is_static = bool(modules) and modules[0][0] == STATIC

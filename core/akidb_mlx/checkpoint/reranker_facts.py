@@ -35,9 +35,9 @@ class RerankerCheckpoint(ModelFacts):
 
 def read_reranker_checkpoint(path: Path, name: str | None = None, revision: str | None = None) -> RerankerCheckpoint:
     """Read all facts of the checkpoint in folder `path`; raise where a file is missing or contradicts another."""
+    root_config, has_modules = path / "config.json", (path / "modules.json").exists()
+    refuse_embedders(path, read_json(root_config) if root_config.exists() else {}, has_modules=has_modules)
     modules = read_modules(path)
-    root_config = path / "config.json"
-    refuse_embedders(path, read_json(root_config) if root_config.exists() else {}, modules)
     layout = find_files(path, path / modules[0][1] if modules else path)
     config = read_json(layout.config_file)
     if not isinstance(config.get("model_type"), str):

@@ -48,9 +48,9 @@ class SparseCheckpoint(ModelFacts):
 
 def read_sparse_checkpoint(path: Path, name: str | None = None, revision: str | None = None) -> SparseCheckpoint:
     """Read all facts of the checkpoint in folder `path`; raise where a file is missing or contradicts another."""
+    root_config, has_modules = path / "config.json", (path / "modules.json").exists()
+    refuse_all_but_sparse(path, read_json(root_config) if root_config.exists() else {}, has_modules=has_modules)
     modules = read_modules(path, FIRST_MODULES)
-    root_config = path / "config.json"
-    refuse_all_but_sparse(path, read_json(root_config) if root_config.exists() else {}, has_modules=bool(modules))
     route = routes(path, modules) if modules else Route([("Transformer", "")])
     layout = find_files(path, path / route.document[0][1])
     config = read_json(layout.config_file)
