@@ -6,10 +6,17 @@ blas.preload()  # before anything imports mlx.core
 
 from akidb_mlx import errors  # noqa: E402
 from akidb_mlx.config.embedder_config import EmbedderConfig  # noqa: E402
+from akidb_mlx.config.multi_vector_config import MultiVectorConfig  # noqa: E402
 from akidb_mlx.config.reranker_config import RerankerConfig  # noqa: E402
+from akidb_mlx.config.sparse_config import SparseConfig  # noqa: E402
 from akidb_mlx.embedder import Embedder, EmbedderProtocol  # noqa: E402
+from akidb_mlx.hybrid_embedder import Hybrid, HybridEmbedder, HybridScores  # noqa: E402
+from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder, MultiVectorEmbedderProtocol  # noqa: E402
+from akidb_mlx.multi_vectors import MultiVectors  # noqa: E402
 from akidb_mlx.reranker import Ranked, Reranker, RerankerProtocol  # noqa: E402
 from akidb_mlx.service import EmbeddingService  # noqa: E402
+from akidb_mlx.sparse_embedder import SparseEmbedder, SparseEmbedderProtocol  # noqa: E402
+from akidb_mlx.sparse_rows import SparseRows  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = [
@@ -17,9 +24,20 @@ __all__ = [
     "EmbedderConfig",
     "EmbedderProtocol",
     "EmbeddingService",
+    "Hybrid",
+    "HybridEmbedder",
+    "HybridScores",
+    "MultiVectorConfig",
+    "MultiVectorEmbedder",
+    "MultiVectorEmbedderProtocol",
+    "MultiVectors",
     "Ranked",
     "Reranker",
     "RerankerConfig",
     "RerankerProtocol",
+    "SparseConfig",
+    "SparseEmbedder",
+    "SparseEmbedderProtocol",
+    "SparseRows",
     "errors",
 ]

@@ -23,14 +23,14 @@ from akidb_mlx.pipeline.chat_renderer import ChatRenderer
 from akidb_mlx.pipeline.chat_tokenizer import ChatTokenizer
 from akidb_mlx.pipeline.encoders import Encoder
 from akidb_mlx.pipeline.face import Face
-from akidb_mlx.pipeline.inputs import checked, checked_pair_stream, positive
+from akidb_mlx.pipeline.inputs import checked_pair_stream, checked_ranking, positive
 from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel
 from akidb_mlx.pipeline.pair_encoders import ChatPairEncoder, PairEncoder
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
 from akidb_mlx.scores import Ranked, finish_scores, ranking
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["Pair", "Ranked", "Reranker", "RerankerProtocol", "check_top_k"]
+__all__ = ["Pair", "Ranked", "Reranker", "RerankerProtocol"]
 
 Pair = tuple[str, str] | list[str]
 """A query and a text."""
@@ -243,18 +243,7 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
                 f"{self._checkpoint.name} gives {self.num_labels} scores for a pair, which rank nothing; call predict "
                 "and take the label that you mean"
             )
-        if not isinstance(query, str):
-            raise TypeError(f"query must be a str, not a {type(query).__name__}")
-        check_top_k(top_k)
-        return [(query, document) for document in checked(documents, "documents")]
-
-
-def check_top_k(top_k: int | None) -> None:
-    """Refuse what is no number of documents."""
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int)):
-        raise TypeError(f"top_k must be a whole number, not {top_k!r}")
-    if top_k is not None and top_k < 0:
-        raise InputError(f"top_k is {top_k}; it must be at least 0")
+        return [(query, document) for document in checked_ranking(query, documents, top_k)]
 
 
 def _encoder(loaded: LoadedModel[RerankerRecipe]) -> Encoder[tuple[str, str]]:

@@ -2,8 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-__all__ = ["ClassificationHead", "Dense", "HeadFacts", "JointHead", "PooledHead", "TokenLogitHead", "TokenWeightsHead"]
+__all__ = [
+    "AutoEncoderHead",
+    "ClassificationHead",
+    "Dense",
+    "HeadFacts",
+    "JointHead",
+    "PooledHead",
+    "SpladeHead",
+    "TokenLogitHead",
+    "TokenVectorsHead",
+    "TokenWeightsHead",
+]
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,39 @@ class TokenLogitHead:
 
 
 @dataclass(frozen=True)
+class SpladeHead:
+    """A masked language model's logits, one weight per entry of the vocabulary: max or sum over a text's tokens."""
+
+    strategy: Literal["max", "sum"]
+    activation: Literal["relu", "log1p_relu"]
+    """"relu": log(1 + relu); "log1p_relu": that once more, log(1 + log(1 + relu))."""
+
+
+@dataclass(frozen=True)
+class AutoEncoderHead:
+    """Pooling, Dense layers, then a sparse autoencoder's latents, of which the greatest count."""
+
+    pooled: PooledHead
+    input_dim: int
+    hidden_dim: int
+    k: int
+    """How many latents count where nobody says another number."""
+    normalize: bool
+    """Whether the pooled row is first put to mean 0 and deviation 1."""
+    weight_file: Path
+
+
+@dataclass(frozen=True)
+class TokenVectorsHead:
+    """A row per token: Dense layers, then unit length where the files say so."""
+
+    dense: tuple[Dense, ...]
+    normalize: bool
+    first: int = 0
+    """Leading tokens that give no row."""
+
+
+@dataclass(frozen=True)
 class TokenWeightsHead:
     """A linear layer's weight per token, the greatest of equal tokens (BGE-M3's sparse vectors)."""
 
@@ -59,4 +104,13 @@ class JointHead:
     """Several heads over one backbone, which come from files of their own as they are asked for."""
 
 
-HeadFacts = PooledHead | ClassificationHead | TokenLogitHead | TokenWeightsHead | JointHead
+HeadFacts = (
+    PooledHead
+    | ClassificationHead
+    | TokenLogitHead
+    | SpladeHead
+    | AutoEncoderHead
+    | TokenVectorsHead
+    | TokenWeightsHead
+    | JointHead
+)

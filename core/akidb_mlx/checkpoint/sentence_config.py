@@ -1,6 +1,6 @@
 """sentence-transformers' file for the transformer (`sentence_bert_config.json`), every key of it. No MLX here."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 }
 # Read elsewhere.
 _OTHERS = (
+    "cache_dir",
     "max_seq_length",
     "do_lower_case",
     "unpad_inputs",
@@ -50,8 +51,10 @@ class SentenceConfig:
     said: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_sentence_config(folder: Path, *, scores: bool = False) -> SentenceConfig | None:
+def read_sentence_config(folder: Path, *, scores: bool = False, further: Collection[str] = ()) -> SentenceConfig | None:
     """The file of the transformer in `folder`, None where there is none or it is empty.
+
+    `further`: keys that the caller accounts for.
 
     Raises:
         UnsupportedModelError: it says what is not computed here, such as images or the expansion of queries.
@@ -60,11 +63,17 @@ def read_sentence_config(folder: Path, *, scores: bool = False) -> SentenceConfi
         file = folder / name
         said = read_json(file) if file.exists() else {}
         if said:
-            _account_for(file, {key: value for key, value in said.items() if not scores or key not in _OF_RERANKERS})
+            others = {*further, *(_OF_RERANKERS if scores else ())}
+            _account_for(file, {key: value for key, value in said.items() if key not in others})
             length = read_field(file, said, "max_seq_length", int) if said.get("max_seq_length") is not None else None
             task = read_field(file, said, "transformer_task", str) if said.get("transformer_task") is not None else None
-            return SentenceConfig(file, read_field(file, said, "do_lower_case", bool, False), length, task, said)
+            return SentenceConfig(file, _flag(file, said, "do_lower_case"), length, task, said)
     return None
+
+
+def _flag(file: Path, said: Mapping[str, Any], key: str) -> bool:
+    """A switch, of which a null is off."""
+    return said.get(key) is not None and read_field(file, said, key, bool, False)
 
 
 def _account_for(file: Path, said: Mapping[str, Any]) -> None:

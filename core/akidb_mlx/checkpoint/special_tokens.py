@@ -7,7 +7,7 @@ from typing import Any
 
 from akidb_mlx.checkpoint.json_file import read_json
 
-__all__ = ["NAMES", "SpecialTokens", "read_special_tokens"]
+__all__ = ["NAMES", "SpecialTokens", "named_token", "read_special_tokens"]
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
@@ -47,6 +47,19 @@ def read_special_tokens(folder: Path, config: Mapping[str, Any]) -> SpecialToken
             unnamed |= {_content(token) for token in said[key]}
     named = {name: _content(said[name]) for name in NAMES if said.get(name) is not None}
     return SpecialTokens({**own, **named}, frozenset(name for name in NAMES if name in said), frozenset(unnamed))
+
+
+def named_token(special: SpecialTokens, name: str, defaults: Mapping[str, str] | None) -> str | None:
+    """The token called `name`, by the files, else of the class with these `defaults`; None where there is none.
+
+    Raises:
+        LookupError: the files leave it out, and `defaults` is None: the class's are not known.
+    """
+    if name in special.said:
+        return special.by_name.get(name)
+    if defaults is None:
+        raise LookupError(name)
+    return defaults.get(name)
 
 
 def _content(token: Any) -> str:

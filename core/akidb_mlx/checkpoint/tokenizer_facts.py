@@ -1,6 +1,6 @@
 """What the files say of the tokenizer, and how long a text may be. No MLX here."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,8 +50,12 @@ class TokenizerFacts:
     """(class, end token) of a tokenizer whose code lies in the checkpoint: it is never run."""
 
 
-def read_tokenizer_facts(layout: Layout, config: Config, *, saved: bool, scores: bool = False) -> TokenizerFacts:
+def read_tokenizer_facts(
+    layout: Layout, config: Config, *, saved: bool, scores: bool = False, further: Collection[str] = ()
+) -> TokenizerFacts:
     """As sentence-transformers, for an embedder or (`scores`) a reranker, `saved` by it or not.
+
+    `further`: keys of its file for the transformer that the caller accounts for.
 
     The length is what holds for each call, else its own max_seq_length, else the lesser of tokenizer and positions. A
     table of learned positions bounds either, which there would end in an index error.
@@ -61,7 +65,7 @@ def read_tokenizer_facts(layout: Layout, config: Config, *, saved: bool, scores:
     side = tokenizer.get("truncation_side")
     if side not in ("left", "right") and "truncation_side" in tokenizer:
         raise CheckpointError(f"{file}: truncation_side is {side!r}; it must be left or right")
-    sentence = read_sentence_config(layout.folder, scores=scores)
+    sentence = read_sentence_config(layout.folder, scores=scores, further=further)
     processing = read_processing(sentence) if saved else Processing()
     own: Fact[int] | None = None
     if processing.max_length is not None:
@@ -98,7 +102,8 @@ def _positions(layout: Layout, config: Config) -> Fact[int] | None:
     if not isinstance(positions, int) or isinstance(positions, bool) or positions < 1:
         return None
     if _LEARNED_POSITIONS.get(config["model_type"]) == "after padding":
-        positions -= read_field(layout.config_file, config, "pad_token_id", int) + 1
+        fixed = config["model_type"] == "mpnet"  # counts from 2 whatever pad_token_id says
+        positions -= 2 if fixed else read_field(layout.config_file, config, "pad_token_id", int) + 1
     return Fact(positions, layout.relative(layout.config_file))
 
 

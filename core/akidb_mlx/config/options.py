@@ -18,7 +18,9 @@ from akidb_mlx.config.sources import expand_home
 __all__ = [
     "ACTIVATIONS",
     "DEFAULT_MODEL",
+    "DEFAULT_MULTI_VECTOR",
     "DEFAULT_RERANKER",
+    "DEFAULT_SPARSE",
     "MODEL_ALIASES",
     "POOLING_MODES",
     "POOLING_SPELLINGS",
@@ -26,8 +28,11 @@ __all__ = [
     "EmbedderOptions",
     "ModelName",
     "ModelOptions",
+    "MultiVectorOptions",
     "PoolingMode",
     "RerankerOptions",
+    "SparseOptions",
+    "SpladePooling",
     "vectors_field",
 ]
 
@@ -41,6 +46,9 @@ DEFAULT_MODEL: Final = MODEL_ALIASES["qwen3-0.6b-4bit"]
 
 DEFAULT_RERANKER: Final = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
+DEFAULT_SPARSE: Final = "naver/splade-cocondenser-ensembledistil"
+DEFAULT_MULTI_VECTOR: Final = "lightonai/GTE-ModernColBERT-v1"
+
 Activation = Literal["identity", "sigmoid", "tanh", "softmax"]
 
 ACTIVATIONS: Final[tuple[Activation, ...]] = get_args(Activation)
@@ -48,6 +56,8 @@ ACTIVATIONS: Final[tuple[Activation, ...]] = get_args(Activation)
 PoolingMode = Literal["cls", "mean", "max", "last_token", "mean_sqrt_len", "weighted_mean"]
 
 POOLING_MODES: Final[tuple[PoolingMode, ...]] = get_args(PoolingMode)
+
+SpladePooling = Literal["splade_max", "splade_sum"]
 
 # sentence-transformers' names for the same modes, in its files and in users' settings
 POOLING_SPELLINGS: Final[dict[str, PoolingMode]] = {
@@ -76,6 +86,8 @@ def _spelled(spellings: Mapping[str, str]) -> BeforeValidator:
 _Limit = Annotated[int, Field(gt=0), BeforeValidator(_refuse_bool)]
 
 _Duration = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_refuse_bool)]
+
+_Factor = Annotated[float, Field(ge=1, allow_inf_nan=False), BeforeValidator(_refuse_bool)]
 
 _Folder = Annotated[Path, AfterValidator(expand_home)]
 
@@ -144,6 +156,10 @@ class ModelOptions(BaseModel):
 class EmbedderOptions(ModelOptions):
     """Every option of an embedder but the model itself; the adapters inherit these fields."""
 
+    exact_reference: bool | None = vectors_field(
+        "True gives sentence-transformers' numbers also where others are meant: cut rows are not scaled again, "
+        "only a prompt called document serves documents, no end token is put where it ignores the flag."
+    )
     pooling: Annotated[PoolingMode, _spelled(POOLING_SPELLINGS)] | None = vectors_field(
         "How token vectors become one: it wins over what the checkpoint says. None follows the checkpoint."
     )
@@ -160,10 +176,53 @@ class EmbedderOptions(ModelOptions):
 class RerankerOptions(ModelOptions):
     """Every option of a reranker but the model itself; the adapters inherit these fields."""
 
+    exact_reference: bool | None = vectors_field(
+        "True gives sentence-transformers' numbers also where others are meant: no end token is put where it ignores "
+        "the flag."
+    )
     activation: Activation | None = vectors_field(
         "What makes scores of the model's numbers: sigmoid gives 0 to 1, identity the numbers themselves. None follows "
         "the checkpoint."
     )
     prompt: str | None = vectors_field(
         "Text put before each query, or a chat template's instruction; \"\" puts none. None takes the checkpoint's."
+    )
+
+
+class SparseOptions(ModelOptions):
+    """Every option of a sparse encoder but the model itself; the adapters inherit these fields."""
+
+    pooling: SpladePooling | None = vectors_field(
+        "How the logits of a text's tokens become one row. None follows the checkpoint; a plain masked language model "
+        "needs it."
+    )
+    max_active_dims: _Limit | None = vectors_field(
+        "Keep only so many entries of a row, the greatest. None follows the checkpoint."
+    )
+    query_prompt: str | None = vectors_field('Text put before each query; "" puts none. None takes the checkpoint\'s.')
+    document_prompt: str | None = vectors_field(
+        'Text put before each document; "" puts none. None takes the checkpoint\'s.'
+    )
+
+
+class MultiVectorOptions(ModelOptions):
+    """Every option of a late-interaction model but the model itself."""
+
+    query_length: _Limit | None = vectors_field(
+        "Tokens of a query, prompt and special tokens included: where the model fills queries up to a fixed length, "
+        "that one, otherwise the most. None follows the checkpoint."
+    )
+    document_length: _Limit | None = vectors_field(
+        "Most tokens of a document, prompt and special tokens included. None follows the checkpoint."
+    )
+    query_prompt: str | None = vectors_field('Text put before each query; "" puts none. None takes the checkpoint\'s.')
+    document_prompt: str | None = vectors_field(
+        'Text put before each document; "" puts none. None takes the checkpoint\'s.'
+    )
+    output_dtype: Literal["float32", "float16"] = vectors_field(
+        "Number format of the vectors that come out; float16 takes half the space.", "float32"
+    )
+    token_pooling: _Factor | None = vectors_field(
+        "Merge a document's vectors that are much alike, so that about one of so many is left. None merges no more "
+        "than the checkpoint says."
     )

@@ -17,7 +17,9 @@ from akidb_mlx.errors import ConfigError
 
 __all__ = [
     "EMBEDDER",
+    "MULTI_VECTOR",
     "RERANKER",
+    "SPARSE",
     "Said",
     "Source",
     "expand_home",
@@ -109,10 +111,13 @@ class Source:
 
 EMBEDDER: Final = Source("AKIDB_MLX_", "embedding", spellings=_AKIDB_KEYS, plain=True)
 RERANKER: Final = Source("AKIDB_MLX_RERANKER_", "reranker", stem="AKIDB_MLX_RERANK")
+MULTI_VECTOR: Final = Source("AKIDB_MLX_MULTI_VECTOR_", "multi_vector", stem="AKIDB_MLX_MULTI")
+SPARSE: Final = Source("AKIDB_MLX_SPARSE_", "sparse", stem="AKIDB_MLX_SPARSE")
+_SOURCES: Final = (EMBEDDER, RERANKER, SPARSE, MULTI_VECTOR)
 
 
 def _others_than(source: Source, what: str) -> list[str]:
-    return [getattr(other, what) for other in (EMBEDDER, RERANKER) if other is not source]
+    return [getattr(other, what) for other in _SOURCES if other is not source]
 
 
 def _opposite(value: Any, origin: str) -> bool:

@@ -10,7 +10,7 @@ __all__ = ["Encoding", "RowKey", "TokenIds"]
 TokenIds = NDArray[np.int32]
 """(tokens,) of one text or pair, with special tokens."""
 
-RowKey = tuple[bytes, int, int]
+RowKey = tuple[bytes, int, int, tuple[int, int] | None, bytes | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +22,10 @@ class Encoding:
     """Leading tokens that pooling leaves out."""
     second_start: int = 0
     """First token of a second text where the model tells the two apart (token type 1); 0: it does not."""
+    attended: tuple[int, int] | None = None
+    """First and behind the last of the tokens that are seen; the others are computed all the same. None: all are."""
+    kept: NDArray[np.bool_] | None = None
+    """(tokens,): which tokens give a row, in a model with a row per token; None: all do."""
 
     def __len__(self) -> int:
         """Its tokens."""
@@ -30,4 +34,5 @@ class Encoding:
     @property
     def key(self) -> RowKey:
         """Equal for equal rows alone."""
-        return self.token_ids.tobytes(), self.prompt_length, self.second_start
+        kept = None if self.kept is None else self.kept.tobytes()
+        return self.token_ids.tobytes(), self.prompt_length, self.second_start, self.attended, kept

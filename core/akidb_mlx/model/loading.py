@@ -44,7 +44,9 @@ def load_model(checkpoint: ModelFacts, head_facts: HeadFacts, device: Device, dt
     fill(backbone, cast_weights(weights, getattr(mx, compute)), checkpoint.weight_files[0])
     head = load_head(head_facts, backbone.width, claimed, checkpoint)
     activations = Activations.of(backbone, checkpoint.config, device.kind, getattr(mx, compute))
-    model = Network(backbone, head, activations.bytes)
+    model = Network(
+        backbone, head, lambda rows, length: activations.bytes(rows, length) + head.activation_bytes(rows, length)
+    )
     model.eval()
     can_shrink = not any(isinstance(layer, nn.QuantizedLinear) for layer in model.modules())
     _check_fits(model.parameter_bytes(), held, checkpoint.name, compute, device, can_shrink=can_shrink)
@@ -63,7 +65,7 @@ def _backbone_weights(backbone: Backbone, weights: Weights, checkpoint: ModelFac
     """The backbone's own under our names; heads that this model does not have are left where they are."""
     try:
         weights = backbone.sanitize(weights)
-    except ValueError as error:  # what is joined has other shapes
+    except (IndexError, ValueError) as error:  # what is joined has other shapes, or none
         raise UnsupportedModelError(
             f"{checkpoint.weight_files[0]}: layers that are computed together differ in shape or bits ({error})"
         ) from None

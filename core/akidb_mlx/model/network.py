@@ -1,5 +1,6 @@
 """Network: a backbone and a head, one batch to rows."""
 
+import collections
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -40,16 +41,32 @@ class Network(nn.Module):
         if self.backbone.may_give_zeros:
             return given
         first, *others = given if isinstance(given, tuple) else (given,)
-        computed = _computed(hidden_states, batch.attention_mask)
+        computed = _computed(hidden_states, batch.attention_mask if batch.real is None else batch.real)
         first = mx.where(computed.reshape(-1, *[1] * (first.ndim - 1)), first, mx.inf)
         return (first, *others) if isinstance(given, tuple) else first
+
+    def why_not_finite(self) -> str:
+        """What to do where rows are not finite, by a look at the weights; call it on a device thread."""
+        leaves: dict[str, mx.array] = dict(tree_flatten(self.parameters()))
+        floats = {name: leaf for name, leaf in leaves.items() if mx.issubdtype(leaf.dtype, mx.floating)}
+        bad = next((name for name, leaf in floats.items() if not mx.all(mx.isfinite(leaf)).item()), None)
+        sizes = collections.Counter[mx.Dtype]()
+        for name, leaf in floats.items():
+            sizes[leaf.dtype] += leaf.nbytes * name.startswith("backbone.")
+        dtype = str(max(sizes, key=lambda kind: sizes[kind])).removeprefix("mlx.core.") if sizes else "float32"
+        if bad is not None:
+            name = bad.removeprefix("backbone.")
+            return f"the weights themselves hold NaN or infinity ({name}, in {dtype}): take another copy of the model"
+        if dtype == "float32":
+            return "the weights are finite, and it was computed in float32: no setting helps, leave the input out"
+        return f'the weights are finite, and it was computed in {dtype}, which overflows: try dtype="float32"'
 
     def parameter_bytes(self) -> int:
         """Memory of all weights."""
         return sum(leaf.nbytes for leaf in dict(tree_flatten(self.parameters())).values())
 
 
-def _computed(hidden_states: mx.array, attention_mask: mx.array | None) -> mx.array:
+def _computed(hidden_states: mx.array, real: mx.array | None) -> mx.array:
     """(rows,): whether each real token has a hidden state that is not zero."""
     computed = mx.any(hidden_states != 0, axis=-1)
-    return mx.all(computed if attention_mask is None else computed | ~attention_mask, axis=1)
+    return mx.all(computed if real is None else computed | ~real, axis=1)

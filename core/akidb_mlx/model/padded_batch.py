@@ -23,6 +23,10 @@ class PaddedBatch:
     """(rows,) leading tokens that pooling leaves out."""
     second_starts: NDArray[np.int32]
     """(rows,) first token of a second text that has a token type of its own; 0 where there is none."""
+    attended: NDArray[np.int32] | None = None
+    """(rows, 2) first and behind the last of the tokens that are seen; None where all of each row's are."""
+    kept: tuple[NDArray[np.bool_] | None, ...] = ()
+    """Of each row which tokens give one, None for all; empty where that holds for each."""
 
 
 def pad_batch(encodings: Sequence[Encoding], length: int, rows: int | None = None) -> PaddedBatch:
@@ -37,4 +41,12 @@ def pad_batch(encodings: Sequence[Encoding], length: int, rows: int | None = Non
         lengths,
         np.array([encoding.prompt_length for encoding in encodings], dtype=np.int32),
         np.array([encoding.second_start for encoding in encodings], dtype=np.int32),
+        _attended(encodings),
+        tuple(encoding.kept for encoding in encodings) if any(one.kept is not None for one in encodings) else (),
     )
+
+
+def _attended(encodings: Sequence[Encoding]) -> NDArray[np.int32] | None:
+    if all(encoding.attended is None for encoding in encodings):
+        return None
+    return np.array([encoding.attended or (0, len(encoding)) for encoding in encodings], dtype=np.int32)

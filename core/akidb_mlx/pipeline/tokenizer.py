@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import AddedToken, normalizers, processors
 from tokenizers import Tokenizer as HFTokenizer
-from tokenizers import normalizers, processors
 
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
 from akidb_mlx.model.encoding import TokenIds
@@ -50,6 +50,7 @@ class Tokenizer:
         pairs: bool = False,
         truncation: str = "longest_first",
         named_specials: Sequence[str] | None = None,
+        markers: Sequence[str] = (),
     ) -> None:
         """Configure truncation once; what the file says of it (but for the side) and of padding does not count.
 
@@ -69,6 +70,7 @@ class Tokenizer:
             pairs: whether two texts are joined, which takes more special tokens.
             truncation: which of two texts is cut, as `tokenizers` calls it, or "do_not_truncate".
             named_specials: the only special tokens that count as such at a prompt's end; None for all.
+            markers: what is to be one token, whole or its first word, where the vocabulary holds that.
         """
         try:
             self._tokenizer = HFTokenizer.from_file(str(file)) if state is None else HFTokenizer.from_str(state)
@@ -83,6 +85,8 @@ class Tokenizer:
         self._vocab_size = vocab_size
         if append is not None and append != self.last_token():
             self._append(file, append)
+        for marker in markers:
+            self._register(marker)
         specials = self._tokenizer.num_special_tokens_to_add(is_pair=pairs) if special_tokens else 0
         if max_seq_length is not None and max_seq_length <= specials:
             raise ConfigError(
@@ -109,6 +113,28 @@ class Tokenizer:
     def _characters(self, tokens: int) -> int:
         """What so many tokens of median length have."""
         return tokens * int(np.median([len(token) for token in self._tokenizer.get_vocab()]))
+
+    def _register(self, marker: str) -> None:
+        """Take a marker in a text as one token, as the reference does for the markers of late interaction.
+
+        Otherwise the splitter takes "[unused0]" apart, and a normalizer changes "[Q] " before it is looked up.
+        """
+        for piece in (marker, *marker.split(None, 1)[:1]):
+            if self._tokenizer.token_to_id(piece) is not None:
+                if self._tokenizer.encode(piece, add_special_tokens=False).tokens != [piece]:
+                    self._tokenizer.add_special_tokens([AddedToken(piece, normalized=False, special=True)])
+                return
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token, None where the vocabulary lacks it."""
+        number: int | None = self._tokenizer.token_to_id(token)
+        return number
+
+    @property
+    def unknown_token(self) -> str | None:
+        """What the vocabulary's model gives for what it does not know."""
+        number = _unknown_token(self._tokenizer)
+        return None if number is None else self._tokenizer.id_to_token(number)
 
     def _append(self, file: Path, token: str) -> None:
         number = self._tokenizer.token_to_id(token)
@@ -201,6 +227,11 @@ class Tokenizer:
         added, named = self._tokenizer.get_added_tokens_decoder(), self._named_specials
         special = {i for i, token in added.items() if token.special and (named is None or token.content in named)}
         return len(ids) - 1 if ids and ids[-1] in special else len(ids)
+
+    def token(self, number: int) -> str | None:
+        """The token of an id; None where the vocabulary has none."""
+        token: str | None = self._tokenizer.id_to_token(number)
+        return token
 
     def last_token(self) -> str | None:
         """The token that the post-processor puts at the end of each text, if any."""

@@ -15,7 +15,7 @@ from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.options import MODEL_ALIASES
 from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.embedder import Embedder
-from akidb_mlx.errors import ClosedError
+from akidb_mlx.errors import CheckpointError, ClosedError, InputError
 from akidb_mlx.reranker import Reranker
 
 __all__ = ["Addressed", "Models", "ServedConfig", "ServedModel"]
@@ -150,6 +150,14 @@ class Models:
 
 
 async def _warm_up(served: ServedModel) -> None:
+    """The first forward; CheckpointError where the model makes no numbers of a plain text: no user's is at fault."""
+    try:
+        await _first_forward(served)
+    except InputError as error:
+        raise CheckpointError(f"{served.name}: the server's own probe {_WARM_UP!r} failed: {error}") from error
+
+
+async def _first_forward(served: ServedModel) -> None:
     if served.kind == "reranker":
         await served.reranker.apredict([(_WARM_UP, _WARM_UP)])
     else:

@@ -70,7 +70,7 @@ class Decoder(Backbone):
         parameters = rope_parameters(config, whole=family.plain)
         allow({**config, **parameters}, "rope_type", ("default", "linear", "llama3", "yarn"))
         if family.partial:
-            read(parameters, "partial_rotary_factor", float)
+            read({**config, **parameters}, "partial_rotary_factor", float)
         return make_rope(_head(config), parameters, interleaved=family.interleaved)
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
@@ -78,19 +78,20 @@ class Decoder(Backbone):
         x = self.model.embed_tokens(batch.input_ids)
         if self._scale is not None:
             x = x * self._scale
-        masks = {kind: self.mask(batch.attention_mask, batch.input_ids.shape[1], kind) for kind in set(self._kinds)}
+        masks = {kind: self.mask(batch, kind) for kind in set(self._kinds)}
         for layer, kind in zip(self.model.layers, self._kinds, strict=True):
             x = layer(x, masks[kind], None)
             cpu_kernels.catch_up(x)
         return self.model.norm(x)
 
-    def mask(self, attention_mask: mx.array | None, length: int, kind: str) -> Mask:
+    def mask(self, batch: DeviceBatch, kind: str) -> Mask:
         """Who sees whom."""
+        length = batch.input_ids.shape[1]
         if not self._causal:
-            return make_mask(attention_mask, length)
+            return make_mask(batch.attention_mask, length)
         window = self._window if kind == SLIDING else None
-        if self._mask_array:
-            return make_causal_mask(length, window)
+        if self._mask_array or batch.real is not None:
+            return make_causal_mask(length, window, batch.attention_mask, batch.real)
         return make_causal_mask(length, window) if window is not None and window < length else "causal"
 
 

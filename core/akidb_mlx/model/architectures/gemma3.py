@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import mlx.core as mx
-
 from akidb_mlx.model.architectures.base import read
 from akidb_mlx.model.architectures.decoder import Decoder
 from akidb_mlx.model.architectures.decoder_table import FULL, SLIDING, Family
+from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.masks import Mask, make_mask
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
 
@@ -26,15 +25,16 @@ class Gemma3(Decoder):
     def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope:
         """A base for each kind of layer; scaling is for global ones."""
         if config.get("rope_parameters") is not None:
-            parameters = rope_parameters(config, kind)
+            base = "rope_theta" if kind == FULL else "rope_local_base_freq"
+            parameters = rope_parameters({**config, "rope_theta": config.get(base)}, kind)
         elif kind == FULL:
             parameters = rope_parameters(config)
         else:
             parameters = rope_parameters({"rope_theta": read(config, "rope_local_base_freq", float)})
         return make_rope(read(config, "head_dim", int), parameters)
 
-    def mask(self, attention_mask: mx.array | None, length: int, kind: str) -> Mask:
+    def mask(self, batch: DeviceBatch, kind: str) -> Mask:
         """Bidirectional windows reach half of `sliding_window` to each side."""
         if self._causal or kind != SLIDING or self._window is None:
-            return super().mask(attention_mask, length, kind)
-        return make_mask(attention_mask, length, self._window // 2)
+            return super().mask(batch, kind)
+        return make_mask(batch.attention_mask, batch.input_ids.shape[1], self._window // 2, batch.real)

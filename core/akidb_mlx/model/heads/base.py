@@ -39,6 +39,10 @@ class Head(nn.Module):
         """(rows, length, backbone's width) → (rows, width) float32, or what `to_host` takes."""
         raise NotImplementedError
 
+    def activation_bytes(self, rows: int, length: int) -> int:
+        """Bytes that a batch of so many rows of so many tokens takes beside the backbone's, where that is much."""
+        return 0
+
     def blank(self, count: int) -> Rows:
         """Rows of inputs that have none."""
         return DenseRows(self.width).blank(count)

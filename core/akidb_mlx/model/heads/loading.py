@@ -8,7 +8,18 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from akidb_mlx.checkpoint.heads import ClassificationHead, Dense, HeadFacts, JointHead, TokenLogitHead, TokenWeightsHead
+from akidb_mlx.checkpoint.heads import (
+    AutoEncoderHead,
+    ClassificationHead,
+    Dense,
+    HeadFacts,
+    JointHead,
+    PooledHead,
+    SpladeHead,
+    TokenLogitHead,
+    TokenVectorsHead,
+    TokenWeightsHead,
+)
 from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model.architectures.base import read
@@ -16,11 +27,15 @@ from akidb_mlx.model.heads.base import Head
 from akidb_mlx.model.heads.classifier import Classifier, classifier_layout
 from akidb_mlx.model.heads.dense import DenseLayer
 from akidb_mlx.model.heads.joint import Joint
+from akidb_mlx.model.heads.masked_lm import claim_masked_lm
 from akidb_mlx.model.heads.pooled import Pooled
+from akidb_mlx.model.heads.sparse_autoencoder import AutoEncoder, Latents
+from akidb_mlx.model.heads.splade import Splade
 from akidb_mlx.model.heads.token_logit import TokenLogit
+from akidb_mlx.model.heads.token_vectors import TokenVectors
 from akidb_mlx.model.heads.token_weights import TokenWeights
 from akidb_mlx.model.quantization import dequantize
-from akidb_mlx.model.weights import Weights, fill, read_weights
+from akidb_mlx.model.weights import Weights, cast_weights, fill, read_weights
 
 __all__ = ["claim_weights", "load_head"]
 
@@ -47,7 +62,10 @@ def claim_weights(facts: HeadFacts, weights: Weights, checkpoint: ModelFacts) ->
         return _claim_table(weights, checkpoint)
     if isinstance(facts, JointHead | TokenWeightsHead):
         return {}
-    folded = tuple(f"{layer.name}." for layer in facts.dense if layer.weight_file is None)
+    if isinstance(facts, SpladeHead):
+        return claim_masked_lm(weights, checkpoint)
+    dense = facts.pooled.dense if isinstance(facts, AutoEncoderHead) else facts.dense
+    folded = tuple(f"{layer.name}." for layer in dense if layer.weight_file is None)
     return {key: weights.pop(key) for key in list(weights) if key.startswith(folded)}
 
 
@@ -66,7 +84,32 @@ def load_head(facts: HeadFacts, width: int, claimed: Weights, checkpoint: ModelF
         own = {f"linear.{name}": weight for name, weight in read_weights([facts.weight_file]).items()}
         _fill(weights, own, facts.weight_file, checkpoint)
         return weights
+    if isinstance(facts, SpladeHead):
+        splade = Splade(checkpoint.config, width, facts)
+        _fill(splade.masked_lm, claimed, checkpoint.weight_files[0], checkpoint)
+        return splade
+    if isinstance(facts, AutoEncoderHead):
+        return AutoEncoder(_load_pooled(facts.pooled, width, claimed, checkpoint), facts, _load_latents(facts))
+    if isinstance(facts, TokenVectorsHead):
+        dense = [_load_dense(layer, claimed, checkpoint) for layer in facts.dense]
+        return TokenVectors(width, dense, normalize=facts.normalize, first=facts.first)
+    return _load_pooled(facts, width, claimed, checkpoint)
+
+
+def _load_pooled(facts: PooledHead, width: int, claimed: Weights, checkpoint: ModelFacts) -> Pooled:
     return Pooled(width, facts.pooling, [_load_dense(layer, claimed, checkpoint) for layer in facts.dense])
+
+
+def _load_latents(facts: AutoEncoderHead) -> Latents:
+    """The encoder's weight is the decoder's too, and a file has it under one name or both, of which this one counts."""
+    latents, own = Latents(facts.input_dim, facts.hidden_dim), read_weights([facts.weight_file])
+    own.pop("stats_last_nonzero", None)  # of training
+    encoder, decoder = (own.pop(name, None) for name in ("encoder.weight", "decoder.linear.weight"))
+    weight = encoder if decoder is None else decoder
+    if weight is not None:
+        own["weight"] = weight
+    fill(latents, {key: value.astype(mx.float32) for key, value in own.items()}, facts.weight_file)
+    return latents
 
 
 def _load_dense(spec: Dense, claimed: Weights, checkpoint: ModelFacts) -> DenseLayer:
@@ -78,7 +121,9 @@ def _load_dense(spec: Dense, claimed: Weights, checkpoint: ModelFacts) -> DenseL
         residual=spec.residual,
     )
     if spec.weight_file is not None:
-        own = read_weights([spec.weight_file])
+        # A file of one linear layer has its names alone.
+        found = read_weights([spec.weight_file])
+        own = {name if "." in name else f"linear.{name}": weight for name, weight in found.items()}
     else:
         prefix = f"{spec.name}."
         own = {
@@ -129,7 +174,7 @@ def _load_token_logit(facts: TokenLogitHead, width: int, claimed: Weights, check
     holder = nn.Module()
     holder.table = nn.Linear(width, len(tokens), bias=False)
     weight = dequantize(holder, rows, checkpoint.config_file)["table.weight"]
-    fill(head, {"weight": weight.astype(mx.float32)}, checkpoint.weight_files[0])
+    fill(head, cast_weights({"weight": weight}, mx.float32), checkpoint.weight_files[0])
     return head
 
 
@@ -150,4 +195,4 @@ def _softcap(config: Mapping[str, Any]) -> float | None:
 
 def _fill(module: nn.Module, weights: Weights, file: Path, checkpoint: ModelFacts) -> None:
     weights = dequantize(module, weights, checkpoint.config_file)
-    fill(module, {key: weight.astype(mx.float32) for key, weight in weights.items()}, file)
+    fill(module, cast_weights(weights, mx.float32), file)

@@ -20,6 +20,8 @@ class LongMask:
     """How far back a token sees; None for to the start."""
     after: int | None = None
     """How far ahead; None for to the end."""
+    real: mx.array | None = None
+    """(rows, length), where some tokens that are not seen are real: those do not see themselves either."""
 
     def block(self, start: int, stop: int) -> tuple[slice, mx.array | None]:
         """For the queries from `start` to `stop`: which keys they see at most, and who sees whom among them."""
@@ -35,30 +37,38 @@ class LongMask:
             near = near & (ahead >= -self.before)
         if self.after is not None:
             near = near & (ahead <= self.after)
-        return seen, near if padding is None else (near & padding) | (ahead == 0)
+        if padding is None:
+            return seen, near
+        itself = ahead == 0 if self.real is None else (ahead == 0) & ~self.real[:, None, start:stop, None]
+        return seen, (near & padding) | itself
 
 
 Mask = mx.array | LongMask | str | None
 """Who sees whom: True where seen or added to the scores, of a long text, "causal", or None for everybody all."""
 
 
-def make_mask(attention_mask: mx.array | None, length: int, window: int | None = None) -> mx.array | LongMask | None:
+def make_mask(
+    attention_mask: mx.array | None, length: int, window: int | None = None, real: mx.array | None = None
+) -> mx.array | LongMask | None:
     """Who sees whom, True where seen, broadcastable to (rows, heads, length, length); None for everybody all.
 
-    `attention_mask` is (rows, length), True on real tokens. With `window`, tokens at most that far apart see
-    each other; every token sees itself, so that no row of the softmax is empty.
+    `attention_mask` is (rows, length), True on tokens that are seen. With `window`, tokens at most that far apart see
+    each other; padding sees itself, so that no row of the softmax is empty. `real` is `DeviceBatch.real`.
     """
     if window is None or window >= length - 1:
         return None if attention_mask is None else attention_mask[:, None, None, :]
-    return _windowed(LongMask(length, attention_mask, window, window))
+    return _windowed(LongMask(length, attention_mask, window, window, real))
 
 
-def make_causal_mask(length: int, window: int | None = None) -> mx.array | LongMask:
+def make_causal_mask(
+    length: int, window: int | None = None, attention_mask: mx.array | None = None, real: mx.array | None = None
+) -> mx.array | LongMask:
     """As `make_mask`: tokens see themselves and what is before them, with `window` only so many in all.
 
-    With padding on the right it needs no mask of its own: no real token sees it.
+    Padding on the right needs no mask of its own, for no real token sees it: the last two only where there is a `real`.
     """
-    return _windowed(LongMask(length, None, None if window is None else window - 1, 0))
+    before = None if window is None else window - 1
+    return _windowed(LongMask(length, None if real is None else attention_mask, before, 0, real))
 
 
 def _windowed(mask: LongMask) -> mx.array | LongMask:
