@@ -63,7 +63,7 @@ def test_the_public_names():
     )
     for name in akidb_mlx.__all__:
         assert getattr(akidb_mlx, name).__doc__
-    assert testing.__all__ == ["FakeEmbedder", "FakeMultiVectorEmbedder", "FakeReranker"]
+    assert testing.__all__ == ["FakeEmbedder", "FakeMultiVectorEmbedder", "FakeReranker", "FakeSparseEmbedder"]
     assert akidb_mlx.__version__.count(".") == 2
 
 
@@ -221,6 +221,7 @@ def test_the_fields_of_the_configuration():
         "query_prompt",
         "document_prompt",
         "tokenizer",
+        "exact_reference",
         "dtype",
         "device",
         "on_overlong",

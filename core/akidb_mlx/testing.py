@@ -1,6 +1,8 @@
-"""FakeEmbedder, FakeReranker and FakeMultiVectorEmbedder: deterministic, without a model, for users' own tests."""
+"""Fakes of the faces: deterministic vectors, rows and scores without a model, for users' own tests."""
 
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +13,11 @@ from akidb_mlx.multi_vectors import MultiVectors
 from akidb_mlx.pipeline.inputs import checked, checked_pairs, checked_ranking
 from akidb_mlx.reranker import Pair, Ranked
 from akidb_mlx.scores import ranking
+from akidb_mlx.sparse_rows import SparseRow, SparseRows
+from akidb_mlx.sparse_scores import check_active_dims, greatest, similarity
 from akidb_mlx.vectors import Embeddings, finish
 
-__all__ = ["FakeEmbedder", "FakeMultiVectorEmbedder", "FakeReranker"]
+__all__ = ["FakeEmbedder", "FakeMultiVectorEmbedder", "FakeReranker", "FakeSparseEmbedder"]
 
 
 class FakeEmbedder:
@@ -99,6 +103,77 @@ class FakeReranker:
         # 24 bits: every such fraction is a float32
         numbers = [int.from_bytes(_digest(str(len(query)), ":", query, text)[:3]) for query, text in pairs]
         return np.array(numbers, np.float32) / np.float32(2**24)
+
+
+class FakeSparseEmbedder:
+    """Rows with an entry for each word of a text, on every machine alike: texts with a word in common are similar.
+
+    It satisfies `SparseEmbedderProtocol` and refuses what `SparseEmbedder` refuses; places and weights mean nothing
+    else. Words differ in more than case, and seldom share a place.
+    """
+
+    def __init__(self, dimension: int = 30_522) -> None:
+        """Give rows of `dimension` places."""
+        self.dimension = _checked_dimension(dimension)
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs by dimension."""
+        return _digest(f"fake sparse:{self.dimension}").hex()
+
+    def encode(
+        self, texts: Sequence[str], *, max_active_dims: int | None = None, show_progress: bool = False
+    ) -> SparseRows:
+        """A word's weight is 1 to below 2, and as much more for each time that it stands there again."""
+        check_active_dims(max_active_dims)
+        rows = [self._row(text) for text in checked(texts)]
+        if max_active_dims is not None:
+            rows = [greatest(row, max_active_dims) for row in rows]
+        return SparseRows.of(rows, self.dimension)
+
+    def encode_query(
+        self, texts: Sequence[str], *, max_active_dims: int | None = None, show_progress: bool = False
+    ) -> SparseRows:
+        """The rows of `encode`."""
+        return self.encode(texts, max_active_dims=max_active_dims)
+
+    def encode_document(
+        self, texts: Sequence[str], *, max_active_dims: int | None = None, show_progress: bool = False
+    ) -> SparseRows:
+        """The rows of `encode`."""
+        return self.encode(texts, max_active_dims=max_active_dims)
+
+    async def aencode(
+        self, texts: Sequence[str], *, max_active_dims: int | None = None, show_progress: bool = False
+    ) -> SparseRows:
+        """As `encode`."""
+        return self.encode(texts, max_active_dims=max_active_dims)
+
+    async def aencode_query(
+        self, texts: Sequence[str], *, max_active_dims: int | None = None, show_progress: bool = False
+    ) -> SparseRows:
+        """As `encode`."""
+        return self.encode(texts, max_active_dims=max_active_dims)
+
+    async def aencode_document(
+        self, texts: Sequence[str], *, max_active_dims: int | None = None, show_progress: bool = False
+    ) -> SparseRows:
+        """As `encode`."""
+        return self.encode(texts, max_active_dims=max_active_dims)
+
+    def similarity(self, a: SparseRows, b: SparseRows) -> Embeddings:
+        """(n, m) dot products of rows `a` with rows `b`."""
+        return similarity(a, b, "dot")
+
+    def _row(self, text: str) -> SparseRow:
+        weights: Counter[int] = Counter()
+        for word in re.findall(r"\w+", text.lower()):
+            digest = _digest("word:", word)
+            # 8 bits: every such fraction is a float32, and so are sums of some thousands
+            weights[int.from_bytes(digest[:8]) % self.dimension] += 256 + digest[8]
+        places = sorted(weights)
+        values = np.array([weights[place] for place in places], np.float32) / np.float32(256)
+        return np.array(places, np.int32), values
 
 
 class FakeMultiVectorEmbedder:
