@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from akidb_mlx import Embedder, HybridEmbedder, MultiVectorEmbedder, SparseConfig, SparseEmbedder
+from akidb_mlx.config.hybrid_config import HybridConfig
 from akidb_mlx.config.multi_vector_config import MultiVectorConfig
-from akidb_mlx.server.served import HybridConfig
 from support.checkpoints import REFERENCE, read_multi_vector_case, read_sparse_case
 from support.comparison import assert_close
 from support.serving import serving

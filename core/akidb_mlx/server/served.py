@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.hybrid_config import HybridConfig
 from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.config.sparse_config import SparseConfig
@@ -19,7 +20,6 @@ __all__ = [
     "CONFIGS",
     "OPTIONS",
     "ROUTES",
-    "HybridConfig",
     "Loaded",
     "ServedConfig",
     "ServedKind",
@@ -31,10 +31,6 @@ __all__ = [
 
 ServedKind = Literal["embedder", "reranker", "sparse", "multi_vector", "hybrid"]
 Loaded = Embedder | Reranker | SparseEmbedder | MultiVectorEmbedder | HybridEmbedder
-
-
-class HybridConfig(EmbedderConfig):
-    """A model that is served in all its three forms (BGE-M3); says what an EmbedderConfig says."""
 
 
 ServedConfig = EmbedderConfig | RerankerConfig | SparseConfig | MultiVectorConfig
@@ -90,7 +86,7 @@ def load_model(config: ServedConfig) -> Loaded:
     if isinstance(config, MultiVectorConfig):
         return MultiVectorEmbedder.load(config)
     if isinstance(config, HybridConfig):
-        return HybridEmbedder.load(EmbedderConfig.exact(**config.model_dump()))
+        return HybridEmbedder.load(config.plain())
     return Embedder.load(config)
 
 
