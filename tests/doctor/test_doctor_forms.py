@@ -97,7 +97,7 @@ def test_an_option_of_another_kind_is_refused(capsys):
     for model, option, value, told in (
         (SPARSE, "--token-pooling", "2", "--token-pooling is for multi-vector models"),
         (SPARSE, "--truncate-dim", "8", "--truncate-dim is for embedders"),
-        (MULTI, "--max-active-dims", "8", "--max-active-dims is for sparse models"),
+        (MULTI, "--max-active-dims", "8", "--max-active-dims is for sparse encoders"),
         (MULTI, "--activation", "identity", "--activation is for rerankers"),
     ):
         assert main(["info", str(model), option, value]) != 0

@@ -27,6 +27,13 @@ _KINDS: dict[str, tuple[type[AnyConfig], str]] = {
     "hybrid": (HybridConfig, "a hybrid model"),
 }
 
+_PLURALS = {
+    "embedder": "embedders",
+    "reranker": "rerankers",
+    "sparse": "sparse encoders",
+    "multi_vector": "multi-vector models",
+}
+
 
 def add_kind_options(parser: argparse.ArgumentParser, *, but: frozenset[str] = frozenset()) -> None:
     """The options of embedders, then those that only other kinds have."""
@@ -53,10 +60,7 @@ def read_config_of_kind(args: argparse.Namespace) -> AnyConfig:
     for name in vars(args):
         owners = [one for one, (other, _) in _KINDS.items() if name in other.model_fields]
         if owners and kind not in owners:
-            those = " and ".join(
-                f"{one.replace('_', '-')} models" if one != "reranker" else "rerankers" for one in owners
-            )
-            those = those.replace("embedder models", "embedders")
+            those = _PLURALS[owners[0]]
             model = read_config(args, config).model
             raise ConfigError(f"--{name.replace('_', '-')} is for {those}; {model} is {what}")
     return read_config(args, config)

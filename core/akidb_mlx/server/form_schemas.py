@@ -133,6 +133,7 @@ class MatchesResponse(BaseModel):
     model: str
     score: float
     matches: list[_Match]
+    usage: TokenUsage
 
 
 class HybridRequest(_FormRequest):

@@ -138,7 +138,8 @@ async def matches(request: Request) -> Response:
             for row, place in enumerate(best.tolist())
         ]
         pairs.sort(key=lambda pair: -pair["similarity"])
-        return {"model": name, "score": served.multi.similarity(query, text)[0, 0], "matches": pairs[: asked.top_k]}
+        score = served.multi.similarity(query, text)[0, 0]
+        return {"model": name, "score": score, "matches": pairs[: asked.top_k], "usage": _used(usage)}
 
     return json_response(await asyncio.to_thread(answer))
 
