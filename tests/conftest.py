@@ -25,6 +25,7 @@ import time
 
 from hypothesis import settings
 
+from support.alone import turn
 from support.checkpoints import MINILM, PROMPTS, REFERENCE
 from support.device import DEVICE
 
@@ -37,6 +38,12 @@ settings.load_profile("tests")
 
 def pytest_report_header():
     return f"device: {DEVICE.kind} ({DEVICE.name})"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    with turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from akidb_mlx.config.multi_vector_config import MultiVectorConfig  # noqa: E402
 from akidb_mlx.config.reranker_config import RerankerConfig  # noqa: E402
 from akidb_mlx.config.sparse_config import SparseConfig  # noqa: E402
 from akidb_mlx.embedder import Embedder, EmbedderProtocol  # noqa: E402
+from akidb_mlx.hybrid_embedder import Hybrid, HybridEmbedder, HybridScores  # noqa: E402
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder, MultiVectorEmbedderProtocol  # noqa: E402
 from akidb_mlx.multi_vectors import MultiVectors  # noqa: E402
 from akidb_mlx.reranker import Ranked, Reranker, RerankerProtocol  # noqa: E402
@@ -23,6 +24,9 @@ __all__ = [
     "EmbedderConfig",
     "EmbedderProtocol",
     "EmbeddingService",
+    "Hybrid",
+    "HybridEmbedder",
+    "HybridScores",
     "MultiVectorConfig",
     "MultiVectorEmbedder",
     "MultiVectorEmbedderProtocol",

@@ -197,6 +197,7 @@ def test_the_library_has_one_thread_and_the_variables_stay(tmp_path, variables, 
 
 
 @reference_blas
+@pytest.mark.alone
 def test_a_matmul_is_at_least_ten_times_as_fast(tmp_path):
     tuned, reference = (float(finish(start(GFLOPS, tmp_path, AKIDB_MLX_BLAS=choice))[0]) for choice in ("", "off"))
     assert tuned > 10 * reference

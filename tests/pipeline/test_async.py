@@ -227,6 +227,7 @@ async def test_a_stalled_device_leaves_the_event_loop_free(tiny):
         assert (await call).shape == (SEVERAL_PARTS, 16)
 
 
+@pytest.mark.alone
 async def test_a_large_call_keeps_the_event_loop_for_moments_only(tiny):
     """In CPU time, for others use the machine too; with all of its work in the loop it is 0.3 s."""
     longest_s, last = 0.0, time.thread_time()

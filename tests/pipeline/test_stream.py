@@ -11,7 +11,7 @@ from akidb_mlx.errors import ClosedError, InputError
 from support.checkpoints import PROMPTS
 from support.comparison import assert_close
 from support.device import model_in_place, stalled
-from support.waiting import PATIENCE_S, auntil
+from support.waiting import PATIENCE_S, auntil, until
 
 TEXTS = [f"{text} {i}" for i in range(40) for text in ("", "a", "Snow fell through the night.", "tea 🍵", "a " * 60)]
 
@@ -90,9 +90,14 @@ def test_an_endless_source_is_read_only_a_few_chunks_ahead(tiny):
 
 
 def test_stopping_early_takes_what_is_queued_out(tiny):
-    texts = ["a"] * 20 + ["a " * 60] * 100
-    with stalled(tiny, lambda batch: batch.lengths.max() == 48):
-        stream = tiny.encode_stream(texts, 20)
+    with stalled(tiny, lambda batch: batch.lengths.max() == 48) as device:
+
+        def texts():
+            yield from ["a"] * 20
+            until(lambda: device.batches)  # the long ones would go first
+            yield from ["a " * 60] * 100
+
+        stream = tiny.encode_stream(texts(), 20)
         assert next(stream).shape == (20, 16)
         assert tiny.stats()["queued_tokens"] == 2 * 20 * 48
         stream.close()

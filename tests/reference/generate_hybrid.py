@@ -6,7 +6,6 @@ sentence-transformers has no class for these, so the reference is written here f
 3.2) and from what the published heads are: linear layers over the last hidden states. Needs torch and transformers.
 """
 
-
 import json
 import os
 from pathlib import Path

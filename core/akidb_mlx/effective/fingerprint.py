@@ -9,14 +9,14 @@ from typing import Any
 from akidb_mlx.checkpoint.chat_template import ChatTemplate
 from akidb_mlx.checkpoint.digests import digest_of
 from akidb_mlx.checkpoint.facts import Checkpoint
-from akidb_mlx.checkpoint.heads import AutoEncoderHead, Dense, HeadFacts, PooledHead
+from akidb_mlx.checkpoint.heads import AutoEncoderHead, Dense, HeadFacts, PooledHead, TokenWeightsHead
 from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.checkpoint.multi_vector_facts import MultiVectorCheckpoint
 from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer
 from akidb_mlx.checkpoint.reranker_facts import RerankerCheckpoint
 from akidb_mlx.checkpoint.sparse_facts import SparseCheckpoint
 
-__all__ = ["fingerprint"]
+__all__ = ["combined", "fingerprint"]
 
 # Raise it where a release of ours changes vectors by more than rounding.
 _VERSION = 1
@@ -43,16 +43,22 @@ def fingerprint(recipe: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def combined(fingerprints: Sequence[str]) -> str:
+    """One fingerprint (hex) of several."""
+    return hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()
+
+
 def _content(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What is hashed, in plain values; `effective/facts.py` names the keys in which `info`'s facts count."""
     checkpoint: ModelFacts = recipe["checkpoint"]
     tokenizer: RebuiltTokenizer = recipe["tokenizer"]
+    idle = _NOT_ARCHITECTURE | checkpoint.config_defaults.keys()
     return {
         **recipe,
         "tokenizer": [tokenizer.digest or digest_of(checkpoint.tokenizer_file), tokenizer.split_special_tokens],
         "checkpoint": {
             "weights": [digest_of(file) for file in checkpoint.weight_files],
-            "architecture": {k: v for k, v in checkpoint.config.items() if k not in _NOT_ARCHITECTURE},
+            "architecture": {key: value for key, value in checkpoint.config.items() if key not in idle},
             "do_lower_case": checkpoint.do_lower_case,
             "truncation_side": checkpoint.truncation_side or tokenizer.truncation_side or "right",
             "tokenizer_rules": dict(checkpoint.tokenizer_rules),
@@ -79,7 +85,7 @@ def _of_kind(checkpoint: ModelFacts) -> dict[str, Any]:
         return {"include_prompt": checkpoint.include_prompt, "static_queries": weights}
     if isinstance(checkpoint, MultiVectorCheckpoint):
         return {
-            "head": [_dense(checkpoint.head.dense), checkpoint.head.normalize],
+            "head": [_dense(checkpoint.head.dense), checkpoint.head.normalize, checkpoint.head.first],
             "chat": _chat(checkpoint.chat),
         }
     assert isinstance(checkpoint, RerankerCheckpoint)
@@ -93,6 +99,8 @@ def _head(head: HeadFacts) -> list[Any]:
     if isinstance(head, AutoEncoderHead):
         own = {"pooled": _head(head.pooled), "weight_file": digest_of(head.weight_file), "k": None}
         return [type(head).__name__, {**vars(head), **own}]
+    if isinstance(head, TokenWeightsHead):
+        return [type(head).__name__, {**asdict(head), "weight_file": digest_of(head.weight_file)}]
     return [type(head).__name__, asdict(head)]
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from akidb_mlx.checkpoint.heads import HeadFacts
 from akidb_mlx.checkpoint.hub import Resolved
+from akidb_mlx.checkpoint.joint_heads import MULTI_VECTOR, find_joint_head, read_joint_multi_vector
 from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.checkpoint.late_interaction import Expansion, TokenPooling
 from akidb_mlx.checkpoint.locate import resolve
@@ -59,7 +60,11 @@ class MultiVectorRecipe:
 def read_multi_vector_recipe(config: MultiVectorConfig, source: Resolved | None = None) -> MultiVectorRecipe:
     """Find the checkpoint, read it and settle what config and checkpoint say; loads no weights."""
     source = source or resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
-    checkpoint = read_multi_vector_checkpoint(source.path, source.name, source.revision)
+    joint = find_joint_head(source.path, MULTI_VECTOR)
+    if joint is None:
+        checkpoint = read_multi_vector_checkpoint(source.path, source.name, source.revision)
+    else:
+        checkpoint = read_joint_multi_vector(source.path, joint, source.name, source.revision)
     expansion, lengths = _settle_lengths(config, checkpoint)
     if expansion is not None:
         _check_expansion(checkpoint, expansion)

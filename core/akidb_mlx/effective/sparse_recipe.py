@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from akidb_mlx.checkpoint.digests import digest_of
-from akidb_mlx.checkpoint.heads import AutoEncoderHead, HeadFacts, SpladeHead
+from akidb_mlx.checkpoint.heads import AutoEncoderHead, HeadFacts, SpladeHead, TokenWeightsHead
 from akidb_mlx.checkpoint.hub import Resolved
+from akidb_mlx.checkpoint.joint_heads import SPARSE, find_joint_head, read_joint_sparse
 from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.checkpoint.sparse_facts import SparseCheckpoint, read_sparse_checkpoint
@@ -43,7 +44,11 @@ class SparseRecipe:
 def read_sparse_recipe(config: SparseConfig, source: Resolved | None = None) -> SparseRecipe:
     """Find the checkpoint, read it and settle what config and checkpoint say; loads no weights of the model's."""
     source = source or resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
-    checkpoint = read_sparse_checkpoint(source.path, source.name, source.revision)
+    joint = find_joint_head(source.path, SPARSE)
+    if joint is None:
+        checkpoint = read_sparse_checkpoint(source.path, source.name, source.revision)
+    else:
+        checkpoint = read_joint_sparse(source.path, joint, source.name, source.revision)
     device = choose_device(config.device, config.memory_limit_mb)
     head, length = _settle_head(config, checkpoint), settle_length(config, checkpoint)
     bounds = [bound for bound in (config.max_seq_length, checkpoint.max_positions) if bound is not None]
@@ -68,9 +73,10 @@ def _settle_head(config: SparseConfig, checkpoint: SparseCheckpoint) -> HeadFact
     if head is None:
         return SpladeHead(strategy, "relu")
     if not isinstance(head, SpladeHead):
+        other = "a sparse autoencoder" if isinstance(head, AutoEncoderHead) else "a model with a weight per token"
         raise ConfigError(
-            f"pooling is {config.pooling} ({config.source_of('pooling')}), but {checkpoint.name} is a sparse "
-            "autoencoder, which has none of that kind"
+            f"pooling is {config.pooling} ({config.source_of('pooling')}), but {checkpoint.name} is {other}, which has "
+            "none of that kind"
         )
     if head.strategy != strategy:
         warn_once(
@@ -148,6 +154,8 @@ def _head(_: SparseConfig, recipe: SparseRecipe) -> str:
     head = recipe.head
     if isinstance(head, AutoEncoderHead):
         return f"pooling {'+'.join(head.pooled.pooling)}, then an autoencoder of {head.hidden_dim} latents"
+    if isinstance(head, TokenWeightsHead):
+        return "a weight per token, the greatest of equal ones"
     assert isinstance(head, SpladeHead)
     return f"splade_{head.strategy}, {head.activation}"
 

@@ -1,5 +1,6 @@
 """What the faces of all kinds of models share: health, counters, the model given back at the end."""
 
+import re
 import threading
 import weakref
 from os import fspath
@@ -35,20 +36,24 @@ class Face(Generic[C, R]):
     @classmethod
     def _open(cls, kind_of_config: type[C], kind: Kind[C, R], model: Any, fields: dict[str, Any]) -> Self:
         """What `load` does: settle the configuration, share or load its model."""
-        if isinstance(model, kind_of_config):
-            config = model.with_changes(**fields) if fields else model
-        elif isinstance(model, ModelConfig):
-            raise TypeError(f"{cls.__name__} takes a {kind_of_config.__name__}, not a {type(model).__name__}")
-        elif model is None:
-            config = kind_of_config(**fields)
-        else:
-            config = kind_of_config(model=fspath(model), **fields)
+        config = cls._settled(kind_of_config, model, fields)
         loaded = acquire(config, kind)
         try:
             return cls(config, loaded)
         except BaseException:
             loaded.release()
             raise
+
+    @classmethod
+    def _settled(cls, kind_of_config: type[C], model: Any, fields: dict[str, Any]) -> C:
+        """What `load` was given as a configuration."""
+        if isinstance(model, kind_of_config):
+            return model.with_changes(**fields) if fields else model
+        if isinstance(model, ModelConfig):
+            raise TypeError(f"{cls.__name__} takes a {kind_of_config.__name__}, not a {type(model).__name__}")
+        if model is None:
+            return kind_of_config(**fields)
+        return kind_of_config(model=fspath(model), **fields)
 
     @property
     def max_seq_length(self) -> int | None:
@@ -90,7 +95,8 @@ class Face(Generic[C, R]):
 
     def _check_open(self) -> None:
         if not self._finalizer.alive:
-            raise ClosedError(f"the {type(self).__name__.lower()} is closed; load it again")
+            name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+            raise ClosedError(f"the {name} is closed; load it again")
 
     def _live(self) -> dict[str, Any]:
         """What `info` says beside the recipe."""

@@ -35,7 +35,7 @@ from akidb_mlx.model.heads.token_logit import TokenLogit
 from akidb_mlx.model.heads.token_vectors import TokenVectors
 from akidb_mlx.model.heads.token_weights import TokenWeights
 from akidb_mlx.model.quantization import dequantize
-from akidb_mlx.model.weights import Weights, fill, read_weights
+from akidb_mlx.model.weights import Weights, cast_weights, fill, read_weights
 
 __all__ = ["claim_weights", "load_head"]
 
@@ -121,7 +121,9 @@ def _load_dense(spec: Dense, claimed: Weights, checkpoint: ModelFacts) -> DenseL
         residual=spec.residual,
     )
     if spec.weight_file is not None:
-        own = read_weights([spec.weight_file])
+        # A file of one linear layer has its names alone.
+        found = read_weights([spec.weight_file])
+        own = {name if "." in name else f"linear.{name}": weight for name, weight in found.items()}
     else:
         prefix = f"{spec.name}."
         own = {
@@ -172,7 +174,7 @@ def _load_token_logit(facts: TokenLogitHead, width: int, claimed: Weights, check
     holder = nn.Module()
     holder.table = nn.Linear(width, len(tokens), bias=False)
     weight = dequantize(holder, rows, checkpoint.config_file)["table.weight"]
-    fill(head, {"weight": weight.astype(mx.float32)}, checkpoint.weight_files[0])
+    fill(head, cast_weights({"weight": weight}, mx.float32), checkpoint.weight_files[0])
     return head
 
 
@@ -193,4 +195,4 @@ def _softcap(config: Mapping[str, Any]) -> float | None:
 
 def _fill(module: nn.Module, weights: Weights, file: Path, checkpoint: ModelFacts) -> None:
     weights = dequantize(module, weights, checkpoint.config_file)
-    fill(module, {key: weight.astype(mx.float32) for key, weight in weights.items()}, file)
+    fill(module, cast_weights(weights, mx.float32), file)

@@ -1,0 +1,284 @@
+"""HybridEmbedder, the face of models that give dense, sparse and multi-vector rows in one pass (BGE-M3)."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any, NamedTuple, Self
+
+from akidb_mlx.checkpoint.joint_heads import refuse_without_joint_heads
+from akidb_mlx.checkpoint.locate import resolve
+from akidb_mlx.checkpoint.processing import Side
+from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.model_config import ModelConfig
+from akidb_mlx.config.multi_vector_config import MultiVectorConfig
+from akidb_mlx.config.options import ModelOptions
+from akidb_mlx.config.sparse_config import SparseConfig
+from akidb_mlx.effective.fingerprint import combined
+from akidb_mlx.embedder import Embedder
+from akidb_mlx.model.host_rows import Rows
+from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
+from akidb_mlx.multi_vectors import MultiVectors
+from akidb_mlx.pipeline.call import Call, OnError, Usage
+from akidb_mlx.pipeline.inputs import as_async, checked_async, checked_stream, positive
+from akidb_mlx.pipeline.text_pipeline import TextPipeline
+from akidb_mlx.sparse_embedder import SparseEmbedder
+from akidb_mlx.sparse_rows import SparseRows
+from akidb_mlx.vectors import Embeddings
+
+__all__ = ["Hybrid", "HybridEmbedder", "HybridScores"]
+
+
+@dataclass(frozen=True, eq=False)
+class Hybrid:
+    """The rows of n texts in three forms, from one pass."""
+
+    dense: Embeddings
+    """(n, dimension) float32."""
+    sparse: SparseRows
+    multi: MultiVectors
+
+    def __len__(self) -> int:
+        """Its texts."""
+        return len(self.dense)
+
+
+class HybridScores(NamedTuple):
+    """(n, m) float32 scores of queries against documents, one way each. How to mix them is the user's choice."""
+
+    dense: Embeddings
+    sparse: Embeddings
+    multi: Embeddings
+
+
+class HybridEmbedder:
+    """A loaded model with three heads. Make one with `HybridEmbedder.load`.
+
+    It shares its passes with an `Embedder`, a `SparseEmbedder` and a `MultiVectorEmbedder` of the same settings:
+    `dense`, `sparse` and `multi` are these three. All methods may be called from any thread, the async ones from any
+    event loop.
+    """
+
+    def __init__(self, dense: Embedder, sparse: SparseEmbedder, multi: MultiVectorEmbedder) -> None:
+        """Use `HybridEmbedder.load` instead."""
+        self.dense, self.sparse, self.multi = dense, sparse, multi
+        self.config = dense.config
+        loaded = [face._loaded for face in (dense, sparse, multi)]
+        self._heads = [next(iter(model.wants)) for model in loaded]
+        self._path = TextPipeline(loaded[0], dense._path.encoder, self._heads)
+
+    @classmethod
+    def load(cls, model: "str | PathLike[str] | EmbedderConfig | None" = None, **fields: Any) -> Self:
+        """Load a folder, `package:NAME`, a Hub id or an EmbedderConfig; nothing takes what the config says.
+
+        `fields` are EmbedderConfig's and win over its other sources; those that decide dense rows alone (`pooling`,
+        `normalize`, `truncate_dim`) leave the other two as they are.
+
+        Raises:
+            UnsupportedModelError: a model that has not all three heads.
+            ConfigError, ModelNotFoundError, CheckpointError, BackendError.
+        """
+        config = Embedder._settled(EmbedderConfig, model, fields)
+        source = resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
+        refuse_without_joint_heads(source.path, source.name)
+        faces: list[Any] = []
+        try:
+            faces.append(dense := Embedder.load(config))
+            faces.append(SparseEmbedder.load(_as(SparseConfig, dense.config)))
+            faces.append(MultiVectorEmbedder.load(_as(MultiVectorConfig, dense.config)))
+            return cls(*faces)
+        except BaseException:
+            for face in faces:
+                face.close()
+            raise
+
+    @property
+    def dimension(self) -> int:
+        """Width of the dense rows."""
+        return self.dense.dimension
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens of a text that count, special tokens and prompt included."""
+        return self.dense.max_seq_length
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that decides the rows of all three forms (hex); equal on every machine."""
+        return combined([face.fingerprint for face in (self.dense, self.sparse, self.multi)])
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the device threads are able to answer."""
+        return self.dense.healthy
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        show_progress: bool = False,
+    ) -> Hybrid:
+        """Embed texts in all three forms, each after `prompt`, else the prompt called `prompt_name`, else the default.
+
+        Raises:
+            TypeError: a bare str, or an item that is no str.
+            InputError: an unknown prompt name, a text without tokens, a row that is not finite.
+            QueueFullError: too much waits already. ClosedError: after `close`.
+        """
+        return self._path.encode(texts, self._call(None, prompt_name, prompt), show_progress)
+
+    def encode_query(self, texts: Sequence[str], *, show_progress: bool = False) -> Hybrid:
+        """Embed queries with the query prompt; they overtake documents. Otherwise as `encode`."""
+        return self._path.encode(texts, self._call("query"), show_progress)
+
+    def encode_document(self, texts: Sequence[str], *, show_progress: bool = False, wait: bool = False) -> Hybrid:
+        """Embed documents with the document prompt. Otherwise as `encode`.
+
+        With `wait` it waits for room in a full queue rather than raise QueueFullError.
+        """
+        return self._path.encode(texts, replace(self._call("document"), wait=wait), show_progress)
+
+    async def aencode(
+        self,
+        texts: Sequence[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        show_progress: bool = False,
+    ) -> Hybrid:
+        """`encode` without blocking the event loop; cancelling it takes its texts out of the queue."""
+        return await self._path.aencode(texts, self._call(None, prompt_name, prompt), show_progress)
+
+    async def aencode_query(self, texts: Sequence[str], *, show_progress: bool = False) -> Hybrid:
+        """`encode_query` without blocking the event loop."""
+        return await self._path.aencode(texts, self._call("query"), show_progress)
+
+    async def aencode_document(
+        self, texts: Sequence[str], *, show_progress: bool = False, wait: bool = False
+    ) -> Hybrid:
+        """`encode_document` without blocking the event loop."""
+        return await self._path.aencode(texts, replace(self._call("document"), wait=wait), show_progress)
+
+    async def aencode_with_usage(
+        self,
+        texts: Sequence[str],
+        side: Side | None = None,
+        prompt_name: str | None = None,
+        on_overlong: str | None = None,
+        max_tokens: int | None = None,
+    ) -> tuple[Hybrid, Usage]:
+        """The rows and what they used, for a server: `aencode_query`, `aencode_document` or `aencode` by `side`."""
+        call = self._call(side, prompt_name)
+        call = replace(call, on_overlong=on_overlong or self.config.on_overlong, max_tokens=max_tokens)
+        return await self._path.aencode(texts, call, show_progress=False), call.usage
+
+    def encode_stream(
+        self,
+        texts: Iterable[str],
+        chunk_size: int = 1024,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *,
+        side: Side | None = None,
+        on_error: OnError | None = None,
+    ) -> Iterator[Hybrid]:
+        """Embed any iterable in bounded memory: rows of at most `chunk_size` texts, in order.
+
+        Less urgent than the other calls; waits for room in the queue rather than raise QueueFullError. A text that
+        cannot be embedded ends the stream, or with `on_error` has a row of NaN, no entries and no vectors, after
+        `on_error(place, error)`.
+        """
+        call = self._stream_call(prompt_name, prompt, side, on_error)
+        return self._path.stream(checked_stream(texts), positive(chunk_size), call, on_error)
+
+    def aencode_stream(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        chunk_size: int = 1024,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *,
+        side: Side | None = None,
+        on_error: OnError | None = None,
+    ) -> AsyncIterator[Hybrid]:
+        """`encode_stream` for an event loop; `texts` may be an async iterable."""
+        call = self._stream_call(prompt_name, prompt, side, on_error)
+        source = checked_async(texts) if isinstance(texts, AsyncIterable) else as_async(checked_stream(texts))
+        return self._path.astream(source, positive(chunk_size), call, on_error)
+
+    def similarity(self, queries: Hybrid, documents: Hybrid) -> HybridScores:
+        """(n, m) scores in each form: cosine, dot product, mean MaxSim. Nothing is mixed: mixes vary."""
+        return HybridScores(
+            self.dense.similarity(queries.dense, documents.dense),
+            self.sparse.similarity(queries.sparse, documents.sparse),
+            self.multi.similarity(queries.multi, documents.multi),
+        )
+
+    def count_tokens(self, texts: Sequence[str], prompt: str = "") -> list[int]:
+        """Tokens of each text with prompt and special tokens, after truncation: what the model reads."""
+        return self.dense.count_tokens(texts, prompt)
+
+    def info(self) -> dict[str, Any]:
+        """The dense recipe with the source of each fact, and under `sparse` and `multi_vector` the others' own."""
+        dense = self.dense.info()
+        others = {"sparse": self.sparse.info(), "multi_vector": self.multi.info()}
+        own = {
+            kind: {name: fact for name, fact in facts.items() if fact != dense.get(name)}
+            for kind, facts in others.items()
+        }
+        return {**dense, "kind": "hybrid", **own}
+
+    def stats(self) -> dict[str, Any]:
+        """The counters of the passes that all three share; plain values, at once."""
+        return self.dense.stats()
+
+    def close(self) -> None:
+        """Give the model back; the last one that uses it frees its memory. Closing twice is fine."""
+        for face in (self.dense, self.sparse, self.multi):
+            face.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the configuration; the model is found and loaded again from it."""
+        return type(self).load, (self.config,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self).load(self.config)
+
+    def __repr__(self) -> str:
+        return f"HybridEmbedder({self.config.model!r}, dimension={self.dimension})"
+
+    def _call(self, side: Side | None, prompt_name: str | None = None, prompt: str | None = None) -> Call[Hybrid]:
+        """One call for all: the three calls differ in how they finish rows."""
+        chosen = self.dense._prompts.choose(prompt_name, prompt, side)
+        dense = self.dense._call(chosen, None, None, side)
+        finishes = [dense.finish, self.sparse._call(chosen, None, side).finish, self.multi._call(chosen, side).finish]
+        blanks = [face._loaded.form.blank for face in (self.dense, self.sparse, self.multi)]
+
+        def finish(rows: Rows) -> Hybrid:
+            parts: list[Any] = []
+            for head, blank, finish_own in zip(self._heads, blanks, finishes, strict=True):
+                own = blank(len(rows))
+                for place, row in enumerate(rows):
+                    if row is not None:
+                        own[place] = row[head]
+                parts.append(finish_own(own))
+            return Hybrid(*parts)
+
+        return Call(chosen, finish, dense.urgent, side=side, on_overlong=dense.on_overlong)
+
+    def _stream_call(
+        self, prompt_name: str | None, prompt: str | None, side: Side | None, on_error: OnError | None
+    ) -> Call[Hybrid]:
+        call = self._call(side, prompt_name, prompt)
+        return replace(call, urgent=False, errors=None if on_error is None else {})
+
+
+def _as(kind: type[ModelConfig], config: EmbedderConfig) -> Any:
+    """Another kind's configuration with the same settings, but for those that are dense rows' own."""
+    shared = (*ModelOptions.model_fields, "model", "query_prompt", "document_prompt")
+    return kind.exact(**{name: getattr(config, name) for name in shared})
