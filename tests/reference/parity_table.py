@@ -22,6 +22,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from akidb_mlx.model.weights import read_weights
+
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "tests" / "reference"
 
@@ -144,7 +146,7 @@ def pack(folder: Path, target: Path, bits: int = 4) -> bool:
     packed = False
     for file in files:
         weights = {}
-        for key, weight in mx.load(str(file)).items():
+        for key, weight in read_weights([file]).items():
             if weight.ndim == 2 and key.endswith(".weight") and weight.shape[1] % packing["group_size"] == 0:
                 parts = mx.quantize(weight.astype(mx.float32), **packing)
                 weights.update(zip((key, f"{key[:-7]}.scales", f"{key[:-7]}.biases"), parts, strict=True))

@@ -13,7 +13,7 @@ import mlx.nn as nn
 from akidb_mlx.checkpoint.heads import SpladeHead
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.heads.masked_lm import MaskedLM
-from akidb_mlx.model.heads.sparse import MOST_BYTES, SparseHead
+from akidb_mlx.model.heads.sparse import SparseHead
 
 __all__ = ["Splade"]
 
@@ -85,7 +85,7 @@ class Splade(SparseHead):
         return _SUM_ARRAYS if self._sums else 1
 
     def _words(self, tokens: int) -> int:
-        """How many words' logits are computed at a time; the bytes of all stay below MOST_BYTES."""
-        least = min(_LEAST_WORDS, MOST_BYTES // (4 * tokens * self._arrays))
+        """How many words' logits are computed at a time; all of them are at most _SLICE_BYTES."""
+        least = min(_LEAST_WORDS, _SLICE_BYTES // (4 * tokens * self._arrays))
         words = (_CACHE_BYTES if self._on_cpu else _SLICE_BYTES) // (4 * tokens * self._arrays)
         return max(1, words, least if self._on_cpu else 0)
