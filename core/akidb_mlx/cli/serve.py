@@ -29,7 +29,7 @@ _FORMS = {"embedder", "sparse", "multi_vector"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     for option, kind in _MODELS.items():
-        what = {"embedder": "model"}.get(kind, kind.replace("_", "-"))
+        what = {"embedder": "model", "reranker": "reranker"}.get(kind, f"{kind.replace('_', '-')} model")
         parser.add_argument(
             f"--{option}",
             action="append",

@@ -123,7 +123,7 @@ async def matches(request: Request) -> Response:
     note(request, name, 2, usage)
 
     def answer() -> dict[str, Any]:
-        similar = query[0] @ text[0].T
+        similar = np.asarray(query[0], np.float32) @ np.asarray(text[0], np.float32).T
         best = similar.argmax(axis=1) if similar.size else np.empty(0, int)
         names = (
             served.multi.tokens([asked.query], side="query")[0],

@@ -53,10 +53,10 @@ def json_response(value: Any) -> Response:
     return Response(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
 
-def numbers(rows: NDArray[np.float32], encoding_format: str | None) -> NDArray[np.float32] | str:
+def numbers(rows: NDArray[np.floating[Any]], encoding_format: str | None) -> NDArray[np.float32] | str:
     """For `json_response`: the numbers, or base64 of all of them as little-endian float32."""
     if encoding_format != "base64":
-        return np.ascontiguousarray(rows)
+        return np.ascontiguousarray(rows, np.float32)
     return base64.b64encode(np.ascontiguousarray(rows, "<f4").tobytes()).decode()
 
 
