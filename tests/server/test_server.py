@@ -140,6 +140,7 @@ def test_a_tag_of_the_models_name_says_the_side(client, embedders):
     )
     assert_close(rows(client.embed(TEXTS, f"{REFERENCE / 'bert-prompts'}:Query")), embedder.encode_query(TEXTS))
     assert_close(rows(client.embed(TEXTS, "prompts:latest")), embedder.encode(TEXTS))
+    assert client.embed("a", f"{MINILM}:query").status == 200  # a name with a colon of its own
     assert client.embed(["a"], "prompts:query").json["model"] == "prompts:query"
     answer = client.post("/api/v1/embed", {"texts": TEXTS, "model": "prompts:query"})
     assert_close(answer.json["embeddings"], embedder.encode_query(TEXTS))
@@ -435,6 +436,8 @@ def test_a_body_without_a_content_type_is_read_unless_a_page_sent_it(client):
 def test_an_absolute_target_is_a_path_and_a_host(client, server):
     body = {"input": "a", "model": "minilm"}
     assert client.post(f"http://localhost:{server.port}/v1/embeddings", body).status == 200
+    said = {"Content-Type": "text/plain"}  # its headers are kept
+    assert client.post(f"http://localhost:{server.port}/v1/embeddings", body, said).status == 415
     assert client.get("http://LOCALHOST/v1/models?x=1").json["object"] == "list"
     assert client.get("http://evil.example/v1/models", {"Host": "localhost"}).status == 403
     assert client.get("http://localhost").headers["Content-Type"].startswith("text/html")
