@@ -196,6 +196,10 @@ def test_one_folder_under_three_options_is_a_hybrid_model(m3):
     args = parser.parse_args(["--model", said[0], "--sparse", f"x={REFERENCE / 'sparse' / 'bert-max'}"])
     with pytest.raises(Exception, match="two models have the same name"):
         serve._read_models(args)
+    for option in ("--reranker", "--model"):
+        args = parser.parse_args(["--model", said[0], option, said[0]])
+        with pytest.raises(Exception, match="two models have the same name"):
+            serve._read_models(args)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("haystack_integrations") is None, reason="needs huggingface-api-haystack")
