@@ -104,35 +104,56 @@ def check_recipe(stored: str | bytes | Mapping[Any, Any] | None, source: Source,
         )
 
 
-def ensure_recipe(folder: str | os.PathLike[str], source: Source) -> None:
-    """Call it before opening an index in `folder`: a new one gets the recipe beside it, an old one must match.
+def ensure_recipe(folder: str | os.PathLike[str], source: Source, *, make_folder: bool | None = None) -> None:
+    """Call it before opening the index at `folder`: a new one gets the recipe in or beside it, an old one must match.
 
-    For an index with several forms of rows give what makes each, always in the same order: `[dense, sparse]`.
+    Args:
+        folder: a folder, or the one file of a store (SQLite, DuckDB).
+        source: an embedder or an adapter; for an index with several forms of rows what makes each, always in the same
+            order: `[dense, sparse]`.
+        make_folder: whether a folder that is not there is made, with the recipe in it. False: the recipe lies beside,
+            in FOLDER.akidb_mlx_recipe.json, for stores that are one file or make their folder themselves. None: False
+            where the name has a suffix (`index.db`).
 
     Raises:
-        ConfigError: the folder's index was made with another recipe, or with one that nobody wrote down.
+        ConfigError: the index was made with another recipe, or with one that nobody wrote down.
     """
-    folder = Path(folder)
-    file = folder / RECIPE_FILE
-    if file.is_file():
-        check_recipe(file.read_text(encoding="utf-8"), source, str(folder))
-    elif folder.is_dir() and any(folder.iterdir()):
+    path = Path(folder)
+    for file in (path / RECIPE_FILE, _beside(path)):
+        if file.is_file():
+            check_recipe(file.read_text(encoding="utf-8"), source, str(path))
+            return
+    if path.is_dir() and any(path.iterdir()):
         raise ConfigError(
-            f"{folder} holds files, but no {RECIPE_FILE}: if the vectors in it were made with exactly these settings, "
+            f"{path} holds files, but no {RECIPE_FILE}: if the vectors in it were made with exactly these settings, "
             "say so once with save_recipe; else embed the documents again into a new folder"
         )
-    else:
-        save_recipe(folder, source)
+    if path.is_file() and path.stat().st_size:
+        raise ConfigError(
+            f"{path} is a file without a recipe beside it ({_beside(path).name}): if its vectors were made with "
+            "exactly these settings, say so once with save_recipe, or keep recipe_metadata in the store and compare it "
+            "with check_recipe; else embed the documents again into a new file"
+        )
+    save_recipe(path, source, make_folder=make_folder)
 
 
-def save_recipe(folder: str | os.PathLike[str], source: Source) -> None:
-    """Write down that the index in `folder` holds (or will hold) vectors of this recipe, whatever stood there."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def save_recipe(folder: str | os.PathLike[str], source: Source, *, make_folder: bool | None = None) -> None:
+    """Write down that the index at `folder` holds (or will hold) vectors of this recipe, whatever stood there.
+
+    `make_folder`: see `ensure_recipe`.
+    """
+    path = Path(folder)
+    inside = path.is_dir() or (not path.exists() and (not path.suffix if make_folder is None else make_folder))
+    file = path / RECIPE_FILE if inside else _beside(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(recipe_of(source), indent=1, sort_keys=True, ensure_ascii=False)
-    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", encoding="utf-8", delete=False) as stream:
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", encoding="utf-8", delete=False) as stream:
         stream.write(text + "\n")
-    Path(stream.name).replace(folder / RECIPE_FILE)
+    Path(stream.name).replace(file)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{RECIPE_FILE}")
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

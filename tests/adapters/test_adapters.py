@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 import subprocess
 import sys
 
@@ -122,6 +123,33 @@ def test_an_index_of_unknown_recipe_is_refused_until_it_is_vouched_for(tmp_path)
         ensure_recipe(tmp_path, embeddings)
     save_recipe(tmp_path, embeddings)
     ensure_recipe(tmp_path, embeddings)
+
+
+def test_a_store_that_is_one_file_has_its_recipe_beside_it(tmp_path):
+    embeddings, other = adapters()[0], adapters(pooling="cls")[0]
+    file = tmp_path / "new.db"
+    ensure_recipe(file, embeddings)
+    sqlite3.connect(file).execute("create table t (x)").connection.close()
+    ensure_recipe(file, embeddings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.db", f"new.db.{RECIPE_FILE}"]
+    with pytest.raises(errors.ConfigError, match=r"new\.db were made with another recipe: pooling 'mean' → 'cls'"):
+        ensure_recipe(file, other)
+    unknown = tmp_path / "old.db"
+    sqlite3.connect(unknown).execute("create table t (x)").connection.close()
+    with pytest.raises(errors.ConfigError, match="recipe_metadata"):
+        ensure_recipe(unknown, embeddings)
+    save_recipe(unknown, embeddings)
+    ensure_recipe(unknown, embeddings)
+
+
+def test_a_store_that_makes_its_folder_itself_has_its_recipe_beside_it(tmp_path):
+    folder, embeddings = tmp_path / "index", adapters()[0]
+    ensure_recipe(folder, embeddings, make_folder=False)
+    folder.mkdir()  # as the store does
+    (folder / "data").write_bytes(b"vectors")
+    ensure_recipe(folder, embeddings)
+    with pytest.raises(errors.ConfigError, match="pooling 'mean' → 'cls'"):
+        ensure_recipe(folder, adapters(pooling="cls")[1], make_folder=False)
 
 
 @pytest.mark.parametrize("torn", ["", "{", "[]", '"text"', "{}", "null"])
