@@ -205,6 +205,8 @@ REFUSALS = (
     Refusal("float16 where it overflows", "embeddinggemma", lambda folder: None,
             'gemma3_text overflows in float16; set dtype="bfloat16" or "float32"', {"dtype": "float16"}),
     # ── tokenizers ──
+    Refusal("a tokenizer that does not tell padding", BERT, lambda folder: edit_json(folder / "tokenizer_config.json", model_input_names=["input_ids"]),
+            "model_input_names has no attention_mask, without which the reference takes padding for text; add it"),
     Refusal("no tokenizer.json", BERT, drop("tokenizer.json"), "tokenizer.json is missing; make it where transformers is installed: python -c"),
 )  # fmt: skip
 
