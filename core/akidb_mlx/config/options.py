@@ -208,6 +208,10 @@ class SparseOptions(ModelOptions):
 class MultiVectorOptions(ModelOptions):
     """Every option of a late-interaction model but the model itself."""
 
+    exact_reference: bool | None = vectors_field(
+        "True gives sentence-transformers' numbers also where others are meant: only a prompt called document serves "
+        "documents, no end token is put where it ignores the flag."
+    )
     query_length: _Limit | None = vectors_field(
         "Tokens of a query, prompt and special tokens included: where the model fills queries up to a fixed length, "
         "that one, otherwise the most. None follows the checkpoint."
