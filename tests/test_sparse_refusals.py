@@ -96,7 +96,7 @@ REFUSED = {
     "code of the checkpoint's own": (
         BERT, (set_in("config.json", auto_map={"AutoModelForMaskedLM": "modeling.Own"}),), "which is never run"),
     "an architecture without a verified head": (
-        BERT, (set_in("config.json", model_type="nomic_bert"),), "config.json"),
+        BERT, (set_in("config.json", model_type="nomic_bert"),), "as a sparse encoder is not supported; supported: bert"),
     "an untied decoder that is not there": (
         UNTIED, (weights(drop=("cls.predictions.decoder.weight",)),), "lacks cls.predictions.decoder.weight, which config.json"),
     "an untied decoder's bias that is not there": (UNTIED, (weights(drop=("cls.predictions.decoder.bias",)),), "lacks decoder.bias"),
