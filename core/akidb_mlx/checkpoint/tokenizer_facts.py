@@ -68,7 +68,8 @@ def read_tokenizer_facts(
     names = tokenizer.get("model_input_names")
     if isinstance(names, list) and "attention_mask" not in names:
         raise UnsupportedModelError(
-            f"{file}: model_input_names has no attention_mask, without which the reference takes padding for text; add it"
+            f"{file}: model_input_names has no attention_mask, without which the reference takes padding for text; "
+            "add it"
         )
     sentence = read_sentence_config(layout.folder, scores=scores, further=further)
     processing = read_processing(sentence) if saved else Processing()
