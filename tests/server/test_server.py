@@ -15,10 +15,11 @@ import pytest
 from akidb_mlx import Embedder, EmbedderConfig
 from akidb_mlx.errors import CheckpointError, InputError, ModelNotFoundError
 from akidb_mlx.pipeline.call import Usage
-from akidb_mlx.server import Models, ServerSettings, models, monitoring, problems, responses
+from akidb_mlx.server import Models, ServerSettings, models, monitoring, responses
 from akidb_mlx.server.middleware import Gate
 from akidb_mlx.server.serve import listen
 from akidb_mlx.server.state import State
+from akidb_mlx.server.turned_away import TurnedAway
 from support.checkpoints import MINILM, REFERENCE
 from support.comparison import assert_close, assert_unit_length
 from support.device import held_device, unmeasured
@@ -448,7 +449,8 @@ def test_an_absolute_target_is_a_path_and_a_host(client, server):
 
 def test_who_is_refused_is_told_another_time_than_the_others_and_soon():
     for seconds in (0.1, 1, 30, 500):
-        waits = [problems.Problem.too_many("full", seconds).headers for _ in range(50)]
+        turned_away = TurnedAway()
+        waits = [turned_away.headers(seconds) for _ in range(50)]
         milliseconds = sorted(int(one["Retry-After-Ms"]) for one in waits)
         assert milliseconds[0] >= 1000 * min(seconds, 40)
         assert milliseconds[-1] < 60_000
