@@ -258,3 +258,28 @@ def renamed(old, new):
         return new + name.removeprefix(old) if name.startswith(old) else name
 
     return lambda folder: edit_weights(folder, lambda tensors: {rename(name): part for name, part in tensors.items()})
+
+
+def config(*without, **said):
+    """Fields of config.json as a publisher has them, and those that an older version did not write."""
+
+    def edit(content):
+        for key in without:
+            content.pop(key, None)
+        content.update(said)
+
+    return lambda folder: edit_json(folder / "config.json", edit)
+
+
+def scaled(part, factor):
+    """Smaller weights: T5 does not scale its scores, and trained ones have their scale in the queries."""
+
+    def edit(tensors):
+        return {name: tensor * factor if part in name else tensor for name, tensor in tensors.items()}
+
+    return lambda folder: edit_weights(folder, edit)
+
+
+def twice(old, new):
+    """A tensor under a second name, as files of earlier versions have shared ones."""
+    return lambda folder: edit_weights(folder, lambda tensors: {**tensors, new: tensors[old]})
