@@ -8,7 +8,7 @@ import mlx.nn as nn
 import numpy as np
 
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
-from akidb_mlx.model.architectures.base import Backbone, read, token_type_rows
+from akidb_mlx.model.architectures.base import Backbone, allow, read, token_type_rows
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.activations import activation
@@ -169,7 +169,8 @@ class DebertaV2(Backbone):
     def make_attention(self, config: Mapping[str, Any]) -> DisentangledAttention:
         """One layer's."""
         heads, kinds = read(config, "num_attention_heads", int), attention_kinds(config)
-        head = read(config, "attention_head_size", int, head_width(self.width, heads))
+        head = head_width(self.width, heads)
+        allow(config, "attention_head_size", (head,))  # the reference's next layer takes no other
         return DisentangledAttention(
             self.width,
             heads,
