@@ -12,7 +12,6 @@ import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.corpus import embed_corpus, embedding, quantize, read_corpus, read_recipe
-from akidb_mlx.corpus.arrays import make_column, unify
 from akidb_mlx.errors import BackendError, ConfigError, InputError
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close
@@ -369,8 +368,8 @@ def test_parquet_spends_a_byte_on_an_int8_and_an_eighth_on_a_bit(tiny, tmp_path)
         embed_corpus([source], tmp_path / f"{dtype}.parquet", tiny, output_dtype=dtype, keep=[])
         group = pq.ParquetFile(tmp_path / f"{dtype}.parquet").metadata.row_group(0)
         sizes[dtype] = group.column(1).total_compressed_size / 2000
-    assert sizes["float32"] == pytest.approx(64, rel=0.1)
-    assert sizes["float16"] == pytest.approx(32, rel=0.2)
+    assert sizes["float32"] <= 66
+    assert sizes["float16"] <= 34
     assert sizes["int8"] <= 18
     assert sizes["binary"] <= 2.5
 
@@ -532,18 +531,3 @@ def test_a_file_that_breaks_on_the_way_keeps_what_was_done(tiny, tmp_path, small
     (tmp_path / "o.npy.parts/00000000.arrow").write_text("torn")
     with pytest.raises(ConfigError, match="is damaged"):
         embed_corpus([tmp_path / "in.csv"], tmp_path / "o.npy", tiny)
-
-
-# columns of values
-
-
-def test_values_find_their_type():
-    assert make_column([1, None, 2.5]).type == pa.float64()
-    assert make_column([{"a": 1}, {"b": "x"}]).type == pa.struct({"a": pa.int64(), "b": pa.string()})
-    assert make_column([{}]).to_pylist() == ["{}"]
-    schemas = [pa.schema({"a": pa.null()}), pa.schema({"a": pa.int64()}), pa.schema({"b": pa.null()})]
-    assert unify(schemas) == pa.schema({"a": pa.int64(), "b": pa.string()})
-    assert (
-        unify([pa.schema({"a": pa.int64()}), pa.schema({"a": pa.struct({"x": pa.int8()})})]).field("a").type
-        == pa.string()
-    )

@@ -39,6 +39,27 @@ def test_the_page_has_every_store_in_both_frameworks():
     assert len(STORES) == 8
 
 
+def langchain_finds(space, text):
+    """(text, relevance, metadata) of the first three, and the texts that a threshold keeps."""
+    store = space["store"]
+    found = store.similarity_search_with_relevance_scores(text, k=3)
+    kept = store.as_retriever(
+        search_type="similarity_score_threshold", search_kwargs={"score_threshold": 0.8, "k": 3}
+    ).invoke(text)
+    rows = [(document.page_content, score, document.metadata) for document, score in found]
+    return rows, [document.page_content for document in kept]
+
+
+def llama_index_finds(space, text):
+    """The same with LlamaIndex's words."""
+    from llama_index.core.postprocessor import SimilarityPostprocessor
+
+    found = space["index"].as_retriever(similarity_top_k=3).retrieve(text)
+    kept = SimilarityPostprocessor(similarity_cutoff=0.8).postprocess_nodes(found)
+    rows = [(hit.node.get_content(), hit.score, hit.node.metadata) for hit in found]
+    return rows, [hit.node.get_content() for hit in kept]
+
+
 @pytest.mark.parametrize(("modules", "code"), STORES, ids=[tag for tag, _ in STORES])
 def test_a_store_takes_the_vectors_and_finds_them(modules, code, tmp_path, monkeypatch):
     needs(*modules.split(", "))
@@ -55,15 +76,16 @@ def test_a_store_takes_the_vectors_and_finds_them(modules, code, tmp_path, monke
 
     monkeypatch.setattr(Embedder, "encode_document", recorded)
     exec(code.replace('"chroma"', repr(str(tmp_path / "chroma"))), space)  # Chroma remembers paths as written
+    found_in = langchain_finds if "store" in space else llama_index_finds
     for i, text in enumerate(TEXTS):
-        if "store" in space:
-            (found,) = space["store"].similarity_search(text, k=1)
-            content, metadata = found.page_content, found.metadata
-        else:
-            (found,) = space["index"].as_retriever(similarity_top_k=1).retrieve(text)
-            content, metadata = found.node.get_content(), found.node.metadata
-        assert content == text
+        found, above = found_in(space, text)
+        contents, scores, (metadata, *_) = zip(*found, strict=True)
+        assert contents[0] == text
         assert metadata["package"] == f"p{i}"
+        assert len(scores) == 3
+        assert max(scores[1:]) + 0.1 < scores[0]  # the same text is the most relevant
+        assert all(-1e-5 <= score <= 1 + 1e-5 for score in scores), scores
+        assert above == [text]
     assert not set(TEXTS).intersection(embedded)  # LangChain's Qdrant embeds a probe
 
 

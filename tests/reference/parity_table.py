@@ -22,6 +22,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from akidb_mlx.model.weights import read_weights
+
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "tests" / "reference"
 
@@ -47,7 +49,13 @@ tokenizer.json appends nothing (e5-mistral-7b-instruct), the end token is put af
 trained and as transformers 4 did; sentence-transformers on transformers 5 leaves the flag unread. The same holds for
 gte-Qwen2, whose own tokenizer code appends it. Vectors that are cut (`truncate_dim`) and scaled to unit length are
 scaled after the cut; sentence-transformers leaves them shorter, equal up to that factor. A `passage` or `corpus` prompt
-serves documents where the files have no `document` prompt; `document_prompt=""` gives the reference's rows.
+serves documents where the files have no `document` prompt. `info` lists those that hold for a model under
+`differences`, and `exact_reference=True` (`AKIDB_MLX_EXACT_REFERENCE`) gives sentence-transformers' rows exactly.
+
+Where config.json leaves a field out, transformers' class for its `model_type` decides (`layer_norm_eps`, activations,
+rotary bases, windows …); `info` lists those under `config_defaults`. A field of a type that the class refuses, such as
+a null for a number, is refused here too. `make fuzz` puts edited copies of these checkpoints to both sides: what is
+accepted has the reference's rows.
 
 Tokens are those of transformers 5, which makes many tokenizers anew by their class (BERT, RoBERTa, XLM-R, Qwen2, Llama,
 Gemma, Cohere …) or adds what other files say (words of added_tokens.json, flags of `added_tokens_decoder`), whatever
@@ -126,7 +134,7 @@ def pack(folder: Path, target: Path, bits: int = 4) -> bool:
     packed = False
     for file in files:
         weights = {}
-        for key, weight in mx.load(str(file)).items():
+        for key, weight in read_weights([file]).items():
             if weight.ndim == 2 and key.endswith(".weight") and weight.shape[1] % packing["group_size"] == 0:
                 parts = mx.quantize(weight.astype(mx.float32), **packing)
                 weights.update(zip((key, f"{key[:-7]}.scales", f"{key[:-7]}.biases"), parts, strict=True))

@@ -30,3 +30,29 @@ def read_case(name):
     folder = REFERENCE / name
     facts = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
     return folder, facts, dict(np.load(folder / "reference.npz"))
+
+
+SPARSE = REFERENCE / "sparse"
+SPARSE_CASES = sorted(file.parent.name for file in SPARSE.glob("*/expected.json"))
+
+
+def read_sparse_case(name):
+    """(folder, expected.json, arrays of expected.npz, texts in the order of the arrays) of a sparse encoder."""
+    folder = SPARSE / name
+    facts = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    shared = json.loads((SPARSE / "texts.json").read_text(encoding="utf-8"))
+    texts = [{**shared, **facts["own_texts"]}[label] for label in facts["labels"]]
+    return folder, facts, dict(np.load(folder / "expected.npz")), texts
+
+
+MULTI_VECTOR = REFERENCE / "multi_vector"
+MULTI_VECTOR_CASES = sorted(file.parent.name for file in MULTI_VECTOR.glob("*/expected.json"))
+
+
+def read_multi_vector_case(name):
+    """(folder, expected.json, arrays of expected.npz, texts in their order) of a late-interaction model."""
+    folder = MULTI_VECTOR / name
+    facts = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    shared = json.loads((MULTI_VECTOR / "texts.json").read_text(encoding="utf-8"))
+    texts = [{**shared, **facts["own_texts"]}[label] for label in facts["labels"]]
+    return folder, facts, dict(np.load(folder / "expected.npz")), texts

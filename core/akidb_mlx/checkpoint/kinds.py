@@ -1,6 +1,6 @@
 """What kind of model a checkpoint is: each face loads its own and refuses the others by name. No MLX here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,9 +79,9 @@ def refuse_other_kinds(path: Path, config: Mapping[str, Any], *, has_modules: bo
                 raise _refusal(path / "config.json", what.format(name=name))
 
 
-def refuse_embedders(path: Path, config: Mapping[str, Any], modules: Sequence[object]) -> None:
+def refuse_embedders(path: Path, config: Mapping[str, Any], *, has_modules: bool) -> None:
     """Raise UnsupportedModelError where the checkpoint in folder `path` was not made to score pairs of texts."""
-    if modules:
+    if has_modules:
         said = _said_class(path)
         if said != _RERANKER:
             raise _refusal(path / _OWN_FILE, _KINDS.get(said, f"a {said}, which is no {_RERANKER}"))

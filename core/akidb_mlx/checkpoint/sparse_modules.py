@@ -61,9 +61,10 @@ def routes(path: Path, modules: Sequence[Module]) -> Route:
     prefix = modules[0][1]
     ways = {side: [_place(file, kinds, prefix, name) for name in names] for side, names in structure.items()}
     default = _default_route(file, said.get("parameters") or {}, next(iter(structure)))
-    if ways["query"] == ways["document"]:
+    by_model = bool(ways["document"]) and ways["document"][0][0] in _TRANSFORMERS
+    if by_model and ways["query"] == ways["document"]:
         return Route(ways["document"])
-    if [kind for kind, _ in ways["query"]] != [_STATIC] or ways["document"][0][0] not in _TRANSFORMERS:
+    if not by_model or [kind for kind, _ in ways["query"]] != [_STATIC]:
         found = "; ".join(f"{side}: {', '.join(kind for kind, _ in way)}" for side, way in ways.items())
         raise UnsupportedModelError(
             f"{file}: {found}. Supported are the same modules for both, or {_STATIC} alone for queries and a "

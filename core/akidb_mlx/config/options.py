@@ -156,6 +156,10 @@ class ModelOptions(BaseModel):
 class EmbedderOptions(ModelOptions):
     """Every option of an embedder but the model itself; the adapters inherit these fields."""
 
+    exact_reference: bool | None = vectors_field(
+        "True gives sentence-transformers' numbers also where others are meant: cut rows are not scaled again, "
+        "only a prompt called document serves documents, no end token is put where it ignores the flag."
+    )
     pooling: Annotated[PoolingMode, _spelled(POOLING_SPELLINGS)] | None = vectors_field(
         "How token vectors become one: it wins over what the checkpoint says. None follows the checkpoint."
     )
@@ -172,6 +176,10 @@ class EmbedderOptions(ModelOptions):
 class RerankerOptions(ModelOptions):
     """Every option of a reranker but the model itself; the adapters inherit these fields."""
 
+    exact_reference: bool | None = vectors_field(
+        "True gives sentence-transformers' numbers also where others are meant: no end token is put where it ignores "
+        "the flag."
+    )
     activation: Activation | None = vectors_field(
         "What makes scores of the model's numbers: sigmoid gives 0 to 1, identity the numbers themselves. None follows "
         "the checkpoint."
@@ -200,6 +208,10 @@ class SparseOptions(ModelOptions):
 class MultiVectorOptions(ModelOptions):
     """Every option of a late-interaction model but the model itself."""
 
+    exact_reference: bool | None = vectors_field(
+        "True gives sentence-transformers' numbers also where others are meant: only a prompt called document serves "
+        "documents, no end token is put where it ignores the flag."
+    )
     query_length: _Limit | None = vectors_field(
         "Tokens of a query, prompt and special tokens included: where the model fills queries up to a fixed length, "
         "that one, otherwise the most. None follows the checkpoint."

@@ -1,28 +1,12 @@
-"""Values of the kept columns → Arrow, with types that agree over the whole corpus."""
-
-import json
-from collections.abc import Sequence
-from typing import Any
+"""Rows of numbers ↔ Arrow columns."""
 
 import numpy as np
 import pyarrow as pa
 
+from akidb_mlx.errors import InputError
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["as_json", "cast_table", "make_column", "make_scores", "make_vectors", "read_vectors", "unify"]
-
-
-def make_column(values: Sequence[Any]) -> pa.Array:
-    """Values as one type; as text, JSON where they are no text, where they have none in common."""
-    # Arrow cannot take nested scalars that are null.
-    plain = [None if isinstance(v, pa.ListScalar | pa.StructScalar) and not v.is_valid else v for v in values]
-    try:
-        array = pa.array(plain)
-        if _is_storable(array.type):
-            return array
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        pass
-    return pa.array([_as_text(value) for value in values], pa.string())
+__all__ = ["make_scores", "make_vectors", "read_vectors"]
 
 
 def make_vectors(rows: Embeddings) -> pa.Array:
@@ -35,64 +19,35 @@ def make_scores(rows: Embeddings) -> pa.Array:
     return pa.array(rows[:, 0])
 
 
-def read_vectors(column: pa.ChunkedArray) -> Embeddings:
-    """A column of fixed-size lists as (n, dimension) rows."""
+def read_vectors(column: pa.ChunkedArray, first: int = 0) -> Embeddings:
+    """A column of fixed-size lists as (n, dimension) rows; a row without a vector (null) is NaN.
+
+    `first`: the number of the column's first row, for messages.
+
+    Raises:
+        InputError: a row has no vector, and numbers of its type cannot be NaN.
+    """
     width = column.type.list_size
-    chunks = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in column.chunks]
+    chunks = []
+    for chunk in column.chunks:
+        chunks.append(_read_chunk(chunk, width, first))
+        first += len(chunk)
     return np.concatenate(chunks) if chunks else np.empty((0, width), column.type.value_type.to_pandas_dtype())
 
 
-def unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """One schema that holds every row of all: columns in order of appearance, text where types disagree."""
-    types: dict[str, pa.DataType] = {}
-    for schema in schemas:
-        for column in schema:
-            known = types.get(column.name, column.type)
-            types[column.name] = known if known == column.type else _common(known, column.type)
-    return pa.schema([(name, pa.string() if pa.types.is_null(type_) else type_) for name, type_ in types.items()])
+def _read_chunk(chunk: pa.FixedSizeListArray, width: int, first: int) -> Embeddings:
+    if not chunk.null_count:
+        return _flat(chunk, width)
+    missing = chunk.is_null().to_numpy(zero_copy_only=False)
+    dtype = np.dtype(chunk.type.value_type.to_pandas_dtype())
+    if dtype.kind != "f":
+        raise InputError(f"row {first + missing.argmax()} has no vector (null), and {dtype} has no NaN to say so")
+    rows = np.full((len(chunk), width), np.nan, dtype)
+    rows[~missing] = _flat(chunk, width)
+    return rows
 
 
-def cast_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table's columns in a unified schema; null where it has none."""
-    columns = []
-    for column in schema:
-        if column.name not in table.column_names:
-            columns.append(pa.nulls(len(table), column.type))
-            continue
-        values = table[column.name]
-        try:
-            columns.append(values.cast(column.type))
-        except pa.ArrowException:  # what is no text becomes some
-            columns.append(pa.array([_as_text(value) for value in values], pa.string()))
-    return pa.table(columns, schema=schema)
-
-
-def as_json(record: dict[str, Any]) -> str:
-    """A line of JSON; what JSON does not know (times, bytes) as text."""
-    return json.dumps(record, ensure_ascii=False, default=str)
-
-
-def _common(a: pa.DataType, b: pa.DataType) -> pa.DataType:
-    try:
-        schemas = [pa.schema([("x", a)]), pa.schema([("x", b)])]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except pa.ArrowException:
-        return pa.string()
-
-
-def _is_storable(type_: pa.DataType) -> bool:
-    """Parquet has no struct without fields."""
-    if pa.types.is_struct(type_):
-        return type_.num_fields > 0 and all(_is_storable(field.type) for field in type_.fields)
-    if pa.types.is_map(type_):
-        return _is_storable(type_.item_type)
-    return not pa.types.is_nested(type_) or (hasattr(type_, "value_type") and _is_storable(type_.value_type))
-
-
-def _as_text(value: Any) -> str | None:
-    value = value.as_py() if isinstance(value, pa.Scalar) else value
-    if value is None:
-        return None
-    text = value if isinstance(value, str) else as_json(value)
-    # Lone surrogates count as U+FFFD, as they do for the tokenizer.
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+def _flat(chunk: pa.FixedSizeListArray, width: int) -> Embeddings:
+    """The rows that are not null."""
+    rows: Embeddings = chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return rows

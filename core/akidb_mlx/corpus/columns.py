@@ -1,22 +1,19 @@
 """Which columns of the inputs' tables mean what, checked against every table's head before anything is loaded."""
 
 import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TextIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from akidb_mlx.corpus.delimited import DELIMITED, read_head
+from akidb_mlx.corpus.json_lines import LINES, read_records
 from akidb_mlx.corpus.sources import Source
 from akidb_mlx.errors import InputError
 
-__all__ = ["Columns", "csv_rows", "open_csv", "settle_columns"]
-
-_JSONL = (".jsonl", ".ndjson")
-# A quote that is never closed makes the rest of a CSV file one field; a longer one is taken for that.
-_FIELD_CHARACTERS = 2**24
+__all__ = ["Columns", "settle_columns"]
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,25 @@ class Columns:
         """The output's own columns."""
         return {"id", self.computed}
 
-    def kept(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """The record's columns that go into the output beside id and embedding."""
-        names = record if self.keep is None else self.keep
-        return {name: record.get(name) for name in names if name not in (self.id, self.embedding)}
+    def is_kept(self, name: str) -> bool:
+        """Whether a column of the input goes into the output under its name."""
+        return name not in (self.id, self.embedding, *self.taken) and (self.keep is None or name in self.keep)
+
+    def clash(self, names: Mapping[str, Any] | Sequence[str]) -> str | None:
+        """A column of these that would be kept, but has the name of one of the output's own."""
+        for name in ("id", self.computed):
+            if name in names and name not in (self.id, self.embedding) and (self.keep is None or name in self.keep):
+                return name
+        return None
+
+    def is_usable(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record may have a place in the output, as far as its columns tell."""
+        return (
+            isinstance(record.get(self.text), str)
+            and (self.query is None or isinstance(record.get(self.query), str))
+            and (self.id is None or type(record.get(self.id)) in (int, str))
+            and self.clash(record) is None
+        )
 
 
 def settle_columns(
@@ -76,7 +88,7 @@ def settle_columns(
         _check_head(source, head, columns)
     names = {name for _, head in heads for name in head} | {text}
     # Later rows of a JSONL file may have what its first one lacks.
-    if columns.keep and not any(source.suffix in _JSONL for source, _ in heads):
+    if columns.keep and not any(source.suffix in LINES for source, _ in heads):
         for name in columns.keep:
             if name not in names:
                 raise InputError(f"no column {name!r} to keep; there are: {', '.join(sorted(names))}")
@@ -85,13 +97,15 @@ def settle_columns(
 
 def _check_head(source: Source, head: Sequence[str], columns: Columns) -> None:
     needed = {"text": columns.text, "id": columns.id, "query": columns.query}
-    if source.suffix not in _JSONL:
+    if source.suffix not in LINES:
         needed["embedding"] = columns.embedding
     for meaning, name in needed.items():
         if name is not None and name not in head:
             has = ", ".join(head) or "none"
             raise InputError(f"{source.name} has no column {name!r} (it has {has}); say which is the {meaning} column")
-    for name in columns.taken.intersection(columns.kept(dict.fromkeys(head))):
+    if len(set(head)) < len(head):
+        raise InputError(f"{source.name} has two columns of one name: {', '.join(head)}")
+    if name := columns.clash(head):
         told = "" if name == "score" else f"say that it is the {name} column, or "
         raise InputError(
             f"{source.name} has a column {name!r}, a name that the output needs: {told}list the columns to keep "
@@ -104,34 +118,9 @@ def _read_head(source: Source) -> Sequence[str] | None:
     try:
         if source.suffix == ".parquet":
             return list(pq.read_schema(source.path).names)
-        if source.suffix in (".csv", ".tsv"):
-            with open_csv(source) as lines:
-                head = next(csv_rows(lines, source), None)
-            if head is not None and len(set(head)) < len(head):
-                raise InputError(f"{source.name} has two columns of one name: {', '.join(head)}")
-            return head
-        with source.path.open("rb") as records:
-            return next(_heads(records), None)
+        if source.suffix in DELIMITED:
+            return read_head(source)
+        # What is no record is told when its turn comes.
+        return next((list(record) for *_, record, reason in read_records(source) if reason is None), None)
     except (OSError, pa.ArrowException, csv.Error) as error:
         raise InputError(f"cannot read {source.name}: {' '.join(str(error).split())}") from None
-
-
-def _heads(lines: BinaryIO) -> Iterator[Sequence[str]]:
-    for line in lines:
-        try:
-            record = json.loads(line.decode("utf-8-sig"))
-        except ValueError:  # told when its turn comes
-            continue
-        if isinstance(record, dict):
-            yield list(record)
-
-
-def open_csv(source: Source) -> TextIO:
-    """A CSV or TSV file; bytes that are not UTF-8 become lone surrogates."""
-    return source.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-
-
-def csv_rows(lines: TextIO, source: Source) -> Iterator[list[str]]:
-    """Its rows, the header first."""
-    csv.field_size_limit(_FIELD_CHARACTERS)
-    return csv.reader(lines, delimiter="\t" if source.suffix == ".tsv" else ",")

@@ -4,9 +4,12 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from akidb_mlx.config.sources import expanded
 from akidb_mlx.corpus.columns import Columns, settle_columns
@@ -17,6 +20,8 @@ from akidb_mlx.corpus.parts import Parts
 from akidb_mlx.corpus.progress import Progress
 from akidb_mlx.corpus.quantization import calibrate, check_output_dtype
 from akidb_mlx.corpus.readers import read_rows
+from akidb_mlx.corpus.schema import Table, settle_schema
+from akidb_mlx.corpus.siblings import check_siblings
 from akidb_mlx.corpus.sources import Source, describe_sources, find_sources
 from akidb_mlx.corpus.writers import check_format, write_output
 from akidb_mlx.errors import BackendError, ConfigError, InputError
@@ -77,7 +82,7 @@ class Corpus:
         Texts want an embedder, pairs a `PairScorer`.
 
         Raises:
-            ConfigError: the output was made by another recipe, or another run is writing it.
+            ConfigError: another recipe made the output, or a numbered file beside it; or another run is writing it.
             OSError: an input or the output's disk failed; what is embedded so far is kept for the next run.
             BackendError: the device failed, or its memory was too short for a minute; likewise.
         """
@@ -86,18 +91,22 @@ class Corpus:
         recipe = self._recipe(encoder)
         if self.output.exists() and not self.overwrite:
             return self._finished_before(recipe)
+        if not self.output.exists():
+            check_siblings(self.output, recipe)
         parts = Parts(self.output)
         try:
             self._check_parts(parts, recipe)
             before = sum(facts.rows + facts.rejected for facts in parts.facts)
             stats, began = encoder.stats(), time.perf_counter()
             with Progress(self.sources, show_progress) as progress, _kept_for_next_run(parts):
+                schema = self._settle(parts)
                 progress.start(parts.after[0], parts.facts[-1].position if parts.facts else 0)
-                for part in embed_parts(read_rows(self.sources, self.columns, parts.after), encoder, progress):
-                    parts.add(*finish_part(part, encoder.dimension, self.columns))
+                rows = read_rows(self.sources, self.columns, schema, parts.after)
+                for part in embed_parts(rows, encoder, progress):
+                    parts.add(*finish_part(part, encoder.dimension, self.columns, schema, self.output_dtype))
                 progress.finish(f"writing {self.output.name}")
                 totals = {name: sum(getattr(f, name) for f in parts.facts) for name in ("rows", "rejected", "given")}
-                write_output(self.output, parts, recipe | totals | {"calibration": self._calibration(parts)})
+                write_output(self.output, parts, schema, recipe | totals | {"calibration": self._calibration(parts)})
             seconds, after = time.perf_counter() - began, encoder.stats()
             parts.remove()
             return Summary(
@@ -110,6 +119,13 @@ class Corpus:
             )
         finally:
             parts.close()
+
+    def _settle(self, parts: Parts) -> pa.Schema:
+        """The output's columns: as the first run settled them, else from the inputs."""
+        schema = parts.schema
+        if schema is None:
+            parts.schema = schema = settle_schema(self.sources, self.columns, _tables(parts))
+        return schema
 
     def _recipe(self, encoder: Encoder) -> dict[str, Any]:
         embedding = {
@@ -169,6 +185,15 @@ class Corpus:
         if self.calibrated_by is not None:
             return self.calibrated_by
         return calibrate(self.output_dtype, max((facts.largest for facts in parts.facts), default=0.0))
+
+
+def _tables(parts: Parts) -> list[Table]:
+    """The parts of a release that did not settle a schema."""
+
+    def read(index: int, name: str) -> Iterator[pa.Array]:
+        yield from parts.table(index)[name].chunks
+
+    return [Table(table.schema, partial(read, index)) for index, table in enumerate(parts.tables())]
 
 
 @contextlib.contextmanager

@@ -11,11 +11,13 @@ import pyarrow as pa
 
 from akidb_mlx import vectors
 from akidb_mlx.config.model_config import ModelConfig
-from akidb_mlx.corpus.arrays import make_column, make_scores, make_vectors
+from akidb_mlx.corpus.arrays import make_scores, make_vectors
 from akidb_mlx.corpus.columns import Columns
+from akidb_mlx.corpus.kept import gather
 from akidb_mlx.corpus.parts import PartFacts
 from akidb_mlx.corpus.progress import Progress
-from akidb_mlx.corpus.readers import Row
+from akidb_mlx.corpus.quantization import LARGEST
+from akidb_mlx.corpus.row import Row
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError
 from akidb_mlx.vectors import Embeddings
 
@@ -88,22 +90,26 @@ def _embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, part: "_Part") -> 
 
 
 def finish_part(
-    part: Sequence[PlacedRow], dimension: int, columns: Columns
+    part: Sequence[PlacedRow], dimension: int, columns: Columns, schema: pa.Schema, output_dtype: str
 ) -> tuple[pa.Table, list[dict[str, Any]], PartFacts]:
     """What `Parts.add` wants: the table of good rows, the rejected ones, and what is in them."""
     good = [row for _, row in part if row.reason is None]
+    matrix = np.empty((len(good), dimension), np.float32)
+    for place, row in enumerate(good):
+        matrix[place] = row.vector
+    if (limit := LARGEST.get(output_dtype)) is not None and np.abs(matrix).max(initial=0.0) > limit:
+        for row, largest in zip(good, np.abs(matrix).max(axis=1), strict=True):
+            if largest > limit:
+                row.reason = f"a number of its vector is {largest:.4g}, beyond {output_dtype}; write float32"
+        matrix = matrix[[row.reason is None for row in good]]
+        good = [row for row in good if row.reason is None]
     rejects = [
         {"source": row.source, "row": row.number, "reason": row.reason, "id": row.id, **_asked(row, columns)}
         for _, row in part
         if row.reason is not None
     ]
-    matrix = np.empty((len(good), dimension), np.float32)
-    for place, row in enumerate(good):
-        matrix[place] = row.vector
     computed = make_vectors(matrix) if columns.query is None else make_scores(matrix)
-    made = {"id": make_column([row.id for row in good]), columns.computed: computed}
-    for name in dict.fromkeys(name for row in good for name in row.kept):
-        made[name] = make_column([row.kept.get(name) for row in good])
+    table = pa.Table.from_batches(gather(good), schema.remove_metadata()).combine_chunks()
     index, last = part[-1]
     facts = PartFacts(
         rows=len(good),
@@ -114,7 +120,7 @@ def finish_part(
         number=last.number,
         position=last.position,
     )
-    return pa.table(made), rejects, facts
+    return table.add_column(1, columns.computed, computed), rejects, facts
 
 
 def _asked(row: Row, columns: Columns) -> dict[str, str | None]:
@@ -186,7 +192,7 @@ class _Ahead:
             row = placed[1]
             if row.reason is None and row.vector is not None:
                 _check_vector(row, self._dimension, self._unit_length)
-            row.size = _ROW_BYTES + len(row.text or "") + len(row.query or "") + 4 * self._dimension * row.given
+            row.size += _ROW_BYTES + len(row.text or "") + len(row.query or "") + 4 * self._dimension * row.given
             self._waiting.append(placed)
             self._size += row.size
             if row.reason is None and row.vector is None and row.text is not None:

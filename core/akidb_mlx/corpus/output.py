@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from akidb_mlx.corpus.arrays import read_vectors
+from akidb_mlx.corpus.plain import plain_values
 from akidb_mlx.errors import InputError
 
-__all__ = ["KEY", "beside", "read_output", "read_recipe"]
+__all__ = ["KEY", "beside", "read_output", "read_recipe", "records_of"]
 
 KEY = b"akidb_mlx"
 
@@ -45,15 +46,30 @@ def read_output(
 ) -> Iterator[tuple[list[Any], NDArray[Any], list[dict[str, Any]]]]:
     """Ids, (n, dimension) vectors and the kept columns of a Parquet output, a batch at a time.
 
-    The vectors are NumPy's: as Python floats they would take eight times the memory.
+    The vectors are NumPy's: as Python floats they would take eight times the memory. A row without a vector, as
+    `akidb_mlx.ray` writes for texts that have none, is NaN. Times that Python has no object for are text.
+
+    Raises:
+        InputError: no file of vectors, or a row without one where numbers cannot be NaN.
     """
     with pq.ParquetFile(output) as file:
         if "embedding" not in file.schema_arrow.names:
             raise InputError(f"{output} has no column 'embedding'; a table of scores is read with pyarrow or pandas")
+        first = 0
         for batch in file.iter_batches(batch_size):
             table = pa.table(batch)
-            records = table.drop_columns(["id", "embedding"]).to_pylist()
-            yield table["id"].to_pylist(), read_vectors(table["embedding"]), records
+            vectors = read_vectors(table["embedding"], first)
+            yield plain_values(table["id"]), vectors, records_of(table.drop_columns(["id", "embedding"]))
+            first += len(batch)
+
+
+def records_of(table: pa.Table) -> list[dict[str, Any]]:
+    """A table's rows as Python's values."""
+    columns = [plain_values(column) for column in table.columns]
+    names = table.column_names
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)] or [
+        {} for _ in range(len(table))
+    ]
 
 
 def beside(output: Path, name: str) -> Path:

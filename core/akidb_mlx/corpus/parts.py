@@ -17,13 +17,14 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from akidb_mlx.corpus.arrays import as_json
+from akidb_mlx.corpus.plain import as_json
 from akidb_mlx.errors import ConfigError
 
 __all__ = ["PartFacts", "Parts", "replaced", "sync_folder"]
 
 _KEY = b"akidb_mlx"
 _RECIPE = "recipe.json"
+_SCHEMA = "schema.arrow"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,19 @@ class Parts:
         with replaced(self.folder / _RECIPE) as stream:
             stream.write(json.dumps(recipe).encode())
 
+    @property
+    def schema(self) -> pa.Schema | None:
+        """What was settled for the id and the kept columns; None before the first part, or by an earlier release."""
+        try:
+            return pa.ipc.read_schema(pa.py_buffer((self.folder / _SCHEMA).read_bytes()))
+        except FileNotFoundError:
+            return None
+
+    @schema.setter
+    def schema(self, schema: pa.Schema) -> None:
+        with replaced(self.folder / _SCHEMA) as stream:
+            stream.write(schema.serialize())
+
     def add(self, table: pa.Table, rejects: Sequence[dict[str, Any]], facts: PartFacts) -> None:
         """Commit the next part."""
         index = len(self.facts)
@@ -109,19 +123,15 @@ class Parts:
             writer.write_table(table)
         self.facts.append(facts)
 
-    def schemas(self) -> list[pa.Schema]:
-        """Each part's columns and their types."""
-        schemas = []
-        for index in range(len(self.facts)):
-            with pa.memory_map(str(self._file(index))) as stream:
-                schemas.append(pa.ipc.open_file(stream).schema)
-        return schemas
-
     def tables(self) -> Iterator[pa.Table]:
         """Each part in order, one in memory at a time."""
         for index in range(len(self.facts)):
-            with self._file(index).open("rb") as stream:
-                yield pa.ipc.open_file(stream).read_all()
+            yield self.table(index)
+
+    def table(self, index: int) -> pa.Table:
+        """The rows of one part."""
+        with self._file(index).open("rb") as stream:
+            return pa.ipc.open_file(stream).read_all()
 
     def rejects(self) -> Iterator[bytes]:
         """What the parts' files of rejected rows hold, in order."""

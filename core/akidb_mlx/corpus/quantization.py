@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from akidb_mlx.errors import ConfigError, InputError
+from akidb_mlx.errors import ConfigError
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["OUTPUT_DTYPES", "calibrate", "check_output_dtype", "quantize"]
+__all__ = ["LARGEST", "OUTPUT_DTYPES", "calibrate", "check_output_dtype", "quantize"]
 
 # Name → NumPy's type in the file; binary packs eight dimensions into a byte, the first in the highest bit.
 OUTPUT_DTYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8, "binary": np.uint8}
 _INT8_MAX = 127
-_FLOAT16_MAX = 65504.0
+# What a type cannot hold is no number any more.
+LARGEST = {"float16": 65504.0}
 
 
 def check_output_dtype(output_dtype: str, dimension: int) -> None:
@@ -31,8 +32,6 @@ def calibrate(output_dtype: str, largest: float) -> dict[str, Any]:
     int8: number = float / scale, rounded. One scale for all dimensions, so that dot products and cosines of
     the bytes are those of the floats, up to a factor and rounding, in any store.
     """
-    if output_dtype == "float16" and largest > _FLOAT16_MAX:
-        raise InputError(f"the largest number of the vectors is {largest:.4g}, beyond float16; write float32")
     if output_dtype == "int8":
         return {"scale": largest / _INT8_MAX or 1.0}
     return {"threshold": 0.0, "bit_order": "big"} if output_dtype == "binary" else {}

@@ -3,55 +3,38 @@
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from akidb_mlx.corpus.columns import Columns, csv_rows, open_csv
+from akidb_mlx.corpus.columns import Columns
+from akidb_mlx.corpus.delimited import open_delimited, read_delimited
+from akidb_mlx.corpus.json_lines import read_records
+from akidb_mlx.corpus.json_types import is_valid_text
+from akidb_mlx.corpus.kept import Kept
+from akidb_mlx.corpus.plain import plain_values
+from akidb_mlx.corpus.row import Row
 from akidb_mlx.corpus.sources import Source
 
-__all__ = ["Row", "read_rows"]
+__all__ = ["read_rows"]
 
 _PARQUET_ROWS = 1024
 
 
-@dataclass(slots=True)
-class Row:
-    """One row of the corpus on its way."""
+def read_rows(
+    sources: Sequence[Source], columns: Columns, schema: pa.Schema, after: tuple[int, int]
+) -> Iterator[tuple[int, Row]]:
+    """(index of the source, row) in order, beginning after row number `after[1]` of source `after[0]`.
 
-    source: str
-    number: int
-    """From 1: the line of a JSONL file, the record of a CSV or Parquet file."""
-    position: int
-    """About how many bytes of its file are read with it."""
-    id: Any = None
-    text: str | None = None
-    query: str | None = None
-    """The text's partner, where pairs are scored."""
-    vector: Any = None
-    given: bool = False
-    """Whether the vector was in the input."""
-    kept: dict[str, Any] = field(default_factory=dict)
-    reason: str | None = None
-    """Why it has no place in the output."""
-    size: int = 0
-    """About how much memory it takes, without a computed vector (bytes)."""
-
-    @property
-    def asked(self) -> Any:
-        """What the model is asked: the text, or the pair."""
-        return self.text if self.query is None else (self.query, self.text)
-
-
-def read_rows(sources: Sequence[Source], columns: Columns, after: tuple[int, int]) -> Iterator[tuple[int, Row]]:
-    """(index of the source, row) in order, beginning after row number `after[1]` of source `after[0]`."""
+    `schema`: what `settle_schema` gave.
+    """
+    kept = Kept(schema, columns)
     for index in range(after[0], len(sources)):
         source = sources[index]
         read = _READERS.get(source.suffix, _read_text)
         try:
-            for row in read(source, columns, after[1] if index == after[0] else 0):
+            for row in read(source, kept, after[1] if index == after[0] else 0):
                 yield index, row
         except (OSError, pa.ArrowException, csv.Error) as error:
             raise OSError(f"{source.name} cannot be read any further: {' '.join(str(error).split())}") from error
@@ -60,60 +43,48 @@ def read_rows(sources: Sequence[Source], columns: Columns, after: tuple[int, int
 # ── one reader a format ──────────────────────────────────────────────────────────────────────────────
 
 
-def _read_jsonl(source: Source, columns: Columns, skip: int) -> Iterator[Row]:
-    position = 0
-    with source.path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            position += len(line)
-            if number > skip and line.strip():
-                row = Row(source.name, number, position)
-                try:
-                    record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                except UnicodeDecodeError as error:
-                    _refuse(row, f"not UTF-8: {error.reason} at byte {error.start}", line)
-                except (ValueError, RecursionError) as error:
-                    _refuse(row, f"no valid JSON: {error}", line)
-                else:
-                    if isinstance(record, dict):
-                        _fill(row, record, columns)
-                    else:
-                        _refuse(row, "the line is no JSON object", line)
-                yield row
+def _read_jsonl(source: Source, kept: Kept, skip: int) -> Iterator[Row]:
+    return kept.fill_records(_jsonl_rows(source, kept, skip))
 
 
-def _refuse(row: Row, reason: str, line: bytes) -> None:
-    row.reason, row.text = reason, line.decode("utf-8", "replace").rstrip("\n")
+def _jsonl_rows(source: Source, kept: Kept, skip: int) -> Iterator[tuple[Row, Mapping[str, Any] | None]]:
+    for number, position, line, record, reason in read_records(source, skip):
+        row = Row(source.name, number, position, size=len(line))
+        if reason is not None:
+            row.reason, row.text = reason, line.decode("utf-8", "replace").rstrip("\n")
+            yield row, None
+        else:
+            _fill(row, record, kept)
+            yield row, record
 
 
-def _read_csv(source: Source, columns: Columns, skip: int) -> Iterator[Row]:
-    with open_csv(source) as lines:
-        reader, raw = csv_rows(lines, source), lines.buffer.raw  # type: ignore[attr-defined]
-        header = next(reader, [])
-        number = 0
-        for values in reader:
-            number += 1
-            if number <= skip or not values:
+def _read_delimited(source: Source, kept: Kept, skip: int) -> Iterator[Row]:
+    return kept.fill_records(_delimited_rows(source, kept, skip))
+
+
+def _delimited_rows(source: Source, kept: Kept, skip: int) -> Iterator[tuple[Row, Mapping[str, Any] | None]]:
+    with open_delimited(source) as lines:
+        records, raw = read_delimited(lines, source), lines.buffer.raw  # type: ignore[attr-defined]
+        head = next(records, None)
+        header = [] if head is None else head.fields
+        for number, (fields, reason, text) in enumerate(records, 1):
+            if number <= skip or not (fields or reason):
                 continue
-            row = Row(source.name, number, raw.tell())
-            if len(values) == len(header):
-                _fill(row, dict(zip(header, values, strict=True)), columns)
-            else:
-                row.reason, row.text = f"{len(values)} fields where the header has {len(header)}", ",".join(values)
-            if any(not value.isascii() and _has_surrogates(value) for value in values):
-                row.reason = "not UTF-8"
+            row = Row(source.name, number, raw.tell(), reason=reason, text=text, size=sum(map(len, fields)))
+            record = None
+            if len(fields) == len(header):
+                record = dict(zip(header, fields, strict=True))
+                _fill(row, record, kept)
+            elif reason is None:
+                row.reason, row.text = f"{len(fields)} fields where the header has {len(header)}", ",".join(fields)
+            if not all(map(is_valid_text, fields)) or not is_valid_text(row.text or ""):
+                row.reason = row.reason if reason else "not UTF-8"
                 row.text = row.text and row.text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            yield row
+            yield row, record
 
 
-def _has_surrogates(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _read_parquet(source: Source, columns: Columns, skip: int) -> Iterator[Row]:
+def _read_parquet(source: Source, kept: Kept, skip: int) -> Iterator[Row]:
+    columns = kept.columns
     with pq.ParquetFile(source.path) as file:
         wanted = None
         if columns.keep is not None:
@@ -124,55 +95,68 @@ def _read_parquet(source: Source, columns: Columns, skip: int) -> Iterator[Row]:
         while groups and number + file.metadata.row_group(groups[0]).num_rows <= skip:
             number += file.metadata.row_group(groups.pop(0)).num_rows
         for batch in file.iter_batches(_PARQUET_ROWS, groups, wanted):
-            names = batch.schema.names
-            for place in range(batch.num_rows):
-                number += 1
-                if number > skip:
-                    # Scalars, because Python's own values would lose the column's type.
-                    record = {name: batch.column(i)[place] for i, name in enumerate(names)}
-                    row = Row(source.name, number, source.size * number // count)
-                    for name in {columns.text, columns.id, columns.query} & record.keys():
-                        record[name] = record[name].as_py()
-                    _fill(row, record, columns)
-                    yield row
+            if number + len(batch) > skip:
+                places = range(max(0, skip - number), len(batch))
+                yield from _parquet_rows(source, kept, batch, places, number + 1, count)
+            number += len(batch)
 
 
-def _read_text(source: Source, columns: Columns, skip: int) -> Iterator[Row]:
-    if skip:
-        return
-    row = Row(source.name, 1, source.size, id=source.name)
+def _parquet_rows(
+    source: Source, kept: Kept, batch: pa.RecordBatch, places: range, first: int, count: int
+) -> Iterator[Row]:
+    columns = kept.columns
+    names = {name for name in (columns.text, columns.id, columns.query) if name is not None}
+    values = {name: plain_values(batch.column(name)) for name in names}
+    if columns.embedding is not None:
+        values[columns.embedding] = list(batch.column(columns.embedding))
+    ids = [f"{source.name}:{first + place}" for place in range(len(batch))] if columns.id is None else None
+    filled = kept.of_batch(batch, ids)
+    size = batch.nbytes // max(1, len(batch))
+    for place in places:
+        number = first + place
+        row = Row(source.name, number, source.size * number // count, batch=filled, place=place, size=size)
+        _fill(row, {name: column[place] for name, column in values.items()}, kept)
+        yield row
+
+
+def _read_text(source: Source, kept: Kept, skip: int) -> Iterator[Row]:
+    return kept.fill_records(_text_rows(source, kept) if not skip else ())
+
+
+def _text_rows(source: Source, kept: Kept) -> Iterator[tuple[Row, Mapping[str, Any] | None]]:
+    row = Row(source.name, 1, source.size, id=source.name, size=source.size)
     try:
-        content = source.path.read_bytes()
-        row.text = content.decode("utf-8-sig")
-        row.kept = {columns.text: row.text} if columns.keep is None or columns.text in columns.keep else {}
+        row.text = source.path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         row.reason = f"not UTF-8: {error.reason} at byte {error.start}"
     except OSError as error:  # one of perhaps many files: the others are read
         row.reason = f"cannot be read: {error.strerror}"
-    yield row
+    yield row, {kept.columns.text: row.text}
 
 
-_READERS: dict[str, Callable[[Source, Columns, int], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Source, Kept, int], Iterator[Row]]] = {
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
+    ".csv": _read_delimited,
+    ".tsv": _read_delimited,
     ".parquet": _read_parquet,
 }
 
 
-def _fill(row: Row, record: Mapping[str, Any], columns: Columns) -> None:
+def _fill(row: Row, record: Mapping[str, Any], kept: Kept) -> None:
+    columns = kept.columns
     row.id = f"{row.source}:{row.number}" if columns.id is None else record.get(columns.id)
     row.text = _read_text_of(row, record, columns.text)
     if columns.query is not None:
         row.query = _read_text_of(row, record, columns.query)
     if row.id is None:
         row.reason = f"no id in column {columns.id}"
-    elif isinstance(row.id, bool) or not isinstance(row.id, str | int):
+    elif type(row.id) not in (int, str):
         row.reason, row.id = f"the id is a {type(row.id).__name__}, not text or a whole number", str(row.id)
-    row.kept = columns.kept(record)
-    if taken := columns.taken.intersection(row.kept):
-        row.reason = f"the name of column {min(taken)} is the output's own; leave it out with keep"
+    else:
+        kept.check_id(row)
+    if (name := columns.clash(record)) is not None:
+        row.reason = f"the name of column {name} is the output's own; leave it out with keep"
     if columns.embedding is not None:
         row.vector = _as_vector(record.get(columns.embedding))
 
@@ -182,17 +166,19 @@ def _read_text_of(row: Row, record: Mapping[str, Any], column: str) -> str | Non
     text = record.get(column)
     if isinstance(text, str):
         return text
-    row.reason = f"no text in column {column}" if text is None else f"column {column} holds a {_kind(text)}, not text"
+    row.reason = (
+        f"no text in column {column}" if text is None else f"column {column} holds a {type(text).__name__}, not text"
+    )
     return None
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__
 
 
 def _as_vector(value: Any) -> Any:
     """A vector as it stands in Parquet, in JSON, or as JSON in CSV, where nothing means none; checked later."""
     if isinstance(value, pa.Scalar):
+        if not value.is_valid:
+            return None
+        if isinstance(value, pa.ListScalar) and not value.values.null_count and _is_number(value.values.type):
+            return value.values.to_numpy(zero_copy_only=False)
         return value.as_py()
     if isinstance(value, str):
         try:
@@ -200,3 +186,7 @@ def _as_vector(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _is_number(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(type_) or pa.types.is_integer(type_))

@@ -84,14 +84,17 @@ def _find_below(folder: Path, output: Path) -> Iterator[Source]:
 
 def _source(path: Path) -> Source:
     status = path.stat()
-    return Source(path.as_posix(), path, status.st_size, status.st_mtime_ns)
+    name = path.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # for output and messages
+    return Source(name, path, status.st_size, status.st_mtime_ns)
 
 
 def describe_sources(sources: Sequence[Source]) -> dict[str, Any]:
     """What tells whether a later run reads the same: count, bytes, and a digest of names, sizes and times."""
     digest = hashlib.sha256()
     for source in sources:
-        digest.update(f"{source.name}\0{source.size}\0{source.changed_ns}\n".encode("utf-8", "surrogateescape"))
+        digest.update(
+            f"{source.path.as_posix()}\0{source.size}\0{source.changed_ns}\n".encode("utf-8", "surrogateescape")
+        )
     return {
         "files": len(sources),
         "bytes": sum(source.size for source in sources),

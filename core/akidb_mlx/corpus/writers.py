@@ -4,6 +4,7 @@ OUT.parquet carries its recipe in its metadata (key `akidb_mlx`); OUT.jsonl and 
 OUT.meta.json, and OUT.npy its ids and kept columns in OUT.rows.jsonl. Rejected rows are in OUT.rejects.jsonl.
 """
 
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,9 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from akidb_mlx.corpus.arrays import as_json, cast_table, make_vectors, read_vectors, unify
-from akidb_mlx.corpus.output import KEY, beside
+from akidb_mlx.corpus.arrays import make_vectors, read_vectors
+from akidb_mlx.corpus.merging import fit
+from akidb_mlx.corpus.output import KEY, beside, records_of
 from akidb_mlx.corpus.parts import Parts, replaced
+from akidb_mlx.corpus.plain import as_json
 from akidb_mlx.corpus.quantization import OUTPUT_DTYPES, quantize
 from akidb_mlx.errors import ConfigError
 
@@ -26,11 +29,11 @@ __all__ = ["FORMATS", "check_format", "write_output"]
 _GROUP = 8192
 
 
-def write_output(output: Path, parts: Parts, recipe: Mapping[str, Any]) -> None:
+def write_output(output: Path, parts: Parts, schema: pa.Schema, recipe: Mapping[str, Any]) -> None:
     """Put the parts together. The output's own name appears last: where it is, everything is."""
     scores = recipe.get("kind") == "reranker"
     computed = ("score", pa.float32()) if scores else ("embedding", pa.list_(pa.float32(), recipe["dimension"]))
-    schema = unify([pa.schema([("id", pa.null()), computed]), *parts.schemas()])
+    schema = schema.remove_metadata().insert(1, pa.field(*computed))
     regrouped = _regrouped(parts, schema)
     batches = regrouped if scores else _quantized(regrouped, recipe)
     rejects = beside(output, "rejects.jsonl")
@@ -49,13 +52,20 @@ def write_output(output: Path, parts: Parts, recipe: Mapping[str, Any]) -> None:
 
 def _regrouped(parts: Parts, schema: pa.Schema) -> Iterator[pa.Table]:
     """Tables of _GROUP rows whatever the parts' sizes; the last may have fewer."""
-    waiting = schema.empty_table()
+    waiting = pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)  # extension types too
     for table in parts.tables():
-        waiting = pa.concat_tables([waiting, cast_table(table, schema)])
+        waiting = pa.concat_tables([waiting, _fitted(table, schema)])
         while len(waiting) >= _GROUP:
             yield waiting.slice(0, _GROUP).combine_chunks()
             waiting = waiting.slice(_GROUP)
     yield waiting.combine_chunks()
+
+
+def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The part in the settled schema, which it has unless an earlier release wrote it."""
+    names = table.column_names
+    columns = [table[name] if name in names else pa.nulls(len(table)) for name in schema.names]
+    return pa.table([fit(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
 
 
 def _quantized(tables: Iterator[pa.Table], recipe: Mapping[str, Any]) -> Iterator[pa.Table]:
@@ -73,20 +83,37 @@ def _write_parquet(
 ) -> None:
     first = next(tables)
     schema = first.schema.with_metadata({KEY: json.dumps(recipe)})
-    numbers = "score" if recipe.get("kind") == "reranker" else "embedding.list.element"
-    others = [name for name in schema.names if name != numbers.partition(".")[0]]
-    # Floats do not compress. Parquet spends four bytes on an int8 unless it is an index into a dictionary.
-    small = recipe.get("output_dtype") in ("int8", "binary")
-    options: dict[str, Any] = {
-        "compression": dict.fromkeys(others, "zstd") | {numbers: "zstd" if small else "none"},
-        "use_dictionary": [*others, numbers] if small else others,
-        "write_statistics": others,
-    }
-    with pq.ParquetWriter(stream, schema, **options) as writer:
+    with pq.ParquetWriter(stream, schema, **_parquet_options(schema, recipe)) as writer:
         writer.write_table(first)
         for table in tables:
             if len(table):
                 writer.write_table(table)
+
+
+def _parquet_options(schema: pa.Schema, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """How each leaf is written: pyarrow takes no column's name for one with leaves."""
+    computed = "score" if recipe.get("kind") == "reranker" else "embedding"
+    leaves = _leaves(schema)
+    others = [leaf for leaf in leaves if leaf.partition(".")[0] != computed]
+    numbers = [leaf for leaf in leaves if leaf.partition(".")[0] == computed]
+    # Parquet spends four bytes on an int8 unless it is an index into a dictionary.
+    small = recipe.get("output_dtype") in ("int8", "binary")
+    return {
+        "compression": "zstd",
+        "use_dictionary": leaves if small else others,
+        "write_statistics": others,
+        # The first bytes of floats are alike: split from the others they compress.
+        "column_encoding": None if small else dict.fromkeys(numbers, "BYTE_STREAM_SPLIT"),
+    }
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """The paths of a schema's leaves in Parquet."""
+    empty = io.BytesIO()
+    with pq.ParquetWriter(empty, schema):
+        pass
+    columns = pq.ParquetFile(empty).schema
+    return [columns.column(place).path for place in range(len(columns))]
 
 
 def _write_jsonl(
@@ -101,13 +128,13 @@ def _write_jsonl(
         numbers = pc.cast(pa.array(vectors.astype(np.float32).reshape(-1)), pa.string())
         offsets = pa.array(np.arange(len(vectors) + 1, dtype=np.int64) * vectors.shape[1])
         joined = pc.binary_join(pa.LargeListArray.from_arrays(offsets, numbers), ",")
-        for record, row in zip(table.drop_columns("embedding").to_pylist(), joined, strict=True):
+        for record, row in zip(records_of(table.drop_columns("embedding")), joined, strict=True):
             stream.write(f'{as_json(record)[:-1]}, "embedding": [{row.as_py()}]}}\n'.encode())
 
 
 def _scored_lines(table: pa.Table) -> Iterator[bytes]:
     numbers = pc.cast(table["score"], pa.string())
-    for record, number in zip(table.drop_columns("score").to_pylist(), numbers, strict=True):
+    for record, number in zip(records_of(table.drop_columns("score")), numbers, strict=True):
         yield f'{as_json(record)[:-1]}, "score": {number.as_py()}}}\n'.encode()
 
 
@@ -124,7 +151,7 @@ def _write_npy(
                 header = {"descr": dtype.str, "fortran_order": False, "shape": (rows, *numbers.shape[1:])}
                 np.lib.format.write_array_header_1_0(stream, header)
             stream.write(np.ascontiguousarray(numbers, dtype).tobytes())
-            for record in table.drop_columns(name).to_pylist():
+            for record in records_of(table.drop_columns(name)):
                 others.write(as_json(record).encode() + b"\n")
 
 

@@ -25,9 +25,9 @@ class DebertaEmbeddings(nn.Module):
         super().__init__()
         narrow = read(config, "embedding_size", int, width)
         self.word = nn.Embedding(read(config, "vocab_size", int), narrow)
-        if read(config, "position_biased_input", bool, True):
+        if read(config, "position_biased_input", bool):
             self.position = nn.Embedding(read(config, "max_position_embeddings", int), narrow)
-        if read(config, "type_vocab_size", int, 0):
+        if read(config, "type_vocab_size", int):
             self.token_type = nn.Embedding(read(config, "type_vocab_size", int), narrow)
         if narrow != width:
             self.project = nn.Linear(narrow, width, bias=False)
@@ -129,7 +129,7 @@ class DebertaV2(Backbone):
         self.width = read(config, "hidden_size", int)
         eps = read(config, "layer_norm_eps", float)
         self.embeddings = DebertaEmbeddings(config, self.width, eps)
-        self._relative = read(config, "relative_attention", bool, False)
+        self._relative = read(config, "relative_attention", bool)
         if self._relative:
             self._farthest = _farthest(config)
             self._buckets = self.buckets(config)
@@ -230,7 +230,7 @@ class DebertaV2(Backbone):
 
 def _farthest(config: Mapping[str, Any]) -> int:
     """The distance beyond which all are one."""
-    said = read(config, "max_relative_positions", int, -1)
+    said = read(config, "max_relative_positions", int)
     return said if said >= 1 else read(config, "max_position_embeddings", int)
 
 

@@ -67,10 +67,10 @@ class Decoder(Backbone):
 
     def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope:
         """The rotary positions of layers of this kind."""
-        parameters = rope_parameters(config, whole=family.plain)
+        parameters = rope_parameters(config, whole=not family.partial)
         allow({**config, **parameters}, "rope_type", ("default", "linear", "llama3", "yarn"))
         if family.partial:
-            read(parameters, "partial_rotary_factor", float)
+            read({**config, **parameters}, "partial_rotary_factor", float)
         return make_rope(_head(config), parameters, interleaved=family.interleaved)
 
     def __call__(self, batch: DeviceBatch) -> mx.array:

@@ -25,7 +25,7 @@ class Electra(Bert):
 
     def make_embeddings(self, config: Mapping[str, Any], eps: float) -> Embeddings:
         """What comes before the layers."""
-        narrow = read(config, "embedding_size", int, 128)
+        narrow = read(config, "embedding_size", int)
         if narrow == self.width:
             return super().make_embeddings(config, eps)
         return FactorizedEmbeddings(config, narrow, self.width, eps)

@@ -19,7 +19,7 @@ class TaskEmbeddings(Embeddings):
     def __init__(self, config: Mapping[str, Any], width: int, eps: float) -> None:
         """Make the tables."""
         super().__init__(config, width, eps)
-        self.task_type = nn.Embedding(read(config, "task_type_vocab_size", int, 3), width)
+        self.task_type = nn.Embedding(read(config, "task_type_vocab_size", int), width)
 
     def by_position(self, batch: DeviceBatch, positions: mx.array) -> mx.array:
         """What is added to the words."""
@@ -37,7 +37,7 @@ class Ernie(Bert):
 
     def make_embeddings(self, config: Mapping[str, Any], eps: float) -> Embeddings:
         """What comes before the layers."""
-        self._by_task = read(config, "use_task_id", bool, False)
+        self._by_task = read(config, "use_task_id", bool)
         return (TaskEmbeddings if self._by_task else Embeddings)(config, self.width, eps)
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:

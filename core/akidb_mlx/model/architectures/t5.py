@@ -21,10 +21,7 @@ from akidb_mlx.model.layers.relative import bias_numbers, make_bias
 
 __all__ = ["T5"]
 
-# feed_forward_proj where config.json does not say, by model_type: transformers' defaults.
-_NETWORKS = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu"}
 _GELU = {"gated-gelu": "gelu_new"}  # else an activation goes by its own name
-_FARTHEST = 128  # relative_attention_max_distance, which old files do not have
 
 
 class Network(nn.Module):
@@ -92,7 +89,7 @@ class T5(Backbone):
         self.width = read(config, "d_model", int)
         layers, heads = read(config, "num_layers", int), read(config, "num_heads", int)
         self._buckets = read(config, "relative_attention_num_buckets", int)
-        self._farthest = read(config, "relative_attention_max_distance", int, _FARTHEST)
+        self._farthest = read(config, "relative_attention_max_distance", int)
         self.shared = nn.Embedding(read(config, "vocab_size", int), self.width)
         # The first layer's serves all, but for UMT5.
         tables = layers if config["model_type"] == "umt5" else 1
@@ -129,7 +126,7 @@ class T5(Backbone):
 
 def _network(config: Mapping[str, Any], width: int) -> nn.Module:
     """As feed_forward_proj says ("relu", "gated-gelu" …), which dense_act_fn and is_gated_act overrule."""
-    said = read(config, "feed_forward_proj", str, _NETWORKS[config["model_type"]])
+    said = read(config, "feed_forward_proj", str)
     gate, _, name = said.rpartition("-")
     if gate not in ("", "gated"):
         raise CheckpointError(f"config.json: feed_forward_proj is {said!r}; it must be an activation or gated-…")
