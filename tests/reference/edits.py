@@ -312,7 +312,6 @@ def store_in_odd_dtypes(folder):
     edit_weights(folder, lambda tensors: {name: cast(name, tensor) for name, tensor in tensors.items()})
 
 
-
 def scaled(part, factor):
     """Smaller weights: T5 does not scale its scores, and trained ones have their scale in the queries."""
 

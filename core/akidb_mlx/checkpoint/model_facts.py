@@ -49,18 +49,16 @@ class ModelFacts:
     sources: Mapping[str, str] = field(default_factory=dict)
     """Fact → the file (relative to `path`) or table that it came from."""
 
-<<<<<<< HEAD
     @property
     def float_dtype(self) -> str:
         """The dtype that a GPU computes in where nobody says another: that of the files, float32 for a float16 T5."""
         stored = read_float_dtype(self.weight_files)
         return "float32" if stored == "float16" and self.model_type in _WIDENED else stored
-=======
+
     def without_end_token(self) -> Self:
         """The same without the end token that the files state and sentence-transformers leaves out."""
         rules = {key: value for key, value in self.tokenizer_rules.items() if key != "append"}
         return replace(self, tokenizer_rules=rules)
->>>>>>> main
 
     def rebuilt_tokenizer(self, kind: TokenizerKind) -> RebuiltTokenizer:
         """The tokenizer as sentence-transformers has it, or the file as it stands."""
