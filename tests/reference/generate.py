@@ -412,7 +412,7 @@ CASES: tuple[Case, ...] = (
     Case("heads-64-t5", "t5", "heads of 64, gated-gelu (FRIDA's kind): cls reads what the text begins with",
          models.t5(d_kv=64, num_heads=2, feed_forward_proj="gated-gelu"), t5_tokens, "cls", dtype=BRAIN, **TILES,
          prepare=edits.scaled("SelfAttention.q.weight", 0.125), must_matter={"bias": mistakes.no_t5_bias, "scale": mistakes.scaled_t5}),
-    Case("heads-64-albert", "albert", "heads of 64, gelu_new, one group", models.albert(**TWO_HEADS_OF_64, num_hidden_groups=1, num_hidden_layers=2), albert_tokens,
+    Case("heads-64-albert", "albert", "heads of 64, gelu_new, one group", models.albert(**TWO_HEADS_OF_64, embedding_size=32, num_hidden_groups=1, num_hidden_layers=2), albert_tokens,
          "cls", dtype=HALF, **TILES, must_matter={"layers": {"num_hidden_layers": 3}}),
     Case("heads-64-electra", "electra", "heads of 64, tables of the full width", models.electra(**TWO_HEADS_OF_64, embedding_size=128, num_hidden_layers=1), bert_tokens, "cls", dtype=HALF,
          **TILES, must_matter={"keys": mistakes.keys_of_the_next_head}),
