@@ -17,9 +17,12 @@ __all__ = ["TokenizerFacts", "read_tokenizer_facts"]
 Config = Mapping[str, Any]
 # Where positions are a table; RoBERTa's kin count from pad_token_id + 1, so that 514 rows hold 512 tokens.
 _LEARNED_POSITIONS = {
+    "albert": "from zero",
     "bert": "from zero",
     "camembert": "after padding",
     "distilbert": "from zero",
+    "electra": "from zero",
+    "ernie": "from zero",
     "mpnet": "after padding",
     "roberta": "after padding",
     "xlm-roberta": "after padding",
