@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import gc
 import importlib.util
 import json
 import shutil
@@ -154,6 +155,13 @@ async def test_llamaindexs_openai_like_embedding_and_an_index(server, minilm):
 # Ollama's clients
 
 
+@pytest.fixture
+def left_open():
+    """Connections that a client never closes are collected here, where the warning of each is ignored."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture(scope="module")
 def prompted():
     with Embedder.load(REFERENCE / "bert-prompts") as embedder:
@@ -183,7 +191,7 @@ def test_the_ollama_package(server, prompted):
 
 @needs("langchain_ollama")
 @pytest.mark.filterwarnings("ignore")  # of connections that its clients leave open
-async def test_langchains_ollama_embeddings(server, prompted):
+async def test_langchains_ollama_embeddings(server, prompted, left_open):
     from langchain_ollama import OllamaEmbeddings
 
     connection = {"base_url": server.url, "client_kwargs": {"headers": {"Authorization": "Bearer sesame"}}}
@@ -196,7 +204,7 @@ async def test_langchains_ollama_embeddings(server, prompted):
 
 @needs("llama_index")
 @pytest.mark.filterwarnings("ignore")
-async def test_llamaindexs_ollama_embedding(server, prompted):
+async def test_llamaindexs_ollama_embedding(server, prompted, left_open):
     ollama = pytest.importorskip("llama_index.embeddings.ollama", reason="needs the extra [clients]")
 
     headers = {"headers": {"Authorization": "Bearer sesame"}}
@@ -210,7 +218,7 @@ async def test_llamaindexs_ollama_embedding(server, prompted):
 @pytest.mark.parametrize(
     ("provider", "path"), [("ollama", ""), ("openai", "/v1"), ("hosted_vllm", "/v1"), ("voyage", "/v1/embeddings")]
 )
-def test_litellm(server, prompted, monkeypatch, provider, path):
+def test_litellm(server, prompted, monkeypatch, left_open, provider, path):
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or its import asks the network for prices
     import litellm
 
@@ -219,11 +227,13 @@ def test_litellm(server, prompted, monkeypatch, provider, path):
         answer = litellm.embedding(name, DOCUMENTS, api_base=base, api_key="sesame", max_retries=0)
         assert_close([item["embedding"] for item in answer.data], expected(DOCUMENTS))
         assert answer.usage.prompt_tokens > 0
+    litellm.module_level_client.close()
+    litellm.in_memory_llm_clients_cache.flush_cache()
 
 
 @needs("voyageai")
 @pytest.mark.filterwarnings("ignore")
-def test_voyages_sdk(server, prompted):
+def test_voyages_sdk(server, prompted, left_open):
     import voyageai
 
     client = voyageai.Client("sesame", base_url=f"{server.url}/v1")
