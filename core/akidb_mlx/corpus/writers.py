@@ -23,7 +23,7 @@ from akidb_mlx.corpus.plain import as_json
 from akidb_mlx.corpus.quantization import OUTPUT_DTYPES, quantize
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["FORMATS", "check_format", "write_output"]
+__all__ = ["FORMATS", "check_format", "parquet_options", "write_output"]
 
 # Rows of a row group: the file does not depend on where the parts begin and end.
 _GROUP = 8192
@@ -83,27 +83,27 @@ def _write_parquet(
 ) -> None:
     first = next(tables)
     schema = first.schema.with_metadata({KEY: json.dumps(recipe)})
-    with pq.ParquetWriter(stream, schema, **_parquet_options(schema, recipe)) as writer:
+    with pq.ParquetWriter(stream, schema, **parquet_options(schema, recipe)) as writer:
         writer.write_table(first)
         for table in tables:
             if len(table):
                 writer.write_table(table)
 
 
-def _parquet_options(schema: pa.Schema, recipe: Mapping[str, Any]) -> dict[str, Any]:
+def parquet_options(schema: pa.Schema, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """How each leaf is written: pyarrow takes no column's name for one with leaves."""
     computed = "score" if recipe.get("kind") == "reranker" else "embedding"
     leaves = _leaves(schema)
     others = [leaf for leaf in leaves if leaf.partition(".")[0] != computed]
     numbers = [leaf for leaf in leaves if leaf.partition(".")[0] == computed]
     # Parquet spends four bytes on an int8 unless it is an index into a dictionary.
-    small = recipe.get("output_dtype") in ("int8", "binary")
+    small, split = (recipe.get("output_dtype", "float32") in types for types in (("int8", "binary"), ("float32",)))
     return {
         "compression": "zstd",
         "use_dictionary": leaves if small else others,
         "write_statistics": others,
-        # The first bytes of floats are alike: split from the others they compress.
-        "column_encoding": None if small else dict.fromkeys(numbers, "BYTE_STREAM_SPLIT"),
+        # The first bytes of floats are alike: split from the others they compress. DuckDB 2.0 reads no float16 so.
+        "column_encoding": dict.fromkeys(numbers, "BYTE_STREAM_SPLIT") if split else None,
     }
 
 
