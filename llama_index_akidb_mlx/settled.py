@@ -23,7 +23,7 @@ class SettledComponent(AdapterModel):
     model_field: ClassVar[str] = "model_name"
 
     @model_serializer(mode="wrap")
-    def custom_model_dump(self, handler: Any, info: Any) -> dict[str, Any]:
+    def custom_model_dump(self, handler: Any, info: Any = None) -> dict[str, Any]:
         """What decides results, as resolved at construction: LlamaIndex's ingestion cache is keyed by it."""
         only_speed = fields_that_change(self.lazy_class.config_class, "run")
         data = {name: value for name, value in handler(self).items() if name not in only_speed}

@@ -1,12 +1,12 @@
-"""FakeEmbedder and FakeReranker, for users' own tests: as strict as the real ones, and always the same."""
+"""What stands for a model in users' own tests: as strict as the real ones, and always the same."""
 
 import hashlib
 
 import numpy as np
 import pytest
 
-from akidb_mlx import EmbedderProtocol, Ranked, Reranker, RerankerProtocol, errors
-from akidb_mlx.testing import FakeEmbedder, FakeReranker
+from akidb_mlx import EmbedderProtocol, MultiVectorEmbedderProtocol, Ranked, Reranker, RerankerProtocol, errors
+from akidb_mlx.testing import FakeEmbedder, FakeMultiVectorEmbedder, FakeReranker
 from support.checkpoints import TINY_RERANKER
 from support.comparison import assert_close, assert_unit_length
 
@@ -176,3 +176,41 @@ def test_a_query_that_is_no_text_and_a_top_k_that_is_no_number(either):
 def test_nothing_to_score(either):
     assert either.rank(QUERY, []) == []
     assert either.predict([]).shape == (0,) and either.predict([]).dtype == np.float32
+
+
+# ── late interaction ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_fake_multi_vector_embedder_satisfies_both_protocols():
+    fake = FakeMultiVectorEmbedder(8)
+    assert isinstance(fake, MultiVectorEmbedderProtocol) and isinstance(fake, RerankerProtocol)
+    assert fake.fingerprint == FakeMultiVectorEmbedder(8).fingerprint != FakeMultiVectorEmbedder(9).fingerprint
+    with pytest.raises(ValueError, match="dimension must be a whole number"):
+        FakeMultiVectorEmbedder(0)
+
+
+async def test_a_word_has_a_vector_wherever_it_stands():
+    fake = FakeMultiVectorEmbedder(16)
+    rows = fake.encode_document(["red tea and tea", "tea", ""])
+    assert [len(row) for row in rows] == [4, 1, 0] and rows.vectors.dtype == np.float32
+    assert (rows[0][1] == rows[0][3]).all() and (rows[0][1] == rows[1][0]).all()
+    assert_unit_length(rows.vectors)
+    seed = int.from_bytes(hashlib.sha256(b"tea").digest(), "big")
+    expected = np.random.default_rng(seed).standard_normal(16)
+    assert_close(rows[1][0], expected / np.linalg.norm(expected))
+    assert (await fake.aencode_query(["tea"])).vectors.tolist() == rows[1].tolist()
+    assert (await fake.aencode_document(["tea"])).vectors.tolist() == rows[1].tolist()
+
+
+async def test_a_score_counts_the_words_that_are_shared():
+    fake = FakeMultiVectorEmbedder(256)
+    texts = ["snow fell", "green tea and bread", "tea", ""]
+    ranked = fake.rank("green tea", texts)
+    assert [entry.corpus_id for entry in ranked] == [1, 2, 0, 3]
+    assert_close(ranked[0].score, 2.0)
+    assert ranked == await fake.arank("green tea", texts)
+    (best,) = fake.rank("tea", texts, top_k=1)
+    assert best.corpus_id in (1, 2) and type(best.score) is float
+    assert (await fake.apredict([("tea", "tea")])).tolist() == fake.predict([("tea", "tea")]).tolist()
+    with pytest.raises(TypeError, match="query must be a str"):
+        fake.rank(3, texts)

@@ -13,6 +13,9 @@ from akidb_mlx import (
     EmbedderConfig,
     EmbedderProtocol,
     EmbeddingService,
+    MultiVectorConfig,
+    MultiVectorEmbedder,
+    MultiVectorEmbedderProtocol,
     Ranked,
     Reranker,
     RerankerConfig,
@@ -40,6 +43,9 @@ def test_the_public_names():
             "EmbedderConfig",
             "EmbedderProtocol",
             "EmbeddingService",
+            "Hybrid",
+            "HybridEmbedder",
+            "HybridScores",
             "MultiVectorConfig",
             "MultiVectorEmbedder",
             "MultiVectorEmbedderProtocol",
@@ -57,7 +63,7 @@ def test_the_public_names():
     )
     for name in akidb_mlx.__all__:
         assert getattr(akidb_mlx, name).__doc__
-    assert testing.__all__ == ["FakeEmbedder", "FakeReranker", "FakeSparseEmbedder"]
+    assert testing.__all__ == ["FakeEmbedder", "FakeMultiVectorEmbedder", "FakeReranker", "FakeSparseEmbedder"]
     assert akidb_mlx.__version__.count(".") == 2
 
 
@@ -139,6 +145,47 @@ def test_what_a_reranker_has():
     assert set(RerankerConfig.model_fields) - set(EmbedderConfig.model_fields) == {"activation", "prompt"}
 
 
+def test_what_a_multi_vector_embedder_has():
+    public = {name for name in dir(MultiVectorEmbedder) if not name.startswith("_")}
+    assert public == {
+        "load",
+        "encode",
+        "encode_query",
+        "encode_document",
+        "encode_stream",
+        "aencode",
+        "aencode_query",
+        "aencode_document",
+        "aencode_stream",
+        "aencode_with_usage",
+        "similarity",
+        "rank",
+        "predict",
+        "arank",
+        "apredict",
+        "count_tokens",
+        "tokens",
+        "dimension",
+        "max_seq_length",
+        "healthy",
+        "fingerprint",
+        "info",
+        "stats",
+        "close",
+    }
+    for name in public:
+        assert inspect.getdoc(getattr(MultiVectorEmbedder, name)), name
+    for name in ("encode", "encode_query", "encode_document", "encode_stream"):
+        assert parameters(getattr(MultiVectorEmbedder, name)) == parameters(getattr(MultiVectorEmbedder, "a" + name))
+    for name in ("rank", "predict"):
+        assert parameters(getattr(MultiVectorEmbedder, name)) == parameters(getattr(MultiVectorEmbedder, "a" + name))
+    needed = {"dimension", "fingerprint", "encode_query", "encode_document", "similarity"}
+    assert needed <= set(dir(MultiVectorEmbedderProtocol))
+    own = {"query_length", "document_length", "output_dtype", "token_pooling"}
+    shared = {"query_prompt", "document_prompt"}
+    assert set(MultiVectorConfig.model_fields) - set(RerankerConfig.model_fields) == own | shared
+
+
 @pytest.mark.parametrize("name", ["encode", "aencode"])
 def test_the_order_of_encodes_arguments(name):
     assert parameters(getattr(Embedder, name))[1:7] == [
@@ -174,6 +221,7 @@ def test_the_fields_of_the_configuration():
         "query_prompt",
         "document_prompt",
         "tokenizer",
+        "exact_reference",
         "dtype",
         "device",
         "on_overlong",

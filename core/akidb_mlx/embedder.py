@@ -56,7 +56,9 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         self._checkpoint = loaded.recipe.checkpoint
         self._prompts = effective_prompts(config, loaded.recipe)
         self._normalize = effective_normalize(config, loaded.recipe)
-        wanted = self._checkpoint.truncate_dim if config.truncate_dim is None else config.truncate_dim
+        wanted = config.truncate_dim
+        if wanted is None and self._checkpoint.truncate_dim is not None:  # a width that it has not cuts nothing
+            wanted = min(self._checkpoint.truncate_dim, self.full_dimension)
         self._dimension = self._checked_dimension(wanted, ConfigError)
         self._path = TextPipeline(loaded, _encoder(loaded))
         super().__init__(config, loaded)
@@ -277,11 +279,15 @@ class Embedder(Face[EmbedderConfig, Recipe]):
     ) -> Call[Embeddings]:
         self._check_open()
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
+        # The reference's Normalize stands before the cut; what a user asks for comes after it there too.
+        asked = self.config.normalize if normalize is None else normalize
+        first = bool(self.config.exact_reference) and asked is None and self._normalize
         finish = partial(
             vectors.finish,
             dimension=dimension,
-            normalize=self._normalize if normalize is None else normalize,
+            normalize=(self._normalize if normalize is None else normalize) and not first,
             layer_norm=self._checkpoint.truncation_layer_norm,
+            normalize_first=first,
         )
         on_overlong = on_overlong or self.config.on_overlong
         return Call(prompt, finish, urgent=side == "query", side=side, on_overlong=on_overlong, max_tokens=max_tokens)
@@ -320,7 +326,8 @@ def _encoder(loaded: LoadedModel[Recipe]) -> Encoder[str]:
 
     def encoder(tokenizer: Tokenizer) -> Encoder[str]:
         if checkpoint.chat is None:
-            return TextEncoder(tokenizer, include_prompt=checkpoint.include_prompt)
+            # As the reference, which does not know there what the prompt is for.
+            return TextEncoder(tokenizer, include_prompt=checkpoint.include_prompt, measure=loaded.tokenizer)
         return ChatTextEncoder(ChatTokenizer(tokenizer, ChatRenderer(checkpoint.chat, checkpoint.name, ("user",))))
 
     sides = {side: encoder(tokenizer) for side, tokenizer in loaded.side_tokenizers.items()}

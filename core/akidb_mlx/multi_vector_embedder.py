@@ -31,16 +31,24 @@ from akidb_mlx.pipeline.chat_tokenizer import ChatTokenizer
 from akidb_mlx.pipeline.device_maxsim import device_maxsim
 from akidb_mlx.pipeline.encoders import ChatTextEncoder, Encoder, SideEncoder, TextEncoder
 from akidb_mlx.pipeline.face import Face
-from akidb_mlx.pipeline.inputs import as_async, checked, checked_async, checked_pairs, checked_stream, positive
+from akidb_mlx.pipeline.inputs import (
+    as_async,
+    checked,
+    checked_async,
+    checked_pairs,
+    checked_ranking,
+    checked_stream,
+    positive,
+)
 from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
 from akidb_mlx.pipeline.token_encoder import TokenEncoder, token_rules
 from akidb_mlx.pipeline.tokenizer import Tokenizer
-from akidb_mlx.scores import Ranked, check_top_k, ranking
+from akidb_mlx.scores import Ranked, ranking
 from akidb_mlx.token_pooling import pool_tokens
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["MultiVectorEmbedder", "MultiVectorEmbedderProtocol", "as_multi_vectors"]
+__all__ = ["MultiVectorEmbedder", "MultiVectorEmbedderProtocol", "TokenRows", "as_multi_vectors"]
 
 MULTI_VECTOR: Kind[MultiVectorConfig, MultiVectorRecipe] = Kind(
     "multi_vector",
@@ -250,7 +258,7 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         Raises:
             InputError: a negative `top_k`; otherwise as `encode_query` and `encode_document`.
         """
-        documents = _ranked_ones(query, documents, top_k)
+        documents = checked_ranking(query, documents, top_k)
         if not documents:
             return []
         rows = self.encode_query([query]), self._path.encode(documents, self._scored("document"), show_progress)
@@ -260,7 +268,7 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         self, query: str, documents: Sequence[str], top_k: int | None = None, *, show_progress: bool = False
     ) -> list[Ranked]:
         """`rank` without blocking the event loop."""
-        documents = _ranked_ones(query, documents, top_k)
+        documents = checked_ranking(query, documents, top_k)
         if not documents:
             return []
         rows = await asyncio.gather(
@@ -383,13 +391,6 @@ def _checked_factor(factor: float) -> float:
     if not 1 <= factor < float("inf"):
         raise InputError(f"token_pooling is {factor}; it must be at least 1: about one of so many vectors is left")
     return factor
-
-
-def _ranked_ones(query: str, documents: Sequence[str], top_k: int | None) -> Sequence[str]:
-    if not isinstance(query, str):
-        raise TypeError(f"query must be a str, not a {type(query).__name__}")
-    check_top_k(top_k)
-    return checked(documents, "documents")
 
 
 def _sides(

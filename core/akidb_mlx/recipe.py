@@ -3,13 +3,19 @@
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
-from akidb_mlx.effective.facts import FACTS
+from akidb_mlx.effective.facts import FACTS, RecipeFact
+from akidb_mlx.effective.fingerprint import combined
+from akidb_mlx.effective.multi_vector_recipe import MULTI_VECTOR_FACTS
+from akidb_mlx.effective.sparse_recipe import SPARSE_FACTS
 from akidb_mlx.embedder import Embedder, EmbedderProtocol
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.hybrid_embedder import HybridEmbedder
+from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder, MultiVectorEmbedderProtocol
+from akidb_mlx.sparse_embedder import SparseEmbedder, SparseEmbedderProtocol
 
 __all__ = [
     "RECIPE_FILE",
@@ -23,36 +29,59 @@ __all__ = [
 
 RECIPE_FILE: Final = "akidb_mlx_recipe.json"
 RECIPE_KEY: Final = "akidb_mlx"
-# What `Embedder.info()` says of the recipe in words; the fingerprint decides, these explain.
-_FACTS: Final = tuple(name for name, fact in FACTS.items() if fact.in_index)
+
+
+def _explaining(facts: Mapping[str, RecipeFact[Any, Any]]) -> tuple[str, ...]:
+    """The hashed facts that say something to a reader, and the model's name."""
+    said = [
+        name for name, fact in facts.items() if fact.hashed and fact.hashed not in ("weights", "dtype", "tokenizer")
+    ]
+    return ("model_name", "revision", *said)
+
+
+# What `info()` says of the recipe in words; the fingerprint decides, these explain.
+_FACTS: Final[Mapping[type, tuple[str, ...]]] = {
+    Embedder: tuple(name for name, fact in FACTS.items() if fact.in_index),
+    SparseEmbedder: _explaining(SPARSE_FACTS),
+    MultiVectorEmbedder: _explaining(MULTI_VECTOR_FACTS),
+}
+
+AnyEmbedder: TypeAlias = EmbedderProtocol | SparseEmbedderProtocol | MultiVectorEmbedderProtocol
 
 
 class Adapter(Protocol):
     """What an adapter offers here."""
 
-    def load(self) -> EmbedderProtocol: ...
+    def load(self) -> AnyEmbedder: ...
 
 
-def recipe_of(source: EmbedderProtocol | Adapter) -> dict[str, Any]:
-    """What decides an embedder's (or adapter's) vectors: the fingerprint, and in words. Loads the model."""
+Source: TypeAlias = AnyEmbedder | HybridEmbedder | Adapter | Sequence[AnyEmbedder | Adapter]
+"""What makes an index's rows; several where it holds several forms of them, always in the same order."""
+
+
+def recipe_of(source: Source) -> dict[str, Any]:
+    """What decides the rows of an embedder, an adapter or several: the fingerprint, and in words. Loads the model."""
+    if isinstance(source, HybridEmbedder):
+        source = (source.dense, source.sparse, source.multi)
+    if isinstance(source, Sequence):
+        parts = [recipe_of(each) for each in source]
+        return {"fingerprint": combined([part["fingerprint"] for part in parts]), "parts": parts}
     is_embedder = callable(getattr(source, "encode_query", None))
-    embedder = cast(EmbedderProtocol, source) if is_embedder else cast(Adapter, source).load()
+    embedder = cast(AnyEmbedder, source) if is_embedder else cast(Adapter, source).load()
     facts: dict[str, Any] = {"model_name": type(embedder).__name__}
-    if isinstance(embedder, Embedder):
+    if isinstance(embedder, Embedder | SparseEmbedder | MultiVectorEmbedder):
         info = embedder.info()
-        facts = {name: info[name] for name in _FACTS} | {"dtype": embedder.config.dtype}
+        facts = {name: info[name] for name in _FACTS[type(embedder)]} | {"dtype": embedder.config.dtype}
     plain: dict[str, Any] = json.loads(json.dumps(facts))
     return {"fingerprint": embedder.fingerprint, "dimension": embedder.dimension, **plain}
 
 
-def recipe_metadata(source: EmbedderProtocol | Adapter) -> dict[str, str]:
+def recipe_metadata(source: Source) -> dict[str, str]:
     """The recipe as one string under the key `akidb_mlx`, for the metadata of a collection or a table."""
     return {RECIPE_KEY: json.dumps(recipe_of(source), sort_keys=True)}
 
 
-def check_recipe(
-    stored: str | bytes | Mapping[Any, Any] | None, source: EmbedderProtocol | Adapter, where: str = "the index"
-) -> None:
+def check_recipe(stored: str | bytes | Mapping[Any, Any] | None, source: Source, where: str = "the index") -> None:
     """Compare the recipe (or the metadata that holds it) stored with an index to the one that would serve it.
 
     Raises:
@@ -75,14 +104,13 @@ def check_recipe(
         )
 
 
-def ensure_recipe(
-    folder: str | os.PathLike[str], source: EmbedderProtocol | Adapter, *, make_folder: bool | None = None
-) -> None:
+def ensure_recipe(folder: str | os.PathLike[str], source: Source, *, make_folder: bool | None = None) -> None:
     """Call it before opening the index at `folder`: a new one gets the recipe in or beside it, an old one must match.
 
     Args:
         folder: a folder, or the one file of a store (SQLite, DuckDB).
-        source: an embedder or an adapter.
+        source: an embedder or an adapter; for an index with several forms of rows what makes each, always in the same
+            order: `[dense, sparse]`.
         make_folder: whether a folder that is not there is made, with the recipe in it. False: the recipe lies beside,
             in FOLDER.akidb_mlx_recipe.json, for stores that are one file or make their folder themselves. None: False
             where the name has a suffix (`index.db`).
@@ -109,9 +137,7 @@ def ensure_recipe(
     save_recipe(path, source, make_folder=make_folder)
 
 
-def save_recipe(
-    folder: str | os.PathLike[str], source: EmbedderProtocol | Adapter, *, make_folder: bool | None = None
-) -> None:
+def save_recipe(folder: str | os.PathLike[str], source: Source, *, make_folder: bool | None = None) -> None:
     """Write down that the index at `folder` holds (or will hold) vectors of this recipe, whatever stood there.
 
     `make_folder`: see `ensure_recipe`.
@@ -131,6 +157,25 @@ def _beside(path: Path) -> Path:
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    olds, news = (each.get("parts", [each]) for each in (old, new))
+    if _kinds(olds) != _kinds(news):
+        return f"{_kinds(olds)} rows → {_kinds(news)} rows"
+    said = [
+        f"{_kind(theirs)}: {each}" if len(news) > 1 else each
+        for one, theirs in zip(olds, news, strict=True)
+        for each in _differences(one, theirs)
+    ]
+    return "; ".join(said) or "the same settings, but other weights, tokenizer or architecture"
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     names = [name for name in dict.fromkeys([*new, *old]) if name != "fingerprint"]
-    parts = [f"{name} {old.get(name)!r} → {new.get(name)!r}" for name in names if old.get(name) != new.get(name)]
-    return "; ".join(parts) or "the same settings, but other weights, tokenizer or architecture"
+    return [f"{name} {old.get(name)!r} → {new.get(name)!r}" for name in names if old.get(name) != new.get(name)]
+
+
+def _kind(recipe: Mapping[str, Any]) -> str:
+    return str(recipe.get("kind", "dense"))
+
+
+def _kinds(recipes: Sequence[Mapping[str, Any]]) -> str:
+    return " and ".join(map(_kind, recipes))

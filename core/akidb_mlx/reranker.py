@@ -23,11 +23,11 @@ from akidb_mlx.pipeline.chat_renderer import ChatRenderer
 from akidb_mlx.pipeline.chat_tokenizer import ChatTokenizer
 from akidb_mlx.pipeline.encoders import Encoder
 from akidb_mlx.pipeline.face import Face
-from akidb_mlx.pipeline.inputs import checked, checked_pair_stream, positive
+from akidb_mlx.pipeline.inputs import checked_pair_stream, checked_ranking, positive
 from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel
 from akidb_mlx.pipeline.pair_encoders import ChatPairEncoder, PairEncoder
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
-from akidb_mlx.scores import Ranked, check_top_k, finish_scores, ranking
+from akidb_mlx.scores import Ranked, finish_scores, ranking
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["Pair", "Ranked", "Reranker", "RerankerProtocol"]
@@ -243,10 +243,7 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
                 f"{self._checkpoint.name} gives {self.num_labels} scores for a pair, which rank nothing; call predict "
                 "and take the label that you mean"
             )
-        if not isinstance(query, str):
-            raise TypeError(f"query must be a str, not a {type(query).__name__}")
-        check_top_k(top_k)
-        return [(query, document) for document in checked(documents, "documents")]
+        return [(query, document) for document in checked_ranking(query, documents, top_k)]
 
 
 def _encoder(loaded: LoadedModel[RerankerRecipe]) -> Encoder[tuple[str, str]]:

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from akidb_mlx.errors import InputError
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["Ranked", "check_top_k", "finish_scores", "ranking"]
+__all__ = ["Ranked", "finish_scores", "ranking"]
 
 
 class Ranked(NamedTuple):
@@ -49,11 +48,3 @@ def ranking(scores: Embeddings, top_k: int | None) -> list[Ranked]:
     """(n,) scores, best first, equal ones in the given order; at most `top_k`."""
     order = np.argsort(-scores, kind="stable")[:top_k]
     return [Ranked(int(place), float(scores[place])) for place in order]
-
-
-def check_top_k(top_k: int | None) -> None:
-    """Refuse what is no number of documents."""
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int)):
-        raise TypeError(f"top_k must be a whole number, not {top_k!r}")
-    if top_k is not None and top_k < 0:
-        raise InputError(f"top_k is {top_k}; it must be at least 0")

@@ -51,6 +51,7 @@ class SparseEmbedderProtocol(Protocol):
     def encode_document(self, texts: Sequence[str], *, show_progress: bool = False) -> SparseRows: ...  # noqa: D102
     async def aencode_query(self, texts: Sequence[str]) -> SparseRows: ...  # noqa: D102
     async def aencode_document(self, texts: Sequence[str], *, show_progress: bool = False) -> SparseRows: ...  # noqa: D102
+    def similarity(self, a: SparseRows, b: SparseRows) -> Embeddings: ...  # noqa: D102
 
 
 class SparseEmbedder(Face[SparseConfig, SparseRecipe]):

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from akidb_mlx.pipeline.inputs import checked, checked_pairs
+from akidb_mlx.maxsim import maxsim, maxsim_pairs
+from akidb_mlx.multi_vector_embedder import TokenRows, as_multi_vectors
+from akidb_mlx.multi_vectors import MultiVectors
+from akidb_mlx.pipeline.inputs import checked, checked_pairs, checked_ranking
 from akidb_mlx.reranker import Pair, Ranked
-from akidb_mlx.scores import check_top_k, ranking
+from akidb_mlx.scores import ranking
 from akidb_mlx.sparse_rows import SparseRow, SparseRows
 from akidb_mlx.sparse_scores import check_active_dims, greatest, similarity
 from akidb_mlx.vectors import Embeddings, finish
 
-__all__ = ["FakeEmbedder", "FakeReranker", "FakeSparseEmbedder"]
+__all__ = ["FakeEmbedder", "FakeMultiVectorEmbedder", "FakeReranker", "FakeSparseEmbedder"]
 
 
 class FakeEmbedder:
@@ -25,9 +28,7 @@ class FakeEmbedder:
 
     def __init__(self, dimension: int = 384) -> None:
         """Give vectors of `dimension` numbers."""
-        if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < 1:
-            raise ValueError(f"dimension must be a whole number of at least 1, not {dimension!r}")
-        self.dimension = dimension
+        self.dimension = _checked_dimension(dimension)
 
     @property
     def fingerprint(self) -> str:
@@ -85,10 +86,8 @@ class FakeReranker:
         self, query: str, documents: Sequence[str], top_k: int | None = None, *, show_progress: bool = False
     ) -> list[Ranked]:
         """Documents by their score, best first, equal ones in the given order; at most `top_k`."""
-        if not isinstance(query, str):
-            raise TypeError(f"query must be a str, not a {type(query).__name__}")
-        check_top_k(top_k)
-        return ranking(self._scores([(query, document) for document in checked(documents, "documents")]), top_k)
+        documents = checked_ranking(query, documents, top_k)
+        return ranking(self._scores([(query, document) for document in documents]), top_k)
 
     async def apredict(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> Embeddings:
         """As `predict`."""
@@ -115,9 +114,7 @@ class FakeSparseEmbedder:
 
     def __init__(self, dimension: int = 30_522) -> None:
         """Give rows of `dimension` places."""
-        if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < 1:
-            raise ValueError(f"dimension must be a whole number of at least 1, not {dimension!r}")
-        self.dimension = dimension
+        self.dimension = _checked_dimension(dimension)
 
     @property
     def fingerprint(self) -> str:
@@ -177,6 +174,85 @@ class FakeSparseEmbedder:
         places = sorted(weights)
         values = np.array([weights[place] for place in places], np.float32) / np.float32(256)
         return np.array(places, np.int32), values
+
+
+class FakeMultiVectorEmbedder:
+    """A unit-length vector for each word of a text: equal words have equal vectors, on every machine.
+
+    So a query's score is about the number of its words that a document has. It satisfies `MultiVectorEmbedderProtocol`
+    and `RerankerProtocol`, and refuses what `MultiVectorEmbedder` refuses.
+    """
+
+    def __init__(self, dimension: int = 128) -> None:
+        """Give vectors of `dimension` numbers."""
+        self.dimension = _checked_dimension(dimension)
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs by dimension."""
+        return _digest("fake multi-vector: ", str(self.dimension)).hex()
+
+    def encode(self, texts: Sequence[str], *, show_progress: bool = False) -> MultiVectors:
+        """A row of vectors for each text, one for each of its words; an empty text has none."""
+        return MultiVectors.of([self._vectors(text.split()) for text in checked(texts)], self.dimension)
+
+    def encode_query(self, texts: Sequence[str], *, show_progress: bool = False) -> MultiVectors:
+        """As `encode`."""
+        return self.encode(texts)
+
+    def encode_document(self, texts: Sequence[str], *, show_progress: bool = False) -> MultiVectors:
+        """As `encode`."""
+        return self.encode(texts)
+
+    async def aencode(self, texts: Sequence[str], *, show_progress: bool = False) -> MultiVectors:
+        """As `encode`."""
+        return self.encode(texts)
+
+    async def aencode_query(self, texts: Sequence[str], *, show_progress: bool = False) -> MultiVectors:
+        """As `encode`."""
+        return self.encode(texts)
+
+    async def aencode_document(self, texts: Sequence[str], *, show_progress: bool = False) -> MultiVectors:
+        """As `encode`."""
+        return self.encode(texts)
+
+    def similarity(self, queries: TokenRows, documents: TokenRows) -> Embeddings:
+        """(n, m) float32 MaxSim."""
+        return maxsim(as_multi_vectors(queries, self.dimension), as_multi_vectors(documents, self.dimension))
+
+    def predict(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> Embeddings:
+        """Score pairs (query, text): (n,) float32 in their order."""
+        some = checked_pairs(pairs)
+        return maxsim_pairs(self.encode([query for query, _ in some]), self.encode([text for _, text in some]))
+
+    def rank(
+        self, query: str, documents: Sequence[str], top_k: int | None = None, *, show_progress: bool = False
+    ) -> list[Ranked]:
+        """Documents by their score, best first, equal ones in the given order; at most `top_k`."""
+        documents = checked_ranking(query, documents, top_k)
+        return ranking(self.similarity(self.encode([query]), self.encode(documents))[0], top_k)
+
+    async def apredict(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> Embeddings:
+        """As `predict`."""
+        return self.predict(pairs)
+
+    async def arank(
+        self, query: str, documents: Sequence[str], top_k: int | None = None, *, show_progress: bool = False
+    ) -> list[Ranked]:
+        """As `rank`."""
+        return self.rank(query, documents, top_k)
+
+    def _vectors(self, words: Sequence[str]) -> Embeddings:
+        rows = np.empty((len(words), self.dimension), np.float32)
+        for row, word in zip(rows, words, strict=True):
+            row[:] = np.random.default_rng(int.from_bytes(_digest(word))).standard_normal(self.dimension)
+        return finish(rows, self.dimension, normalize=True)
+
+
+def _checked_dimension(dimension: int) -> int:
+    if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < 1:
+        raise ValueError(f"dimension must be a whole number of at least 1, not {dimension!r}")
+    return dimension
 
 
 def _digest(*parts: str) -> bytes:

@@ -11,19 +11,28 @@ Embeddings = NDArray[np.float32]
 _EPSILON = 1e-12  # as torch.nn.functional.normalize
 
 
-def finish(rows: Embeddings, dimension: int, *, normalize: bool, layer_norm: bool = False) -> Embeddings:
+def finish(
+    rows: Embeddings, dimension: int, *, normalize: bool, layer_norm: bool = False, normalize_first: bool = False
+) -> Embeddings:
     """Cut (n, width) rows to `dimension`, then scale them to unit length if asked: in this order.
 
-    `layer_norm` centres and scales each row before a real cut (nomic-embed v1.5's recipe, eps 1e-5).
+    `layer_norm` centres and scales each row before a real cut (nomic-embed v1.5's recipe, eps 1e-5);
+    `normalize_first` scales whole rows, so that cut ones are shorter.
     """
+    if normalize_first:
+        rows = _to_unit_length(rows)
     if dimension < rows.shape[1]:
         if layer_norm:
             centred = rows - rows.mean(axis=1, keepdims=True)
             rows = centred / np.sqrt(np.mean(centred**2, axis=1, keepdims=True) + 1e-5)
         rows = rows[:, :dimension]
     if normalize:
-        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _EPSILON)
+        rows = _to_unit_length(rows)
     return np.ascontiguousarray(rows, dtype=np.float32)
+
+
+def _to_unit_length(rows: Embeddings) -> Embeddings:
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _EPSILON), dtype=np.float32)
 
 
 def similarity(a: ArrayLike, b: ArrayLike, kind: str = "cosine") -> Embeddings:

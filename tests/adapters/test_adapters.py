@@ -8,14 +8,22 @@ import sys
 
 import pytest
 
-from akidb_mlx import Embedder, errors
+from akidb_mlx import Embedder, HybridEmbedder, MultiVectorEmbedder, SparseEmbedder, errors
 from akidb_mlx.recipe import RECIPE_FILE, recipe_of
 from akidb_mlx.testing import FakeEmbedder
 from langchain_akidb_mlx import AkiDBMLXEmbeddings
 from langchain_akidb_mlx import check_recipe as langchain_check_recipe
-from llama_index_akidb_mlx import AkiDBMLXEmbedding, check_recipe, ensure_recipe, recipe_metadata, save_recipe
+from llama_index_akidb_mlx import (
+    AkiDBMLXEmbedding,
+    AkiDBMLXSparseEmbedding,
+    check_recipe,
+    ensure_recipe,
+    recipe_metadata,
+    save_recipe,
+)
 from support.checkpoints import MINILM, PROMPTS, REFERENCE
 from support.comparison import assert_close
+from support.joint import make_joint_folder
 
 TEXTS = ["Vectors are compared by their angle.", "A cat sleeps on the warm windowsill.", "Bread rises."]
 
@@ -23,8 +31,8 @@ TEXTS = ["Vectors are compared by their angle.", "A cat sleeps on the warm windo
 @pytest.mark.parametrize("adapter", ["langchain_akidb_mlx", "llama_index_akidb_mlx"])
 def test_importing_an_adapter_is_quiet_and_light(adapter):
     code = (
-        f"import sys, {adapter}; print([name for name in ('mlx.core', 'mlx_lm', 'transformers', 'torch') "
-        "if name in sys.modules])"
+        f"import sys, {adapter}; heavy = ('mlx.core', 'mlx_lm', 'transformers', 'torch', 'langchain_qdrant'); "
+        "print([name for name in heavy if name in sys.modules])"
     )
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -170,6 +178,45 @@ def test_an_embedder_of_ones_own_has_a_recipe_too(tmp_path):
     ensure_recipe(tmp_path, FakeEmbedder(8))
     with pytest.raises(errors.ConfigError, match="dimension 8 → 4"):
         ensure_recipe(tmp_path, AkiDBMLXEmbedding(embedder=FakeEmbedder(4)))
+
+
+# ── an index of several forms of rows ────────────────────────────────────────────────────────────────
+
+
+def test_an_index_of_dense_and_sparse_rows_has_one_recipe(tmp_path):
+    m3 = make_joint_folder(tmp_path)
+    dense, sparse = AkiDBMLXEmbeddings(model=m3), AkiDBMLXSparseEmbedding(model_name=m3)
+    ensure_recipe(tmp_path / "index", [dense, sparse])
+    ensure_recipe(
+        tmp_path / "index", (AkiDBMLXEmbedding(model_name=m3), AkiDBMLXSparseEmbedding(embedder=sparse.load()))
+    )
+    stored = json.loads((tmp_path / "index" / RECIPE_FILE).read_text())
+    assert [part.get("kind") for part in stored["parts"]] == [None, "sparse"]
+    for others, said in (
+        ([dense, AkiDBMLXSparseEmbedding(model_name=m3, max_active_dims=9)], "sparse: max_active_dims None → 9. "),
+        ([AkiDBMLXEmbeddings(model=m3, truncate_dim=8), sparse], "dense: dimension 32 → 8. "),
+        ([dense], "rows of dense and sparse → dense. "),
+        ([sparse, dense], "dense: dense rows → sparse rows; sparse: sparse rows → dense rows. "),
+        (sparse, "rows of dense and sparse → sparse. "),
+    ):
+        with pytest.raises(errors.ConfigError) as caught:
+            ensure_recipe(tmp_path / "index", others)
+        assert f"made with another recipe: {said}" in str(caught.value)
+
+
+def test_multi_vector_and_hybrid_rows_have_recipes(tmp_path):
+    m3 = make_joint_folder(tmp_path)
+    with HybridEmbedder.load(m3) as hybrid, MultiVectorEmbedder.load(m3, token_pooling=2) as pooled:
+        metadata = recipe_metadata(hybrid)
+        assert recipe_of(hybrid)["fingerprint"] == hybrid.fingerprint
+        check_recipe(metadata, [hybrid.dense, hybrid.sparse, hybrid.multi])
+        with pytest.raises(errors.ConfigError, match="multi_vector: token_pooling None → "):
+            check_recipe(metadata, [hybrid.dense, hybrid.sparse, pooled])
+        with pytest.raises(errors.ConfigError, match="another recipe: dense rows → multi_vector rows"):
+            check_recipe(recipe_metadata(hybrid.dense), pooled)
+        with SparseEmbedder.load(m3, query_prompt="q: ") as prompted:
+            with pytest.raises(errors.ConfigError, match="query_prompt None → 'q: '"):
+                check_recipe(recipe_metadata(hybrid.sparse), prompted)
 
 
 # ── an embedder that cannot load ─────────────────────────────────────────────────────────────────────

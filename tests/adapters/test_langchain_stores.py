@@ -5,10 +5,11 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel
 
-from akidb_mlx import errors
+from akidb_mlx import MultiVectorEmbedder, errors
 from langchain_akidb_mlx import AkiDBMLXEmbeddings, check_recipe, ensure_recipe, recipe_metadata
 from support.checkpoints import MINILM, PROMPTS
 from support.comparison import assert_close
+from support.joint import make_joint_folder
 from support.packages import needs
 from support.texts import TEXTS
 
@@ -103,6 +104,96 @@ async def test_qdrant(embeddings):
     assert len(store.max_marginal_relevance_search("food", k=3, fetch_k=5)) == 3
     found = await store.as_retriever(search_kwargs={"k": 1}).abatch(TEXTS)
     assert [documents[0].page_content for documents in found] == TEXTS
+
+
+def both_of(folder):
+    from langchain_akidb_mlx.sparse import AkiDBMLXSparseEmbeddings
+
+    return AkiDBMLXEmbeddings(model=folder), AkiDBMLXSparseEmbeddings(model=folder)
+
+
+async def test_qdrant_hybrid_in_one_pass(tmp_path):
+    needs("qdrant_client", "langchain_qdrant")
+    from langchain_qdrant import QdrantVectorStore, RetrievalMode
+
+    dense, sparse = both_of(make_joint_folder(tmp_path))
+    texts = [f"{one[:9]} {other[-9:]}" for one in TEXTS for other in TEXTS]
+    store = QdrantVectorStore.from_texts(
+        texts,
+        dense,
+        sparse_embedding=sparse,
+        retrieval_mode=RetrievalMode.HYBRID,
+        location=":memory:",
+        collection_name="texts",
+        batch_size=16,
+    )
+    told = dense.load().stats()
+    assert (told["rows"], told["companion_rows"]) == (len(texts) + 1, len(texts))  # and a probe for the width
+    for text in texts[::4]:
+        assert store.similarity_search(text, k=1)[0].page_content == text
+    assert dense.load().stats()["rows"] == told["rows"] + len(texts[::4])
+    found = await store.as_retriever(search_kwargs={"k": 1}).abatch(TEXTS)
+    assert {type(documents[0]) for documents in found} == {Document}
+
+
+def test_qdrant_sparse_scores_are_the_cores(tmp_path):
+    needs("qdrant_client", "langchain_qdrant")
+    from langchain_qdrant import QdrantVectorStore, RetrievalMode
+
+    _, sparse = both_of(make_joint_folder(tmp_path))
+    store = QdrantVectorStore.from_texts(
+        ["", *TEXTS],  # an empty row among them
+        sparse_embedding=sparse,
+        retrieval_mode=RetrievalMode.SPARSE,
+        location=":memory:",
+        collection_name="texts",
+    )
+    embedder = sparse.load()
+    scores = embedder.similarity(embedder.encode_query(TEXTS[:1]), embedder.encode_document(TEXTS))[0]
+    found = {one.page_content: score for one, score in store.similarity_search_with_score(TEXTS[0], k=6)}
+    assert_close([found.get(text, 0.0) for text in TEXTS], scores, 1e-5)
+
+
+def test_multi_vectors_in_qdrant_score_as_maxsim(tmp_path):
+    needs("qdrant_client")
+    from qdrant_client import QdrantClient, models
+
+    client = QdrantClient(":memory:")
+    with MultiVectorEmbedder.load(make_joint_folder(tmp_path)) as multi:
+        client.create_collection(
+            "texts",
+            vectors_config=models.VectorParams(
+                size=multi.dimension,
+                distance=models.Distance.DOT,
+                multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
+            ),
+        )
+        rows = multi.encode_document(TEXTS)
+        client.upsert("texts", [models.PointStruct(id=i, vector=row.tolist()) for i, row in enumerate(rows)])
+        query = multi.encode_query(["an animal naps in the sun"])
+        found = client.query_points("texts", query=query[0].tolist(), limit=5).points
+        scores = {point.id: point.score for point in found}
+        # BGE-M3's score is the mean over the query's tokens, Qdrant's their sum.
+        assert_close([scores[i] for i in range(5)], multi.similarity(query, rows)[0] * len(query[0]), 1e-5)
+
+
+def test_multi_vectors_in_lancedb_score_as_maxsim(tmp_path):
+    needs("lancedb")
+    import lancedb
+    import pyarrow as pa
+
+    with MultiVectorEmbedder.load(make_joint_folder(tmp_path)) as multi:
+        rows = multi.encode_document(TEXTS)
+        vectors = pa.ListArray.from_arrays(
+            pa.array(rows.offsets, pa.int32()),
+            pa.FixedSizeListArray.from_arrays(rows.vectors.ravel(), multi.dimension),
+        )
+        table = lancedb.connect(tmp_path).create_table("texts", pa.table({"text": TEXTS, "vectors": vectors}))
+        query = multi.encode_query(["an animal naps in the sun"])
+        found = table.search(query[0]).distance_type("cosine").limit(5).to_list()
+        tokens = len(query[0])
+        scores = {one["text"]: 1 - one["_distance"] / tokens for one in found}
+        assert_close([scores[text] for text in TEXTS], multi.similarity(query, rows)[0], 1e-5)
 
 
 async def test_lancedb(embeddings, tmp_path):

@@ -9,10 +9,17 @@ from llama_index.core.schema import TextNode
 
 from akidb_mlx import errors
 from langchain_akidb_mlx import AkiDBMLXEmbeddings
-from llama_index_akidb_mlx import AkiDBMLXEmbedding, check_recipe, ensure_recipe, recipe_metadata
+from llama_index_akidb_mlx import (
+    AkiDBMLXEmbedding,
+    AkiDBMLXSparseEmbedding,
+    check_recipe,
+    ensure_recipe,
+    recipe_metadata,
+)
 from support.checkpoints import MINILM
 from support.comparison import assert_close
 from support.device import stalled, unmeasured
+from support.joint import make_joint_folder
 from support.packages import needs
 from support.texts import TEXTS
 from support.waiting import auntil
@@ -98,6 +105,35 @@ async def test_qdrant_async(embedding):
     retriever = VectorStoreIndex.from_vector_store(store, embed_model=embedding).as_retriever(similarity_top_k=1)
     found = await asyncio.gather(*(retriever.aretrieve(text) for text in TEXTS))
     assert [each[0].text for each in found] == TEXTS
+
+
+async def test_qdrant_hybrid_in_one_pass(tmp_path):
+    needs("qdrant_client", "llama_index.vector_stores.qdrant")
+    import qdrant_client
+    from llama_index.vector_stores.qdrant import QdrantVectorStore
+
+    folder = make_joint_folder(tmp_path)
+    dense, sparse = AkiDBMLXEmbedding(model_name=folder), AkiDBMLXSparseEmbedding(model_name=folder)
+    store = QdrantVectorStore(
+        "texts",
+        client=qdrant_client.QdrantClient(":memory:"),
+        enable_hybrid=True,
+        sparse_doc_fn=sparse.qdrant_doc_fn,
+        sparse_query_fn=sparse.qdrant_query_fn,
+    )
+    context = StorageContext.from_defaults(vector_store=store)
+    index = VectorStoreIndex(nodes(), storage_context=context, embed_model=dense)
+    told = dense.load().stats()
+    assert (told["rows"], told["companion_rows"]) == (len(TEXTS), len(TEXTS))
+    retriever = index.as_retriever(vector_store_query_mode="hybrid", similarity_top_k=3, sparse_top_k=3, hybrid_top_k=3)
+    for text in TEXTS:
+        assert text in [found.text for found in retriever.retrieve(text)]
+    assert dense.load().stats()["rows"] == told["rows"] + len(TEXTS)
+    only_sparse = index.as_retriever(vector_store_query_mode="sparse", similarity_top_k=5)
+    embedder = sparse.load()
+    scores = embedder.similarity(embedder.encode_query(TEXTS[:1]), embedder.encode_document(TEXTS))[0]
+    found = {one.text: one.score for one in only_sparse.retrieve(TEXTS[0])}
+    assert_close([found[text] for text in TEXTS], scores, 1e-5)
 
 
 def test_lancedb(embedding, tmp_path):

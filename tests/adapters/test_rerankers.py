@@ -11,12 +11,13 @@ import pytest
 from langchain_core.documents import Document
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from akidb_mlx import Reranker, RerankerConfig, errors
+from akidb_mlx import MultiVectorEmbedder, Reranker, RerankerConfig, errors
 from langchain_akidb_mlx import AkiDBMLXReranker
 from llama_index_akidb_mlx import AkiDBMLXRerank
 from support.checkpoints import REFERENCE, TINY_RERANKER
 from support.comparison import assert_close
 from support.device import DEVICE, stalled
+from support.joint import make_joint_folder
 from support.waiting import PATIENCE_S, auntil, beside_a_turning_loop, until
 
 SHARED = json.loads((TINY_RERANKER.parent / "pairs.json").read_text(encoding="utf-8"))
@@ -191,6 +192,30 @@ def test_a_ready_reranker_is_taken_pickled_and_said_to_be_closed(expected):
 
 def langchain_of(ready):
     return AkiDBMLXReranker(reranker=ready, top_n=None)
+
+
+async def test_a_multi_vector_embedder_reranks_in_both(tmp_path):
+    """By MaxSim: the scores of its `similarity`, best first."""
+    with MultiVectorEmbedder.load(make_joint_folder(tmp_path)) as multi:
+        scores = multi.similarity(multi.encode_query([QUERY]), multi.encode_document(TEXTS))[0]
+        reranker = AkiDBMLXReranker(reranker=multi, top_n=None)
+        rerank = AkiDBMLXRerank(reranker=multi, top_n=3)
+        for found in (
+            reranker.compress_documents(documents(), QUERY),
+            await reranker.acompress_documents(documents(), QUERY),
+            pickle.loads(pickle.dumps(reranker)).compress_documents(documents(), QUERY),
+        ):
+            assert_close(as_in_order(found), scores, OTHER_COMPANY)
+            assert [one.metadata["relevance_score"] for one in found] == sorted(as_in_order(found), reverse=True)
+        assert_close(reranker.score([(QUERY, text) for text in TEXTS]), scores, OTHER_COMPANY)
+        best, bare = np.sort(scores)[::-1][:3], [NodeWithScore(node=TextNode(text=text)) for text in TEXTS]
+        for found in (
+            rerank.postprocess_nodes(bare, query_str=QUERY),
+            await rerank.apostprocess_nodes(bare, query_str=QUERY),
+            pickle.loads(pickle.dumps(rerank)).postprocess_nodes(bare, query_str=QUERY),
+        ):
+            assert_close([node.score for node in found], best, OTHER_COMPANY)
+        assert rerank.model_name == f"MultiVectorEmbedder-{multi.fingerprint[:16]}"
 
 
 def test_a_configuration_makes_both(expected):

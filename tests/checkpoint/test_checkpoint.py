@@ -154,8 +154,8 @@ def test_similarity(folder, kind):
         (None, 1e30, 64, 64),  # "no limit"
         (None, 512, 64, 64),
         (..., 20, 64, 20),
-        (None, 1e30, ..., None),
-        (None, ..., ..., None),
+        (None, 1e30, ..., 512),  # what BERT's class says
+        (None, ..., ..., 512),
     ],
 )
 def test_the_usable_length(folder, sentence, tokenizer, positions, length):
@@ -165,7 +165,7 @@ def test_the_usable_length(folder, sentence, tokenizer, positions, length):
     assert read_checkpoint(folder).max_seq_length == length
 
 
-@pytest.mark.parametrize("value", [..., None, "1", 1.5])
+@pytest.mark.parametrize("value", [None, "1", 1.5])
 def test_positions_after_padding_need_the_padding(folder, value):
     change(folder / "config.json", model_type="xlm-roberta", pad_token_id=value)
     refuse(folder, CheckpointError, "config.json", "pad_token_id")
@@ -201,7 +201,15 @@ def test_one_reader_tells_each_fact():
     told = Counter(field.name for reader in (Said, *READERS) for field in fields(reader))
     named = {field.name for field in fields(Checkpoint)}
     assert {name: count for name, count in told.items() if name in named and count != 1} == {}
-    assert named - set(told) == {"revision", "config", "model_type", "sources", "chat", "side_lengths"}
+    assert named - set(told) == {
+        "revision",
+        "config",
+        "config_defaults",
+        "model_type",
+        "sources",
+        "chat",
+        "side_lengths",
+    }
     # … of the call, of `Said.architecture`, and of what the file says of each call (`processing`)
     parts = {"layout", "architecture", "head", "tokenizer", "usage"}
     assert set(told) - named == parts | {
@@ -230,7 +238,13 @@ def test_each_fact_arrives_with_its_source(folder):
     for field in fields(Checkpoint):
         defaults[field.name] = field.default_factory() if field.default_factory is not MISSING else field.default
     unsaid = [name for name, default in defaults.items() if getattr(checkpoint, name) in (default, None)]
-    assert unsaid == ["chat", "left_out", "side_lengths"]  # test_chat, test_parity
+    assert unsaid == [
+        "config_defaults",
+        "chat",
+        "left_out",
+        "side_lengths",
+        "truncation_layer_norm",
+    ]  # tested elsewhere
     assert checkpoint.sources == {
         "architecture": "config.json",
         "quantization": "config.json",
@@ -429,8 +443,8 @@ TRANSFORMER, POOLING, DENSE, NORMALIZE = (
     [
         (TRANSFORMER, POOLING, ("LayerNorm", "2_LayerNorm")),
         (TRANSFORMER, ("WeightedLayerPooling", "1_Pooling")),
-        (TRANSFORMER, POOLING, POOLING),
-        (TRANSFORMER, DENSE, POOLING),
+        (TRANSFORMER, DENSE),
+        (TRANSFORMER, ("Dropout", "1_Dropout"), POOLING),
         (TRANSFORMER, POOLING, NORMALIZE, DENSE),
         (("CLIPModel", ""), POOLING),
         (POOLING,),
@@ -440,6 +454,41 @@ TRANSFORMER, POOLING, DENSE, NORMALIZE = (
 def test_a_module_that_would_not_be_applied(folder, kinds):
     modules(folder, *kinds)
     refuse(folder, AkiDBMLXError, "modules.json")
+
+
+def test_another_pooling_starts_anew(folder):
+    """It reads the tokens' vectors and writes the text's; what a Dense or Normalize made of that is lost."""
+    change(folder / "1_Pooling" / "config.json", pooling_mode="max")
+    (folder / "4_Pooling").mkdir()
+    (folder / "4_Pooling" / "config.json").write_text('{"embedding_dimension": 16, "pooling_mode": "mean"}')
+    modules(folder, TRANSFORMER, POOLING, DENSE, NORMALIZE, ("Pooling", "4_Pooling"))
+    checkpoint = read_checkpoint(folder)
+    assert (checkpoint.pooling, checkpoint.dense, checkpoint.normalize) == (("mean",), (), False)
+
+
+def test_normalize_twice_and_dropout_after_it(folder):
+    modules(folder, TRANSFORMER, POOLING, NORMALIZE, NORMALIZE, ("Dropout", "5_Dropout"))
+    assert read_checkpoint(folder).normalize is True
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "modules.json", "1_Pooling/config.json", "tokenizer.json",
+                                  "config_sentence_transformers.json", "sentence_bert_config.json", "model.safetensors",
+                                  "special_tokens_map.json", "2_Dense/model.safetensors"])  # fmt: skip
+def test_a_link_that_leads_nowhere_is_not_absent(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("nowhere")
+    refuse(folder, CheckpointError, f"{folder / name} is a link that leads nowhere (nowhere)")
+
+
+@pytest.mark.parametrize(
+    "name", ["config_sentence_transformers.json", "sentence_bert_config.json", "tokenizer_config.json"]
+)
+def test_an_empty_file_or_a_folder_is_not_absent(folder, name):
+    (folder / name).write_bytes(b"")
+    refuse(folder, CheckpointError, f"{folder / name} is empty")
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    refuse(folder, CheckpointError, f"{folder / name} is no file")
 
 
 def test_dropout_does_nothing(folder):

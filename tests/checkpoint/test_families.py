@@ -243,9 +243,19 @@ def test_a_width_that_the_checkpoint_itself_wants(folder):
 
 
 @pytest.mark.checkpoint("nomic-published")
-def test_nomic_cuts_after_a_layer_norm(folder):
+def test_a_row_changes_nothing_that_modules_json_has_the_reference_compute(folder):
     (folder / "README.md").write_text("---\nbase_model: nomic-ai/nomic-embed-text-v1.5\n---\n")
     with Embedder.load(folder) as embedder:
+        whole, cut = (embedder.encode(["a sentence"], truncate_dim=size, normalize=False) for size in (None, 8))
+        assert_close(cut, whole[:, :8], 1e-6)
+    (folder / "README.md").write_text("---\nbase_model: Alibaba-NLP/gte-Qwen2-1.5B-instruct\n---\n")
+    assert "is_causal" not in read_checkpoint(folder).config
+
+
+def test_nomic_cuts_after_a_layer_norm(folder):
+    (folder / "modules.json").unlink()
+    (folder / "README.md").write_text("---\nbase_model: nomic-ai/nomic-embed-text-v1.5\n---\n")
+    with Embedder.load(folder, normalize=True) as embedder:
         whole, cut = (embedder.encode(["a sentence"], truncate_dim=size, normalize=False) for size in (None, 8))
         centred = whole - whole.mean()
         expected = (centred / np.sqrt((centred**2).mean() + 1e-5))[:, :8]

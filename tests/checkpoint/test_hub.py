@@ -15,6 +15,7 @@ import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
@@ -26,9 +27,19 @@ from support.waiting import PATIENCE_S, until
 
 COMMIT, NEXT_COMMIT = "c" * 40, "d" * 40
 MODEL = "owner/tiny-model"
+
+
+def modules(*folders):
+    """modules.json with a Transformer at the top and modules in these folders."""
+    kinds = [("Transformer", ""), *((folder.partition("_")[2], folder) for folder in folders)]
+    return json.dumps(
+        [{"type": f"sentence_transformers.models.{kind}", "path": folder} for kind, folder in kinds]
+    ).encode()
+
+
 FILES = {
     "config.json": b'{"model_type": "bert"}',
-    "modules.json": b"[]",
+    "modules.json": modules("1_Pooling"),
     "1_Pooling/config.json": b'{"pooling_mode": "mean"}',
     "tokenizer.json": b"{}",
     "model.safetensors.index.json": json.dumps(
@@ -710,9 +721,72 @@ def test_torchs_files_come_where_there_are_no_safetensors(fake_hub, cache, weigh
 def test_a_module_may_have_torchs_form_where_the_transformer_has_not(fake_hub, cache):
     dense = {"2_Dense/config.json": b'{"bias": true}', "2_Dense/pytorch_model.bin": b"a zip"}
     other = {"3_Dense/model.safetensors": b"x", "3_Dense/pytorch_model.bin": b"never"}
-    fake_hub.files = FILES | NEVER_FETCHED | dense | other
+    chain = {"modules.json": modules("1_Pooling", "2_Dense", "3_Dense")}
+    fake_hub.files = FILES | NEVER_FETCHED | dense | other | chain
     locate.resolve(MODEL, cache_dir=cache)
     assert fake_hub.fetched() == (FILES | dense).keys() | {"3_Dense/model.safetensors"}
+
+
+# what a repository holds beside a checkpoint
+
+BESIDE = {
+    "2_Dense_1024/config.json": b"{}",
+    "2_Dense_1024/model.safetensors": b"1" * 4000,
+    "2_Dense_8192/config.json": b"{}",
+    "2_Dense_8192/model.safetensors": b"8" * 4000,
+    "fp16/model.safetensors": b"h" * 4000,
+    "model.fp8.safetensors": b"8" * 4000,
+    "notes/results.json": b"{}",
+}
+
+
+@pytest.fixture
+def widths(fake_hub):
+    """As stella: a Dense layer for each width, and modules.json names one."""
+    fake_hub.files = FILES | BESIDE | {"modules.json": modules("1_Pooling", "2_Dense_1024")}
+    return fake_hub
+
+
+def test_only_the_width_that_is_named_is_fetched(widths, cache):
+    folder = locate.resolve(MODEL, cache_dir=cache).path
+    fetched = {name for name in widths.fetched() if name.endswith("safetensors")}
+    assert fetched == {"model-1-of-2.safetensors", "model-2-of-2.safetensors", "2_Dense_1024/model.safetensors"}
+    widths.requests.clear()
+    assert locate.resolve(MODEL, cache_dir=cache).path == folder
+    assert not widths.requests
+
+
+@pytest.mark.parametrize("without", [["2_Dense_8192/*"], ["*.fp8.safetensors", "fp16/*"], ["notes/*", "LICENSE.txt"]])
+def test_a_cache_that_was_filled_in_part_on_purpose(without, widths, cache):
+    """The client's listing names the whole repository; what the checkpoint does not read may lack."""
+    huggingface_hub.snapshot_download(MODEL, cache_dir=cache, ignore_patterns=without)
+    blobs = cache / "models--owner--tiny-model" / "blobs"
+    (blobs / "abc.incomplete").touch()  # of what was broken off elsewhere
+    widths.requests.clear()
+    for offline in (True, False):
+        assert locate.resolve(MODEL, cache_dir=cache, local_files_only=offline).path == snapshot_of(cache)
+    assert not widths.requests
+
+
+@pytest.mark.parametrize(
+    "without", ["1_Pooling/*", "2_Dense_1024/*", "2_Dense_1024/model.safetensors", "tokenizer.json", "model-2-*"]
+)
+def test_what_the_checkpoint_needs_was_left_out(without, widths, cache):
+    huggingface_hub.snapshot_download(MODEL, cache_dir=cache, ignore_patterns=[without])
+    message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache, local_files_only=True)
+    assert "here only in part (" in message
+    widths.requests.clear()
+    locate.resolve(MODEL, cache_dir=cache)
+    assert len(widths.fetched()) <= 2
+    assert locate.resolve(MODEL, cache_dir=cache, local_files_only=True).path == snapshot_of(cache)
+
+
+@pytest.mark.parametrize("name", ["README.md", "1_Pooling/config.json", "tokenizer.json"])
+def test_a_link_that_leads_nowhere_is_fetched_again(name, fake_hub, cache):
+    folder = locate.resolve(MODEL, cache_dir=cache).path
+    (folder / name).resolve().unlink()
+    assert (folder / name).is_symlink()
+    assert kept(locate.resolve(MODEL, cache_dir=cache).path) == FILES
 
 
 # a cache that another program filled, without the client's listing of files
@@ -829,6 +903,11 @@ def test_a_foreign_cache_in_part_is_not(lost, foreign, cache):
         (foreign / "modules.json").unlink()
     message = message_of(ModelNotFoundError, locate.resolve, MODEL, cache_dir=cache, local_files_only=True)
     assert f"({lost} missing)" in message
+
+
+def test_a_whole_foreign_cache_may_have_an_open_download_of_something_else(whole, cache):
+    (whole.parents[1] / "blobs" / "abc.incomplete").touch()
+    assert locate.resolve(MODEL, cache_dir=cache, local_files_only=True).path == whole
 
 
 def test_a_foreign_cache_with_an_open_download_is_not(foreign, cache):

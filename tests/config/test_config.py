@@ -79,6 +79,7 @@ def test_every_field_says_whether_it_changes_vectors():
         "query_prompt",
         "document_prompt",
         "tokenizer",
+        "exact_reference",
         "dtype",
     } == VECTOR_FIELDS
 

@@ -33,6 +33,9 @@ class FakeModel:
 
     dimension = 4
 
+    def why_not_finite(self):
+        return "leave it out"
+
     def __init__(self):
         self.gate = threading.Event()
         self.gate.set()

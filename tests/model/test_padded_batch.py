@@ -20,7 +20,13 @@ def encoding(*ids, **marks):
 
 def test_every_field_of_an_encoding_makes_another_row():
     one = encoding(7, 8)
-    changed = {"token_ids": np.array([7, 9], np.int32), "prompt_length": 1, "second_start": 1}
+    changed = {
+        "token_ids": np.array([7, 9], np.int32),
+        "prompt_length": 1,
+        "second_start": 1,
+        "attended": (0, 1),
+        "kept": np.array([True, False]),
+    }
     assert set(changed) == {field.name for field in fields(one)}
     assert one.key == encoding(7, 8).key
     assert one.key not in {replace(one, **{name: value}).key for name, value in changed.items()}
@@ -32,7 +38,16 @@ def test_a_batch_by_hand():
     assert batch.lengths.tolist() == [3, 1]
     assert batch.prompt_lengths.tolist() == [2, 0]
     assert batch.second_starts.tolist() == [1, 0]
-    assert {getattr(batch, field.name).dtype for field in fields(batch)} == {np.dtype(np.int32)}
+    given = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    assert (given.pop("attended"), given.pop("kept")) == (None, ())
+    assert {array.dtype for array in given.values()} == {np.dtype(np.int32)}
+
+
+def test_what_is_seen_and_what_is_kept_in_a_batch():
+    kept = np.array([True, False, True])
+    batch = pad_batch([encoding(7, 8, 9, attended=(0, 2), kept=kept), encoding(5, 6)], 4, rows=3)
+    assert batch.attended.tolist() == [[0, 2], [0, 2], [0, 2]] and batch.attended.dtype == np.int32
+    assert batch.kept[0] is kept and batch.kept[1:] == (None, None)
 
 
 @given(rows=st.lists(ids, min_size=1, max_size=12), more=st.integers(0, 9))

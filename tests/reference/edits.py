@@ -258,3 +258,55 @@ def renamed(old, new):
         return new + name.removeprefix(old) if name.startswith(old) else name
 
     return lambda folder: edit_weights(folder, lambda tensors: {rename(name): part for name, part in tensors.items()})
+
+
+def leave_to_the_class(*names, **others):
+    """config.json without these fields, for which transformers' class has defaults, and with some others."""
+
+    def edit(content):
+        for name in names:
+            content.pop(name, None)
+        content.update(others)
+
+    return lambda folder: edit_json(folder / "config.json", edit)
+
+
+# Read by no class, or not by this one.
+WITHOUT_EFFECT = {
+    "_attn_implementation": "sdpa",
+    "cls_token_id": 2,
+    "decoder_start_token_id": 2,
+    "gradient_checkpointing": False,
+    "pooler_type": "first_token_transform",
+    "position_embedding_type": "relative_key",
+}
+
+
+def double_modules(folder):
+    """Two Poolings, of which the last counts, two Normalize, a Dropout at the end, and include_prompt null."""
+
+    def edit(content):
+        kinds = ["Transformer", "Pooling", "Normalize", "Pooling", "Normalize", "Normalize", "Dropout"]
+        paths = ["", "1_Pooling", "2_Normalize", "3_Pooling", "4_Normalize", "5_Normalize", "6_Dropout"]
+        content[:] = [
+            {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for place, (kind, path) in enumerate(zip(kinds, paths, strict=True))
+        ]
+
+    edit_json(folder / "modules.json", edit)
+    for path in ("2_Normalize", "3_Pooling", "4_Normalize", "5_Normalize", "6_Dropout"):
+        (folder / path).mkdir(exist_ok=True)
+    said = {"embedding_dimension": 16, "include_prompt": None}
+    (folder / "3_Pooling" / "config.json").write_text(json.dumps({**said, "pooling_mode": "mean"}))
+    (folder / "6_Dropout" / "config.json").write_text(json.dumps({"dropout": 0.1}))
+
+
+def store_in_odd_dtypes(folder):
+    """Matrices in float8 (E4M3 and E5M2) and a table in float64; the rest as it is."""
+    kinds = {"query": torch.float8_e4m3fn, "output.dense": torch.float8_e5m2, "word": torch.float64}
+
+    def cast(name, tensor):
+        kind = next((kind for part, kind in kinds.items() if part in name and name.endswith("weight")), tensor.dtype)
+        return tensor.to(kind)
+
+    edit_weights(folder, lambda tensors: {name: cast(name, tensor) for name, tensor in tensors.items()})

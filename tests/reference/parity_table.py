@@ -47,7 +47,13 @@ tokenizer.json appends nothing (e5-mistral-7b-instruct), the end token is put af
 trained and as transformers 4 did; sentence-transformers on transformers 5 leaves the flag unread. The same holds for
 gte-Qwen2, whose own tokenizer code appends it. Vectors that are cut (`truncate_dim`) and scaled to unit length are
 scaled after the cut; sentence-transformers leaves them shorter, equal up to that factor. A `passage` or `corpus` prompt
-serves documents where the files have no `document` prompt; `document_prompt=""` gives the reference's rows.
+serves documents where the files have no `document` prompt. `info` lists those that hold for a model under
+`differences`, and `exact_reference=True` (`AKIDB_MLX_EXACT_REFERENCE`) gives sentence-transformers' rows exactly.
+
+Where config.json leaves a field out, transformers' class for its `model_type` decides (`layer_norm_eps`, activations,
+rotary bases, windows …); `info` lists those under `config_defaults`. A field of a type that the class refuses, such as
+a null for a number, is refused here too. `make fuzz` puts edited copies of these checkpoints to both sides: what is
+accepted has the reference's rows.
 
 Tokens are those of transformers 5, which makes many tokenizers anew by their class (BERT, RoBERTa, XLM-R, Qwen2, Llama,
 Gemma, Cohere …) or adds what other files say (words of added_tokens.json, flags of `added_tokens_decoder`), whatever

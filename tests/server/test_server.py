@@ -1,5 +1,6 @@
 """The server: OpenAI's and AkiDB's endpoints give the embedder's vectors; what cannot be is refused in one shape."""
 
+import asyncio
 import base64
 import socket
 import struct
@@ -12,9 +13,9 @@ import numpy as np
 import pytest
 
 from akidb_mlx import Embedder, EmbedderConfig
-from akidb_mlx.errors import ModelNotFoundError
+from akidb_mlx.errors import CheckpointError, InputError, ModelNotFoundError
 from akidb_mlx.pipeline.call import Usage
-from akidb_mlx.server import monitoring, responses
+from akidb_mlx.server import models, monitoring, responses
 from akidb_mlx.server.serve import listen
 from support.checkpoints import MINILM, REFERENCE
 from support.comparison import assert_close, assert_unit_length
@@ -671,3 +672,14 @@ def test_answers_do_not_wait_for_an_acknowledgement():
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_the_servers_own_probe_is_named_where_the_model_makes_no_numbers():
+    """It is no user's text that is at fault."""
+
+    class Broken:
+        async def aencode(self, texts):
+            raise InputError("input 0 gives numbers that are not finite")
+
+    with pytest.raises(CheckpointError, match=r"^m: the server's own probe '.*' failed: input 0 gives numbers"):
+        asyncio.run(models._warm_up(models.ServedModel("m", "embedder", Broken(), {})))

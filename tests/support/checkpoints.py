@@ -43,3 +43,16 @@ def read_sparse_case(name):
     shared = json.loads((SPARSE / "texts.json").read_text(encoding="utf-8"))
     texts = [{**shared, **facts["own_texts"]}[label] for label in facts["labels"]]
     return folder, facts, dict(np.load(folder / "expected.npz")), texts
+
+
+MULTI_VECTOR = REFERENCE / "multi_vector"
+MULTI_VECTOR_CASES = sorted(file.parent.name for file in MULTI_VECTOR.glob("*/expected.json"))
+
+
+def read_multi_vector_case(name):
+    """(folder, expected.json, arrays of expected.npz, texts in their order) of a late-interaction model."""
+    folder = MULTI_VECTOR / name
+    facts = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    shared = json.loads((MULTI_VECTOR / "texts.json").read_text(encoding="utf-8"))
+    texts = [{**shared, **facts["own_texts"]}[label] for label in facts["labels"]]
+    return folder, facts, dict(np.load(folder / "expected.npz")), texts

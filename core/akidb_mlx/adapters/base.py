@@ -8,14 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation
 from akidb_mlx.adapters.lazy import Lazy
 from akidb_mlx.adapters.lazy_embedder import LazyEmbedder
 from akidb_mlx.adapters.lazy_reranker import LazyReranker
+from akidb_mlx.adapters.lazy_sparse import LazySparseEmbedder
 from akidb_mlx.config.model_config import ModelConfig
-from akidb_mlx.config.options import EmbedderOptions, RerankerOptions
+from akidb_mlx.config.options import EmbedderOptions, RerankerOptions, SparseOptions
 from akidb_mlx.config.sources import refuse_unknown
+from akidb_mlx.config.sparse_config import refuse_truncate_dim
 from akidb_mlx.embedder import EmbedderProtocol
 from akidb_mlx.errors import ConfigError
 from akidb_mlx.reranker import RerankerProtocol
+from akidb_mlx.sparse_embedder import SparseEmbedderProtocol
 
-__all__ = ["AdapterModel", "EmbedderAdapter", "RerankerAdapter"]
+__all__ = ["AdapterModel", "EmbedderAdapter", "RerankerAdapter", "SparseAdapter"]
 
 
 class AdapterModel(BaseModel):
@@ -63,8 +66,8 @@ class AdapterModel(BaseModel):
         return self.__copy__()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the configuration; the model is found and loaded again from it."""
-        return _restore, (type(self), self._lazy.picklable_config(), self._own())
+        """Pickle the configuration, from which the model is found and loaded again; or a ready face that does so."""
+        return _restore, (type(self), self._lazy.picklable(), self._own())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._lazy})"
@@ -144,8 +147,29 @@ class RerankerAdapter(RerankerOptions, AdapterModel):
         return self._lazy.load()
 
 
-def _restore(cls: type[AdapterModel], config: ModelConfig, own: dict[str, Any]) -> AdapterModel:
-    return cls.from_config(config, **own)
+class SparseAdapter(SparseOptions, AdapterModel):
+    """A framework's class for learned sparse vectors: the options, and a sparse embedder behind them."""
+
+    lazy_class = LazySparseEmbedder
+    _lazy: LazySparseEmbedder = PrivateAttr()
+    embedder: SkipValidation[SparseEmbedderProtocol | None] = Field(
+        default=None, exclude=True, repr=False, description="A ready sparse embedder in place of a model and settings."
+    )
+
+    def load(self) -> SparseEmbedderProtocol:
+        """The sparse embedder behind, loaded now if it is not yet: to warm up, or for its own face."""
+        return self._lazy.load()
+
+    @classmethod
+    def _settled(cls, given: Mapping[str, Any]) -> Lazy[Any, Any]:
+        refuse_truncate_dim(given)
+        return super()._settled(given)
+
+
+def _restore(cls: type[AdapterModel], source: Any, own: dict[str, Any]) -> AdapterModel:
+    if isinstance(source, ModelConfig):
+        return cls.from_config(source, **own)
+    return cls(**{cls.lazy_class.argument: source}, **own)
 
 
 def _field(name: str) -> str:

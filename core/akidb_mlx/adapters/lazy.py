@@ -4,15 +4,22 @@ import asyncio
 import os
 import pickle
 import threading
+import weakref
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from akidb_mlx.checkpoint.joint_heads import has_joint_heads
 from akidb_mlx.config.model_config import ModelConfig
+from akidb_mlx.config.options import ModelOptions
 
 __all__ = ["Lazy"]
 
 Face = TypeVar("Face")
 Config = TypeVar("Config", bound=ModelConfig)
+_OF_ANY_KIND = tuple(ModelOptions.model_fields)
+# Every one of them, by its id: equal ones stay apart.
+_alive: "weakref.WeakValueDictionary[int, Lazy[Any, Any]]" = weakref.WeakValueDictionary()
 
 
 class Lazy(Generic[Config, Face]):
@@ -27,6 +34,10 @@ class Lazy(Generic[Config, Face]):
     protocol: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
     """The methods without which something is no such face."""
+    also_takes: ClassVar[tuple[type[ModelConfig], ...]] = ()
+    """Configurations of other kinds whose faces do as well."""
+    may_share: ClassVar[bool] = False
+    """Whether a model of this kind may share its passes with one of another kind."""
 
     def __init__(self, source: Config | Face) -> None:
         """Load nothing yet; a face is taken as it is."""
@@ -34,6 +45,7 @@ class Lazy(Generic[Config, Face]):
         self._face: Face | None = None if self.config is source else source  # type: ignore[assignment]
         # By process: a load that another thread had begun never ends in a forked child.
         self._loads: dict[int, Future[Face]] = {}
+        _alive[id(self)] = self
 
     def load(self) -> Face:
         """The face; the first caller loads it while the others wait."""
@@ -62,13 +74,23 @@ class Lazy(Generic[Config, Face]):
             )
         return self.config
 
+    def picklable(self) -> Config | Face:
+        """`picklable_config`, or the face where it can be made again in another process by itself."""
+        mine = getattr(self._face, "config", None)
+        if self.config is None and self._face is not None and isinstance(mine, self.also_takes):
+            return self._face
+        return self.picklable_config()
+
     @classmethod
     def checked(cls, face: Any) -> Face:
-        """Something as a face; TypeError where it lacks what a face has."""
+        """Something as a face; TypeError where it lacks what a face has, or is of another kind."""
         for method in cls.needs:
             if isinstance(face, type) or not callable(getattr(face, method, None)):
                 name = cls.argument
                 raise TypeError(f"{name} is no {name} but {face!r:.80} (no {method}; see {cls.protocol})")
+        config = getattr(face, "config", None)
+        if isinstance(config, ModelConfig) and not isinstance(config, (cls.config_class, *cls.also_takes)):
+            raise TypeError(f"{cls.argument} is a {type(face).__name__}, another kind of model (see {cls.protocol})")
         taken: Face = face
         return taken
 
@@ -88,15 +110,32 @@ class Lazy(Generic[Config, Face]):
         future = self._loads.setdefault(os.getpid(), mine)
         return future, future is mine
 
-    def _fulfil(self, future: "Future[Face]") -> None:
+    def _fulfil(self, future: "Future[Face]", with_others: bool = True) -> None:
         assert self.config is not None
         try:
             self._face = self._make(self.config)
+            if with_others and self.may_share:
+                self._load_what_shares(self._face)
         except BaseException as error:
             del self._loads[os.getpid()]
             future.set_exception(error)
         else:
             future.set_result(self._face)
+
+    def _load_what_shares(self, face: Any) -> None:
+        """Load the others that have a head in this one's model, before the first pass, so that they share that too."""
+        others = [other for other in list(_alive.values()) if type(other) is not type(self) and self._shares(other)]
+        if others and has_joint_heads(Path(face.info()["path"])):
+            for other in others:
+                future, is_mine = other._claim()
+                if is_mine:  # else another thread loads it, and may be waiting for this one
+                    other._fulfil(future, with_others=False)
+
+    def _shares(self, other: "Lazy[Any, Any]") -> bool:
+        """Whether the other waits to be loaded with the same model and settings."""
+        if not other.may_share or other._face is not None:
+            return False
+        return all(getattr(self.config, name) == getattr(other.config, name) for name in ("model", *_OF_ANY_KIND))
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self) or self.config is None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from numpy.typing import ArrayLike
 
@@ -10,6 +10,7 @@ from akidb_mlx import vectors
 from akidb_mlx.adapters.lazy import Lazy
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.embedder import Embedder, EmbedderProtocol
+from akidb_mlx.hybrid_embedder import HybridEmbedder
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["LazyEmbedder"]
@@ -25,6 +26,12 @@ class LazyEmbedder(Lazy[EmbedderConfig, EmbedderProtocol]):
     argument = "embedder"
     protocol = "EmbedderProtocol"
     needs = ("encode_query", "encode_document", "aencode_query", "aencode_document")
+    may_share = True
+
+    @classmethod
+    def checked(cls, face: Any) -> EmbedderProtocol:
+        """As Lazy; of a HybridEmbedder its dense face."""
+        return super().checked(face.dense if isinstance(face, HybridEmbedder) else face)
 
     def _make(self, config: EmbedderConfig) -> EmbedderProtocol:
         return Embedder.load(config)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from akidb_mlx.adapters.lazy import Lazy
+from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.errors import InputError
 from akidb_mlx.reranker import Pair, Ranked, Reranker, RerankerProtocol
@@ -17,6 +18,7 @@ class LazyReranker(Lazy[RerankerConfig, RerankerProtocol]):
     argument = "reranker"
     protocol = "RerankerProtocol"
     needs = ("predict", "rank", "apredict", "arank")
+    also_takes = (MultiVectorConfig,)  # which rank by MaxSim
 
     def _make(self, config: RerankerConfig) -> RerankerProtocol:
         return Reranker.load(config)

@@ -1,11 +1,12 @@
 """Checkpoint: what an embedder *is*, read from its files, each fact with the file it came from. No MLX here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from akidb_mlx.checkpoint.chat_template import RENDERED, ChatTemplate, find_chat_template
+from akidb_mlx.checkpoint.config_defaults import complete_config
 from akidb_mlx.checkpoint.fact import Fact, sources_of, value_of
 from akidb_mlx.checkpoint.fill_in import FamilyFacts, Said, fill_in
 from akidb_mlx.checkpoint.heads import Dense
@@ -61,12 +62,15 @@ def read_checkpoint(path: Path, name: str | None = None, revision: str | None = 
     is_static = bool(modules) and modules[0][0] == STATIC
     has_config = layout.config_file.exists()
     config: Mapping[str, Any] = read_json(layout.config_file) if has_config or not is_static else {}
+    defaults: Mapping[str, Any] = {}
     if is_static or config.get("model_type") == MODEL2VEC:
         static = read_static(config, layout, head)
         config, head, tokenizer = static.config, static.head, static.tokenizer
     elif not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{layout.config_file} has no model_type: it does not say which architecture this is")
     else:
+        completed = complete_config(config, layout.config_file)
+        config, defaults = completed.config, completed.defaults
         tokenizer = read_tokenizer_facts(layout, config, saved=bool(modules))
         if tokenizer.processing.truncation == "only_second":
             raise UnsupportedModelError(f"{layout.folder}: truncation 'only_second': an embedder has one text")
@@ -80,7 +84,8 @@ def read_checkpoint(path: Path, name: str | None = None, revision: str | None = 
         usage=read_usage(path),
     )
     said, family = fill_in(said, has_modules=bool(modules))
-    return _put_together(said, family, _chat(said, family, saved=bool(modules)), revision)
+    made = _put_together(said, family, _chat(said, family, saved=bool(modules)), revision)
+    return replace(made, config_defaults=defaults)
 
 
 def _chat(said: Said, family: FamilyFacts, *, saved: bool) -> ChatTemplate | None:

@@ -76,7 +76,7 @@ def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
     source = f"family table: {reason}"
     said = replace(said, tokenizer=_with_own_code(said, family))
     suggestions: tuple[str, ...] = ()
-    missing = {key: value for key, value in family.config.items() if key not in said.config}
+    missing = {} if has_modules else {key: value for key, value in family.config.items() if key not in said.config}
     filled = replace(said, architecture=replace(said.architecture, value={**said.config, **missing}))
     if has_modules and said.head.left_out:
         filled = replace(filled, head=_fill_left_out(said, family, source))
@@ -90,7 +90,7 @@ def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
         filled = replace(filled, usage=replace(said.usage, prompts=Fact(family.prompts, source)))
     return filled, FamilyFacts(
         matryoshka=matryoshka or _family_dimensions(said.config, family, source),
-        truncation_layer_norm=family.truncation_layer_norm,
+        truncation_layer_norm=family.truncation_layer_norm and not has_modules,
         suggestions=suggestions,
         config_sources=dict.fromkeys(missing, source),
         is_known=True,

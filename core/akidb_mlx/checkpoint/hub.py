@@ -11,14 +11,13 @@ from typing import Final
 from akidb_mlx.checkpoint.hub_errors import called, command, endpoint, explain
 from akidb_mlx.checkpoint.snapshot import (
     OTHER_RUNTIMES,
-    TORCH,
-    WANTED,
+    SIDECARS,
     find_snapshot,
     has_weights,
     holds_checkpoint,
     is_whole,
     missing,
-    torch_files,
+    weight_files,
 )
 from akidb_mlx.checkpoint.waiting import Limit, Unanswered, Watch, timed_out
 from akidb_mlx.config.sources import expanded
@@ -112,7 +111,9 @@ def _fetch_or_keep(model: str, revision: str | None, cache: Path) -> Resolved:
 
 def _accepted(snapshot: Path, model: str) -> Resolved:
     if not has_weights(snapshot):
-        raise CheckpointError(f"{model} has no safetensors and no {TORCH} on the Hub; other formats are never loaded")
+        raise CheckpointError(
+            f"{model} has no safetensors and no pytorch_model*.bin on the Hub; other formats are never loaded"
+        )
     return Resolved(snapshot, model, snapshot.name)
 
 
@@ -132,9 +133,10 @@ def _fetch(model: str, revision: str | None, cache: Path) -> Resolved:
     )
     try:
         watch.run(functools.partial(_ask, model, revision, to_ask), to_ask)
-        path = watch.run(functools.partial(fetch, allow_patterns=list(WANTED)), to_fetch)
-        if torch := torch_files(Path(path)):  # the client has listed the repository by now
-            path = watch.run(functools.partial(fetch, allow_patterns=torch), to_fetch)
+        path = watch.run(functools.partial(fetch, allow_patterns=list(SIDECARS)), to_fetch)
+        # By now the client has listed the repository, and what is here says which weights it takes.
+        if weights := weight_files(Path(path)):
+            path = watch.run(functools.partial(fetch, allow_patterns=weights), to_fetch)
     except Exception as error:  # two HTTP libraries' errors, Xet's and the disk's: each becomes one of ours
         raise ModelNotFoundError(explain(error, model, revision)) from error
     snapshot = Path(path)

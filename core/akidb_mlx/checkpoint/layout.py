@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from akidb_mlx.checkpoint.broken_files import is_there
 from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.checkpoint.other_formats import describe_folder, is_pointer
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
@@ -45,13 +46,13 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     """
     for weights in (folder / "model.safetensors", folder / "pytorch_model.bin"):
         index = folder / f"{weights.name}.index.json"
-        if weights.exists() and is_pointer(weights):
+        if is_there(weights) and is_pointer(weights):
             raise CheckpointError(
                 f"{weights} is a pointer of Git LFS and not the weights; fetch them with: git lfs pull"
             )
         if weights.exists():
             return (weights,)
-        if index.exists():
+        if is_there(index):
             return _shards(index)
     other = sorted(file.name for pattern in ("*.bin", "*.pt") for file in folder.glob(pattern))
     hint = f"{other[0]} is not the name of a model's weights; download those" if other else "download it again"

@@ -1,9 +1,9 @@
 """What any kind of model is, read from its files, each fact with the file it came from. No MLX here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from akidb_mlx.checkpoint.chat_template import ChatTemplate
 from akidb_mlx.checkpoint.fact import Fact
@@ -26,6 +26,8 @@ class ModelFacts:
     model_type: str
     weight_files: tuple[Path, ...]
     tokenizer_file: Path
+    config_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `config` that the file leaves to transformers' class for this model_type."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     max_seq_length: int | None = None
@@ -42,6 +44,11 @@ class ModelFacts:
     quantization: Mapping[str, Any] | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     """Fact → the file (relative to `path`) or table that it came from."""
+
+    def without_end_token(self) -> Self:
+        """The same without the end token that the files state and sentence-transformers leaves out."""
+        rules = {key: value for key, value in self.tokenizer_rules.items() if key != "append"}
+        return replace(self, tokenizer_rules=rules)
 
     def rebuilt_tokenizer(self, kind: TokenizerKind) -> RebuiltTokenizer:
         """The tokenizer as sentence-transformers has it, or the file as it stands."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from akidb_mlx.checkpoint.broken_files import is_there, refuse_broken_files
 from akidb_mlx.checkpoint.fact import Fact
 from akidb_mlx.checkpoint.heads import Dense
 from akidb_mlx.checkpoint.json_file import read_field, read_json
@@ -45,16 +46,26 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weighted_mean",
     "pooling_mode_lasttoken": "last_token",
 }
+_CLASSES = ("Tanh", "GELU", "ReLU", "SiLU", "Sigmoid")
 _ACTIVATIONS = {
     "torch.nn.modules.linear.Identity": "identity",
-    "torch.nn.modules.activation.Tanh": "tanh",
-    "torch.nn.modules.activation.GELU": "gelu",
-    "torch.nn.modules.activation.ReLU": "relu",
-    "torch.nn.modules.activation.SiLU": "silu",
-    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+    **{f"torch.nn.modules.activation.{name}": name.lower() for name in _CLASSES},
+    "torch.nn.Identity": "identity",
+    **{f"torch.nn.{name}": name.lower() for name in _CLASSES},
 }
+_POOLING_KEYS = (
+    "embedding_dimension",
+    "word_embedding_dimension",
+    "module_input_name",
+    "module_output_name",
+    "pooling_mode",
+    "include_prompt",
+    *_POOLING_FLAGS,
+)
 _VECTOR = "sentence_embedding"
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+# Another spelling, which the reference does not know and takes for none: then it compares by cosine.
+_UNREAD_SIMILARITY = "dot_product"
 
 
 def read_modules(path: Path, first: Sequence[str] = ("Transformer", STATIC)) -> list[tuple[str, str]]:
@@ -63,6 +74,7 @@ def read_modules(path: Path, first: Sequence[str] = ("Transformer", STATIC)) -> 
     `first`: the classes that the first may be of.
     """
     file = path / "modules.json"
+    refuse_broken_files(path)
     if not file.exists():
         return []
     try:
@@ -81,6 +93,7 @@ def read_modules(path: Path, first: Sequence[str] = ("Transformer", STATIC)) -> 
         raise UnsupportedModelError(
             f"{file}: the first module is {found}; only {' and '.join(first)} are supported there"
         )
+    refuse_broken_files(path, (folder for _, folder in modules))
     return modules
 
 
@@ -113,19 +126,21 @@ def read_head(path: Path, modules: list[tuple[str, str]], *, scores: bool = Fals
     dense: list[Dense] = []
     left_out: list[str] = []
     for kind, folder in modules[1:]:
-        if normalize:
-            raise UnsupportedModelError(f"{path / 'modules.json'}: {kind} follows Normalize, which must come last")
+        has_row = pooling is not None or bool(left_out)
         is_there = (path / folder / "config.json").exists()
+        _refuse_misplaced(path / "modules.json", kind, folder, has_row=has_row, normalize=normalize)
         if kind in ("Pooling", "Dense") and not is_there and modules[0][0] != STATIC:
             left_out.append(folder)
-        elif kind == "Pooling" and pooling is None and not dense:
+        elif kind == "Pooling" and modules[0][0] != STATIC and not left_out:
+            # It reads tokens' vectors: nothing that came before it is in its row.
             pooling, include_prompt = _read_pooling(path, folder)
-        elif kind == "Dense" and (pooling is not None or left_out):
+            dense, normalize = [], False
+        elif kind == "Dense":
             output = "scores" if scores and folder == modules[-1][1] else _VECTOR
             dense.append(read_dense(path / folder, path / modules[0][1], f"dense.{len(dense)}", output=output))
         elif kind == "Normalize":
             _refuse_other_keys(path / folder / "config.json")
-            normalize = True
+            normalize = has_row  # without one it does nothing
         elif kind != "Dropout":  # Dropout does nothing outside training
             known = f"Transformer, {STATIC}, Pooling, Dense, Normalize, Dropout"
             raise UnsupportedModelError(
@@ -135,14 +150,34 @@ def read_head(path: Path, modules: list[tuple[str, str]], *, scores: bool = Fals
     return Head(pooling, include_prompt, layers, Fact(normalize, "modules.json"), tuple(left_out))
 
 
+def _refuse_misplaced(file: Path, kind: str, folder: str, *, has_row: bool, normalize: bool) -> None:
+    if kind == "Dense" and normalize:
+        raise UnsupportedModelError(f"{file}: {kind} follows Normalize, which must come last")
+    if kind in ("Dense", "Dropout") and not has_row:
+        raise UnsupportedModelError(
+            f"{file}: {kind} ({folder}) has no Pooling before it; download the checkpoint again"
+        )
+
+
 def _read_pooling(path: Path, folder: str) -> tuple[Fact[tuple[str, ...]], bool]:
     """The modes, and whether the prompt's tokens count."""
     file = path / folder / "config.json"
     config = read_json(file)
     _refuse_other_keys(file, "token_embeddings")
+    _account_for_pooling(file, config)
     modes = read_pooling_modes(file, config)
-    include_prompt = read_field(file, config, "include_prompt", bool, True)
+    # A null counts as false there.
+    include_prompt = config.get("include_prompt", True) is not None and read_field(
+        file, config, "include_prompt", bool, True
+    )
     return Fact(modes, file.relative_to(path).as_posix()), include_prompt
+
+
+def _account_for_pooling(file: Path, config: Mapping[str, Any]) -> None:
+    """Whoever writes more there has another class in mind: the reference cannot make its own of it."""
+    unknown = config.keys() - set(_POOLING_KEYS)
+    if unknown:
+        raise UnsupportedModelError(f"{file}: {min(unknown)} is not known; known: {', '.join(_POOLING_KEYS)}")
 
 
 def read_pooling_modes(file: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -196,7 +231,7 @@ def read_dense(folder: Path, main: Path, folded: str, *, given: str = _VECTOR, o
         raise CheckpointError(f"{file}: in_features and out_features must be at least 1, not {sizes}")
     bias, residual = read_field(file, config, "bias", bool, True), read_field(file, config, "use_residual", bool, False)
     for weight_file in (folder / "model.safetensors", folder / "pytorch_model.bin"):
-        if weight_file.exists():
+        if is_there(weight_file):
             return Dense(folder.name, *sizes, bias, _ACTIVATIONS[activation], residual, weight_file)
     if any(f"{folded}.weight" in read_header(shard) for shard in main.glob("model*.safetensors")):
         return Dense(folded, *sizes, bias, _ACTIVATIONS[activation], residual)
@@ -214,17 +249,21 @@ def read_usage(path: Path, similarities: Sequence[str] | None = _SIMILARITIES) -
         raise CheckpointError(f"{file}: `prompts` must map names to texts, not {said!r}")
     prompts = {str(key): value or "" for key, value in said.items()}
     default = config.get("default_prompt_name")
+    if default in ("query", "document"):  # the reference has both always, if empty ones
+        prompts.setdefault(default, "")
     if default is not None and default not in list(prompts):
         raise CheckpointError(f"{file}: default_prompt_name {default!r} is none of {sorted(prompts)}")
     width = None
     if config.get("truncate_dim") is not None:
         width = Fact(read_field(file, config, "truncate_dim", int), file.name)
-    similarity = config.get("similarity_fn_name")
+    similarity, where = config.get("similarity_fn_name"), file.name
+    if similarity == _UNREAD_SIMILARITY:
+        similarity, where = "cosine", f"{file.name}: sentence-transformers does not read {similarity!r}"
     if similarity is not None and similarities is not None and similarity not in similarities:
         raise UnsupportedModelError(f"{file}: similarity_fn_name {similarity!r}; known: {', '.join(similarities)}")
     return Usage(
         prompts=Fact(prompts, file.name),
         default_prompt_name=default,
-        similarity=None if similarity is None else Fact(similarity, file.name),
+        similarity=None if similarity is None else Fact(similarity, where),
         truncate_dim=width,
     )

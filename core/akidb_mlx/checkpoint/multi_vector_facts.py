@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from akidb_mlx.checkpoint.chat_template import RENDERED, ChatTemplate, find_chat_template
+from akidb_mlx.checkpoint.config_defaults import complete_config
 from akidb_mlx.checkpoint.fact import Fact, value_of
 from akidb_mlx.checkpoint.heads import TokenVectorsHead
 from akidb_mlx.checkpoint.json_file import read_json
@@ -54,9 +55,11 @@ def read_multi_vector_checkpoint(
     root = read_json(root_config) if root_config.exists() else {}
     refuse_all_but_multi_vector(path, root, has_modules=bool(modules))
     layout = find_files(path, path / modules[0][1] if modules else path)
-    config = read_json(layout.config_file)
+    config: Mapping[str, Any] = read_json(layout.config_file)
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{layout.config_file} has no model_type: it does not say which architecture this is")
+    completed = complete_config(config, layout.config_file)
+    config = completed.config
     tokenizer = read_tokenizer_facts(layout, config, saved=bool(modules), further=OWN_KEYS)
     if tokenizer.processing.truncation == "only_second":
         raise UnsupportedModelError(f"{layout.folder}: truncation 'only_second': a text has no second one")
@@ -75,6 +78,7 @@ def read_multi_vector_checkpoint(
         name=name or str(path),
         revision=revision,
         config=config,
+        config_defaults=completed.defaults,
         config_file=layout.config_file,
         model_type=config["model_type"],
         weight_files=layout.weight_files,

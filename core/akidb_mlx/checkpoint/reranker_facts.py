@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from akidb_mlx.checkpoint.chat_template import RENDERED
+from akidb_mlx.checkpoint.config_defaults import complete_config
 from akidb_mlx.checkpoint.fact import Fact, value_of
 from akidb_mlx.checkpoint.heads import HeadFacts
 from akidb_mlx.checkpoint.json_file import read_json
@@ -39,9 +40,11 @@ def read_reranker_checkpoint(path: Path, name: str | None = None, revision: str 
     refuse_embedders(path, read_json(root_config) if root_config.exists() else {}, has_modules=has_modules)
     modules = read_modules(path)
     layout = find_files(path, path / modules[0][1] if modules else path)
-    config = read_json(layout.config_file)
+    config: Mapping[str, Any] = read_json(layout.config_file)
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{layout.config_file} has no model_type: it does not say which architecture this is")
+    completed = complete_config(config, layout.config_file)
+    config = completed.config
     _refuse_own_code(layout, config)
     tokenizer = read_tokenizer_facts(layout, config, saved=bool(modules), scores=True)
     scoring = read_scoring(layout, config, tokenizer, modules)
@@ -62,6 +65,7 @@ def read_reranker_checkpoint(path: Path, name: str | None = None, revision: str 
         name=name or str(path),
         revision=revision,
         config=config,
+        config_defaults=completed.defaults,
         config_file=layout.config_file,
         model_type=config["model_type"],
         weight_files=layout.weight_files,

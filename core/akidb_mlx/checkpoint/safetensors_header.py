@@ -10,7 +10,13 @@ from akidb_mlx.errors import CheckpointError
 
 __all__ = ["read_float_dtype", "read_header"]
 
-_FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# The last three become float32 on reading.
+_FLOATS = {
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    **dict.fromkeys(("F64", "F8_E4M3", "F8_E5M2"), "float32"),
+}
 
 
 def read_header(file: Path) -> dict[str, dict[str, Any]]:

@@ -29,6 +29,7 @@ _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 }
 # Read elsewhere.
 _OTHERS = (
+    "cache_dir",
     "max_seq_length",
     "do_lower_case",
     "unpad_inputs",
@@ -66,8 +67,13 @@ def read_sentence_config(folder: Path, *, scores: bool = False, further: Collect
             _account_for(file, {key: value for key, value in said.items() if key not in others})
             length = read_field(file, said, "max_seq_length", int) if said.get("max_seq_length") is not None else None
             task = read_field(file, said, "transformer_task", str) if said.get("transformer_task") is not None else None
-            return SentenceConfig(file, read_field(file, said, "do_lower_case", bool, False), length, task, said)
+            return SentenceConfig(file, _flag(file, said, "do_lower_case"), length, task, said)
     return None
+
+
+def _flag(file: Path, said: Mapping[str, Any], key: str) -> bool:
+    """A switch, of which a null is off."""
+    return said.get(key) is not None and read_field(file, said, key, bool, False)
 
 
 def _account_for(file: Path, said: Mapping[str, Any]) -> None:

@@ -3,37 +3,26 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
+from akidb_mlx.checkpoint.needed_files import TORCH, further_heads, needed_files, needed_weights
+
 __all__ = [
-    "NEEDED",
     "OTHER_RUNTIMES",
-    "TORCH",
-    "WANTED",
+    "SIDECARS",
     "find_snapshot",
     "has_weights",
     "holds_checkpoint",
     "is_whole",
     "missing",
-    "torch_files",
+    "weight_files",
 ]
 
-NEEDED: Final = ("*.json", "*.safetensors")
-# README.md names the model's family; the rest is for other programs that share the cache
-WANTED: Final = (
-    *NEEDED,
-    "*.txt",
-    "*.model",
-    "README.md",
-    "chat_template.jinja",
-)  # never code or other runtimes' weights
-TORCH: Final = "pytorch_model*.bin"
-# At the top or in a module's folder (2_Dense), and only where no safetensors lie beside it.
-_TORCH_FILE: Final = re.compile(r"(\d+_\w+/)?pytorch_model(-[\w-]+)?\.bin", re.ASCII)
+# README.md names the model's family; some are for other programs that share the cache. Never code; weights by name.
+SIDECARS: Final = ("*.json", "*.txt", "*.model", "README.md", "artifact.metadata", "chat_template.jinja")
 OTHER_RUNTIMES: Final = ("onnx/*", "openvino/*", "coreml/*")
-_DECIDING: Final = (*NEEDED, "README.md")
+_README: Final = "README.md"
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -61,29 +50,28 @@ def is_whole(snapshot: Path) -> bool:
 
     By the Hub's listing of the commit where the client kept it, else (older clients, other tools) by the files.
     """
-    return not missing(snapshot, _DECIDING) and (bool(_read_listing(snapshot)) or not any(_doubtful(snapshot)))
+    listing = _read_listing(snapshot)
+    if missing(snapshot):
+        return False
+    return _size(snapshot / _README) == listing.get(_README) if listing else not any(_doubtful(snapshot))
 
 
-def missing(snapshot: Path, patterns: Sequence[str] = NEEDED) -> list[str]:
-    """What a snapshot lacks: by the Hub's listing of the commit where the client kept it, else by its parts.
+def missing(snapshot: Path) -> list[str]:
+    """What a snapshot lacks of what its checkpoint needs: by the Hub's listing of the commit, else by its parts.
 
-    Only a listing finds what else was lost (`modules.json`, prompts): without them a model loads, but otherwise.
+    Only a listing, which the client keeps, finds what else was lost (`modules.json`, prompts): without them a model
+    loads, but otherwise. What the checkpoint does not read may lack, and what else was begun may be unfinished.
     """
     listing = _read_listing(snapshot)
     if listing:
-        torch = set(torch_files(snapshot))
-        return sorted(
-            name
-            for name, size in listing.items()
-            if (_matches(name, patterns) or name in torch)
-            and not _matches(name, OTHER_RUNTIMES)
-            and _size(snapshot / name) != size
-        )
+        return [name for name in needed_files(snapshot, listing) if _size(snapshot / name) != listing.get(name)]
     lacking = [] if holds_checkpoint(snapshot) else ["config.json"]
     lacking += [] if has_weights(snapshot) else ["*.safetensors"]
     kind = "*.safetensors" if any(snapshot.rglob("*.safetensors")) else TORCH
     for index in snapshot.rglob(f"{kind}.index.json"):
         lacking += [shard for shard in _shards(index) if not (index.parent / shard).is_file()]
+    if not lacking and not any(_doubtful(snapshot)):
+        return []
     return lacking + sorted(f"blobs/{blob.name}" for blob in snapshot.parents[1].glob("blobs/*.incomplete"))
 
 
@@ -92,11 +80,10 @@ def has_weights(folder: Path) -> bool:
     return any(True for pattern in ("*.safetensors", TORCH) for _ in folder.rglob(pattern))
 
 
-def torch_files(snapshot: Path) -> list[str]:
-    """What torch.save wrote and is needed, by the Hub's listing of the commit."""
-    paths = [PurePosixPath(name) for name in _read_listing(snapshot)]
-    safe = {path.parent for path in paths if path.suffix == ".safetensors"}
-    return [str(path) for path in paths if _TORCH_FILE.fullmatch(str(path)) and path.parent not in safe]
+def weight_files(snapshot: Path) -> list[str]:
+    """The weights that are needed or may be wanted, by the Hub's listing of the commit and the sidecars here."""
+    listing = _read_listing(snapshot)
+    return [*needed_weights(snapshot, listing), *further_heads(listing)]
 
 
 def _doubtful(snapshot: Path) -> Iterator[str]:
@@ -111,7 +98,7 @@ def _doubtful(snapshot: Path) -> Iterator[str]:
     wanted = ["modules.json", "config_sentence_transformers.json", "README.md"]
     read = ("tokenizer.json", "tokenizer_config.json") if kind == "Transformer" else ("tokenizer.json",)
     wanted += [f"{first}/{name}".lstrip("/") for name in read]
-    yield from (name for name in wanted if not (has_all or (snapshot / name).is_file() or (notes / name).is_file()))
+    yield from (name for name in wanted if not (has_all or _size(snapshot / name) or (notes / name).is_file()))
     lengths = any((snapshot / first).glob("sentence_*_config.json"))
     if modules and kind == "Transformer" and not (has_all or lengths):
         yield "sentence_bert_config.json"
@@ -158,10 +145,6 @@ def _shards(index: Path) -> list[str]:
         return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         return []  # facts.py says what is wrong with it
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _size(file: Path) -> int | None:

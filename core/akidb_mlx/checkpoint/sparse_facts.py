@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from akidb_mlx.checkpoint.config_defaults import complete_config
 from akidb_mlx.checkpoint.fact import Fact, value_of
 from akidb_mlx.checkpoint.heads import AutoEncoderHead, HeadFacts
 from akidb_mlx.checkpoint.json_file import read_field, read_json
@@ -53,9 +54,11 @@ def read_sparse_checkpoint(path: Path, name: str | None = None, revision: str | 
     modules = read_modules(path, FIRST_MODULES)
     route = routes(path, modules) if modules else Route([("Transformer", "")])
     layout = find_files(path, path / route.document[0][1])
-    config = read_json(layout.config_file)
+    config: Mapping[str, Any] = read_json(layout.config_file)
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{layout.config_file} has no model_type: it does not say which architecture this is")
+    completed = complete_config(config, layout.config_file)
+    config = completed.config
     _refuse_own_code(layout, config)
     tokenizer = read_tokenizer_facts(layout, config, saved=bool(modules), scores=True)
     _refuse_other_inputs(layout, tokenizer)
@@ -87,6 +90,7 @@ def read_sparse_checkpoint(path: Path, name: str | None = None, revision: str | 
         name=name or str(path),
         revision=revision,
         config=config,
+        config_defaults=completed.defaults,
         config_file=layout.config_file,
         model_type=config["model_type"],
         weight_files=layout.weight_files,

@@ -102,7 +102,8 @@ def _positions(layout: Layout, config: Config) -> Fact[int] | None:
     if not isinstance(positions, int) or isinstance(positions, bool) or positions < 1:
         return None
     if _LEARNED_POSITIONS.get(config["model_type"]) == "after padding":
-        positions -= read_field(layout.config_file, config, "pad_token_id", int) + 1
+        fixed = config["model_type"] == "mpnet"  # counts from 2 whatever pad_token_id says
+        positions -= 2 if fixed else read_field(layout.config_file, config, "pad_token_id", int) + 1
     return Fact(positions, layout.relative(layout.config_file))
 
 

@@ -156,6 +156,10 @@ class ModelOptions(BaseModel):
 class EmbedderOptions(ModelOptions):
     """Every option of an embedder but the model itself; the adapters inherit these fields."""
 
+    exact_reference: bool | None = vectors_field(
+        "True gives sentence-transformers' numbers also where others are meant: cut rows are not scaled again, "
+        "only a prompt called document serves documents, no end token is put where it ignores the flag."
+    )
     pooling: Annotated[PoolingMode, _spelled(POOLING_SPELLINGS)] | None = vectors_field(
         "How token vectors become one: it wins over what the checkpoint says. None follows the checkpoint."
     )
@@ -172,6 +176,10 @@ class EmbedderOptions(ModelOptions):
 class RerankerOptions(ModelOptions):
     """Every option of a reranker but the model itself; the adapters inherit these fields."""
 
+    exact_reference: bool | None = vectors_field(
+        "True gives sentence-transformers' numbers also where others are meant: no end token is put where it ignores "
+        "the flag."
+    )
     activation: Activation | None = vectors_field(
         "What makes scores of the model's numbers: sigmoid gives 0 to 1, identity the numbers themselves. None follows "
         "the checkpoint."

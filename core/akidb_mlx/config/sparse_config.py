@@ -10,7 +10,7 @@ from akidb_mlx.config.options import DEFAULT_SPARSE, ModelName, SparseOptions, v
 from akidb_mlx.config.sources import SPARSE, Said, Source
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["SPARSE_FIELDS", "SparseConfig"]
+__all__ = ["SPARSE_FIELDS", "SparseConfig", "refuse_truncate_dim"]
 
 
 class SparseConfig(SparseOptions, ModelConfig):
@@ -35,12 +35,17 @@ class SparseConfig(SparseOptions, ModelConfig):
 
     @classmethod
     def _arguments(cls, given: Mapping[str, Any]) -> Said:
-        if "truncate_dim" in given:
-            raise ConfigError(
-                "truncate_dim is not for sparse rows, each of whose places is a word: max_active_dims keeps the "
-                "greatest entries"
-            )
+        refuse_truncate_dim(given)
         return super()._arguments(given)
+
+
+def refuse_truncate_dim(given: Mapping[str, Any]) -> None:
+    """Raise ConfigError where arguments hold what only dense vectors have."""
+    if "truncate_dim" in given:
+        raise ConfigError(
+            "truncate_dim is not for sparse rows, each of whose places is a word: max_active_dims keeps the greatest "
+            "entries"
+        )
 
 
 SPARSE_FIELDS: Final = fields_that_change(SparseConfig, "vectors")

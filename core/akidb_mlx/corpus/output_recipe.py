@@ -16,6 +16,7 @@ _EMBEDDER_FACTS = (
     "query_prompt",
     "document_prompt",
     "max_seq_length",
+    "exact_reference",
     "dimension",
     "similarity",
     "quantization",

@@ -7,10 +7,11 @@ from typing import Any, Final, Generic, Literal, TypeVar
 from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
+from akidb_mlx.effective.differences import embedder_differences
 from akidb_mlx.effective.prompts import effective_prompts
 from akidb_mlx.effective.recipe import AnyRecipe, Recipe
 
-__all__ = ["FACTS", "RecipeFact", "chat_template", "dtype", "quantization", "stored_dtype"]
+__all__ = ["FACTS", "RecipeFact", "chat_template", "config_defaults", "dtype", "quantization", "stored_dtype"]
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -57,6 +58,15 @@ def quantization(_: ModelConfig, recipe: AnyRecipe) -> dict[str, Any] | None:
     return dict(recipe.checkpoint.quantization) if recipe.checkpoint.quantization else None
 
 
+def config_defaults(_: ModelConfig, recipe: AnyRecipe) -> dict[str, str]:
+    """Fields that config.json leaves to transformers' class, with the class's values."""
+    kind = recipe.checkpoint.model_type
+    return {
+        name: f"{value!r} (config.json: default of {kind})"
+        for name, value in sorted(recipe.checkpoint.config_defaults.items())
+    }
+
+
 def chat_template(_: ModelConfig, recipe: AnyRecipe) -> str | None:
     """The file of the template that texts are put through."""
     return None if recipe.checkpoint.chat is None else recipe.checkpoint.chat.source
@@ -97,7 +107,10 @@ FACTS: Final[Mapping[str, RecipeFact[EmbedderConfig, Recipe]]] = {
     "truncate_dim": RecipeFact(_truncate_dim, "setting", "dimension"),
     "matryoshka": RecipeFact(lambda c, r: list(r.checkpoint.matryoshka or ()) or None, "files", None),
     "truncation_layer_norm": RecipeFact(lambda c, r: r.checkpoint.truncation_layer_norm, None, "truncation_layer_norm"),
+    "config_defaults": RecipeFact(config_defaults, None, None),
     "quantization": RecipeFact(quantization, "files", "architecture", **_BOTH),
+    "exact_reference": RecipeFact(lambda c, r: bool(c.exact_reference), "setting", "exact_reference", **_BOTH),
+    "differences": RecipeFact(embedder_differences, None, None),
     "stored_dtype": RecipeFact(stored_dtype, None, "weights"),
     "dtype": RecipeFact(dtype, "setting", "dtype"),
     "backend": RecipeFact(lambda c, r: r.device.kind, None, None),

@@ -52,12 +52,13 @@ def _content(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What is hashed, in plain values; `effective/facts.py` names the keys in which `info`'s facts count."""
     checkpoint: ModelFacts = recipe["checkpoint"]
     tokenizer: RebuiltTokenizer = recipe["tokenizer"]
+    idle = _NOT_ARCHITECTURE | checkpoint.config_defaults.keys()
     return {
         **recipe,
         "tokenizer": [tokenizer.digest or digest_of(checkpoint.tokenizer_file), tokenizer.split_special_tokens],
         "checkpoint": {
             "weights": [digest_of(file) for file in checkpoint.weight_files],
-            "architecture": {k: v for k, v in checkpoint.config.items() if k not in _NOT_ARCHITECTURE},
+            "architecture": {key: value for key, value in checkpoint.config.items() if key not in idle},
             "do_lower_case": checkpoint.do_lower_case,
             "truncation_side": checkpoint.truncation_side or tokenizer.truncation_side or "right",
             "tokenizer_rules": dict(checkpoint.tokenizer_rules),

@@ -49,14 +49,16 @@ class Prompts:
 def effective_prompts(config: EmbedderConfig, recipe: Recipe) -> Prompts:
     """The checkpoint's prompts, the user's query and document prompts among them.
 
-    For documents: the user's, else the first of `document`, `passage` and `corpus` that is not empty.
+    For documents: the user's, else the first of `document`, `passage` and `corpus` that is not empty, or with
+    `exact_reference` only `document`.
     """
     checkpoint = recipe.checkpoint
     said = {"query": config.query_prompt, "document": config.document_prompt}
     named = {**checkpoint.prompts, **{name: prompt for name, prompt in said.items() if prompt is not None}}
     document = config.document_prompt
     if document is None:
-        document = next((named[name] for name in ("document", "passage", "corpus") if named.get(name)), "")
+        names = ("document",) if config.exact_reference else ("document", "passage", "corpus")
+        document = next((named[name] for name in names if named.get(name)), "")
     return Prompts(checkpoint.name, named, checkpoint.default_prompt_name, named.get("query", ""), document)
 
 
@@ -85,5 +87,6 @@ def fingerprint_facts(config: EmbedderConfig, recipe: Recipe, dimension: int) ->
         "max_seq_length": recipe.max_seq_length,
         # Only where there are any, so that all others keep their fingerprints.
         **({"side_lengths": dict(recipe.side_lengths)} if recipe.side_lengths else {}),
+        **({"exact_reference": True} if config.exact_reference else {}),
         "dtype": config.dtype,
     }

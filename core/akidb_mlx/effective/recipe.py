@@ -66,6 +66,8 @@ def read_recipe(config: EmbedderConfig, source: Resolved | None = None) -> Recip
     """Find the checkpoint, read it and settle what config and checkpoint say; loads no weights."""
     source = source or resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
     checkpoint = read_checkpoint(source.path, source.name, source.revision)
+    if config.exact_reference:
+        checkpoint = checkpoint.without_end_token()
     device = choose_device(config.device, config.memory_limit_mb)
     pooling, length = _settle_pooling(config, checkpoint), settle_length(config, checkpoint)
     return Recipe(checkpoint, device, pooling, length, _settle_sides(config, checkpoint))
@@ -78,6 +80,11 @@ def _settle_pooling(config: EmbedderConfig, checkpoint: Checkpoint) -> tuple[str
                 f"{checkpoint.path / 'modules.json'} names {checkpoint.left_out[0]}, which a conversion has left out, "
                 "and no known family says what was there: copy it from the original, or look pooling up in the model's "
                 "documentation and set it (normalize follows modules.json)"
+            )
+        if checkpoint.pooling is None and (checkpoint.path / "modules.json").exists():
+            raise UnsupportedModelError(
+                f"{checkpoint.path / 'modules.json'} names no Pooling, without which the reference gives no row per "
+                "text; look it up in the model's documentation and set pooling"
             )
         if checkpoint.pooling is None:
             raise UnsupportedModelError(

@@ -13,7 +13,8 @@ from akidb_mlx.checkpoint.reranker_facts import RerankerCheckpoint, read_reranke
 from akidb_mlx.config.options import ACTIVATIONS
 from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.device.choice import Device, choose_device
-from akidb_mlx.effective.facts import RecipeFact, chat_template, dtype, quantization, stored_dtype
+from akidb_mlx.effective.differences import token_differences
+from akidb_mlx.effective.facts import RecipeFact, chat_template, config_defaults, dtype, quantization, stored_dtype
 from akidb_mlx.effective.prompts import Prompts
 from akidb_mlx.effective.recipe import settle_length
 from akidb_mlx.errors import ConfigError, UnsupportedModelError
@@ -56,6 +57,8 @@ def read_reranker_recipe(config: RerankerConfig, source: Resolved | None = None)
     """Find the checkpoint, read it and settle what config and checkpoint say; loads no weights."""
     source = source or resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
     checkpoint = read_reranker_checkpoint(source.path, source.name, source.revision)
+    if config.exact_reference:
+        checkpoint = checkpoint.without_end_token()
     types = False
     if checkpoint.chat is None:
         rebuilt = checkpoint.rebuilt_tokenizer(config.tokenizer)
@@ -152,7 +155,10 @@ RERANKER_FACTS: Final[Mapping[str, RecipeFact[RerankerConfig, RerankerRecipe]]] 
     "truncation_side": RecipeFact(_truncation_side, None, "truncation_side"),
     "tokenizer": RecipeFact(lambda c, r: str(r.checkpoint.rebuilt_tokenizer(c.tokenizer)), "setting", "tokenizer"),
     "max_seq_length": RecipeFact(lambda c, r: r.max_seq_length, "setting", "max_seq_length"),
+    "config_defaults": RecipeFact(config_defaults, None, None),
     "quantization": RecipeFact(quantization, "files", "architecture"),
+    "exact_reference": RecipeFact(lambda c, r: bool(c.exact_reference), "setting", "tokenizer_rules"),
+    "differences": RecipeFact(token_differences, None, None),
     "stored_dtype": RecipeFact(stored_dtype, None, "weights"),
     "dtype": RecipeFact(dtype, "setting", "dtype"),
     "backend": RecipeFact(lambda c, r: r.device.kind, None, None),

@@ -142,9 +142,21 @@ class Batch:
             queue.stats.row_tokens += sum(map(len, plan.rows))
             queue.stats.padded_tokens += plan.padded_tokens
         queue.answer(places, rows)
-        for position in np.flatnonzero(~finite).tolist():
-            for request, index in plan.rows[position].owners:
-                queue.refuse(request, index, _not_finite(request.first_index + index))
+        self._refuse(np.flatnonzero(~finite).tolist())
+
+    def _refuse(self, positions: list[int]) -> None:
+        """Tell whose rows are not finite."""
+        if not positions:
+            return
+        model = self._runtime.model
+        with self._stream():
+            why = "leave it out" if model is None else model.why_not_finite()
+        for position in positions:
+            for request, index in self.plan.rows[position].owners:
+                error = InputError(
+                    f"input {request.first_index + index} gives numbers that are not finite (NaN or infinity); {why}"
+                )
+                self._runtime.queue.refuse(request, index, error)
 
     def _keep_companions(self, row: Row, computed: Any) -> None:
         """What a pass gave beside what was asked for, for whoever asks next."""
@@ -252,10 +264,3 @@ def _reason(error: Exception, index: int, tokens: int) -> AkiDBMLXError:
             _MEMORY_RETRY_S,
         )
     return BackendError(f"the device failed on text {index} ({tokens} tokens): {error}")
-
-
-def _not_finite(index: int) -> AkiDBMLXError:
-    return InputError(
-        f"input {index} gives numbers that are not finite (NaN or infinity); "
-        'the model overflows in this dtype: try dtype="float32"'
-    )

@@ -65,7 +65,7 @@ def _backbone_weights(backbone: Backbone, weights: Weights, checkpoint: ModelFac
     """The backbone's own under our names; heads that this model does not have are left where they are."""
     try:
         weights = backbone.sanitize(weights)
-    except ValueError as error:  # what is joined has other shapes
+    except (IndexError, ValueError) as error:  # what is joined has other shapes, or none
         raise UnsupportedModelError(
             f"{checkpoint.weight_files[0]}: layers that are computed together differ in shape or bits ({error})"
         ) from None

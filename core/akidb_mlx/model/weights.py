@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
+from numpy.typing import NDArray
 
 from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.checkpoint.torch_zip import is_torch_file, read_torch_arrays
@@ -31,6 +32,8 @@ _DTYPES = {
     "BF16": mx.bfloat16,
     "F32": mx.float32,
 }
+# Floats that MLX does not load; they become float32, which holds each of their numbers, or the nearest (F64).
+_TO_FLOAT32 = ("F64", "F8_E4M3", "F8_E5M2")
 
 _is_child = False
 
@@ -50,9 +53,16 @@ def read_weights(files: Sequence[Path]) -> Weights:
         if is_torch_file(file):
             weights.update(_read_torch(file))
             continue
-        read_header(file)  # says plainly what is wrong with a torn file
+        header = read_header(file)  # says plainly what is wrong with a torn file
+        kinds = {str(tensor["dtype"]): name for name, tensor in header.items()}
+        for kind in kinds.keys() - _DTYPES.keys() - set(_TO_FLOAT32):
+            raise UnsupportedModelError(
+                f"{file}: {kinds[kind]} is stored as {kind}, which is not read here; take a checkpoint in float32, "
+                "float16 or bfloat16, or an MLX conversion"
+            )
+        plain = _is_child or not kinds.keys().isdisjoint(_TO_FLOAT32)
         try:
-            loaded = _read_in_child(file) if _is_child else mx.load(str(file), format="safetensors")
+            loaded = _read_plainly(file) if plain else mx.load(str(file), format="safetensors")
         except Exception as error:  # MLX raises RuntimeError and ValueError
             raise CheckpointError(f"{file} cannot be loaded ({error})") from None
         assert isinstance(loaded, dict)
@@ -73,16 +83,40 @@ def _read_torch(file: Path) -> Weights:
     return weights
 
 
-def _read_in_child(file: Path) -> Weights:
-    """As `mx.load`, without MLX's threads for reading, which a forked child lacks: it would wait for ever."""
+def _read_plainly(file: Path) -> Weights:
+    """As `mx.load`, also of the dtypes that it refuses, and without MLX's threads for reading.
+
+    A forked child lacks these: it would wait for ever.
+    """
     data = np.memmap(file, np.uint8, "r")
     start = 8 + int.from_bytes(data[:8].tobytes(), "little")
     weights: Weights = {}
     for name, tensor in read_header(file).items():
         first, last = tensor["data_offsets"]
-        values = mx.array(data[start + first : start + last]).view(_DTYPES[tensor["dtype"]])
+        values = _values(data[start + first : start + last], tensor["dtype"])
         weights[name] = values.reshape(tensor["shape"])
     return weights
+
+
+def _values(raw: NDArray[np.uint8], kind: str) -> mx.array:
+    if kind == "F64":  # GPUs have none
+        return mx.array(raw.view(np.float64).astype(np.float32))
+    if kind == "F8_E5M2":  # the upper half of a float16
+        return mx.array((raw.astype(np.uint16) << 8).view(np.float16).astype(np.float32))
+    if kind == "F8_E4M3":
+        return mx.array(_E4M3[raw])
+    return mx.array(raw).view(_DTYPES[kind])
+
+
+def _e4m3() -> NDArray[np.float32]:
+    """The number of each byte: sign, four bits of exponent with bias 7, three of mantissa; no infinity (OCP, 2023)."""
+    byte = np.arange(256)
+    exponent, mantissa = (byte >> 3) & 15, byte & 7
+    size = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7))
+    return np.where(byte & 127 == 127, np.nan, np.where(byte > 127, -size, size)).astype(np.float32)
+
+
+_E4M3 = _e4m3()
 
 
 def cast_weights(weights: Weights, dtype: mx.Dtype) -> Weights:
@@ -107,10 +141,10 @@ def fill(module: nn.Module, weights: Weights, file: Path) -> None:
     for key, weight in weights.items():
         if weight.shape != wanted[key].shape:
             raise CheckpointError(f"{file}: {key} has shape {weight.shape}; config.json wants {wanted[key].shape}")
-        if _is_float(wanted[key]) and not _is_float(weight):  # MLX reads float8 as bytes
+        if _is_float(wanted[key]) and not _is_float(weight):
             raise UnsupportedModelError(
-                f"{file}: {key} is stored as {str(weight.dtype).removeprefix('mlx.core.')} (or float8, which MLX reads "
-                "as bytes), where floats are wanted; take a checkpoint in float32, float16 or bfloat16"
+                f"{file}: {key} is stored as {str(weight.dtype).removeprefix('mlx.core.')}, where floats are wanted; "
+                "take a checkpoint in float32, float16 or bfloat16"
             )
     module.load_weights(list(weights.items()))
 

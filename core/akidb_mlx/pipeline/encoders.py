@@ -72,10 +72,11 @@ class _Texts:
 class TextEncoder(_Texts):
     """Texts, each after the prompt; pooling may leave the prompt's tokens out."""
 
-    def __init__(self, tokenizer: Tokenizer, *, include_prompt: bool) -> None:
-        """Encode with this tokenizer."""
+    def __init__(self, tokenizer: Tokenizer, *, include_prompt: bool, measure: Tokenizer | None = None) -> None:
+        """Encode with this tokenizer; `measure` counts a prompt's tokens, where another limit holds for that."""
         super().__init__(tokenizer)
         self._tokenizer = tokenizer
+        self._measure = measure or tokenizer
         self._include_prompt = include_prompt
         self._prompt_lengths: dict[str, int] = {}
 
@@ -91,7 +92,7 @@ class TextEncoder(_Texts):
         if not prompt or self._include_prompt:
             return 0
         if prompt not in self._prompt_lengths:
-            self._prompt_lengths[prompt] = self._tokenizer.prompt_length(prompt)
+            self._prompt_lengths[prompt] = self._measure.prompt_length(prompt)
         return self._prompt_lengths[prompt]
 
 

@@ -1,5 +1,6 @@
 """What the faces of all kinds of models share: health, counters, the model given back at the end."""
 
+import re
 import threading
 import weakref
 from os import fspath
@@ -94,7 +95,8 @@ class Face(Generic[C, R]):
 
     def _check_open(self) -> None:
         if not self._finalizer.alive:
-            raise ClosedError(f"the {type(self).__name__.lower()} is closed; load it again")
+            name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+            raise ClosedError(f"the {name} is closed; load it again")
 
     def _live(self) -> dict[str, Any]:
         """What `info` says beside the recipe."""

@@ -12,6 +12,7 @@ __all__ = [
     "checked_async",
     "checked_pair_stream",
     "checked_pairs",
+    "checked_ranking",
     "checked_stream",
     "chunk",
     "positive",
@@ -55,6 +56,17 @@ def _checked_pair(index: int, pair: object) -> tuple[str, str]:
         if not isinstance(text, str):
             raise TypeError(f"the {side} of item {index} is a {type(text).__name__}, not a str")
     return pair[0], pair[1]
+
+
+def checked_ranking(query: object, documents: Sequence[str], top_k: object) -> Sequence[str]:
+    """What a ranking takes, as a list of the documents; an error names what is none."""
+    if not isinstance(query, str):
+        raise TypeError(f"query must be a str, not a {type(query).__name__}")
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int)):
+        raise TypeError(f"top_k must be a whole number, not {top_k!r}")
+    if top_k is not None and top_k < 0:
+        raise InputError(f"top_k is {top_k}; it must be at least 0")
+    return checked(documents, "documents")
 
 
 def checked_pair_stream(pairs: Iterable[Any]) -> Iterator[tuple[str, str]]:

@@ -43,6 +43,7 @@ def token_rules(recipe: MultiVectorRecipe, tokenizer: Tokenizer) -> TokenRules:
         UnsupportedModelError: a word that the vocabulary lacks, where the reference fails.
     """
     checkpoint, expansion, filler = recipe.checkpoint, recipe.expansion, 0
+    _refuse_unknown_markers(recipe, tokenizer)
     if expansion is not None:
         filler = _filler(recipe, tokenizer, expansion.token or "")
     skiplist = checkpoint.skiplist
@@ -55,6 +56,20 @@ def token_rules(recipe: MultiVectorRecipe, tokenizer: Tokenizer) -> TokenRules:
         skiplist.tasks,
         np.array(skiplist.keep_only, np.int32) if skiplist.keep_only else None,
     )
+
+
+def _refuse_unknown_markers(recipe: MultiVectorRecipe, tokenizer: Tokenizer) -> None:
+    """Stanford's models were trained with markers that are one token each; the reference would split others."""
+    checkpoint = recipe.checkpoint
+    if checkpoint.written_by != "Stanford":
+        return
+    for marker in checkpoint.tokenizer_rules["markers"]:
+        if tokenizer.token_id(marker.strip()) is None:
+            raise UnsupportedModelError(
+                f"{checkpoint.path / 'artifact.metadata'}: the marker {marker.strip()!r} is no single token of "
+                f"{checkpoint.tokenizer_file.name}, so that a text would begin otherwise than in training; name the "
+                "tokens that the model was trained with (query_token_id, doc_token_id)"
+            )
 
 
 def _filler(recipe: MultiVectorRecipe, tokenizer: Tokenizer, token: str) -> int:
@@ -79,7 +94,7 @@ def _skipped(recipe: MultiVectorRecipe, tokenizer: Tokenizer) -> list[int]:
             "vocabulary lacks, and there is no unknown token, so that the reference fails; take the word out"
         )
     if missing:
-        _log.warning("%s: not tokens, hence not left out: %s", checkpoint.name, " ".join(missing))
+        _log.info("%s: not tokens, hence not left out: %s", checkpoint.name, " ".join(missing))
     return [number for number in found.values() if number is not None]
 
 

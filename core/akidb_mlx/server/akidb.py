@@ -7,6 +7,8 @@ from starlette.responses import Response
 
 from akidb_mlx.config.options import POOLING_SPELLINGS
 from akidb_mlx.embedder import Usage
+from akidb_mlx.server import embedding
+from akidb_mlx.server.embedding import Wanted
 from akidb_mlx.server.problems import Problem
 from akidb_mlx.server.request_body import check_texts, read_request
 from akidb_mlx.server.responses import akidb_response
@@ -30,12 +32,11 @@ async def embed(request: Request) -> Response:
 
 
 async def _embed(state: State, asked: AkiDBEmbedRequest, name: str) -> tuple[Embeddings, Usage]:
-    model = await state.model(name, "embedder")
-    pooling = model.facts["pooling"]
-    if asked.pooling is not None and POOLING_SPELLINGS.get(asked.pooling, asked.pooling) != pooling:
-        raise Problem(
-            400, f'{name} pools with "{pooling}", not "{asked.pooling}"; send that or leave it out', param="pooling"
-        )
-    return await model.embedder.aencode_with_usage(
-        asked.texts, side="document", normalize=asked.normalize, max_tokens=state.settings.max_request_tokens
-    )
+    wanted = Wanted(name, asked.input_type, normalize=asked.normalize)
+    if asked.pooling is not None:
+        model = await state.model(name, "embedder")
+        pooling = model.facts["pooling"]
+        if POOLING_SPELLINGS.get(asked.pooling, asked.pooling) != pooling:
+            said = f'{name} pools with "{pooling}", not "{asked.pooling}"; send that or leave it out'
+            raise Problem(400, said, param="pooling")
+    return await embedding.embed(state, asked.texts, wanted, default_side="document")

@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
-from akidb_mlx.server import akidb, monitoring, openai, rerank
+from akidb_mlx.server import akidb, monitoring, ollama, openai, rerank
 from akidb_mlx.server.middleware import Gate
 from akidb_mlx.server.models import Models
 from akidb_mlx.server.problems import HANDLERS
@@ -22,6 +22,11 @@ _ROUTES = [
     Route("/v1/models", openai.list_models, methods=["GET"]),
     Route("/v1/models/{model:path}", openai.show_model, methods=["GET"]),
     Route("/api/v1/embed", akidb.embed, methods=["POST"]),
+    Route("/api/embed", ollama.embed, methods=["POST"]),
+    Route("/api/embeddings", ollama.embeddings, methods=["POST"]),
+    Route("/api/tags", ollama.tags, methods=["GET"]),
+    Route("/api/show", ollama.show, methods=["POST"]),
+    Route("/api/version", ollama.version, methods=["GET"]),
     Route("/rerank", rerank.rerank, methods=["POST"]),
     Route("/v1/rerank", rerank.rerank_documents, methods=["POST"]),
     Route("/v2/rerank", rerank.rerank_documents, methods=["POST"]),

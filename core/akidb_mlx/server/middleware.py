@@ -6,6 +6,8 @@ import hmac
 import logging
 import secrets
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -35,6 +37,7 @@ class Gate:
         self._state = state
         self._routes = routes
         self._in_flight = 0
+        self._turns = asyncio.Semaphore(state.settings.max_requests)
         self._key_digest = _digest(f"Bearer {state.api_key}") if state.api_key is not None else None
         own = {"localhost", "127.0.0.1", "[::1]", state.settings.host} if state.settings.is_loopback else set()
         self._hosts = frozenset(own and own | {host.lower() for host in state.settings.allowed_hosts})
@@ -62,8 +65,10 @@ class Gate:
         self._in_flight += 1
         self._state.metrics.in_flight.inc()
         try:
+            _as_origin_form(scope)
             self._check(scope)
-            await self._app(scope, receive, send_with_headers)
+            async with self._turn(scope):
+                await self._app(scope, receive, send_with_headers)
         except Problem as problem:
             await problem_response(problem, scope["path"])(scope, receive, send_with_headers)
         except ClientDisconnect:
@@ -95,8 +100,29 @@ class Gate:
                     code="invalid_api_key",
                     headers={"WWW-Authenticate": "Bearer"},
                 )
-        if self._in_flight > self._state.settings.max_requests and scope["path"] not in _MACHINES:
-            raise Problem.too_many(f"{self._in_flight - 1} requests wait already (max_requests)", 1.0)
+        if self._in_flight > self._state.settings.max_requests and not _waits(scope) and scope["path"] not in _MACHINES:
+            raise Problem.too_many(f"{self._in_flight - 1} requests wait already (max_requests)", 0.5)
+
+    @asynccontextmanager
+    async def _turn(self, scope: Scope) -> AsyncIterator[None]:
+        """Texts that come beyond `max_requests` wait, unread, in the order of their coming.
+
+        Some applications send each chunk of a file as a request of its own, all at once, and give up at the first that
+        is refused.
+        """
+        if not _waits(scope):
+            yield
+            return
+        limit = self._state.settings.request_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise Problem.too_many(f"no turn came within {limit:g} s (request_timeout_s)", 0.5) from None
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def _record(self, scope: Scope, status: int, seconds: float, number: str, fields: dict[str, Any]) -> None:
         route = scope["path"] if scope["path"] in self._routes else "other"
@@ -113,6 +139,23 @@ class Gate:
         }
         level = logging.DEBUG if route in _MACHINES and status == 200 else logging.INFO
         _log.log(level, "request", extra={"fields": about})
+
+
+def _waits(scope: Scope) -> bool:
+    """Whether a request brings texts."""
+    return bool(scope["method"] == "POST")
+
+
+def _as_origin_form(scope: Scope) -> None:
+    """`POST http://HOST/path`, as proxies and some clients write it: its host counts, whatever the header says."""
+    scheme, colons, rest = scope["path"].partition("://")
+    if not colons or scheme.lower() not in {"http", "https"}:
+        return
+    authority, _, path = rest.partition("/")
+    scope["path"] = f"/{path}"
+    scope["raw_path"] = b"/" + scope["raw_path"].partition(b"://")[2].partition(b"/")[2]
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    scope["headers"] = [*headers, (b"host", authority.rpartition("@")[2].encode("latin-1", "replace"))]
 
 
 def _digest(text: str) -> bytes:

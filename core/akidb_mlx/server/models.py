@@ -7,22 +7,35 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from akidb_mlx.checkpoint.kinds import Kind
+from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.options import MODEL_ALIASES
 from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.embedder import Embedder
-from akidb_mlx.errors import ClosedError
+from akidb_mlx.errors import CheckpointError, ClosedError, InputError
 from akidb_mlx.reranker import Reranker
 
-__all__ = ["Models", "ServedConfig", "ServedModel"]
+__all__ = ["Addressed", "Models", "ServedConfig", "ServedModel"]
 
 _log = logging.getLogger(__name__)
 _WARM_UP = "the first forward compiles and warms up"
 
+# Tags behind a model's name that say what its texts are; any other, as Ollama's ":latest", means the model alone.
+_SIDES: dict[str, Side] = {"query": "query", "document": "document", "passage": "document"}
+
 ServedConfig = EmbedderConfig | RerankerConfig
+
+
+class Addressed(NamedTuple):
+    """What a request's model name stands for."""
+
+    name: str
+    """The name that it is served as."""
+    side: Side | None
+    """What its texts are, where the name has a tag that says so (`MODEL:query`)."""
 
 
 def _load(config: ServedConfig) -> Embedder | Reranker:
@@ -80,12 +93,14 @@ class Models:
             if task.done() and not task.cancelled() and task.exception() is None:
                 yield task.result()
 
-    def known_name(self, name: str) -> str | None:
-        """The served name that `name` stands for: itself, the model's own name, or an alias of that."""
-        if name in self.configs:
-            return name
-        model = MODEL_ALIASES.get(name, name)
-        return next((known for known, config in self.configs.items() if config.model == model), None)
+    def addressed(self, name: str) -> Addressed | None:
+        """What `name` stands for: a served name, the model's own or an alias of that, each also with a tag behind."""
+        known = self._known_name(name)
+        if known is not None:
+            return Addressed(known, None)
+        bare, _, tag = name.rpartition(":")
+        known = self._known_name(bare)
+        return None if known is None else Addressed(known, _SIDES.get(tag.lower()))
 
     async def get(self, name: str) -> ServedModel:
         """The model of a served name; the first caller loads it, and whoever gives up leaves it loading.
@@ -112,6 +127,12 @@ class Models:
         for model in self.loaded:
             await asyncio.to_thread(model.model.close)
 
+    def _known_name(self, name: str) -> str | None:
+        if name in self.configs:
+            return name
+        model = MODEL_ALIASES.get(name, name)
+        return next((known for known, config in self.configs.items() if config.model == model), None)
+
     async def _load_model(self, name: str) -> ServedModel:
         began = time.monotonic()
         try:
@@ -129,6 +150,14 @@ class Models:
 
 
 async def _warm_up(served: ServedModel) -> None:
+    """The first forward; CheckpointError where the model makes no numbers of a plain text: no user's is at fault."""
+    try:
+        await _first_forward(served)
+    except InputError as error:
+        raise CheckpointError(f"{served.name}: the server's own probe {_WARM_UP!r} failed: {error}") from error
+
+
+async def _first_forward(served: ServedModel) -> None:
     if served.kind == "reranker":
         await served.reranker.apredict([(_WARM_UP, _WARM_UP)])
     else:

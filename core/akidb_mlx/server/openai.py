@@ -5,13 +5,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from akidb_mlx.embedder import Usage
-from akidb_mlx.server.problems import Problem
+from akidb_mlx.server.embedding import Wanted, embed
 from akidb_mlx.server.request_body import check_texts, read_request
 from akidb_mlx.server.responses import openai_response
 from akidb_mlx.server.schemas import EmbeddingsRequest, ModelCard, ModelList
 from akidb_mlx.server.state import State, note, state_of
-from akidb_mlx.vectors import Embeddings
 
 __all__ = ["create_embeddings", "list_models", "show_model"]
 
@@ -21,28 +19,10 @@ async def create_embeddings(request: Request) -> Response:
     state = state_of(request)
     asked = await read_request(request, EmbeddingsRequest, state.settings)
     check_texts(asked.input, state.settings)
-    if asked.input_type is not None and asked.prompt_name is not None:
-        raise Problem(400, "input_type decides the prompt; give that or prompt_name, not both", param="prompt_name")
-    rows, usage = await state.answer(request, _embed(state, asked))
+    wanted = Wanted(asked.model, asked.input_type, asked.prompt_name, asked.wanted_dimensions, asked.wanted_truncate)
+    rows, usage = await state.answer(request, embed(state, asked.input, wanted))
     note(request, asked.model, len(asked.input), usage)
     return await openai_response(rows, asked.model, usage.tokens, as_base64=asked.encoding_format == "base64")
-
-
-async def _embed(state: State, asked: EmbeddingsRequest) -> tuple[Embeddings, Usage]:
-    model = await state.model(asked.model, "embedder")
-    full = model.embedder.full_dimension
-    if asked.dimensions is not None and asked.dimensions > full:
-        raise Problem(
-            400, f"dimensions is {asked.dimensions}; {asked.model} has 1 to {full} dimensions", param="dimensions"
-        )
-    return await model.embedder.aencode_with_usage(
-        asked.input,
-        side=asked.input_type,
-        prompt_name=asked.prompt_name,
-        truncate_dim=asked.dimensions,
-        on_overlong=None if asked.truncate is None else "truncate" if asked.truncate else "error",
-        max_tokens=state.settings.max_request_tokens,
-    )
 
 
 async def list_models(request: Request) -> Response:
@@ -55,7 +35,7 @@ async def list_models(request: Request) -> Response:
 async def show_model(request: Request) -> Response:
     """One of them."""
     state = state_of(request)
-    name = state.known_name(request.path_params["model"])
+    name = state.addressed(request.path_params["model"]).name
     return JSONResponse(_card(state, name).model_dump(exclude_none=True))
 
 

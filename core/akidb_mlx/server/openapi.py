@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import akidb_mlx
-from akidb_mlx.server import rerank_schemas, schemas
+from akidb_mlx.server import ollama_schemas, rerank_schemas, schemas
 
 __all__ = ["document"]
 
@@ -25,13 +25,22 @@ _PROBLEMS = {
     503: "The server is shutting down.",
     504: "No answer in time.",
 }
-_NAMES_MODEL = ("EmbeddingsRequest", "AkiDBEmbedRequest", "RerankRequest", "RerankTextsRequest", "ScoreRequest")
+_NAMES_MODEL = (
+    "AkiDBEmbedRequest",
+    "EmbeddingsRequest",
+    "OllamaEmbedRequest",
+    "OllamaEmbeddingsRequest",
+    "OllamaShowRequest",
+    "RerankRequest",
+    "RerankTextsRequest",
+    "ScoreRequest",
+)
 _GET, _POST = (401, 403, 404, 429, 500), (400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
 
 
 def document(models: Sequence[str]) -> dict[str, Any]:
     """OpenAPI 3.1, with the names of the models served as examples."""
-    used = [getattr(module, name) for module in (schemas, rerank_schemas) for name in module.__all__]
+    used = [getattr(module, name) for module in (schemas, ollama_schemas, rerank_schemas) for name in module.__all__]
     template = "#/components/schemas/{model}"
     _, definitions = models_json_schema([(one, "validation") for one in used], ref_template=template)
     parameter = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
@@ -48,6 +57,7 @@ def document(models: Sequence[str]) -> dict[str, Any]:
             "/api/v1/embed": {
                 "post": _post("Embed texts, as AkiDB asks", schemas.AkiDBEmbedRequest, schemas.AkiDBEmbedResponse)
             },
+            **_ollama_paths(),
             **_rerank_paths(),
             "/v1/models": {"get": _get("The models served", _json("The models.", schemas.ModelList))},
             "/v1/models/{model}": {
@@ -70,6 +80,28 @@ def document(models: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _ollama_paths() -> dict[str, Any]:
+    said = ollama_schemas
+
+    def post(summary: str, request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]:
+        answers = {"200": _json("It.", response), **_problems(_POST, said.OllamaErrorResponse)}
+        return {"post": {"summary": summary, "requestBody": _body(_reference(request)), "responses": answers}}
+
+    def get(summary: str, response: type[BaseModel]) -> dict[str, Any]:
+        answers = {"200": _json("It.", response), **_problems(_GET, said.OllamaErrorResponse)}
+        return {"get": {"summary": summary, "responses": answers}}
+
+    return {
+        "/api/embed": post("Embed texts, as Ollama does", said.OllamaEmbedRequest, said.OllamaEmbedResponse),
+        "/api/embeddings": post(
+            "Embed a text, as Ollama did", said.OllamaEmbeddingsRequest, said.OllamaEmbeddingsResponse
+        ),
+        "/api/show": post("About a model, as Ollama does", said.OllamaShowRequest, said.OllamaShowResponse),
+        "/api/tags": get("The embedders served, as Ollama lists them", said.OllamaModels),
+        "/api/version": get("The version, where Ollama's clients ask", said.OllamaVersion),
+    }
+
+
 def _rerank_paths() -> dict[str, Any]:
     documents, texts = rerank_schemas.RerankRequest, rerank_schemas.RerankTextsRequest
     ranked = [_reference(rerank_schemas.RerankResponse), _reference(rerank_schemas.VoyageRerankResponse)]
@@ -87,7 +119,7 @@ def _rerank_paths() -> dict[str, Any]:
 
 
 def _rerank(summary: str, request: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    problems = _problems((*_POST, 422), rerank_schemas.RerankErrorResponse)
+    problems = _problems((*_POST, 422))
     return {
         "summary": summary,
         "requestBody": _body(request),

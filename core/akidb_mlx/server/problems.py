@@ -1,5 +1,6 @@
-"""Errors as answers: a status, and OpenAI's shape of an error. Never a traceback."""
+"""Errors as answers: a status, and one body that every client finds the reason in. Never a traceback."""
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -8,11 +9,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from akidb_mlx import errors
+from akidb_mlx.server.paths import is_ollamas, where_instead
 
-__all__ = ["HANDLERS", "RERANK_PATHS", "Problem", "problem_response"]
+__all__ = ["HANDLERS", "Problem", "problem_response"]
 
-# Whose clients look for a reason under `message` (Cohere's) or `detail` (Jina's, Voyage's).
-RERANK_PATHS = frozenset({"/rerank", "/v1/rerank", "/v2/rerank", "/score"})
+# Who is refused for the moment comes again between these seconds, however long the queue is: some clients give up
+# above two minutes and others sleep for as long as they are told.
+_LEAST_LATEST_S, _LATEST_S = 40.0, 59.0
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_refused = itertools.count(1)
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
@@ -42,16 +47,27 @@ class Problem(Exception):
 
 
 def _wait(seconds: float) -> dict[str, str]:
-    """The time to wait: in whole seconds for everybody, in milliseconds for OpenAI's clients."""
-    return {"Retry-After": str(max(1, math.ceil(seconds))), "Retry-After-Ms": str(max(1, round(seconds * 1000)))}
+    """When to try again: in whole seconds for everybody, in milliseconds for OpenAI's clients.
+
+    Callers who are refused together are told times that spread from `seconds` to its double, each far from those told
+    just before (multiples of the golden section), so that they do not come together again.
+    """
+    first = min(max(seconds, 0.001), _LEAST_LATEST_S)
+    last = min(2 * max(first, 0.5), _LATEST_S)
+    wait = first + (next(_refused) * _GOLDEN) % 1.0 * (last - first)
+    return {"Retry-After": str(math.ceil(wait)), "Retry-After-Ms": str(max(1, round(wait * 1000)))}
 
 
 def problem_response(problem: Problem, path: str) -> Response:
-    """A Problem as an answer to who asked at `path`."""
+    """A Problem as an answer to who asked at `path`.
+
+    OpenAI's clients read `error`, which Ollama's want as a text; Cohere's read `message`, Jina's and Voyage's `detail`.
+    """
+    message = str(problem)
     kind = "server_error" if problem.status >= 500 else _TYPES.get(problem.status, "invalid_request_error")
-    error = {"message": str(problem), "type": kind, "param": problem.param, "code": problem.code}
-    also = {"message": str(problem), "detail": str(problem)} if path in RERANK_PATHS else {}
-    return JSONResponse({"error": error, **also}, problem.status, problem.headers)
+    error = {"message": message, "type": kind, "param": problem.param, "code": problem.code}
+    body = {"error": message if is_ollamas(path) else error, "message": message, "detail": message}
+    return JSONResponse(body, problem.status, problem.headers)
 
 
 def _from_library(error: Exception) -> Problem:
@@ -79,7 +95,11 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    said = {404: f"no such path: {request.url.path}", 405: f"{request.method} is not for {request.url.path}"}
+    path = request.url.path
+    instead = where_instead(path)
+    said = {404: f"no such path: {path}; {instead}", 405: f"{request.method} is not for {path}"}
+    if error.status_code == 405 and error.headers:
+        said[405] += f"; {error.headers.get('Allow')} is" if path != "/" else f"; {instead}"
     problem = Problem(error.status_code, said.get(error.status_code, error.detail), headers=error.headers)
     return problem_response(problem, request.url.path)
 

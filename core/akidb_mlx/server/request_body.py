@@ -27,9 +27,11 @@ async def read_request(request: Request, schema: type[Schema], settings: ServerS
 
 async def read_body(request: Request, settings: ServerSettings) -> bytes:
     """The bytes of a JSON body. Raises as `read_request`."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    # Not only for tidiness: a page of another origin may send any other type without asking first.
-    if kind != "application/json":
+    said = request.headers.get("content-type")
+    kind = (said or "").partition(";")[0].strip().lower()
+    # Not only for tidiness: a page of another origin may send any other type, or none, without asking first. But then
+    # its browser says whose page it is, and whoever says neither is no page.
+    if kind != "application/json" and (said is not None or "origin" in request.headers):
         raise Problem(415, f"send the body as application/json, not {kind or 'without a content-type'}")
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Problem(415, "send the body without a content-encoding")

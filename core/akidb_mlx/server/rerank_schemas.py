@@ -7,11 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
-from akidb_mlx.server.schemas import ErrorResponse, RequestBody, TokenUsage
+from akidb_mlx.server.schemas import RequestBody, TokenUsage
 
 __all__ = [
     "RankedText",
-    "RerankErrorResponse",
     "RerankRequest",
     "RerankResponse",
     "RerankTextsRequest",
@@ -191,10 +190,3 @@ class ScoreResponse(BaseModel):
     model: str
     data: list[_Score]
     usage: TokenUsage
-
-
-class RerankErrorResponse(ErrorResponse):
-    """OpenAI's shape of an error, and its message where Cohere's and Jina's clients look for it."""
-
-    message: str
-    detail: str

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["akidb_response", "json_response", "openai_response"]
+__all__ = ["akidb_response", "json_response", "ollama_response", "openai_response"]
 
 # About a millisecond of writing: more is done in a thread, row by row, so that the event loop has its turn.
 _INLINE_NUMBERS = 32_768
@@ -37,6 +37,12 @@ async def akidb_response(rows: Embeddings, model: str, tokens: int, seconds: flo
         "usage": {"total_tokens": tokens, "duration_ms": round(seconds * 1000)},
     }
     tail = b"]," + _json(about)[1:]
+    return await _response(rows, b'{"embeddings":[', lambda: map(_numbers, rows), tail)
+
+
+async def ollama_response(rows: Embeddings, model: str, about: dict[str, int]) -> Response:
+    """Ollama's list of embeddings."""
+    tail = b"]," + _json({"model": model, **about})[1:]
     return await _response(rows, b'{"embeddings":[', lambda: map(_numbers, rows), tail)
 
 

@@ -1,8 +1,8 @@
 """What requests may say and what answers hold, as pydantic models; the OpenAPI document is made of them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 __all__ = [
     "AkiDBEmbedRequest",
@@ -39,6 +39,12 @@ class RequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+InputType = Annotated[
+    Literal["query", "document"],
+    BeforeValidator(lambda value: "document" if value == "passage" else value),
+    WithJsonSchema({"enum": ["query", "document", "passage"], "type": "string"}),
+]
+INPUT_TYPE = "Apply the model's prompt for queries or documents (passages); queries overtake documents."
 _Texts = Annotated[list[str], Field(min_length=1)]
 _OneOrMany = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 
@@ -57,13 +63,32 @@ class EmbeddingsRequest(RequestBody):
         None, description="Numbers (default), or base64 of little-endian float32."
     )
     user: str | None = Field(None, description="Taken and ignored.")
-    input_type: Literal["query", "document"] | None = Field(
-        None, description="Apply the model's prompt for queries or documents; queries overtake documents."
-    )
+    input_type: InputType | None = Field(None, description=INPUT_TYPE)
     prompt_name: str | None = Field(None, description="Apply the model's prompt of this name.")
     truncate: bool | None = Field(
         None, description="Whether texts beyond the model's limit are cut, or refused. By default as configured."
     )
+    truncation: bool | None = Field(None, description="Voyage's name for truncate.")
+    output_dimension: Annotated[int, Field(ge=1)] | None = Field(None, description="Voyage's name for dimensions.")
+    output_dtype: Literal["float"] | None = Field(None, description="Voyage's; only float32 is made here.")
+
+    @model_validator(mode="after")
+    def _one_name_each(self) -> Self:
+        for name, other in (("truncate", "truncation"), ("dimensions", "output_dimension")):
+            both = getattr(self, name), getattr(self, other)
+            if None not in both and both[0] != both[1]:
+                raise ValueError(f"{name} and {other} contradict each other; send one")
+        return self
+
+    @property
+    def wanted_truncate(self) -> bool | None:
+        """`truncate` under either name."""
+        return self.truncation if self.truncate is None else self.truncate
+
+    @property
+    def wanted_dimensions(self) -> int | None:
+        """`dimensions` under either name."""
+        return self.output_dimension if self.dimensions is None else self.dimensions
 
 
 class AkiDBEmbedRequest(RequestBody):
@@ -73,6 +98,7 @@ class AkiDBEmbedRequest(RequestBody):
     model: Annotated[str, Field(min_length=1)] | None = Field(None, description="By default the first one served.")
     pooling: str | None = Field(None, description="Must be the model's own, where it is given.")
     normalize: bool | None = Field(None, description="By default as the model says.")
+    input_type: InputType | None = Field(None, description=f"{INPUT_TYPE} By default documents.")
 
 
 class TokenUsage(BaseModel):
@@ -151,6 +177,8 @@ class _Error(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """OpenAI's shape of an error."""
+    """OpenAI's shape of an error, and its message where Cohere's, Jina's and Voyage's clients look for it."""
 
     error: _Error
+    message: str
+    detail: str

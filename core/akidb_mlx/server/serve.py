@@ -7,10 +7,13 @@ import math
 import signal
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import uvicorn
 
 from akidb_mlx.server.app import create_app
+from akidb_mlx.server.connections import Connection, Listening
+from akidb_mlx.server.descriptors import raise_limit
 from akidb_mlx.server.models import Models
 from akidb_mlx.server.settings import ServerSettings
 from akidb_mlx.server.state import State
@@ -45,7 +48,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 async def _serve(listener: socket.socket, models: Models, settings: ServerSettings, api_key: str | None) -> None:
     app = create_app(models, settings, api_key)
-    server = _Server(app.state.server, _uvicorn_config(app, settings))
+    server = _Server(app.state.server, _uvicorn_config(app, settings), raise_limit(settings.max_requests))
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     _log.info("listening", extra={"fields": {"url": url, "models": list(models.configs)}})
@@ -70,7 +73,8 @@ def _uvicorn_config(app: object, settings: ServerSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         lifespan="on",
-        http="h11",
+        # On h11, never httptools: with that, bodies of requests that offer an upgrade are lost.
+        http=Connection,
         ws="none",
         log_config=None,
         access_log=False,
@@ -84,9 +88,18 @@ def _uvicorn_config(app: object, settings: ServerSettings) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """uvicorn's, which ends with exit code 0 and says goodbye before it closes connections."""
 
-    def __init__(self, state: State, config: uvicorn.Config) -> None:
+    def __init__(self, state: State, config: uvicorn.Config, most_connections: int) -> None:
         super().__init__(config)
         self._state = state
+        self._most_connections = most_connections
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets=[])
+        make = partial(Connection, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        for listener in sockets or []:
+            listening = Listening(listener, make, self.server_state.connections, self._most_connections)
+            self.servers.append(listening)  # type: ignore[arg-type]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no new connection, tell the others to close with their next answer, then finish what runs."""

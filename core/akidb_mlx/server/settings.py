@@ -45,7 +45,10 @@ class ServerSettings(BaseModel):
     max_request_bytes: _Count = Field(8 * 2**20, description="Largest body of a request.")
     max_texts: _Count = Field(2048, description="Most texts in one request.")
     max_request_tokens: _Count = Field(1_000_000, description="Most tokens in one request.")
-    max_requests: _Count = Field(1024, description="Most requests at a time; what comes beyond is refused (429).")
+    max_requests: _Count = Field(
+        4096,
+        description="Most requests at a time; texts that come beyond wait for their turn, the rest is refused (429).",
+    )
     body_timeout_s: _Seconds = Field(30.0, description="Seconds a client may take to send a request's body.")
     request_timeout_s: _Seconds = Field(300.0, description="Seconds a request may take, waiting included.")
     shutdown_timeout_s: _Seconds = Field(60.0, description="Seconds a shutdown waits for requests to finish.")

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from akidb_mlx.checkpoint.kinds import Kind
 from akidb_mlx.embedder import Usage
 from akidb_mlx.server.metrics import Metrics
-from akidb_mlx.server.models import Models, ServedModel
+from akidb_mlx.server.models import Addressed, Models, ServedModel
 from akidb_mlx.server.problems import Problem
 from akidb_mlx.server.settings import ServerSettings
 
@@ -18,7 +18,7 @@ __all__ = ["State", "note", "state_of"]
 
 T = TypeVar("T")
 _ROUTES: dict[Kind, str] = {
-    "embedder": "/v1/embeddings and /api/v1/embed",
+    "embedder": "/v1/embeddings, /api/embed and /api/v1/embed",
     "reranker": "/rerank, /v1/rerank, /v2/rerank and /score",
 }
 _OPTIONS: dict[Kind, str] = {"embedder": "--model", "reranker": "--reranker"}
@@ -46,9 +46,9 @@ class State:
         asked = self.settings.preload
         return len(self.models.configs) == 1 if asked is None else asked
 
-    def known_name(self, name: str) -> str:
-        """The served name that a request's name stands for; a Problem that lists what is served."""
-        known = self.models.known_name(name)
+    def addressed(self, name: str) -> Addressed:
+        """What a request's model name stands for; a Problem that lists what is served."""
+        known = self.models.addressed(name)
         if known is None:
             served = ", ".join(self.models.configs)
             raise Problem(
@@ -66,7 +66,7 @@ class State:
 
     async def model(self, name: str, kind: Kind) -> ServedModel:
         """The model of a request's name, loaded if need be; a Problem that names the right routes of another kind."""
-        known = self.known_name(name)
+        known = self.addressed(name).name
         found = self.models.kind(known)
         if found != kind:
             there = ", ".join(self.models.names(kind)) or "none"

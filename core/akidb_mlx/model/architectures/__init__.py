@@ -73,6 +73,11 @@ def make_backbone(config: Mapping[str, Any]) -> Backbone:
             f"config.json: auto_map names the checkpoint's own code ({own_code}), which is never run and may compute "
             f"something else than {model_type}{hint if model_type in DECODERS else ''}"
         )
+    if model_type not in DECODERS and config.get("is_causal"):
+        raise UnsupportedModelError(
+            f"config.json: is_causal is true, with which the reference gives a {model_type} text one vector alone and "
+            "another in a batch; delete it: tokens of such models see both ways"
+        )
     try:
         return ARCHITECTURES[model_type](config)
     except _ODD as error:

@@ -56,8 +56,10 @@ class Bert(Backbone):
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Make the backbone that config.json describes."""
         super().__init__()
-        allow(config, "position_embedding_type", ("absolute",))
+        # transformers 5 has absolute positions alone and ignores what else a file says, but for ALiBi's own class.
+        allow(config, "position_embedding_type", ("absolute", "relative_key", "relative_key_query", None))
         allow(config, "is_decoder", (False,))
+        allow(config, "add_cross_attention", (False,))
         self.width = read(config, "hidden_size", int)
         eps = read(config, "layer_norm_eps", float)
         heads, inner = read(config, "num_attention_heads", int), read(config, "intermediate_size", int)

@@ -70,7 +70,7 @@ class Decoder(Backbone):
         parameters = rope_parameters(config, whole=family.plain)
         allow({**config, **parameters}, "rope_type", ("default", "linear", "llama3", "yarn"))
         if family.partial:
-            read(parameters, "partial_rotary_factor", float)
+            read({**config, **parameters}, "partial_rotary_factor", float)
         return make_rope(_head(config), parameters, interleaved=family.interleaved)
 
     def __call__(self, batch: DeviceBatch) -> mx.array:

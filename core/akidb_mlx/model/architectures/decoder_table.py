@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from akidb_mlx.checkpoint.config_defaults import declared_fields
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model.architectures.base import allow
 
@@ -24,7 +25,12 @@ def _all_sliding(config: Config, count: int) -> Sequence[str]:
 def _upper_sliding(config: Config, count: int) -> Sequence[str]:
     """Qwen's: the window holds from one layer on, and may be stated but switched off."""
     first = config.get("max_window_layers", count) if config.get("use_sliding_window") else count
-    return config.get("layer_types") or [SLIDING if index >= first else FULL for index in range(count)]
+    kinds = config.get("layer_types") or [SLIDING if index >= first else FULL for index in range(count)]
+    if SLIDING in kinds and not config.get("use_sliding_window"):  # then its class has no window
+        raise UnsupportedModelError(
+            "config.json: layer_types has sliding_attention, and use_sliding_window is not true"
+        )
+    return list(kinds)
 
 
 def _every_other_sliding(config: Config, count: int) -> Sequence[str]:
@@ -152,6 +158,19 @@ _INERT = """
     tie_word_embeddings tokenizer_class torch_dtype torchscript transformers_version unsloth_fixed unsloth_version
     use_cache
 """
+# Read of any config, by the masks or the layers, whether its class has it or not; or what changes the class itself.
+_GENERIC = """
+    attention_bias attention_chunk_size head_dim is_causal layer_types mlp_bias partial_rotary_factor rope_parameters
+    rope_scaling rope_theta sliding_window use_bidirectional_attention use_sliding_window
+"""
+# Of classes that are not computed here, and what trainers and early versions wrote: no class above reads them.
+_OF_OTHERS = """
+    _attn_implementation attn_implementation attn_pdrop cls_token_id decoder_start_token_id directionality
+    embedding_dropout embedding_size finetuning_task gradient_checkpointing layerdrop max_length mask_token_id
+    n_positions output_past pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head
+    pooler_type position_embedding_type pruned_heads resid_pdrop scale_attn_weights seq_length summary_type
+    tokenizer_name unk_token_id
+"""
 # Switches that only some classes have: off for the others.
 _OFF: Mapping[str, tuple[Any, ...]] = {
     "attention_bias": (False,),
@@ -160,6 +179,8 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
     "use_bidirectional_attention": (False,),
     "use_sliding_window": (False,),
 }
+# Computed as another model_type's class.
+_CLASS = {"llama_bidirec": "llama"}
 # What a class reads although the work is ours.
 _OURS = frozenset({"layer_types", "rope_traditional", "sliding_window"})
 
@@ -169,6 +190,7 @@ def account_for(family: Family, config: Config, fields: Collection[str]) -> None
     accounted = {*fields, *_COMPUTED.split(), *_INERT.split(), *family.known} - (_OURS - set(family.known))
     if family.biases:
         accounted.add("attention_bias")
+    accounted |= _without_effect(config["model_type"])
     for key, value in config.items():
         if value is None or (key == "layer_types" and set(value) == {FULL}):
             continue
@@ -183,6 +205,12 @@ def account_for(family: Family, config: Config, fields: Collection[str]) -> None
     for key in family.needed:
         if config.get(key) is None:
             raise CheckpointError(f"config.json lacks {key!r}, which {config['model_type']} needs")
+
+
+def _without_effect(kind: str) -> frozenset[str]:
+    """Fields that other classes have and this one does not read: transformers keeps them as attributes."""
+    known = declared_fields() | set(_OF_OTHERS.split())
+    return frozenset(known - declared_fields(_CLASS.get(kind, kind)) - set(_GENERIC.split()))
 
 
 def layer_kinds(family: Family, config: Config, count: int) -> list[str]:

@@ -25,7 +25,8 @@ class Gemma3(Decoder):
     def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope:
         """A base for each kind of layer; scaling is for global ones."""
         if config.get("rope_parameters") is not None:
-            parameters = rope_parameters(config, kind)
+            base = "rope_theta" if kind == FULL else "rope_local_base_freq"
+            parameters = rope_parameters({**config, "rope_theta": config.get(base)}, kind)
         elif kind == FULL:
             parameters = rope_parameters(config)
         else:

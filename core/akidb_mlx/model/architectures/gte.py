@@ -43,6 +43,7 @@ class Gte(Backbone):
         self.width = read(config, "hidden_size", int)
         eps, inner = read(config, "layer_norm_eps", float), read(config, "intermediate_size", int)
         heads = read(config, "num_attention_heads", int)
+        allow(config, "head_dim", (None, self.width // heads))
         self.word = nn.Embedding(read(config, "vocab_size", int), self.width)
         types = read(config, "type_vocab_size", int)
         if types:

@@ -72,6 +72,7 @@ class ModernBert(Backbone):
         # `local_attention` is the whole window; tokens see that half to each side.
         self._window = read(config, "local_attention", int) // 2
         head = self.width // read(config, "num_attention_heads", int)
+        allow(config, "head_dim", (None, head))
         self._ropes = {kind: make_rope(head, _rope_parameters(config, kind)) for kind in set(self._kinds)}
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
@@ -100,7 +101,7 @@ def _layer_kinds(config: Mapping[str, Any], count: int) -> list[str]:
 
 
 def _rope_parameters(config: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    if config.get("rope_parameters") is not None:
-        return rope_parameters(config, kind)
     key = "global_rope_theta" if kind == "full_attention" else "local_rope_theta"
+    if config.get("rope_parameters") is not None:
+        return rope_parameters({**config, "rope_theta": config.get(key)}, kind)
     return {"rope_type": "default", "rope_theta": read(config, key, float)}

@@ -18,6 +18,7 @@ __all__ = ["MPNet"]
 
 _BUCKETS = 32
 _MAX_DISTANCE = 128
+_PADDING = 1  # positions start after it, whatever pad_token_id says
 
 
 class MPNet(Backbone):
@@ -55,12 +56,11 @@ class MPNet(Backbone):
             PostNormLayer(self.width, heads, inner, activation(config), eps)
             for _ in range(read(config, "num_hidden_layers", int))
         ]
-        self._pad_token_id = allow(config, "pad_token_id", (1,))  # positions start after 1 whatever else it says
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
         length = batch.input_ids.shape[1]
-        positions = positions_after_padding(batch.input_ids, self._pad_token_id)
+        positions = positions_after_padding(batch.input_ids, _PADDING)
         x = self.norm(self.word(batch.input_ids) + self.position(positions))
         bias = self.relative(mx.array(_buckets(length))).transpose(2, 0, 1)[None]
         if batch.attention_mask is not None:

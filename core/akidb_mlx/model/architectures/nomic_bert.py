@@ -73,6 +73,7 @@ class NomicBert(Backbone):
         self.width = read(config, "hidden_size", int)
         eps, inner = read(config, "layer_norm_eps", float), read(config, "intermediate_size", int)
         heads = read(config, "num_attention_heads", int)
+        allow(config, "head_dim", (None, self.width // heads))
         self.word = nn.Embedding(read(config, "vocab_size", int), self.width)
         self.token_type = nn.Embedding(read(config, "type_vocab_size", int), self.width)
         self.norm = nn.LayerNorm(self.width, eps)

@@ -35,7 +35,7 @@ from akidb_mlx.model.heads.token_logit import TokenLogit
 from akidb_mlx.model.heads.token_vectors import TokenVectors
 from akidb_mlx.model.heads.token_weights import TokenWeights
 from akidb_mlx.model.quantization import dequantize
-from akidb_mlx.model.weights import Weights, fill, read_weights
+from akidb_mlx.model.weights import Weights, cast_weights, fill, read_weights
 
 __all__ = ["claim_weights", "load_head"]
 
@@ -174,7 +174,7 @@ def _load_token_logit(facts: TokenLogitHead, width: int, claimed: Weights, check
     holder = nn.Module()
     holder.table = nn.Linear(width, len(tokens), bias=False)
     weight = dequantize(holder, rows, checkpoint.config_file)["table.weight"]
-    fill(head, {"weight": weight.astype(mx.float32)}, checkpoint.weight_files[0])
+    fill(head, cast_weights({"weight": weight}, mx.float32), checkpoint.weight_files[0])
     return head
 
 
@@ -195,4 +195,4 @@ def _softcap(config: Mapping[str, Any]) -> float | None:
 
 def _fill(module: nn.Module, weights: Weights, file: Path, checkpoint: ModelFacts) -> None:
     weights = dequantize(module, weights, checkpoint.config_file)
-    fill(module, {key: weight.astype(mx.float32) for key, weight in weights.items()}, file)
+    fill(module, cast_weights(weights, mx.float32), file)

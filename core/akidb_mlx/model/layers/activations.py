@@ -20,13 +20,38 @@ def gelu(x: mx.array) -> mx.array:
     return cpu_kernels.gelu(x) if cpu_kernels.computes_on_cpu(x) else nn.gelu(x)
 
 
+def quick_gelu(x: mx.array) -> mx.array:
+    """`x × sigmoid(1.702 x)`."""
+    return x * mx.sigmoid(1.702 * x)
+
+
+def mish(x: mx.array) -> mx.array:
+    """`x × tanh(log(1 + exp(x)))` (Misra 2019, arXiv:1908.08681)."""
+    return x * mx.tanh(nn.softplus(x))
+
+
+# transformers' names; it has several for the same function, which differ in rounding alone.
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": gelu,
+    "gelu_10": lambda x: mx.clip(gelu(x), -10, 10),
+    "gelu_accurate": nn.gelu_approx,
+    "gelu_fast": nn.gelu_approx,
     "gelu_new": nn.gelu_approx,
+    "gelu_python": gelu,
+    "gelu_python_tanh": nn.gelu_approx,
     "gelu_pytorch_tanh": nn.gelu_approx,
+    "hardswish": nn.hardswish,
+    "leaky_relu": nn.leaky_relu,
+    "linear": lambda x: x,
+    "mish": mish,
+    "quick_gelu": quick_gelu,
     "relu": nn.relu,
+    "relu2": lambda x: mx.square(nn.relu(x)),
+    "relu6": nn.relu6,
+    "sigmoid": mx.sigmoid,
     "silu": nn.silu,
     "swish": nn.silu,
+    "tanh": mx.tanh,
 }
 
 

@@ -1,0 +1,154 @@
+"""config.json as transformers' class for its model_type reads it: types checked, aliases, defaults. No MLX here.
+
+`config_fields.json` holds what the classes say, written from them by tests/reference/config_fields.py.
+"""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+
+__all__ = ["Completed", "complete_config", "declared_fields"]
+
+Json = Mapping[str, Any]
+# What decides hidden states or the length of texts; other fields that are absent stay so.
+_DECIDING = """
+    activation attention_bias attention_multiplier attention_out_bias attn_logit_softcapping dim embedding_multiplier
+    head_dim hidden_act hidden_activation hidden_dim hidden_size intermediate_size layer_norm_eps local_attention
+    logits_scaling max_position_embeddings max_window_layers mlp_bias n_heads n_layers no_rope_layer_interval norm_bias
+    norm_eps num_attention_heads num_hidden_layers num_key_value_heads pad_token_id query_pre_attn_scalar
+    residual_multiplier rms_norm_eps sliding_window type_vocab_size use_bias use_qk_norm use_qkv_bias vocab_size
+"""
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "dict": (dict,),
+    "float": (float,),
+    "int": (int,),
+    "list": (list,),
+    "null": (type(None),),
+    "str": (str,),
+}
+# Where the class makes a number of others of a null, or of nothing, and nobody after us does.
+_FROM_OTHERS: Mapping[str, tuple[str, ...]] = {
+    "head_dim": ("ernie4_5", "seed_oss"),
+    "num_key_value_heads": (
+        "cohere",
+        "ernie4_5",
+        "eurobert",
+        "granite",
+        "hunyuan_v1_dense",
+        "qwen2",
+        "qwen3",
+        "seed_oss",
+    ),
+}
+# Earlier names of the rotary base: kind of layer → where files from before rope_parameters say it.
+_BASES = {
+    "gemma3_text": {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
+    "modernbert": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
+}
+# Numbers from which a class makes layer_types where there are none; it does not declare them.
+_PATTERNS = {"gemma3_text": ("sliding_window_pattern", 6), "modernbert": ("global_attn_every_n_layers", 3)}
+# Machinery of any class that would change the model layer by layer.
+_NEVER = ("per_layer_config",)
+
+
+@dataclass(frozen=True)
+class Completed:
+    """config.json with what its class adds."""
+
+    config: Json
+    defaults: Json = field(default_factory=dict)
+    """Field that the file lacks, or has as a null that stands for it → the class's default."""
+
+
+def complete_config(config: Json, file: Path) -> Completed:
+    """`config`, read from `file`, with its class's defaults; as it stands where transformers has no class for it.
+
+    Raises:
+        CheckpointError: a field is of a type that transformers refuses.
+        UnsupportedModelError: the file asks for what no class here computes.
+    """
+    for key in _NEVER:
+        if config.get(key):
+            raise UnsupportedModelError(f"{file}: {key} is not supported")
+    kind = str(config.get("model_type"))
+    known = _table().get(kind)
+    if known is None or "n_embd" in config:  # the published NomicBERT's, whose class is its own
+        return Completed(config)
+    said = dict(config)
+    for alias, name in known["aliases"].items():
+        if alias in said:  # set after the fields, as attributes of other names
+            said[name] = said.pop(alias)
+    declared = known["fields"]
+    for name, (_, *types) in declared.items():
+        if name in said:
+            _check_type(file, name, said[name], types)
+    defaults = _defaults(kind, known, said)
+    return Completed({**said, **defaults}, defaults)
+
+
+def declared_fields(kind: str | None = None) -> frozenset[str]:
+    """Fields that the class of a model_type has; without one, those of all classes together."""
+    kinds = _table() if kind is None else {kind: _table().get(kind, {"fields": {}})}
+    return frozenset(name for known in kinds.values() for name in known["fields"])
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    text = files(__package__).joinpath("config_fields.json").read_text(encoding="utf-8")
+    table: dict[str, Any] = json.loads(text)
+    return table
+
+
+def _defaults(kind: str, known: Json, said: Json) -> dict[str, Any]:
+    """What the class puts where `said` has nothing."""
+    declared = known["fields"]
+    defaults = {name: row[0] for name, row in declared.items() if _may_add(name, row[0], said)}
+    defaults |= _rotary_defaults(kind, known["rope"], said)
+    if kind in _PATTERNS and said.get("layer_types") is None and _PATTERNS[kind][0] not in said:
+        defaults |= [_PATTERNS[kind]]
+    for name, kinds in _FROM_OTHERS.items():
+        if kind in kinds and {**said, **defaults}.get(name) is None:
+            defaults[name] = _from_others(name, {**said, **defaults})
+    return defaults
+
+
+def _may_add(name: str, default: Any, said: Json) -> bool:
+    return name in _DECIDING.split() and name not in said and default is not None
+
+
+def _check_type(file: Path, name: str, value: Any, types: list[str]) -> None:
+    if "any" in types or not types:
+        return
+    fits = any(isinstance(value, kind) for named in types for kind in _TYPES[named])
+    if not fits or (isinstance(value, bool) and "bool" not in types):
+        raise CheckpointError(
+            f"{file}: {name} must be {' or '.join(types)}, not {value!r}; transformers' class refuses it too"
+        )
+
+
+def _rotary_defaults(kind: str, default: Json | None, said: Json) -> dict[str, Any]:
+    """The base, and the part of a head that is turned, where neither form of the settings says them."""
+    if default is None:
+        return {}
+    nested = said.get("rope_parameters")
+    stated: Json = nested if isinstance(nested, Mapping) else {}
+    bases = _BASES.get(kind)
+    if bases is None:
+        return {name: value for name, value in default.items() if name not in {"rope_type", *said, *stated}}
+    return {
+        name: default[layer]["rope_theta"]
+        for layer, name in bases.items()
+        if name not in said and "rope_theta" not in (stated.get(layer) or {})
+    }
+
+
+def _from_others(name: str, config: Json) -> int:
+    heads: int = config["num_attention_heads"]
+    return heads if name == "num_key_value_heads" else config["hidden_size"] // max(heads, 1)

@@ -1,0 +1,67 @@
+"""What all embedding routes do: a model's name and side, then texts → vectors."""
+
+from dataclasses import dataclass
+
+from akidb_mlx.checkpoint.processing import Side
+from akidb_mlx.embedder import Usage
+from akidb_mlx.server.models import ServedModel
+from akidb_mlx.server.problems import Problem
+from akidb_mlx.server.state import State
+from akidb_mlx.vectors import Embeddings
+
+__all__ = ["Wanted", "embed", "side_of"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a request says besides its texts; None where it says nothing."""
+
+    model: str
+    side: Side | None = None
+    prompt_name: str | None = None
+    dimensions: int | None = None
+    truncate: bool | None = None
+    normalize: bool | None = None
+
+
+async def embed(
+    state: State, texts: list[str], wanted: Wanted, *, default_side: Side | None = None
+) -> tuple[Embeddings, Usage]:
+    """(n, dimension) vectors and what they used; `default_side` holds where neither name nor request says one.
+
+    Raises:
+        Problem: no such model, or not an embedder; wishes that contradict each other or that it cannot fulfil.
+        What `Embedder.aencode_with_usage` raises.
+    """
+    side = side_of(state, wanted)
+    model = await state.model(wanted.model, "embedder")
+    _check_dimensions(model, wanted)
+    return await model.embedder.aencode_with_usage(
+        texts,
+        side=side or (default_side if wanted.prompt_name is None else None),
+        prompt_name=wanted.prompt_name,
+        truncate_dim=wanted.dimensions,
+        normalize=wanted.normalize,
+        on_overlong=None if wanted.truncate is None else "truncate" if wanted.truncate else "error",
+        max_tokens=state.settings.max_request_tokens,
+    )
+
+
+def side_of(state: State, wanted: Wanted) -> Side | None:
+    """What the texts are, by the request or by the tag of its model's name; a Problem where they contradict."""
+    named = state.addressed(wanted.model).side
+    if wanted.side is not None and named not in (None, wanted.side):
+        said = f"input_type says {wanted.side} and the model's name {wanted.model!r} {named}; leave one out"
+        raise Problem(400, said, param="input_type")
+    side = wanted.side or named
+    if side is not None and wanted.prompt_name is not None:
+        said = "input_type" if wanted.side else f"the model's name {wanted.model!r}"
+        raise Problem(400, f"{said} decides the prompt; give that or prompt_name, not both", param="prompt_name")
+    return side
+
+
+def _check_dimensions(model: ServedModel, wanted: Wanted) -> None:
+    full = model.embedder.full_dimension
+    if wanted.dimensions is not None and wanted.dimensions > full:
+        said = f"dimensions is {wanted.dimensions}; {wanted.model} has 1 to {full} dimensions"
+        raise Problem(400, said, param="dimensions")
