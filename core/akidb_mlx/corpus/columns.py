@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -46,10 +47,15 @@ class Columns:
 
     def clash(self, names: Mapping[str, Any] | Sequence[str]) -> str | None:
         """A column of these that would be kept, but has the name of one of the output's own."""
-        for name in ("id", self.computed):
-            if name in names and name not in (self.id, self.embedding) and (self.keep is None or name in self.keep):
+        for name in self._own:
+            if name in names:
                 return name
         return None
+
+    @cached_property
+    def _own(self) -> tuple[str, ...]:
+        wanted = [name for name in ("id", self.computed) if name not in (self.id, self.embedding)]
+        return tuple(name for name in wanted if self.keep is None or name in self.keep)
 
     def is_usable(self, record: Mapping[str, Any]) -> bool:
         """Whether a record may have a place in the output, as far as its columns tell."""
