@@ -11,7 +11,7 @@ from akidb_mlx.corpus.sources import Source
 __all__ = ["LINES", "read_records"]
 
 LINES = (".jsonl", ".ndjson")
-_scan = make_scanner(json.JSONDecoder())
+_scan: Any = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
 
 
 def _value(text: str) -> Any:

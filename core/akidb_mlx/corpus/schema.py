@@ -64,7 +64,7 @@ def settle_schema(sources: Sequence[Source], columns: Columns, parts: Sequence[T
             _note_texts(found, source, columns)
     for part in parts:
         for column in part.schema:
-            if column.name != columns.computed:
+            if column.name not in columns.computed:
                 _note(found, column, part, column.name)
     fields = [_settled(name, column) for name, column in found.items()]
     return _storable(fields).with_metadata({AMBIGUOUS_IDS: json.dumps(ambiguous)})
