@@ -5,6 +5,7 @@ import copy
 import json
 import multiprocessing
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
@@ -208,6 +209,18 @@ def test_prompts_of_the_user(fixed):
         fixed.encode(["a"], prompt_name="other")
 
 
+def test_a_passage_prompt_serves_documents_unless_the_reference_is_wanted(tmp_path):
+    folder = shutil.copytree(MULTI_VECTOR / "min", tmp_path / "model")
+    file = folder / "config_sentence_transformers.json"
+    said = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**said, "prompts": {**said["prompts"], "passage": "tell: "}}), encoding="utf-8")
+    with MultiVectorEmbedder.load(folder) as ours, MultiVectorEmbedder.load(folder, exact_reference=True) as exact:
+        same(ours.encode_document(["tea"]), ours.encode(["tell: tea"]))
+        same(exact.encode_document(["tea"]), ours.encode(["tea"]))
+        assert "the prompt 'passage' serves documents" in ours.info()["differences"][0]
+        assert exact.info()["differences"] == []
+
+
 def test_every_field_that_decides_vectors_is_in_the_fingerprint(fixed):
     changed = {
         "max_seq_length": 20,
@@ -219,6 +232,7 @@ def test_every_field_that_decides_vectors_is_in_the_fingerprint(fixed):
         "output_dtype": "float16",
         "token_pooling": 2,
         "tokenizer": "file",
+        "exact_reference": True,
     }
     assert set(changed) == TOKEN_VECTOR_FIELDS - {"model", "revision"}
     same_rows = {"tokenizer"}  # where the file stands as it is
@@ -315,6 +329,7 @@ def test_info_says_what_decides(fixed):
     json.dumps(facts)
     with MultiVectorEmbedder.load(LEFT) as left:
         assert left.info()["expansion"]["side"] == "left"
+        assert "its rows of each text alone" in left.info()["differences"][0]
     with MultiVectorEmbedder.load(MULTI_VECTOR / "stanford") as stanford:
         facts = stanford.info()
         assert (facts["written_by"], facts["markers"]) == ("Stanford", ["[unused0] ", "[unused1] "])

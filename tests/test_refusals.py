@@ -179,8 +179,8 @@ REFUSALS = (
     # ── files ──
     Refusal("a link that leads nowhere", BERT, lambda folder: (drop("1_Pooling/config.json")(folder), (folder / "1_Pooling" / "config.json").symlink_to("gone")),
             "1_Pooling/config.json is a link that leads nowhere (gone); download it again, or delete it if the model has none"),
-    Refusal("an empty file", BERT, lambda folder: (folder / "config_sentence_transformers.json").write_bytes(b""),
-            "config_sentence_transformers.json is empty; download it again"),
+    Refusal("an empty file", BERT, lambda folder: (folder / "tokenizer_config.json").write_bytes(b""),
+            "tokenizer_config.json is empty; download it again, or delete it if the model has none"),
     # ── weights ──
     Refusal("integers for floats", BERT, weights(**{"embeddings.LayerNorm.weight": mx.ones(16, mx.int8)}),
             "embeddings.norm.weight is stored as int8, where floats are wanted; take a checkpoint in float32"),

@@ -28,7 +28,7 @@ Similarity = Literal["maxsim", "meanmaxsim"]
 
 EMPTY_DOCUMENT = np.float32(-1e9)
 """Score of a document without vectors, below any other; sentence-transformers' number."""
-# float32 numbers of one block of products (64 MiB).
+# float32 numbers of one block of products (64 MiB): each smaller one costs the threads of the BLAS more to begin.
 _BLOCK = 2**24
 
 
@@ -116,24 +116,13 @@ def _part(whole: MultiVectors, part: slice) -> MultiVectors:
 
 def _block(queries: MultiVectors, documents: MultiVectors) -> Embeddings:
     """(n, m) sums of some queries and documents."""
-    lengths = np.diff(documents.offsets)
-    full = np.flatnonzero(lengths)
-    sums = np.full((len(queries), len(documents)), EMPTY_DOCUMENT, np.float32)
-    if not len(full):
-        return sums
-    products = documents.vectors @ queries.vectors.T
-    # Empty documents take no vectors: a full one ends where the next full one starts.
-    best = np.maximum.reduceat(products, documents.offsets[:-1][full], axis=0)
-    sums[:, full] = _sums(best, queries).T
-    return sums
-
-
-def _sums(best: Embeddings, queries: MultiVectors) -> Embeddings:
-    """(documents, all queries' tokens) → (documents, queries); a query without tokens has 0."""
-    sums = np.zeros((len(best), len(queries)), np.float32)
-    full = np.flatnonzero(np.diff(queries.offsets))
-    if len(full):
-        sums[:, full] = np.add.reduceat(best, queries.offsets[:-1][full], axis=1)
+    sums = np.zeros((len(queries), len(documents)), np.float32)
+    sums[:, np.diff(documents.offsets) == 0] = EMPTY_DOCUMENT
+    full, asked = (np.flatnonzero(np.diff(side.offsets)) for side in (documents, queries))
+    if len(full) and len(asked):
+        # Empty texts take no vectors: a full one ends where the next full one starts.
+        best = np.maximum.reduceat(queries.vectors @ documents.vectors.T, documents.offsets[full], axis=1)
+        sums[np.ix_(asked, full)] = np.add.reduceat(best, queries.offsets[asked], axis=0)
     return sums
 
 

@@ -76,7 +76,7 @@ def interrupt(monkeypatch, after):
         ([pa.nulls(2), pa.nulls(1)], pa.string()),
         ([pa.array([b"1" * 16], pa.uuid()), pa.nulls(1)], pa.uuid()),
     ],
-    ids=str,
+    ids=lambda value: " and ".join(str(one.type) for one in value) if isinstance(value, list) else str(value),
 )
 def test_shards_whose_types_differ_have_arrows_common_type_if_it_rounds_nothing(tmp_path, columns, common):
     for order in (columns, columns[::-1]):

@@ -16,7 +16,8 @@ from akidb_mlx.checkpoint.special_tokens import named_token, read_special_tokens
 from akidb_mlx.checkpoint.tokenizer_classes import BACKENDS, CLASSES
 from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.device.choice import Device, choose_device
-from akidb_mlx.effective.facts import RecipeFact, chat_template, dtype, quantization, stored_dtype
+from akidb_mlx.effective.differences import token_differences
+from akidb_mlx.effective.facts import RecipeFact, chat_template, config_defaults, dtype, quantization, stored_dtype
 from akidb_mlx.effective.prompts import Prompts
 from akidb_mlx.effective.recipe import settle_length
 from akidb_mlx.errors import ConfigError, UnsupportedModelError
@@ -65,6 +66,8 @@ def read_multi_vector_recipe(config: MultiVectorConfig, source: Resolved | None 
         checkpoint = read_multi_vector_checkpoint(source.path, source.name, source.revision)
     else:
         checkpoint = read_joint_multi_vector(source.path, joint, source.name, source.revision)
+    if config.exact_reference:
+        checkpoint = checkpoint.without_end_token()
     expansion, lengths = _settle_lengths(config, checkpoint)
     if expansion is not None:
         _check_expansion(checkpoint, expansion)
@@ -168,14 +171,16 @@ def _named(
 def multi_vector_prompts(config: MultiVectorConfig, recipe: MultiVectorRecipe) -> Prompts:
     """The checkpoint's prompts, the user's query and document prompts among them.
 
-    For documents: the user's, else the first of `document`, `passage` and `corpus` that is not empty.
+    For documents: the user's, else the first of `document`, `passage` and `corpus` that is not empty, or with
+    `exact_reference` only `document`.
     """
     checkpoint = recipe.checkpoint
     said = {"query": config.query_prompt, "document": config.document_prompt}
     named = {**checkpoint.prompts, **{name: prompt for name, prompt in said.items() if prompt is not None}}
     document = config.document_prompt
     if document is None:
-        document = next((named[name] for name in ("document", "passage", "corpus") if named.get(name)), "")
+        names = ("document",) if config.exact_reference else ("document", "passage", "corpus")
+        document = next((named[name] for name in names if named.get(name)), "")
     return Prompts(checkpoint.name, named, checkpoint.default_prompt_name, named.get("query", ""), document)
 
 
@@ -196,6 +201,7 @@ def multi_vector_fingerprint_facts(config: MultiVectorConfig, recipe: MultiVecto
         "side_lengths": dict(recipe.side_lengths),
         "output_dtype": config.output_dtype,
         "dtype": config.dtype,
+        **({"exact_reference": True} if config.exact_reference else {}),
     }
 
 
@@ -215,6 +221,20 @@ def _expansion(_: MultiVectorConfig, recipe: MultiVectorRecipe) -> dict[str, Any
     if recipe.expansion is None:
         return None
     return {**asdict(recipe.expansion), "side": "left" if _fills_left(_, recipe) else "right"}
+
+
+def _differences(config: MultiVectorConfig, recipe: MultiVectorRecipe) -> list[str]:
+    """Where rows are meant to be others than sentence-transformers', in words."""
+    said, checkpoint = token_differences(config, recipe), recipe.checkpoint
+    used = next((name for name in ("document", "passage", "corpus") if checkpoint.prompts.get(name)), "document")
+    if used != "document" and config.document_prompt is None and not config.exact_reference:
+        said.append(f"the prompt {used!r} serves documents; sentence-transformers puts none before them")
+    if checkpoint.pads_left:
+        said.append(
+            "the tokenizer pads on the left, where sentence-transformers' rows may change with what shares a batch: "
+            "these are its rows of each text alone"
+        )
+    return said
 
 
 def _dense(_: MultiVectorConfig, recipe: MultiVectorRecipe) -> list[str]:
@@ -250,7 +270,10 @@ MULTI_VECTOR_FACTS: Final[Mapping[str, RecipeFact[MultiVectorConfig, MultiVector
     "max_seq_length": RecipeFact(lambda c, r: r.max_seq_length, "setting", "max_seq_length"),
     "side_lengths": RecipeFact(lambda c, r: dict(r.side_lengths) or None, "files", "side_lengths"),
     "tokenizer": RecipeFact(lambda c, r: str(r.checkpoint.rebuilt_tokenizer(c.tokenizer)), "setting", "tokenizer"),
+    "exact_reference": RecipeFact(lambda c, r: bool(c.exact_reference), "setting", "exact_reference"),
+    "differences": RecipeFact(_differences, None, None),
     "output_dtype": RecipeFact(lambda c, r: c.output_dtype, "setting", "output_dtype"),
+    "config_defaults": RecipeFact(config_defaults, None, None),
     "quantization": RecipeFact(quantization, "files", "architecture"),
     "stored_dtype": RecipeFact(stored_dtype, None, "weights"),
     "dtype": RecipeFact(dtype, "setting", "dtype"),

@@ -67,7 +67,7 @@ class Decoder(Backbone):
 
     def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope:
         """The rotary positions of layers of this kind."""
-        parameters = rope_parameters(config, whole=family.plain)
+        parameters = rope_parameters(config, whole=not family.partial)
         allow({**config, **parameters}, "rope_type", ("default", "linear", "llama3", "yarn"))
         if family.partial:
             read({**config, **parameters}, "partial_rotary_factor", float)

@@ -129,7 +129,7 @@ DECODERS: dict[str, Family] = {
     "mistral": Family("llama", kinds=_all_sliding, known=("sliding_window",), plain=True),
     "nemotron": Family("nemotron", activation="relu2", partial=True),
     "olmo2": Family("olmo2"),
-    "phi3": Family("phi3", kinds=_all_sliding, known=("sliding_window",)),
+    "phi3": Family("phi3", kinds=_all_sliding, known=("sliding_window",), partial=True),
     "qwen2": Family("qwen2", kinds=_upper_sliding, known=_QWEN, plain=True),
     "qwen3": Family(
         "qwen3",
@@ -177,6 +177,7 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
     "mlp_bias": (False,),
     "rope_traditional": (False,),
     "use_bidirectional_attention": (False,),
+    "use_mrope": (False,),
     "use_sliding_window": (False,),
 }
 # Computed as another model_type's class.

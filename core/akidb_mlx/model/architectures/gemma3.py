@@ -8,7 +8,7 @@ from akidb_mlx.model.architectures.decoder import Decoder
 from akidb_mlx.model.architectures.decoder_table import FULL, SLIDING, Family
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.masks import Mask, make_mask
-from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
+from akidb_mlx.model.layers.rope import Rope, make_rope, refuse_unread_scaling, rope_parameters
 
 __all__ = ["Gemma3"]
 
@@ -26,9 +26,10 @@ class Gemma3(Decoder):
         """A base for each kind of layer; scaling is for global ones."""
         if config.get("rope_parameters") is not None:
             base = "rope_theta" if kind == FULL else "rope_local_base_freq"
-            parameters = rope_parameters({**config, "rope_theta": config.get(base)}, kind)
+            parameters = rope_parameters({**config, "rope_theta": config.get(base)}, kind, whole=True)
         elif kind == FULL:
-            parameters = rope_parameters(config)
+            refuse_unread_scaling(config)
+            parameters = rope_parameters(config, whole=True)
         else:
             parameters = rope_parameters({"rope_theta": read(config, "rope_local_base_freq", float)})
         return make_rope(read(config, "head_dim", int), parameters)

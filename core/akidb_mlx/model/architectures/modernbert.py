@@ -13,7 +13,7 @@ from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.feedforward import GatedMLP
 from akidb_mlx.model.layers.masks import Mask, make_mask
-from akidb_mlx.model.layers.rope import make_rope, rope_parameters
+from akidb_mlx.model.layers.rope import make_rope, refuse_unread_scaling, rope_parameters
 
 __all__ = ["ModernBert"]
 
@@ -71,6 +71,8 @@ class ModernBert(Backbone):
         self._kinds = _layer_kinds(config, count)
         # `local_attention` is the whole window; tokens see that half to each side.
         self._window = read(config, "local_attention", int) // 2
+        if "sliding_window" in config:  # another name, which would win over local_attention
+            allow(config, "sliding_window", (self._window,))
         head = self.width // read(config, "num_attention_heads", int)
         allow(config, "head_dim", (None, head))
         self._ropes = {kind: make_rope(head, _rope_parameters(config, kind)) for kind in set(self._kinds)}
@@ -103,5 +105,6 @@ def _layer_kinds(config: Mapping[str, Any], count: int) -> list[str]:
 def _rope_parameters(config: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     key = "global_rope_theta" if kind == "full_attention" else "local_rope_theta"
     if config.get("rope_parameters") is not None:
-        return rope_parameters({**config, "rope_theta": config.get(key)}, kind)
-    return {"rope_type": "default", "rope_theta": read(config, key, float)}
+        return rope_parameters({**config, "rope_theta": config.get(key)}, kind, whole=True)
+    refuse_unread_scaling(config)
+    return rope_parameters({**config, "rope_theta": read(config, key, float)}, whole=True)

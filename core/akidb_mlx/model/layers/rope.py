@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["Rope", "make_rope", "rope_parameters"]
+__all__ = ["Rope", "make_rope", "refuse_unread_scaling", "rope_parameters"]
 
 Frequencies = NDArray[np.float32]
 
@@ -75,6 +75,16 @@ def rope_parameters(config: Mapping[str, Any], kind: str | None = None, *, whole
     if parameters["rope_theta"] is None:
         raise CheckpointError("config.json has neither rope_parameters nor rope_theta")
     return parameters
+
+
+def refuse_unread_scaling(config: Mapping[str, Any]) -> None:
+    """Where each kind of layer has settings of its own, the class reads `rope_type` of a rope_scaling and no `type`."""
+    scaling = config.get("rope_scaling") or {}
+    if "rope_type" not in scaling and scaling.get("type", "default") != "default":
+        raise UnsupportedModelError(
+            f"config.json: rope_scaling says type {scaling['type']!r}, which the reference does not read for "
+            f"{config.get('model_type')}; call it rope_type if it is meant, else delete it"
+        )
 
 
 def make_rope(dims: int, parameters: Mapping[str, Any], *, interleaved: bool = False) -> Rope:
