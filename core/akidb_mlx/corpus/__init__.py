@@ -12,6 +12,7 @@ if importlib.util.find_spec("pyarrow") is None:
 
 from akidb_mlx.corpus.embed import Corpus, Summary, embed_corpus, read_corpus
 from akidb_mlx.corpus.embedding import Encoder
+from akidb_mlx.corpus.encoders import load_encoder
 from akidb_mlx.corpus.output import open_vectors, read_output, read_recipe
 from akidb_mlx.corpus.quantization import quantize
 from akidb_mlx.corpus.scoring import PairScorer, rerank_corpus
@@ -22,6 +23,7 @@ __all__ = [
     "PairScorer",
     "Summary",
     "embed_corpus",
+    "load_encoder",
     "open_vectors",
     "quantize",
     "read_corpus",

@@ -9,6 +9,9 @@ import pyarrow as pa
 
 from akidb_mlx.corpus.arrays import make_scores, make_sparse, make_token_vectors, make_vectors
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.hybrid_embedder import Hybrid
+from akidb_mlx.multi_vectors import MultiVectors
+from akidb_mlx.sparse_rows import SparseRows
 
 __all__ = ["COMPUTED", "KINDS", "Form", "form_of", "kind_of"]
 
@@ -48,6 +51,25 @@ class Form:
     def rows(self, chunk: Any) -> Iterator[Any]:
         """A row for each text of what `encode_stream` gives."""
         return zip(chunk.dense, chunk.sparse, chunk.multi, strict=True) if self.kind == "hybrid" else iter(chunk)
+
+    def together(self, rows: Sequence[Any]) -> Any:
+        """Rows, or None where there is none, as `encode_stream` gives them."""
+        if self.kind == "hybrid":
+            parts = [[None if row is None else row[place] for row in rows] for place in range(3)]
+            return Hybrid(*(self._joined(name, part) for name, part in zip(self.names, parts, strict=True)))
+        return self._joined(self.names[0], rows)
+
+    def _joined(self, name: str, rows: Sequence[Any]) -> Any:
+        width = self.widths[name]
+        if name == "sparse":
+            return SparseRows.of(rows, width)
+        if name == "vectors":
+            return MultiVectors.of(rows, width)
+        matrix = np.full((len(rows), width), np.nan, np.float32)
+        for place, row in enumerate(rows):
+            if row is not None:
+                matrix[place] = row
+        return matrix
 
     def size(self, row: Any) -> int:
         """Bytes of a row; None has none yet."""

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from akidb_mlx.corpus.arrays import read_sparse, read_token_vectors, read_vectors
 from akidb_mlx.corpus.plain import plain_values
 from akidb_mlx.errors import InputError
+from akidb_mlx.hybrid_embedder import Hybrid
 from akidb_mlx.multi_vectors import MultiVectors
 
 __all__ = ["KEY", "beside", "open_vectors", "read_output", "read_recipe", "records_of", "size_of"]
@@ -82,8 +83,6 @@ def _together(rows: dict[str, Any]) -> Any:
     """The rows of one kind; of a hybrid's three a `Hybrid`."""
     if len(rows) == 1:
         return next(iter(rows.values()))
-    from akidb_mlx.hybrid_embedder import Hybrid
-
     return Hybrid(rows["embedding"], rows["sparse"], rows["vectors"])
 
 
