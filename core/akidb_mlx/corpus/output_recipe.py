@@ -30,17 +30,18 @@ _RERANKER_FACTS = (
     "prompt",
     "tokenizer",
     "max_seq_length",
+    "exact_reference",
     "quantization",
 )
 # What the other kinds' rows mean, of their info().
 _SPARSE_FACTS = (
     *("model_name", "revision", "head", "pooling", "queries", "max_active_dims", "prompts", "query_prompt"),
-    *("document_prompt", "similarity", "max_seq_length", "tokenizer", "quantization", "dimension"),
+    *("document_prompt", "similarity", "max_seq_length", "tokenizer", "exact_reference", "quantization", "dimension"),
 )
 _MULTI_FACTS = (
     *("model_name", "revision", "dense", "normalize", "expansion", "skiplist", "token_pooling", "prompts"),
     *("query_prompt", "document_prompt", "similarity", "max_seq_length", "side_lengths", "tokenizer"),
-    *("quantization", "dimension"),
+    *("exact_reference", "quantization", "dimension"),
 )
 _FACTS = {
     "dense": _EMBEDDER_FACTS,
