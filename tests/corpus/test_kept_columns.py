@@ -115,7 +115,7 @@ def test_the_type_does_not_depend_on_where_a_part_ends(tiny, tmp_path, monkeypat
         ([[], [None]], pa.list_(pa.string())),
         ([True, None], pa.bool_()),
         ([True, 1], pa.string()),
-        ([{f"key {i}": i} for i in range(300)], pa.string()),
+        ([{f"key {i}": i for i in range(300)}], pa.string()),
         ([None, None], pa.string()),
     ],
 )

@@ -1,6 +1,7 @@
 """Files of any size become vectors or scores, and survive interruption; needs the extra `[corpus]` (pyarrow).
 
-In the order of the flow: sources → columns → reading → embedding → parts → writing; `run` is the whole.
+In the order of the flow: sources → columns → schema → readers → embedding → parts → writers; `embed` is the whole, and
+`forms` says what is computed for a row.
 """
 
 import importlib.util
