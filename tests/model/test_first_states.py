@@ -14,6 +14,7 @@ from akidb_mlx.model.padded_batch import pad_batch
 from support.comparison import assert_close
 from support.waiting import PATIENCE_S
 
+ALBERT = {"model_type": "albert", "embedding_size": 8, "num_hidden_groups": 2, "inner_group_num": 1}
 BERT = {
     "model_type": "bert",
     "vocab_size": 100,
@@ -29,13 +30,13 @@ BERT = {
 }
 
 
-def states(lengths, see=lambda backbone: None):
+def states(lengths, see=lambda backbone: None, **config):
     """First states and those of the whole, of random weights and rows."""
 
     def compute():
         with mx.stream(mx.cpu):
             mx.random.seed(1)
-            backbone = make_backbone(BERT)
+            backbone = make_backbone(BERT | config)
             rng = np.random.default_rng(2)
             rows = [Encoding(rng.integers(1, 100, length).astype(np.int32), second_start=3) for length in lengths]
             batch = DeviceBatch.of(pad_batch(rows, max(lengths)))
@@ -46,9 +47,10 @@ def states(lengths, see=lambda backbone: None):
     return DEVICE_THREADS.run(compute).result(PATIENCE_S)
 
 
+@pytest.mark.parametrize("config", [{}, ALBERT], ids=["bert", "albert"])
 @pytest.mark.parametrize("lengths", [[9], [9, 9], [9, 4, 6], [cpu_kernels.LONG + 20, 30]], ids=str)
-def test_they_are_the_first_of_all(lengths):
-    first, whole = states(lengths)
+def test_they_are_the_first_of_all(lengths, config):
+    first, whole = states(lengths, **config)
     assert first.shape == (len(lengths), 1, 16)
     assert np.ptp(whole, axis=1).min() > 0.1  # tokens differ
     assert_close(first, whole[:, :1], 2e-6)

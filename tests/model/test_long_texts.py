@@ -97,7 +97,7 @@ def test_many_tokens_that_count_little_count_right_together(length):
 
 
 @on_cpu
-@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+@pytest.mark.parametrize("name", [*ONE_PER_FAMILY, "deberta-v2-convolution"])
 def test_blocks_give_the_references_vectors(tiny_blocks, name):
     folder, facts, reference = read_case(name)
     with Embedder.load(folder, dtype="float32", device="cpu") as embedder:
@@ -154,9 +154,9 @@ def embed_long_text(folder, more):
     return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module", params=["heads-64-modernbert", "heads-128-qwen3"])
+@pytest.fixture(scope="module", params=["heads-64-modernbert", "heads-128-qwen3", "heads-64-t5", "heads-64-deberta-v2"])
 def long_checkpoint(tmp_path_factory, request):
-    """Windows and global attention; a causal decoder with shared keys."""
+    """Windows and global attention; a causal decoder with shared keys; what relative positions add, of two kinds."""
     folder = tmp_path_factory.mktemp("long") / "model"
     shutil.copytree(REFERENCE / request.param, folder)
     config = json.loads((folder / "config.json").read_text())

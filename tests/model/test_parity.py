@@ -29,10 +29,11 @@ STORED_HALF = [name for name in TRANSFORMERS if FACTS[name]["stored_dtype"] in L
 
 
 def half_forms(name):
-    """The 16-bit dtypes to compute in: the stored one; with wide heads both, but Gemma 3 overflows in float16."""
-    if name not in WIDE_HEADS:
-        return [FACTS[name]["stored_dtype"]]
-    return ["bfloat16"] if "gemma" in FACTS[name]["family"] else list(LEAST_COSINE)
+    """The 16-bit dtypes to compute in: the stored one; with wide heads both, but Gemma 3 and T5 overflow in float16."""
+    forms = list(LEAST_COSINE) if name in WIDE_HEADS else [FACTS[name]["stored_dtype"]]
+    config = json.loads((REFERENCE / name / "config.json").read_text()) if "float16" in forms else {}
+    backbone = ARCHITECTURES.get(config.get("model_type"))
+    return [form for form in forms if form != "float16" or not getattr(backbone, "overflows_in_float16", False)]
 
 
 def least_cosine(name, dtype):

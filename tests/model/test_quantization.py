@@ -225,6 +225,12 @@ def test_folded_dense_layers_are_unpacked(tmp_path):
         "mpnet-mean",
         "heads-64-modernbert",
         "heads-64-mpnet",
+        "heads-64-t5",
+        "heads-64-albert",
+        "heads-64-electra",
+        "ernie-task",
+        "deberta-mean",
+        "heads-64-deberta-v2",
     ],
 )
 def test_encoders_with_everything_packed(tmp_path, name, packing):

@@ -310,3 +310,17 @@ def store_in_odd_dtypes(folder):
         return tensor.to(kind)
 
     edit_weights(folder, lambda tensors: {name: cast(name, tensor) for name, tensor in tensors.items()})
+
+
+def scaled(part, factor):
+    """Smaller weights: T5 does not scale its scores, and trained ones have their scale in the queries."""
+
+    def edit(tensors):
+        return {name: tensor * factor if part in name else tensor for name, tensor in tensors.items()}
+
+    return lambda folder: edit_weights(folder, edit)
+
+
+def twice(old, new):
+    """A tensor under a second name, as files of earlier versions have shared ones."""
+    return lambda folder: edit_weights(folder, lambda tensors: {**tensors, new: tensors[old]})

@@ -28,7 +28,15 @@ import static
 import torch
 import transformers as hf
 from case import Case, Dense, copy_checkpoint, write_checkpoint, write_facts
-from tiny_tokenizers import XLM_SPECIALS, make_byte_bpe, make_gemma_bpe, make_unigram, make_wordpiece
+from tiny_tokenizers import (
+    XLM_SPECIALS,
+    make_albert_unigram,
+    make_byte_bpe,
+    make_gemma_bpe,
+    make_t5_unigram,
+    make_unigram,
+    make_wordpiece,
+)
 
 HERE = Path(__file__).parent
 log = logging.getLogger("generate")
@@ -51,6 +59,11 @@ mpnet_tokens = partial(make_wordpiece, specials=XLM_SPECIALS, layout="<s> $A </s
 roberta_tokens = partial(make_byte_bpe, 280, XLM_SPECIALS, "<s> $A </s>", first_specials=True)
 xlm_tokens = make_unigram
 qwen_tokens = partial(make_byte_bpe, 300, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "$A <|endoftext|>")
+t5_tokens = make_t5_unigram
+albert_tokens = make_albert_unigram
+DEBERTA_SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
+deberta_tokens = partial(make_byte_bpe, 280, DEBERTA_SPECIALS, "[CLS] $A [SEP]", first_specials=True)
+deberta_v2_tokens = partial(make_unigram, specials=DEBERTA_SPECIALS, layout="[CLS] $A [SEP]", unk="[UNK]")
 bare_tokens = partial(make_byte_bpe, 300, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "$A")
 llama_tokens = partial(make_byte_bpe, 300, ("<|begin_of_text|>", "<|end_of_text|>"), "<|begin_of_text|> $A")
 eurobert_tokens = partial(
@@ -73,6 +86,8 @@ TWO_BASES = {
 ONE_BASE = {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in TWO_BASES}}
 
 left_padding = {"padding_side": "left"}
+T5 = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "additional_special_tokens": []}
+small_queries = edits.scaled("SelfAttention.q.weight", 0.25)
 
 # GPUs have attention kernels of their own for at most 8 tokens (4 where eight heads share keys), else work in tiles of
 # 32 and 64.
@@ -200,6 +215,46 @@ CASES: tuple[Case, ...] = (
          models.eurobert(hf.EuroBertForMaskedLM, vocab_size=300, attention_bias=True, mlp_bias=True,
                          rope_parameters={"rope_type": "default", "rope_theta": 400.0}), eurobert_tokens, "cls", dtype=HALF,
          prepare=edits.transformers_4_config),
+    # ── T5's encoders ──
+    Case("t5-sentence", "t5", "sentence-t5's kind: scores without scale, relu, a Dense of 768 without bias; float16, whose files name no farthest distance",
+         models.t5(), t5_tokens, tokenizer_config=T5, dense=(Dense(24, bias=False, activation=IDENTITY),), dtype=HALF, old_files=True,
+         prepare=edits.each(small_queries, edits.leave_to_the_class("relative_attention_max_distance", "is_gated_act", "dense_act_fn",
+                                                        n_positions=512, output_past=True, torch_dtype="float16")),
+         must_matter={"bias": mistakes.no_t5_bias, "scale": mistakes.scaled_t5}),
+    Case("t5-instructor", "t5", "instructor's kind: include_prompt false, the table of words twice, a decoder to leave out; distances beyond 128",
+         models.t5(hf.T5ForConditionalGeneration, num_decoder_layers=1), t5_tokens, tokenizer_config=T5, dtype=BRAIN, max_seq_length=170,
+         prompts={"query": "Represent the question for retrieving documents: ", "document": "Represent the document for retrieval: "},
+         include_prompt=False, prepare=edits.each(small_queries, edits.twice("shared.weight", "encoder.embed_tokens.weight"))),
+    Case("mt5-cls", "t5", "mT5: gated-gelu, here of gelu and not gelu_new as dense_act_fn says; 8 buckets up to 20",
+         models.t5(hf.MT5EncoderModel, relative_attention_num_buckets=8, relative_attention_max_distance=20), t5_tokens, "cls", dtype=BRAIN,
+         prepare=edits.each(small_queries, edits.leave_to_the_class(dense_act_fn="gelu")),
+         must_matter={"bias": mistakes.no_t5_bias, "distance": {"relative_attention_max_distance": 128}}),
+    Case("umt5-mean", "t5", "UMT5: a table of relative positions for each layer; gated-gelu", models.t5(hf.UMT5EncoderModel), t5_tokens, dtype=HALF,
+         prepare=small_queries, must_matter={"tables": mistakes.first_t5_bias}),
+    # ── BERT's kin ──
+    Case("albert-mean", "albert", "paraphrase-albert's kind: layers share weights in groups, narrow tables; AlbertTokenizer", models.albert(),
+         albert_tokens, tokenizer_config={"tokenizer_class": "AlbertTokenizer"}, old_files=True, dtype=HALF, prepare=edits.leave_to_the_class(net_structure_type=0),
+         must_matter={"groups": mistakes.one_group}),
+    Case("albert-masked-lm", "albert", "`albert.` keys and heads of pretraining; two layers to a group, gelu", dtype=BRAIN, pooling="cls",
+         model=models.albert(hf.AlbertForPreTraining, num_hidden_layers=3, num_hidden_groups=2, inner_group_num=2, hidden_act="gelu"),
+         tokenizer=albert_tokens),
+    Case("electra-small", "electra", "narrow tables and a layer to the width; `electra.` keys and the discriminator's head",
+         models.electra(hf.ElectraForPreTraining), bert_tokens, dtype=HALF),
+    Case("ernie-task", "ernie", "text2vec's kind: the first type of task is added, four token types, eps 1e-5", models.ernie(), bert_tokens,
+         dtype=HALF, old_files=True, must_matter={"task": mistakes.no_task, "another task": mistakes.another_task}),
+    Case("deberta-mean", "deberta", "each head's query, key and value together; distances beyond the table's 24 rows", models.deberta(),
+         deberta_tokens, tokenizer_config={"tokenizer_class": "DebertaTokenizer"}, prepare=edits.leave_to_the_class(pos_att_type="c2p|p2c"),
+         must_matter={"sides": mistakes.positions_reversed, "one kind": {"pos_att_type": ["c2p"]}}),
+    Case("deberta-v2-v3", "deberta-v2", "v3's kind: buckets, logarithmic beyond 8, through the layers of the contents; DebertaV2Tokenizer",
+         models.deberta_v2(), deberta_v2_tokens, tokenizer_config={"tokenizer_class": "DebertaV2Tokenizer"}, dtype=HALF, max_seq_length=100,
+         rebuilt=True, prepare=edits.leave_to_the_class(pos_att_type="p2c|c2p"),
+         must_matter={"sides": mistakes.positions_reversed, "buckets": {"position_buckets": 16, "max_relative_positions": 128}}),
+    Case("deberta-v2-convolution", "deberta-v2", "v2's kind: a convolution of groups beside the first layer, layers of their own for positions, no buckets",
+         models.deberta_v2(hf.DebertaV2ForMaskedLM, share_att_key=False, position_buckets=-1, max_relative_positions=20, conv_kernel_size=3,
+                           conv_act="gelu", conv_groups=2, embedding_size=24, norm_rel_ebd="none", type_vocab_size=2), deberta_v2_tokens, "cls",
+         dtype=BRAIN, must_matter={"sides": mistakes.positions_reversed, "convolution": mistakes.no_convolution}),
+    Case("deberta-v2-absolute", "deberta-v2", "positions of a table added to the words, none between tokens (transformers' defaults)",
+         models.deberta_v2(relative_attention=False, position_biased_input=True), deberta_v2_tokens, dtype=HALF),
     # ── Causal decoders ──
     Case("qwen3-embedding", "qwen3", "keys without `model.`, nested rope_parameters, <|endoftext|> appended, left padding, prompts",
          models.decoder(hf.Qwen3Model, head_dim=16, rope_parameters={"rope_type": "default", "rope_theta": 500.0}), qwen_tokens, "lasttoken",
@@ -354,6 +409,22 @@ CASES: tuple[Case, ...] = (
          must_matter={"keys": mistakes.keys_of_the_next_head}),
     Case("heads-64-mpnet", "mpnet", "heads of 64 with a bias", models.mpnet(**TWO_HEADS_OF_64), mpnet_tokens, dtype=HALF, **TILES,
          must_matter={"bias": mistakes.no_relative_bias}),
+    Case("heads-64-t5", "t5", "heads of 64, gated-gelu (FRIDA's kind): cls reads what the text begins with",
+         models.t5(d_kv=64, num_heads=2, feed_forward_proj="gated-gelu"), t5_tokens, "cls", dtype=BRAIN, **TILES,
+         prepare=edits.scaled("SelfAttention.q.weight", 0.125), must_matter={"bias": mistakes.no_t5_bias, "scale": mistakes.scaled_t5}),
+    Case("heads-64-albert", "albert", "heads of 64, gelu_new, one group", models.albert(**TWO_HEADS_OF_64, embedding_size=32, num_hidden_groups=1, num_hidden_layers=2), albert_tokens,
+         "cls", dtype=HALF, **TILES, must_matter={"layers": {"num_hidden_layers": 3}}),
+    Case("heads-64-electra", "electra", "heads of 64, tables of the full width", models.electra(**TWO_HEADS_OF_64, embedding_size=128, num_hidden_layers=1), bert_tokens, "cls", dtype=HALF,
+         **TILES, must_matter={"keys": mistakes.keys_of_the_next_head}),
+    Case("heads-64-ernie", "ernie", "heads of 64, no type of task but its table", models.ernie(**TWO_HEADS_OF_64, num_hidden_layers=1, use_task_id=False), bert_tokens,
+         "cls", dtype=BRAIN, **TILES, must_matter={"keys": mistakes.keys_of_the_next_head}),
+    Case("deberta-heads-64", "deberta", "one head of 64; a table of 64 rows to each side", **TILES, pooling="cls",
+         model=models.deberta(hidden_size=64, num_attention_heads=1, num_hidden_layers=1, intermediate_size=32, max_position_embeddings=64),
+         tokenizer=deberta_tokens,
+         must_matter={"sides": mistakes.positions_reversed}),
+    Case("heads-64-deberta-v2", "deberta-v2", "heads of 64, 32 buckets, narrow tables and a layer to the width",
+         models.deberta_v2(**TWO_HEADS_OF_64, num_hidden_layers=1, position_buckets=32, embedding_size=32), deberta_v2_tokens, "cls",
+         dtype=HALF, **TILES, must_matter={"sides": mistakes.positions_reversed, "one kind": {"pos_att_type": ["c2p"]}}),
     Case("heads-64-modernbert", "modernbert", "heads of 64, a window of 4 to each side in the second layer",
          models.modernbert(**TWO_HEADS_OF_64, num_hidden_layers=2, global_attn_every_n_layers=2, local_attention=8, rope_parameters=TWO_BASES),
          bert_tokens, dtype=BRAIN, **TILES,

@@ -16,6 +16,55 @@ def keys_of_the_next_head(model):
             parameter.data = heads.roll(1, 0).flatten(0, 1)
 
 
+def no_t5_bias(model):
+    """T5 without its relative positions."""
+    model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.data.zero_()
+
+
+def first_t5_bias(model):
+    """UMT5 whose layers all have the first one's relative positions."""
+    tables = [block.layer[0].SelfAttention.relative_attention_bias.weight for block in model.encoder.block]
+    for table in tables[1:]:
+        table.data = tables[0].data
+
+
+def scaled_t5(model):
+    """T5 with the scale of scores that other transformers have."""
+    for block in model.encoder.block:
+        attention = block.layer[0].SelfAttention
+        attention.q.weight.data /= attention.key_value_proj_dim**0.5
+
+
+def one_group(model):
+    """ALBERT whose layers are all of the first group."""
+    groups = model.encoder.albert_layer_groups
+    for group in groups[1:]:
+        group.load_state_dict(groups[0].state_dict())
+
+
+def no_task(model):
+    """ERNIE without the type of its task."""
+    model.embeddings.task_type_embeddings.weight.data.zero_()
+
+
+def another_task(model):
+    """ERNIE with another type of task."""
+    table = model.embeddings.task_type_embeddings.weight
+    table.data = table.data.roll(1, 0)
+
+
+def positions_reversed(model):
+    """DeBERTa that takes what is before for what is behind."""
+    table = model.encoder.rel_embeddings.weight
+    table.data = table.data.flip(0)
+
+
+def no_convolution(model):
+    """DeBERTa-v2 without its convolution's neighbours."""
+    weight = model.encoder.conv.conv.weight
+    weight.data[..., [0, -1]] = 0
+
+
 def keys_in_turn(model):
     """Heads that take keys in turn (0, 1, 0, 1 …) where they share them in groups (0, 0 …, 1, 1 …)."""
     heads, groups = model.config.num_attention_heads, model.config.num_key_value_heads

@@ -71,6 +71,44 @@ def eurobert(cls=hf.EuroBertModel, **config):
     return lambda: cls(hf.EuroBertConfig(**{**DECODER_SHAPE, **ids, **config}))
 
 
+def t5(cls=hf.T5EncoderModel, **config):
+    """T5, mT5 and UMT5: heads together are wider than the model here."""
+    sizes = {"vocab_size": 220, "d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    return lambda: cls(cls.config_class(**{**sizes, "decoder_start_token_id": 0, **config}))
+
+
+def albert(cls=hf.AlbertModel, **config):
+    """Five layers of two groups, so that it shows whose turn it is."""
+    sizes = {"vocab_size": 220, "max_position_embeddings": 64, "embedding_size": 16}
+    layers = {"num_hidden_layers": 5, "num_hidden_groups": 2}
+    return lambda: cls(hf.AlbertConfig(**{**SHAPE, **sizes, **layers, **config}))
+
+
+def electra(cls=hf.ElectraModel, **config):
+    sizes = {"vocab_size": 200, "max_position_embeddings": 64, "embedding_size": 16}
+    return lambda: cls(hf.ElectraConfig(**{**SHAPE, **sizes, **config}))
+
+
+def ernie(cls=hf.ErnieModel, **config):
+    sizes = {"vocab_size": 200, "max_position_embeddings": 64, "layer_norm_eps": 1e-5, "type_vocab_size": 4}
+    return lambda: cls(hf.ErnieConfig(**{**SHAPE, **sizes, "use_task_id": True, **config}))
+
+
+def deberta(cls=hf.DebertaModel, **config):
+    """The first DeBERTa, as its base is published."""
+    sizes = {"vocab_size": 280, "max_position_embeddings": 24, "max_relative_positions": -1}
+    relative = {"relative_attention": True, "position_biased_input": False, "pos_att_type": "c2p|p2c"}
+    return lambda: cls(hf.DebertaConfig(**{**SHAPE, **sizes, **relative, **config}))
+
+
+def deberta_v2(cls=hf.DebertaV2Model, **config):
+    """DeBERTa-v2 and -v3, as v3 is published, with fewer buckets."""
+    sizes = {"vocab_size": 220, "max_position_embeddings": 64, "max_relative_positions": -1, "position_buckets": 16}
+    relative = {"relative_attention": True, "position_biased_input": False, "pos_att_type": "p2c|c2p"}
+    shared = {"share_att_key": True, "norm_rel_ebd": "layer_norm"}
+    return lambda: cls(hf.DebertaV2Config(**{**SHAPE, **sizes, **relative, **shared, **config}))
+
+
 def decoder(cls, **config):
     """Any of transformers' decoders, by its model class."""
     return lambda: cls(cls.config_class(**{"vocab_size": 300, **DECODER_SHAPE, **config}))

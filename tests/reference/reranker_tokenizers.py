@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from tiny_tokenizers import XLM_SPECIALS, make_byte_bpe, make_gemma_bpe, make_unigram, make_wordpiece
+from tiny_tokenizers import XLM_SPECIALS, make_albert_unigram, make_byte_bpe, make_gemma_bpe, make_unigram, make_wordpiece
 from tokenizers import Tokenizer, processors
 
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
@@ -42,6 +42,12 @@ mpnet_tokens = paired(
 roberta_tokens = paired(byte_bpe(280, (*XLM_SPECIALS, "<mask>"), first=True), "<s> $A </s>", "<s> $A </s> </s> $B </s>")
 xlm_tokens = paired(
     partial(make_unigram, specials=(*XLM_SPECIALS, "<mask>")), "<s> $A </s>", "<s> $A </s> </s> $B </s>"
+)
+albert_tokens = paired(make_albert_unigram, "[CLS] $A [SEP]", BERT_PAIR)
+DEBERTA_SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
+deberta_tokens = paired(byte_bpe(280, DEBERTA_SPECIALS, first=True), "[CLS] $A [SEP]", BERT_PAIR)
+deberta_v2_tokens = paired(
+    partial(make_unigram, specials=DEBERTA_SPECIALS, layout="$A", unk="[UNK]"), "[CLS] $A [SEP]", BERT_PAIR
 )
 qwen_end_tokens = paired(byte_bpe(300, QWEN_SPECIALS), "$A <|endoftext|>", "$A $B <|endoftext|>")
 qwen_bare_tokens = byte_bpe(300, QWEN_SPECIALS)

@@ -66,7 +66,7 @@ def make_byte_bpe(vocab_size=300, specials=("<|endoftext|>",), layout="$A", firs
     return tokenizer
 
 
-def make_unigram(vocab_size=220, specials=XLM_SPECIALS, layout="<s> $A </s>"):
+def make_unigram(vocab_size=220, specials=XLM_SPECIALS, layout="<s> $A </s>", unk="<unk>"):
     """SentencePiece's unigram kind, as XLM-RoBERTa has it: scores are log frequencies, spaces are `▁`."""
     words = Counter(f"▁{word}" for word in TEXT.split())
     letters = Counter(TEXT.replace(" ", "▁"))
@@ -78,13 +78,35 @@ def make_unigram(vocab_size=220, specials=XLM_SPECIALS, layout="<s> $A </s>"):
             scored.setdefault(word, log(words[word] / len(TEXT)))
     pieces = [(special, 0.0) for special in specials]
     pieces += sorted(scored.items(), key=lambda item: (-item[1], item[0]))
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=specials.index("<unk>")))
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=specials.index(unk)))
     single_spaces = normalizers.Replace(Regex(" {2,}"), " ")
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), single_spaces])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace()
     register(tokenizer, specials)
     tokenizer.post_processor = template(tokenizer, layout)
+    return tokenizer
+
+
+def make_t5_unigram():
+    """T5's: an end token, no begin token, words split at any white space."""
+    tokenizer = make_unigram(specials=("<pad>", "</s>", "<unk>"), layout="$A </s>")
+    tokenizer.normalizer = None  # published files have a table of characters, which transformers keeps
+    return split_at_spaces(tokenizer)
+
+
+def make_albert_unigram():
+    """ALBERT's: quotes made plain, no accents, lower case."""
+    tokenizer = make_unigram(specials=("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), layout="[CLS] $A [SEP]")
+    plain = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+    folded = [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    tokenizer.normalizer = normalizers.Sequence([*plain, *folded])
+    return split_at_spaces(tokenizer)
+
+
+def split_at_spaces(tokenizer):
+    steps = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     return tokenizer
 
 

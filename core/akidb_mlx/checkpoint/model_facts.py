@@ -9,9 +9,13 @@ from akidb_mlx.checkpoint.chat_template import ChatTemplate
 from akidb_mlx.checkpoint.fact import Fact
 from akidb_mlx.checkpoint.layout import Layout
 from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer, TokenizerKind, rebuild_tokenizer
+from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
 from akidb_mlx.errors import CheckpointError
 
 __all__ = ["ModelFacts", "read_quantization"]
+
+# Published in float16 though their hidden states are too large for it: the reference takes float32 for most of it.
+_WIDENED = frozenset({"mt5", "t5", "umt5"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,12 @@ class ModelFacts:
     quantization: Mapping[str, Any] | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     """Fact → the file (relative to `path`) or table that it came from."""
+
+    @property
+    def float_dtype(self) -> str:
+        """The dtype that a GPU computes in where nobody says another: that of the files, float32 for a float16 T5."""
+        stored = read_float_dtype(self.weight_files)
+        return "float32" if stored == "float16" and self.model_type in _WIDENED else stored
 
     def without_end_token(self) -> Self:
         """The same without the end token that the files state and sentence-transformers leaves out."""

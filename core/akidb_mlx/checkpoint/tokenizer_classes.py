@@ -209,16 +209,20 @@ BACKENDS: Final = frozenset({"TokenizersBackend", "PreTrainedTokenizerFast", "Pr
 
 # The class that transformers has for a model_type, None where it has none.
 BY_MODEL_TYPE: Final[Mapping[str, str | None]] = {
-    **dict.fromkeys(("bert", "distilbert", "nomic_bert", "electra"), "BertTokenizer"),
+    **dict.fromkeys(("bert", "distilbert", "nomic_bert", "electra", "ernie"), "BertTokenizer"),
     **dict.fromkeys(("xlm-roberta", "gte"), "XLMRobertaTokenizer"),
     **dict.fromkeys(("qwen2", "qwen3"), "Qwen2Tokenizer"),
     **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), "GemmaTokenizer"),
+    "albert": "AlbertTokenizer",
     "camembert": "CamembertTokenizer",
     "cohere": "CohereTokenizer",
+    "deberta": "DebertaTokenizer",
+    "deberta-v2": "DebertaV2Tokenizer",
     "mpnet": "MPNetTokenizer",
+    **dict.fromkeys(("t5", "mt5"), "T5Tokenizer"),
     "roberta": "RobertaTokenizer",
     **dict.fromkeys(("modernbert", "ernie4_5", "nemotron", "phi3", "glm", "glm4", "granite"), "TokenizersBackend"),
-    **dict.fromkeys(("mistral", "olmo2", "stablelm"), "TokenizersBackend"),
+    **dict.fromkeys(("mistral", "olmo2", "stablelm", "umt5"), "TokenizersBackend"),
     **dict.fromkeys(("new", "eurobert", "llama", "llama_bidirec", "helium", "seed_oss", "smollm3"), None),
     "hunyuan_v1_dense": None,
 }

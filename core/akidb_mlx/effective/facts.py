@@ -79,7 +79,7 @@ def stored_dtype(_: ModelConfig, recipe: AnyRecipe) -> str:
 
 def dtype(config: ModelConfig, recipe: AnyRecipe) -> str:
     """The dtype of the live weights."""
-    return recipe.device.dtype(stored_dtype(config, recipe), config.dtype)
+    return recipe.device.dtype(recipe.checkpoint.float_dtype, config.dtype)
 
 
 _BOTH: Final = {"in_index": True, "in_output": True}

@@ -1,6 +1,6 @@
 """How much memory a batch takes beside the weights: an estimate that is not too low, and seldom twice too high."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from akidb_mlx.model.architectures.base import Backbone
 from akidb_mlx.model.architectures.joined_layers import JoinedAttention
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.attention import SelfAttention
+from akidb_mlx.model.layers.disentangled import DisentangledAttention
 
 __all__ = ["Activations"]
 
@@ -21,6 +22,8 @@ _OVERHEAD, _LEAST = 1.25, 16 << 20
 _HIDDEN_STATES = 6
 # The same where a long text's layers are computed in blocks: input, result, what another's layer adds.
 _WHOLE = 3
+# config.json's names of the number of heads, and of the channels of one.
+_HEADS, _HEAD = ("num_attention_heads", "n_heads", "n_head", "num_heads"), ("head_dim", "d_kv", "attention_head_size")
 # Scores, their exponentials, the sum.
 _SCORES = 3
 # On a GPU arrays live until the commands that were sent together have ended.
@@ -43,23 +46,29 @@ class Activations:
     """Whether attention makes the scores of all tokens at once."""
     kept_in_blocks: int = 0
     """Numbers per token that queries, keys and values have where a long text's layer is computed in blocks, else 0."""
+    of_positions: Callable[..., int] = Backbone.position_numbers
+    """`Backbone.position_numbers`."""
 
     @classmethod
     def of(cls, backbone: Backbone, config: Mapping[str, Any], kind: str, dtype: mx.Dtype) -> "Activations":
         """Read them from a backbone and its config.json; `kind` is the device's."""
         layers = getattr(backbone, "layers", None) or getattr(getattr(backbone, "model", None), "layers", None) or []
-        heads = next((config[key] for key in ("num_attention_heads", "n_heads", "n_head") if config.get(key)), 1)
+        heads = next((config[key] for key in _HEADS if config.get(key)), 1)
         in_blocks = kind == "cpu" and dtype == mx.float32
         capped = bool(config.get("attn_logit_softcapping"))
-        whole = not _fuses(kind, config.get("head_dim") or backbone.width // heads, dtype) or (capped and not in_blocks)
+        head = next((config[key] for key in _HEAD if config.get(key)), backbone.width // heads)
+        whole = not _fuses(kind, head, dtype) or (capped and not in_blocks)
         channels = _product_channels(layers[0]) if layers else 0
         kept = _kept_in_blocks(layers[0]) if layers and in_blocks else 0
-        return cls(backbone.width, channels, heads if layers else 0, dtype.size, kind == "cpu", whole, kept)
+        of_positions = backbone.position_numbers
+        return cls(
+            backbone.width, channels, heads if layers else 0, dtype.size, kind == "cpu", whole, kept, of_positions
+        )
 
     def bytes(self, rows: int, length: int) -> int:
         """Bytes that a batch of so many rows of so many tokens takes at its peak."""
-        tokens = rows * length
-        if self.kept_in_blocks and length > cpu_kernels.LONG:
+        tokens, long = rows * length, length > cpu_kernels.LONG
+        if self.kept_in_blocks and long:
             numbers = tokens * (self.kept_in_blocks + _WHOLE * self.width)
             numbers += max(rows, cpu_kernels.LONG) * self.layer_channels
         else:
@@ -67,11 +76,11 @@ class Activations:
         arrays = numbers * self.itemsize
         scores = rows * self.heads * length * length * self.itemsize
         if not self.whole_scores:
-            block = (
-                max(cpu_kernels.BLOCK_BYTES, 4 * rows * self.heads * length) if length > cpu_kernels.LONG else scores
-            )
+            block = max(cpu_kernels.BLOCK_BYTES, 4 * rows * self.heads * length) if long else scores
             scores = min(scores, block) if self.on_cpu else 0
-        size = arrays + _SCORES * scores
+        in_blocks = self.on_cpu and long and not self.whole_scores
+        positions = self.of_positions(rows, length, self.heads, in_blocks=in_blocks) * self.itemsize
+        size = arrays + _SCORES * scores + positions
         return int(_OVERHEAD * size) + _LEAST if self.on_cpu else _SENT_TOGETHER * size
 
 
@@ -93,7 +102,7 @@ def _product_channels(layer: nn.Module) -> int:
 def _kept_in_blocks(layer: nn.Module) -> int:
     """Channels of the joined product, where the layer has one of the attentions that are computed in blocks."""
     for module in layer.modules():
-        if isinstance(module, SelfAttention):
+        if isinstance(module, SelfAttention | DisentangledAttention):
             return int(module.qkv.weight.shape[0])
         if isinstance(module, JoinedAttention):
             return int(module.qkv_proj.weight.shape[0])

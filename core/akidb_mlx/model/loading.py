@@ -8,7 +8,6 @@ import numpy as np
 
 from akidb_mlx.checkpoint.heads import HeadFacts
 from akidb_mlx.checkpoint.model_facts import ModelFacts
-from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
 from akidb_mlx.checkpoint.torch_zip import is_torch_file
 from akidb_mlx.device.choice import Device
 from akidb_mlx.errors import BackendError, UnsupportedModelError
@@ -26,7 +25,7 @@ __all__ = ["load_model", "load_own_head"]
 def load_model(checkpoint: ModelFacts, head_facts: HeadFacts, device: Device, dtype: str | None = None) -> Network:
     """Load a checkpoint's weights; call it on the thread that will compute."""
     backbone = make_backbone(checkpoint.config)
-    stored = read_float_dtype(checkpoint.weight_files)
+    stored = checkpoint.float_dtype
     # Torch's files are read into memory here, safetensors only once all is known to fit.
     held = sum(file.stat().st_size for file in checkpoint.weight_files if is_torch_file(file))
     if held:

@@ -15,7 +15,6 @@ from akidb_mlx.checkpoint.joint_heads import has_joint_heads
 from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.checkpoint.processing import Side
-from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.config.options import ModelOptions
@@ -158,7 +157,7 @@ def _load(key: Hashable, config: ModelConfig, recipe: R, kind: str) -> LoadedMod
         raise BackendError(FORKED)
     joint = has_joint_heads(checkpoint.path)
     loading = None if joint else _start_loading(config, recipe, recipe.head)
-    if device.kind != "cpu" and device.dtype(read_float_dtype(checkpoint.weight_files), config.dtype) == "float32":
+    if device.kind != "cpu" and device.dtype(checkpoint.float_dtype, config.dtype) == "float32":
         _warn_of_lower_precision(device)
     try:
         make_tokenizer = _tokenizer_maker(checkpoint, config)  # meanwhile, in this thread

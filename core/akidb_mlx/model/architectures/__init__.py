@@ -4,11 +4,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.model.architectures.albert import Albert
 from akidb_mlx.model.architectures.base import Backbone
 from akidb_mlx.model.architectures.bert import Bert
+from akidb_mlx.model.architectures.deberta import Deberta
+from akidb_mlx.model.architectures.deberta_v2 import DebertaV2
 from akidb_mlx.model.architectures.decoder import Decoder
 from akidb_mlx.model.architectures.decoder_table import DECODERS
 from akidb_mlx.model.architectures.distilbert import DistilBert
+from akidb_mlx.model.architectures.electra import Electra
+from akidb_mlx.model.architectures.ernie import Ernie
 from akidb_mlx.model.architectures.eurobert import EuroBert
 from akidb_mlx.model.architectures.gemma3 import Gemma3
 from akidb_mlx.model.architectures.gte import Gte
@@ -18,23 +23,32 @@ from akidb_mlx.model.architectures.mpnet import MPNet
 from akidb_mlx.model.architectures.nomic_bert import NomicBert
 from akidb_mlx.model.architectures.roberta import Roberta
 from akidb_mlx.model.architectures.static import Static
+from akidb_mlx.model.architectures.t5 import T5
 
 __all__ = ["ARCHITECTURES", "Backbone", "make_backbone"]
 
 ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
     **dict.fromkeys(DECODERS, Decoder),
+    "albert": Albert,
     "bert": Bert,
     "camembert": Roberta,
+    "deberta": Deberta,
+    "deberta-v2": DebertaV2,
     "distilbert": DistilBert,
+    "electra": Electra,
+    "ernie": Ernie,
     "eurobert": EuroBert,
     "gemma3_text": Gemma3,
     "gte": Gte,
     "modernbert": ModernBert,
     "mpnet": MPNet,
+    "mt5": T5,
     "new": Gte,
     "nomic_bert": NomicBert,
     "roberta": Roberta,
     "static": Static,
+    "t5": T5,
+    "umt5": T5,
     "xlm-roberta": Roberta,
 }
 

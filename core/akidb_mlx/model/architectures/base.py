@@ -42,6 +42,13 @@ class Backbone(nn.Module):
         """Those of each row's first token, (rows, 1, width); an architecture may leave out what only others need."""
         return self(batch)[:, :1]
 
+    def position_numbers(self, rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
+        """How many numbers relative positions keep beside the scores of so many rows of so many tokens.
+
+        `in_blocks`: a long text's layers are computed block by block.
+        """
+        return 0
+
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """The checkpoint's weights under our names."""
         return fuse(rename(weights, self.renames), self.fused)

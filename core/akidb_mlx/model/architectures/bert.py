@@ -12,7 +12,7 @@ from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.masks import Mask, make_mask
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 
-__all__ = ["Bert"]
+__all__ = ["Bert", "Embeddings", "FactorizedEmbeddings"]
 
 
 class Embeddings(nn.Module):
@@ -28,8 +28,26 @@ class Embeddings(nn.Module):
 
     def __call__(self, batch: DeviceBatch, positions: mx.array) -> mx.array:
         """Positions that broadcast to (rows, length) → (rows, length, width)."""
-        by_position = self.position(positions) + token_type_rows(self.token_type, batch)
-        return self.norm(self.word(batch.input_ids) + by_position)
+        return self.norm(self.word(batch.input_ids) + self.by_position(batch, positions))
+
+    def by_position(self, batch: DeviceBatch, positions: mx.array) -> mx.array:
+        """What is added to the words."""
+        added: mx.array = self.position(positions) + token_type_rows(self.token_type, batch)
+        return added
+
+
+class FactorizedEmbeddings(Embeddings):
+    """The same in fewer channels, then a layer to the width of the others (ALBERT, small ELECTRA)."""
+
+    def __init__(self, config: Mapping[str, Any], narrow: int, width: int, eps: float) -> None:
+        """Make tables of `narrow` channels."""
+        super().__init__(config, narrow, eps)
+        self.project = nn.Linear(narrow, width)
+
+    def __call__(self, batch: DeviceBatch, positions: mx.array) -> mx.array:
+        """Positions that broadcast to (rows, length) → (rows, length, width)."""
+        projected: mx.array = self.project(super().__call__(batch, positions))
+        return projected
 
 
 class Bert(Backbone):
@@ -63,11 +81,15 @@ class Bert(Backbone):
         self.width = read(config, "hidden_size", int)
         eps = read(config, "layer_norm_eps", float)
         heads, inner = read(config, "num_attention_heads", int), read(config, "intermediate_size", int)
-        self.embeddings = Embeddings(config, self.width, eps)
+        self.embeddings = self.make_embeddings(config, eps)
         self.layers = [
             PostNormLayer(self.width, heads, inner, activation(config), eps)
             for _ in range(read(config, "num_hidden_layers", int))
         ]
+
+    def make_embeddings(self, config: Mapping[str, Any], eps: float) -> Embeddings:
+        """What comes before the layers."""
+        return Embeddings(config, self.width, eps)
 
     def positions(self, input_ids: mx.array) -> mx.array:
         """Where each token stands: from zero."""

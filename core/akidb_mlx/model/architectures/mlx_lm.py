@@ -9,7 +9,7 @@ from typing import Any
 
 from akidb_mlx.errors import BackendError, UnsupportedModelError
 from akidb_mlx.model.layers.attention import attend, attention_layer_in_blocks, is_in_blocks
-from akidb_mlx.model.layers.masks import LongMask, Mask
+from akidb_mlx.model.layers.masks import ByBlock, Mask
 
 __all__ = ["has_model", "import_model"]
 
@@ -42,7 +42,7 @@ def _capped(theirs: Any) -> Any:
 
     def attention(self: Any, x: Any, mask: Mask, cache: None = None) -> Any:
         if not is_in_blocks(x):
-            return theirs(self, x, mask.block(0, x.shape[1])[1] if isinstance(mask, LongMask) else mask, cache)
+            return theirs(self, x, mask.block(0, x.shape[1])[1] if isinstance(mask, ByBlock) else mask, cache)
 
         def project(x: Any, first: int) -> Any:
             products = (self.q_proj(x), self.k_proj(x), self.v_proj(x))

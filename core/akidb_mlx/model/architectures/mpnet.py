@@ -1,18 +1,17 @@
 """MPNet (Song et al. 2020, arXiv:2004.09297): BERT with T5's relative positions on top of learned ones."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from akidb_mlx.model.architectures.base import Backbone, allow, read
 from akidb_mlx.model.architectures.roberta import positions_after_padding
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.post_norm import PostNormLayer
+from akidb_mlx.model.layers.relative import bias_numbers, make_bias
 
 __all__ = ["MPNet"]
 
@@ -62,21 +61,11 @@ class MPNet(Backbone):
         length = batch.input_ids.shape[1]
         positions = positions_after_padding(batch.input_ids, _PADDING)
         x = self.norm(self.word(batch.input_ids) + self.position(positions))
-        bias = self.relative(mx.array(_buckets(length))).transpose(2, 0, 1)[None]
-        if batch.attention_mask is not None:
-            # Every row keeps real tokens, hence itself: -inf leaves no empty row here.
-            bias = mx.where(batch.attention_mask[:, None, None, :], bias, mx.array(-mx.inf, bias.dtype))
+        bias = make_bias(self.relative, length, _BUCKETS, _MAX_DISTANCE, batch.attention_mask)
         for layer in self.layers:
             x = layer(x, bias)
         return x
 
-
-def _buckets(length: int) -> "np.ndarray[Any, np.dtype[np.int32]]":
-    """(length, length) bucket of each distance: half of them for each side, exact up to 8, then logarithmic."""
-    distance = np.arange(length)[:, None] - np.arange(length)[None, :]
-    half = _BUCKETS // 2
-    exact = half // 2
-    far = np.abs(distance)
-    ratio = np.log(np.maximum(far, 1).astype(np.float32) / exact) / np.float32(math.log(_MAX_DISTANCE / exact))
-    logarithmic = np.minimum(exact + (ratio * (half - exact)).astype(np.int32), half - 1)
-    return (np.where(far < exact, far, logarithmic) + np.where(distance < 0, half, 0)).astype(np.int32)
+    def position_numbers(self, rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
+        """How many numbers relative positions keep beside the scores: what is added to all of them, or to a block."""
+        return bias_numbers(rows, length, heads, in_blocks=in_blocks)

@@ -30,19 +30,27 @@ class ClassifierLayout:
     dense: str | None = None
     norm: str | None = None
     activation: str | None = None
-    """Between `dense` and what follows; None: config.json's classifier_activation."""
+    """Between `dense` and what follows; None: as config.json says."""
+    activation_key: str = "classifier_activation"
+    """config.json's key of it, exact GELU where it is not there."""
     reads: Literal["first", "stated", "last"] = "first"
     """The token that is read; "stated": as config.json's classifier_pooling says."""
     out_bias: bool = True
 
 
 _POOLER = ClassifierLayout(dense="pooler.dense", activation="tanh")
+_STATED_POOLER = ClassifierLayout(dense="pooler.dense", activation_key="pooler_hidden_act")
 _TWO_LAYERS = ClassifierLayout(out="classifier.out_proj", dense="classifier.dense", activation="tanh")
 # The encoders; decoders share one.
 CLASSIFIERS: Mapping[str, ClassifierLayout] = {
+    "albert": ClassifierLayout(dense="pooler", activation="tanh"),
     "bert": _POOLER,
     "camembert": _TWO_LAYERS,
+    "deberta": _STATED_POOLER,
+    "deberta-v2": _STATED_POOLER,
     "distilbert": ClassifierLayout(dense="pre_classifier", activation="relu"),
+    "electra": ClassifierLayout(out="classifier.out_proj", dense="classifier.dense", activation="gelu"),
+    "ernie": _POOLER,
     "eurobert": ClassifierLayout(dense="dense", activation="gelu", reads="stated"),
     "gte": _POOLER,
     "modernbert": ClassifierLayout(dense="head.dense", norm="head.norm", reads="stated"),
@@ -85,7 +93,7 @@ class Classifier(Head):
         if layout.dense is not None:
             bias = layout.norm is None or read(config, "classifier_bias", bool, False)
             self.dense = nn.Linear(width, width, bias=bias)
-            name = layout.activation or read(config, "classifier_activation", str, "gelu")
+            name = layout.activation or read(config, layout.activation_key, str, "gelu")
             self._activation = mx.tanh if name == "tanh" else activation({"hidden_act": name})
         if layout.norm is not None:
             eps = read(config, "norm_eps", float, 1e-5)

@@ -8,7 +8,7 @@ import mlx.nn as nn
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.cpu_kernels import Finish, Project
-from akidb_mlx.model.layers.masks import LongMask, Mask
+from akidb_mlx.model.layers.masks import ByBlock, LongMask, Mask
 
 __all__ = ["SelfAttention", "attend", "attention_layer", "attention_layer_in_blocks", "is_in_blocks"]
 
@@ -23,14 +23,13 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scal
 
     There may be fewer heads of keys and values, each for a group of queries' heads.
     """
-    length = queries.shape[2]
-    if cpu_kernels.computes_on_cpu(queries):
-        if length > cpu_kernels.LONG:
-            return cpu_kernels.attention_in_blocks(queries, keys, values, _by_block(mask, length), scale)
-        if keys.shape[1] == queries.shape[1] and not isinstance(mask, str | LongMask):
-            return cpu_kernels.attention(queries, keys, values, mask, scale)
-    if isinstance(mask, LongMask):  # on the CPU, but not in float32
+    length, on_cpu = queries.shape[2], cpu_kernels.computes_on_cpu(queries)
+    if on_cpu and length > cpu_kernels.LONG:
+        return cpu_kernels.attention_in_blocks(queries, keys, values, _by_block(mask, length), scale)
+    if isinstance(mask, ByBlock):
         mask = mask.block(0, length)[1]
+    if on_cpu and keys.shape[1] == queries.shape[1] and not isinstance(mask, str):
+        return cpu_kernels.attention(queries, keys, values, mask, scale)
     if isinstance(mask, mx.array) and mask.dtype == mx.bool_ and not mx.metal.is_available():
         # CUDA's fused attention takes an additive mask three times as fast as a boolean one.
         mask = mx.where(mask, 0.0, mx.finfo(queries.dtype).min).astype(queries.dtype)
@@ -73,7 +72,7 @@ def _by_block(mask: Mask, length: int) -> cpu_kernels.BlockMask:
     """Of any mask what a block of queries needs."""
     if isinstance(mask, str):
         mask = LongMask(length, after=0)
-    if isinstance(mask, LongMask):
+    if isinstance(mask, ByBlock):
         return mask.block
     everything = slice(None)
     if mask is None or mask.shape[-2] == 1:
@@ -85,16 +84,28 @@ class SelfAttention(nn.Module):
     """Attention in which queries, keys and values come from one product of matrices."""
 
     def __init__(
-        self, width: int, heads: int, kv_heads: int | None = None, *, bias: bool = True, out_bias: bool = True
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int | None = None,
+        *,
+        bias: bool = True,
+        out_bias: bool = True,
+        head: int | None = None,
+        scale: float | None = None,
     ) -> None:
-        """Make it with `heads` of `width / heads` channels; fewer `kv_heads` are shared by groups of heads."""
+        """Make it with `heads` of `width / heads` channels; fewer `kv_heads` are shared by groups of heads.
+
+        `head`: other channels of a head; `scale`: what scores are multiplied by, where that is not `1 / √head`.
+        """
         super().__init__()
-        if heads < 1 or width % heads:
+        if heads < 1 or (head is None and width % heads):
             raise CheckpointError(f"config.json: {heads} attention heads cannot share {width} channels")
-        self._head = width // heads
+        self._head = width // heads if head is None else head
+        self._scale = self._head**-0.5 if scale is None else scale
         self._heads, self._kv_heads = heads, kv_heads or heads
         self.qkv = nn.Linear(width, (heads + 2 * self._kv_heads) * self._head, bias=bias)
-        self.out = nn.Linear(width, width, bias=out_bias)
+        self.out = nn.Linear(heads * self._head, width, bias=out_bias)
 
     def __call__(
         self,
@@ -125,4 +136,4 @@ class SelfAttention(nn.Module):
             return out if then is None else then(x, out)
 
         layer = first_of_attention_layer if first_only else attention_layer
-        return layer(project, finish, x, mask, self._head**-0.5)
+        return layer(project, finish, x, mask, self._scale)

@@ -6,12 +6,20 @@ import mlx.core as mx
 
 from akidb_mlx.model.layers import cpu_kernels
 
-__all__ = ["LongMask", "Mask", "make_causal_mask", "make_mask"]
+__all__ = ["ByBlock", "LongMask", "Mask", "is_by_block", "make_causal_mask", "make_mask"]
+
+
+class ByBlock:
+    """Who sees whom, or what is added to the scores, among so many tokens that all of it would take too much memory."""
+
+    def block(self, start: int, stop: int) -> tuple[slice, mx.array | None]:
+        """For the queries from `start` to `stop`: which keys they see at most, and the mask among them."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class LongMask:
-    """Who sees whom among so many tokens that the answer for all of them together would take too much memory."""
+class LongMask(ByBlock):
+    """Who sees whom."""
 
     length: int
     padding: mx.array | None = None
@@ -43,8 +51,13 @@ class LongMask:
         return seen, (near & padding) | itself
 
 
-Mask = mx.array | LongMask | str | None
+Mask = mx.array | ByBlock | str | None
 """Who sees whom: True where seen or added to the scores, of a long text, "causal", or None for everybody all."""
+
+
+def is_by_block(length: int) -> bool:
+    """Whether masks of so many tokens are made block by block: those of a long text on the CPU."""
+    return length > cpu_kernels.LONG and bool(mx.default_device() == mx.cpu)
 
 
 def make_mask(
@@ -72,7 +85,7 @@ def make_causal_mask(
 
 
 def _windowed(mask: LongMask) -> mx.array | LongMask:
-    if mask.length > cpu_kernels.LONG and mx.default_device() == mx.cpu:
+    if is_by_block(mask.length):
         return mask
     whole = mask.block(0, mask.length)[1]
     assert whole is not None
