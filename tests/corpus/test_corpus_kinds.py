@@ -173,6 +173,15 @@ def test_a_run_goes_on_where_it_was(encoder, tmp_path, source, monkeypatch):
     assert tables[0].equals(tables[1])
 
 
+def test_columns_named_as_other_kinds_rows_are_kept_as_they_are(folders, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"text": "a", "embedding": [1], "vectors": "x"}\n')
+    with SparseEmbedder.load(folders["sparse"]) as encoder:
+        embed_corpus([tmp_path / "in.jsonl"], tmp_path / "out.parquet", encoder)
+        ((_, rows, records),) = read_output(tmp_path / "out.parquet")
+        assert_sparse(rows, encoder.encode_document(["a"]))
+    assert records == [{"text": "a", "embedding": [1], "vectors": "x"}]
+
+
 def test_a_text_that_is_refused_is_a_reject(folders, tmp_path, source):
     for kind, face in (("sparse", SparseEmbedder), ("multi", MultiVectorEmbedder), ("hybrid", HybridEmbedder)):
         rows = [{"text": "short"}, {"text": "word " * 3000}, {"text": "end"}]

@@ -1,7 +1,7 @@
 """Reading what was written: the recipe, and ids, vectors and columns in batches."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from akidb_mlx.corpus.arrays import read_sparse, read_token_vectors, read_vectors
+from akidb_mlx.corpus.forms import COMPUTED
 from akidb_mlx.corpus.plain import plain_values
 from akidb_mlx.errors import InputError
 from akidb_mlx.hybrid_embedder import Hybrid
@@ -56,7 +57,7 @@ def read_output(
         InputError: no file of vectors, or a row without one where numbers cannot be NaN.
     """
     with pq.ParquetFile(output) as file:
-        own = [name for name in ("embedding", "sparse", "vectors") if name in file.schema_arrow.names]
+        own = _computed(file.schema_arrow)
         if not own:
             raise InputError(f"{output} has no column 'embedding'; a table of scores is read with pyarrow or pandas")
         first = 0
@@ -66,6 +67,21 @@ def read_output(
             records = records_of(table.drop_columns(["id", *own]))
             yield plain_values(table["id"]), _together(rows), records
             first += len(batch)
+
+
+_TYPES: dict[str, Callable[[pa.DataType], bool]] = {
+    "embedding": pa.types.is_fixed_size_list,
+    "sparse": pa.types.is_struct,
+    "vectors": lambda type_: pa.types.is_list(type_) and pa.types.is_fixed_size_list(type_.value_type),
+}
+
+
+def _computed(schema: pa.Schema) -> list[str]:
+    """The columns of a file's rows: by its recipe; of a file without one (Ray's) by their names and types."""
+    recipe = json.loads((schema.metadata or {}).get(KEY, b"null"))
+    if recipe is not None:
+        return [name for name in COMPUTED[recipe.get("kind", "dense")] if name != "score"]
+    return [name for name, fits in _TYPES.items() if name in schema.names and fits(schema.field(name).type)]
 
 
 def _read_rows(table: pa.Table, name: str, first: int, output: Any) -> Any:

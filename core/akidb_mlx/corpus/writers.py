@@ -36,7 +36,9 @@ def write_output(output: Path, parts: Parts, schema: pa.Schema, form: Form, reci
     schema = schema.remove_metadata()
     for place, own in enumerate(form.fields(), 1):
         schema = schema.insert(place, own)
-    batches = _quantized(_regrouped(parts, schema, _group(parts, form)), recipe)
+    batches = _regrouped(parts, schema, _group(parts, form))
+    if "embedding" in form.names:
+        batches = _quantized(batches, recipe)
     rejects = beside(output, "rejects.jsonl")
     if any(facts.rejected for facts in parts.facts):
         with replaced(rejects) as stream:
@@ -80,9 +82,6 @@ def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def _quantized(tables: Iterator[pa.Table], recipe: Mapping[str, Any]) -> Iterator[pa.Table]:
     for table in tables:
         index = table.schema.get_field_index("embedding")
-        if index < 0 or recipe["output_dtype"] == "float32":
-            yield table
-            continue
         rows = quantize(read_vectors(table["embedding"]), recipe["output_dtype"], recipe["calibration"])
         yield table.set_column(index, "embedding", make_vectors(rows))
 
