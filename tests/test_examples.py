@@ -1,19 +1,23 @@
 """Each example runs, from an empty folder; one whose packages are absent is skipped."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from support.checkpoints import MINILM, TINY_RERANKER
+from support.checkpoints import MINILM, REFERENCE, TINY_RERANKER
+from support.joint import make_joint_folder
 from support.packages import needs
 from support.places import EXAMPLES
 from support.waiting import PATIENCE_S
 
 NEEDS = {
+    "langchain_hybrid": ["langchain_classic", "langchain_qdrant", "langchain_text_splitters"],
     "langchain_rag": ["langchain_chroma", "langchain_text_splitters"],
     "langchain_rerank": ["langchain_classic"],
+    "llama_index_hybrid": ["llama_index.vector_stores.qdrant", "qdrant_client"],
     "llama_index_rag": ["llama_index.vector_stores.qdrant", "qdrant_client"],
     "llama_index_rerank": [],
     "semantic_chunking": [],
@@ -41,6 +45,7 @@ SAYS = {
     ],
 }
 ARGUMENTS = {"langchain_rerank": [TINY_RERANKER], "llama_index_rerank": [TINY_RERANKER]}
+QUESTIONS = ("What if the finally clause raises too?", "Can a lambda contain statements?")
 KEEP_AN_INDEX = {"langchain_rag", "llama_index_rag", "switch_models"}
 
 
@@ -71,6 +76,37 @@ def test_example(name, tmp_path):
         scores = [float(line.split()[0]) for line in outputs[0].splitlines() if line.startswith("  ")]
         assert len(scores) == 10 and len(set(scores)) > 2
         assert scores[:5] == sorted(scores[:5], reverse=True) and scores[5:] == sorted(scores[5:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "language_model"),
+    [
+        ("langchain_hybrid", "qwen2-causal-lm"),
+        ("llama_index_hybrid", None),
+        pytest.param("langchain_hybrid", None, marks=pytest.mark.slow),
+        pytest.param("llama_index_hybrid", "qwen2-causal-lm", marks=pytest.mark.slow),
+    ],
+)
+def test_hybrid_example(name, language_model, tmp_path):
+    """From text to answer; a random language model answers with nonsense, none with the prompt."""
+    needs(*NEEDS[name])
+    models = [make_joint_folder(tmp_path), TINY_RERANKER, *([REFERENCE / language_model] if language_model else [])]
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, models)],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    said = done.stdout.decode()
+    passages, read = map(
+        int, re.match(r"(\d+) passages, (\d+) texts read for dense and sparse vectors\n", said).groups()
+    )
+    assert passages > 60 and read <= passages + 1  # one pass for both, and a probe for the vectors' width
+    assert said.count("3 passages kept: ") == 2
+    assert all(len(re.findall(rf"^{re.escape(question)}$", said, re.MULTILINE)) == 1 for question in QUESTIONS)
+    assert ("Query: Can a" in said or "Question: Can a" in said) == (language_model is None)
 
 
 def test_web_handler(monkeypatch):

@@ -118,6 +118,8 @@ REFUSALS = (
             "config.json: rope_type is 'longrope'; for phi3 only 'default', 'linear', 'llama3', 'yarn' is supported"),
     Refusal("windows in a bidirectional decoder", "mistral-sliding-window", config(is_causal=False),
             "config.json: is_causal false with a sliding window is not supported"),
+    Refusal("a decoder whose class is causal all the same", "nemotron", config(is_causal=False),
+            "config.json: is_causal is False; for nemotron only True is supported"),
     Refusal("bidirectional Gemma 1 and 2, broken in transformers", "gemma-mean", config(use_bidirectional_attention=True),
             "config.json: use_bidirectional_attention is True; for gemma only None, False is supported"),
     Refusal("a null where a number belongs", BERT, config(layer_norm_eps=None),
@@ -205,6 +207,8 @@ REFUSALS = (
     Refusal("float16 where it overflows", "embeddinggemma", lambda folder: None,
             'gemma3_text overflows in float16; set dtype="bfloat16" or "float32"', {"dtype": "float16"}),
     # ── tokenizers ──
+    Refusal("a tokenizer that does not tell padding", BERT, lambda folder: edit_json(folder / "tokenizer_config.json", model_input_names=["input_ids"]),
+            "model_input_names has no attention_mask, without which the reference takes padding for text; add it"),
     Refusal("no tokenizer.json", BERT, drop("tokenizer.json"), "tokenizer.json is missing; make it where transformers is installed: python -c"),
 )  # fmt: skip
 

@@ -252,9 +252,11 @@ def test_every_field_that_decides_scores_is_in_the_fingerprint(bert):
         "activation": "tanh",
         "prompt": "other ",
         "tokenizer": "file",
+        "exact_reference": True,
     }
     assert set(changed) == SCORE_FIELDS - {"model", "revision"}
-    same = {"tokenizer"}  # where the file stands as it is
+    # Where the file stands as it is, and no end token is put that the reference leaves out.
+    same = {"tokenizer", "exact_reference"}
     for name, value in changed.items():
         with Reranker.load(BERT, **{name: value}) as other:
             assert (other.fingerprint == bert.fingerprint) is (name in same), name

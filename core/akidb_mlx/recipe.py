@@ -70,8 +70,8 @@ def recipe_of(source: Source) -> dict[str, Any]:
     embedder = cast(AnyEmbedder, source) if is_embedder else cast(Adapter, source).load()
     facts: dict[str, Any] = {"model_name": type(embedder).__name__}
     if isinstance(embedder, Embedder | SparseEmbedder | MultiVectorEmbedder):
-        info = embedder.info()
-        facts = {name: info[name] for name in _FACTS[type(embedder)]} | {"dtype": embedder.config.dtype}
+        info, names = embedder.info(), next(names for kind, names in _FACTS.items() if isinstance(embedder, kind))
+        facts = {name: info[name] for name in names} | {"dtype": embedder.config.dtype}
     plain: dict[str, Any] = json.loads(json.dumps(facts))
     return {"fingerprint": embedder.fingerprint, "dimension": embedder.dimension, **plain}
 

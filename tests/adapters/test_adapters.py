@@ -195,9 +195,9 @@ def test_an_index_of_dense_and_sparse_rows_has_one_recipe(tmp_path):
     for others, said in (
         ([dense, AkiDBMLXSparseEmbedding(model_name=m3, max_active_dims=9)], "sparse: max_active_dims None → 9. "),
         ([AkiDBMLXEmbeddings(model=m3, truncate_dim=8), sparse], "dense: dimension 32 → 8. "),
-        ([dense], "rows of dense and sparse → dense. "),
-        ([sparse, dense], "dense: dense rows → sparse rows; sparse: sparse rows → dense rows. "),
-        (sparse, "rows of dense and sparse → sparse. "),
+        ([dense], "dense and sparse rows → dense rows. "),
+        ([sparse, dense], "dense and sparse rows → sparse and dense rows. "),
+        (sparse, "dense and sparse rows → sparse rows. "),
     ):
         with pytest.raises(errors.ConfigError) as caught:
             ensure_recipe(tmp_path / "index", others)

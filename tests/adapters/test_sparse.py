@@ -19,6 +19,7 @@ from pydantic import Field
 
 from akidb_mlx import Embedder, HybridEmbedder, MultiVectorEmbedder, SparseConfig, SparseEmbedder, SparseRows, errors
 from akidb_mlx.adapters.lazy_sparse import LazySparseEmbedder
+from akidb_mlx.testing import FakeSparseEmbedder
 from langchain_akidb_mlx import AkiDBMLXEmbeddings
 from llama_index_akidb_mlx import AkiDBMLXEmbedding, AkiDBMLXSparseEmbedding
 from support.comparison import assert_close
@@ -182,6 +183,13 @@ def test_a_ready_embedder_or_a_hybrid_ones_sparse_face(m3, core):
         AkiDBMLXSparseEmbedding(embedder=object())
 
 
+def test_the_fake_one_needs_no_model():
+    sparse = AkiDBMLXSparseEmbedding(embedder=FakeSparseEmbedder())
+    row, other = sparse.get_text_embedding_batch(["tides follow the moon", "yeast makes gas"])
+    query = sparse.get_query_embedding("the moon")
+    assert sparse.similarity(query, row) > 2 > sparse.similarity(query, other) == 0
+
+
 def test_an_embedder_of_ones_own(tmp_path):
     class Letters:
         dimension, fingerprint = 26, "letters"
@@ -259,7 +267,7 @@ def counted(embedder, call):
     before = embedder.stats()
     call()
     after = embedder.stats()
-    return {name: after[name] - before[name] for name in ("rows", "companion_rows")}
+    return {name: after[name] - before[name] for name in ("rows", "batches", "companion_rows")}
 
 
 def test_dense_and_sparse_of_the_same_texts_are_one_pass_from_the_first_text_on(m3, loads):
@@ -272,9 +280,9 @@ def test_dense_and_sparse_of_the_same_texts_are_one_pass_from_the_first_text_on(
     assert dense.load().stats()["rows"] == len(TEXTS)
     assert len(loads) == 1 and other._lazy._face is None
     told = counted(dense.load(), lambda: sparse.get_text_embedding_batch(TEXTS))
-    assert told == {"rows": 0, "companion_rows": len(TEXTS)}
+    assert told == {"rows": 0, "batches": 0, "companion_rows": len(TEXTS)}
     told = counted(dense.load(), lambda: (sparse.get_query_embedding("tea"), dense.get_query_embedding("tea")))
-    assert told == {"rows": 1, "companion_rows": 1}
+    assert told == {"rows": 1, "batches": 1, "companion_rows": 1}
     with Embedder.load(m3) as alone, SparseEmbedder.load(m3) as alone_sparse:
         assert_close(first, alone.encode_document(TEXTS), CLOSE)
         assert_rows(sparse.get_text_embedding_batch(TEXTS), alone_sparse.encode_document(TEXTS))

@@ -701,9 +701,16 @@ TORCH_SHARDS = {
 }
 
 
+def test_the_further_heads_of_an_embedder_come_with_it_in_one_form(fake_hub, cache):
+    heads = {"sparse_linear.pt": b"a zip", "colbert_linear.safetensors": b"whole", "colbert_linear.pt": b"a zip"}
+    fake_hub.files = FILES | heads
+    locate.resolve(MODEL, cache_dir=cache)
+    assert fake_hub.fetched() & heads.keys() == {"sparse_linear.pt", "colbert_linear.safetensors"}
+
+
 @pytest.mark.parametrize("weights", [{"pytorch_model.bin": b"a zip"}, TORCH_SHARDS], ids=["single", "shards"])
 def test_torchs_files_come_where_there_are_no_safetensors(fake_hub, cache, weights):
-    names = ("checkpoint-5/pytorch_model.bin", "pytorch_model.old.bin", "optimizer.bin", "colbert_linear.pt")
+    names = ("checkpoint-5/pytorch_model.bin", "pytorch_model.old.bin", "optimizer.bin", "scheduler.pt")
     beside = dict.fromkeys(names, b"never fetched")
     fake_hub.files = without_safetensors(FILES) | weights | beside
     folder = locate.resolve(MODEL, cache_dir=cache).path

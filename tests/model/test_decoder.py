@@ -88,7 +88,10 @@ def test_every_field_of_transformers_own_config_is_accounted_for(model_type):
         ({"model_type": "qwen2", "head_dim": 16}, "head_dim is 16; for qwen2 only None, 8"),
         ({"model_type": "qwen2", "mlp_bias": True}, "mlp_bias is True; for qwen2 only False"),
         ({"model_type": "mistral", "sliding_window": 8, "is_causal": False}, "is_causal false with a sliding window"),
-        ({"model_type": "phi3", "hidden_act": "gelu"}, "hidden_act is 'gelu'; for phi3 only 'silu'"),
+        (
+            {"model_type": "phi3", "partial_rotary_factor": 1.0, "hidden_act": "gelu"},
+            "hidden_act is 'gelu'; for phi3 only 'silu'",
+        ),
         ({"model_type": "granite"}, "lacks a setting or has a wrong one: .*logits_scaling"),
         (
             {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 0},

@@ -85,6 +85,18 @@ head; here the head is computed in float32 always.
 |---|---|---|---|
 """
 
+SPARSE = """
+## Sparse encoders: the same rows as SparseEncoder
+
+As above, for rows as wide as the vocabulary: of documents, queries and texts that are said to be neither, with each
+prompt, with fewer entries. `tests/model/test_sparse_parity.py` asserts the ids of all tokens, a largest difference
+≤ 1e-5 × max(1, largest value) in float32 for texts in batches and alone, that what is zero there is zero here, and the
+similarities. The head is computed in float32 always; the reference computes a 16-bit checkpoint's in 16 bit.
+
+| family | checkpoints | what they check | float32 |
+|---|---|---|---|
+"""
+
 
 @dataclass
 class Row:
@@ -180,6 +192,32 @@ def measure_rerankers() -> dict[str, Row]:
     return rows
 
 
+def measure_sparse() -> dict[str, Row]:
+    shared = json.loads((REFERENCE / "sparse" / "texts.json").read_text())
+    rows: dict[str, Row] = defaultdict(Row)
+    for file in sorted((REFERENCE / "sparse").glob("*/expected.json")):
+        facts, expected = json.loads(file.read_text()), np.load(file.with_suffix(".npz"))["document"]
+        texts = [{**shared, **facts["own_texts"]}[label] for label in facts["labels"]]
+        pooling = "splade_max" if facts["plain"] else None
+        with akidb_mlx.SparseEmbedder.load(file.parent, dtype="float32", pooling=pooling) as embedder:
+            found = embedder.encode_document(texts).to_dense()
+        row = rows[facts["family"]]
+        row.checkpoints += 1
+        row.checks.append(facts["checks"])
+        row.float32 = max(row.float32, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
+    return rows
+
+
+def sparse_as_markdown(rows: dict[str, Row]) -> str:
+    lines = [
+        f"| {family} | {row.checkpoints} | {'; '.join(row.checks).replace('|', '&#124;')} | {row.float32:.1e} |"
+        for family, row in sorted(rows.items())
+    ]
+    total, worst = sum(row.checkpoints for row in rows.values()), max(row.float32 for row in rows.values())
+    end = f"\n{len(rows)} families, {total} sparse encoders; the largest difference of all is {worst:.1e}.\n"
+    return SPARSE + "\n".join(lines) + "\n" + end
+
+
 def rerankers_as_markdown(rows: dict[str, Row]) -> str:
     lines = [
         f"| {family} | {row.checkpoints} | {'; '.join(row.checks).replace('|', '&#124;')} | {row.float32:.1e} |"
@@ -236,6 +274,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.WARNING)  # texts beyond the limit are cut on purpose
     text = as_markdown(measure()) + rerankers_as_markdown(measure_rerankers())
+    text += sparse_as_markdown(measure_sparse())
     if args.print:
         sys.stdout.write(text)
     else:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from akidb_mlx.checkpoint.broken_files import refuse_broken_files
 from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.errors import UnsupportedModelError
 
@@ -138,6 +139,7 @@ _OWN_FILE = "config_sentence_transformers.json"
 
 
 def _said_class(path: Path) -> str:
+    refuse_broken_files(path)
     file = path / _OWN_FILE
     said = read_json(file) if file.exists() else {}
     if "model_type" not in said and any(key in said for key in _OF_PYLATE):

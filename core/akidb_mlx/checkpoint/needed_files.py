@@ -27,7 +27,7 @@ _SIDECARS: Final = (
 )
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 # Further heads of an embedder (BGE-M3's), which only some uses read.
-_FURTHER: Final = re.compile(r"(sparse|colbert)_linear\.safetensors")
+_FURTHER: Final = ("sparse_linear", "colbert_linear")
 # Shards that an index will name, while it is not here itself.
 _SHARD: Final = re.compile(r"(pytorch_)?model-[\w-]+\.(safetensors|bin)", re.ASCII)
 
@@ -55,8 +55,9 @@ def needed_weights(snapshot: Path, names: Collection[str]) -> list[str]:
 
 
 def further_heads(names: Collection[str]) -> list[str]:
-    """Small weights that may be wanted beside the needed ones."""
-    return [name for name in names if _FURTHER.fullmatch(name)]
+    """Small weights that may be wanted beside the needed ones; of each layer safetensors before torch's form."""
+    both = ([f"{layer}.safetensors", f"{layer}.pt"] for layer in _FURTHER)
+    return [next(name for name in forms if name in names) for forms in both if any(name in names for name in forms)]
 
 
 def read_module_folders(snapshot: Path) -> list[str]:

@@ -10,7 +10,7 @@ from akidb_mlx.checkpoint.layout import Layout
 from akidb_mlx.checkpoint.processing import Processing, read_processing
 from akidb_mlx.checkpoint.sentence_config import read_sentence_config
 from akidb_mlx.checkpoint.special_tokens import read_special_tokens
-from akidb_mlx.errors import CheckpointError
+from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
 __all__ = ["TokenizerFacts", "read_tokenizer_facts"]
 
@@ -68,6 +68,12 @@ def read_tokenizer_facts(
     side = tokenizer.get("truncation_side")
     if side not in ("left", "right") and "truncation_side" in tokenizer:
         raise CheckpointError(f"{file}: truncation_side is {side!r}; it must be left or right")
+    names = tokenizer.get("model_input_names")
+    if isinstance(names, list) and "attention_mask" not in names:
+        raise UnsupportedModelError(
+            f"{file}: model_input_names has no attention_mask, without which the reference takes padding for text; "
+            "add it"
+        )
     sentence = read_sentence_config(layout.folder, scores=scores, further=further)
     processing = read_processing(sentence) if saved else Processing()
     own: Fact[int] | None = None

@@ -46,7 +46,7 @@ DEFAULT_MODEL: Final = MODEL_ALIASES["qwen3-0.6b-4bit"]
 
 DEFAULT_RERANKER: Final = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
-DEFAULT_SPARSE: Final = "naver/splade-cocondenser-ensembledistil"
+DEFAULT_SPARSE: Final = "ibm-granite/granite-embedding-30m-sparse"
 DEFAULT_MULTI_VECTOR: Final = "lightonai/GTE-ModernColBERT-v1"
 
 Activation = Literal["identity", "sigmoid", "tanh", "softmax"]
@@ -121,6 +121,10 @@ class ModelOptions(BaseModel):
         '"file" takes tokenizer.json as it stands, as transformers 4 did. None takes what transformers 5 makes of the '
         "checkpoint's files, as sentence-transformers does."
     )
+    exact_reference: bool | None = vectors_field(
+        "True gives sentence-transformers' numbers also where others are meant: cut rows are not scaled again, only a "
+        "prompt called document serves documents, no end token is put where it ignores the flag."
+    )
     dtype: Literal["float32", "float16", "bfloat16"] | None = vectors_field(
         "Number format of the model's weights. None takes the checkpoint's (on a CPU float32)."
     )
@@ -156,10 +160,6 @@ class ModelOptions(BaseModel):
 class EmbedderOptions(ModelOptions):
     """Every option of an embedder but the model itself; the adapters inherit these fields."""
 
-    exact_reference: bool | None = vectors_field(
-        "True gives sentence-transformers' numbers also where others are meant: cut rows are not scaled again, "
-        "only a prompt called document serves documents, no end token is put where it ignores the flag."
-    )
     pooling: Annotated[PoolingMode, _spelled(POOLING_SPELLINGS)] | None = vectors_field(
         "How token vectors become one: it wins over what the checkpoint says. None follows the checkpoint."
     )
@@ -176,10 +176,6 @@ class EmbedderOptions(ModelOptions):
 class RerankerOptions(ModelOptions):
     """Every option of a reranker but the model itself; the adapters inherit these fields."""
 
-    exact_reference: bool | None = vectors_field(
-        "True gives sentence-transformers' numbers also where others are meant: no end token is put where it ignores "
-        "the flag."
-    )
     activation: Activation | None = vectors_field(
         "What makes scores of the model's numbers: sigmoid gives 0 to 1, identity the numbers themselves. None follows "
         "the checkpoint."
@@ -208,10 +204,6 @@ class SparseOptions(ModelOptions):
 class MultiVectorOptions(ModelOptions):
     """Every option of a late-interaction model but the model itself."""
 
-    exact_reference: bool | None = vectors_field(
-        "True gives sentence-transformers' numbers also where others are meant: only a prompt called document serves "
-        "documents, no end token is put where it ignores the flag."
-    )
     query_length: _Limit | None = vectors_field(
         "Tokens of a query, prompt and special tokens included: where the model fills queries up to a fixed length, "
         "that one, otherwise the most. None follows the checkpoint."

@@ -17,7 +17,7 @@ from akidb_mlx.checkpoint.tokenizer_classes import BACKENDS, CLASSES
 from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.device.choice import Device, choose_device
 from akidb_mlx.effective.differences import token_differences
-from akidb_mlx.effective.facts import RecipeFact, chat_template, dtype, quantization, stored_dtype
+from akidb_mlx.effective.facts import RecipeFact, chat_template, config_defaults, dtype, quantization, stored_dtype
 from akidb_mlx.effective.prompts import Prompts
 from akidb_mlx.effective.recipe import settle_length
 from akidb_mlx.errors import ConfigError, UnsupportedModelError
@@ -273,6 +273,7 @@ MULTI_VECTOR_FACTS: Final[Mapping[str, RecipeFact[MultiVectorConfig, MultiVector
     "exact_reference": RecipeFact(lambda c, r: bool(c.exact_reference), "setting", "exact_reference"),
     "differences": RecipeFact(_differences, None, None),
     "output_dtype": RecipeFact(lambda c, r: c.output_dtype, "setting", "output_dtype"),
+    "config_defaults": RecipeFact(config_defaults, None, None),
     "quantization": RecipeFact(quantization, "files", "architecture"),
     "stored_dtype": RecipeFact(stored_dtype, None, "weights"),
     "dtype": RecipeFact(dtype, "setting", "dtype"),

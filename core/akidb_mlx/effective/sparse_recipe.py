@@ -13,7 +13,8 @@ from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.checkpoint.sparse_facts import SparseCheckpoint, read_sparse_checkpoint
 from akidb_mlx.config.sparse_config import SparseConfig
 from akidb_mlx.device.choice import Device, choose_device
-from akidb_mlx.effective.facts import RecipeFact, dtype, quantization, stored_dtype
+from akidb_mlx.effective.differences import token_differences
+from akidb_mlx.effective.facts import RecipeFact, config_defaults, dtype, quantization, stored_dtype
 from akidb_mlx.effective.prompts import Prompts
 from akidb_mlx.effective.recipe import settle_length, warn_once
 from akidb_mlx.errors import ConfigError, UnsupportedModelError
@@ -49,6 +50,8 @@ def read_sparse_recipe(config: SparseConfig, source: Resolved | None = None) -> 
         checkpoint = read_sparse_checkpoint(source.path, source.name, source.revision)
     else:
         checkpoint = read_joint_sparse(source.path, joint, source.name, source.revision)
+    if config.exact_reference:
+        checkpoint = checkpoint.without_end_token()
     device = choose_device(config.device, config.memory_limit_mb)
     head, length = _settle_head(config, checkpoint), settle_length(config, checkpoint)
     bounds = [bound for bound in (config.max_seq_length, checkpoint.max_positions) if bound is not None]
@@ -189,7 +192,10 @@ SPARSE_FACTS: Final[Mapping[str, RecipeFact[SparseConfig, SparseRecipe]]] = {
     "query_max_seq_length": RecipeFact(_query_length, None, "query_max_seq_length"),
     "side_lengths": RecipeFact(lambda c, r: dict(r.side_lengths) or None, None, "side_lengths"),
     "tokenizer": RecipeFact(lambda c, r: str(r.checkpoint.rebuilt_tokenizer(c.tokenizer)), "setting", "tokenizer"),
+    "config_defaults": RecipeFact(config_defaults, None, None),
     "quantization": RecipeFact(quantization, "files", "architecture"),
+    "exact_reference": RecipeFact(lambda c, r: bool(c.exact_reference), "setting", "tokenizer_rules"),
+    "differences": RecipeFact(token_differences, None, None),
     "stored_dtype": RecipeFact(stored_dtype, None, "weights"),
     "dtype": RecipeFact(dtype, "setting", "dtype"),
     "backend": RecipeFact(lambda c, r: r.device.kind, None, None),

@@ -87,6 +87,9 @@ _QWEN = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_typ
 # transformers' own bidirectional Gemma 1 and 2 is broken (it masks differently by implementation).
 _GEMMA = {"use_bidirectional_attention": (None, False), "hidden_activation": (None, "gelu_pytorch_tanh")}
 
+# Their own attention is causal wherever a batch has no padding, whatever the mask.
+_CAUSAL = {"is_causal": (True,)}
+
 # Each row is verified by a case in tests/reference.
 DECODERS: dict[str, Family] = {
     "cohere": Family("cohere", interleaved=True),
@@ -127,7 +130,7 @@ DECODERS: dict[str, Family] = {
     "llama": Family("llama", plain=True),
     "llama_bidirec": Family("llama", known=("pooling", "temperature"), causal=False, plain=True),
     "mistral": Family("llama", kinds=_all_sliding, known=("sliding_window",), plain=True),
-    "nemotron": Family("nemotron", activation="relu2", partial=True),
+    "nemotron": Family("nemotron", activation="relu2", partial=True, only=_CAUSAL),
     "olmo2": Family("olmo2"),
     "phi3": Family("phi3", kinds=_all_sliding, known=("sliding_window",), partial=True),
     "qwen2": Family("qwen2", kinds=_upper_sliding, known=_QWEN, plain=True),
@@ -140,7 +143,7 @@ DECODERS: dict[str, Family] = {
     ),
     "seed_oss": Family("seed_oss"),
     "smollm3": Family("smollm3", known=("sliding_window",)),
-    "stablelm": Family("stablelm", partial=True),
+    "stablelm": Family("stablelm", partial=True, only=_CAUSAL),
 }
 
 # Computed by us, for all.

@@ -13,13 +13,12 @@ import mlx.nn as nn
 from akidb_mlx.checkpoint.heads import SpladeHead
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.heads.masked_lm import MaskedLM
-from akidb_mlx.model.heads.sparse import MOST_BYTES, SparseHead
-from akidb_mlx.model.layers import cpu_kernels
+from akidb_mlx.model.heads.sparse import SparseHead
 
 __all__ = ["Splade"]
 
-# On a CPU a slice of logits stays in its cache, but a product with fewer words is slower.
-_CACHE_BYTES, _LEAST_WORDS = 16 << 20, 1024
+# A slice of logits on a GPU; on a CPU it stays in the cache, but a product with fewer words is slower.
+_SLICE_BYTES, _CACHE_BYTES, _LEAST_WORDS = 64 << 20, 16 << 20, 1024
 # Arrays of a slice's size that a sum has at a time.
 _SUM_ARRAYS = 3
 
@@ -35,6 +34,7 @@ class Splade(SparseHead):
         self._sums = facts.strategy == "sum"
         self._logarithms = 2 if facts.activation == "log1p_relu" else 1
         self._channels = width
+        self._on_cpu = mx.default_device() == mx.cpu
 
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
         """(rows, length, backbone's width) → (rows, vocabulary) float32; special tokens count as all others."""
@@ -45,7 +45,7 @@ class Splade(SparseHead):
             hidden = mx.where(mask, hidden, hidden[:, :1])
         x = self.masked_lm.transform(hidden)
         count, length, _ = x.shape
-        words = self._words(count * length, on_cpu=cpu_kernels.computes_on_cpu(x))
+        words = self._words(count * length)
         if words >= self.width:
             return self._weights(x, mask, 0, self.width)
         rows = mx.zeros((count, self.width))
@@ -57,7 +57,7 @@ class Splade(SparseHead):
     def activation_bytes(self, rows: int, length: int) -> int:
         """What it takes beside the backbone: its float32 input and layers, a slice of logits, the rows."""
         tokens = rows * length
-        words = min(self.width, self._words(tokens, on_cpu=False))
+        words = min(self.width, self._words(tokens))
         return 4 * (tokens * (3 * self._channels + words * self._arrays) + 2 * rows * self.width)
 
     def _weights(self, x: mx.array, mask: mx.array | None, start: int, end: int) -> mx.array:
@@ -84,9 +84,8 @@ class Splade(SparseHead):
     def _arrays(self) -> int:
         return _SUM_ARRAYS if self._sums else 1
 
-    def _words(self, tokens: int, *, on_cpu: bool) -> int:
-        """How many words' logits are computed at a time."""
-        words = MOST_BYTES // (4 * tokens * self._arrays)
-        if on_cpu:
-            words = min(words, max(_LEAST_WORDS, _CACHE_BYTES // (4 * tokens)))
-        return max(1, words)
+    def _words(self, tokens: int) -> int:
+        """How many words' logits are computed at a time; all of them are at most _SLICE_BYTES."""
+        least = min(_LEAST_WORDS, _SLICE_BYTES // (4 * tokens * self._arrays))
+        words = (_CACHE_BYTES if self._on_cpu else _SLICE_BYTES) // (4 * tokens * self._arrays)
+        return max(1, words, least if self._on_cpu else 0)
