@@ -22,7 +22,7 @@ from akidb_mlx.effective.multi_vector_recipe import (
     read_multi_vector_recipe,
 )
 from akidb_mlx.errors import InputError
-from akidb_mlx.maxsim import maxsim
+from akidb_mlx.maxsim import maxsim, maxsim_pairs
 from akidb_mlx.model.host_rows import Rows
 from akidb_mlx.multi_vectors import MultiVectors
 from akidb_mlx.pipeline.call import Call, OnError, Usage
@@ -249,6 +249,11 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
             return maxsim(some, others, self._checkpoint.similarity)
         self._check_open()
         return device_maxsim(some, others, self._checkpoint.similarity, self._loaded.recipe.device)
+
+    def similarity_pairwise(self, queries: TokenRows, documents: TokenRows) -> Embeddings:
+        """(n,) float32 scores of query i against document i, as `similarity`."""
+        some, others = (as_multi_vectors(side, self.dimension) for side in (queries, documents))
+        return maxsim_pairs(some, others, self._checkpoint.similarity)
 
     def rank(
         self, query: str, documents: Sequence[str], top_k: int | None = None, *, show_progress: bool = False
