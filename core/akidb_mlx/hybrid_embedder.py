@@ -21,6 +21,7 @@ from akidb_mlx.multi_vectors import MultiVectors
 from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.inputs import as_async, checked_async, checked_stream, positive
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
+from akidb_mlx.restoring import restore
 from akidb_mlx.sparse_embedder import SparseEmbedder
 from akidb_mlx.sparse_rows import SparseRows
 from akidb_mlx.vectors import Embeddings
@@ -244,7 +245,11 @@ class HybridEmbedder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the configuration; the model is found and loaded again from it."""
-        return type(self).load, (self.config,)
+        return restore, (type(self), self.config)
+
+    @classmethod
+    def _restored(cls, config: EmbedderConfig) -> Self:
+        return cls.load(config)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self).load(self.config)
