@@ -27,6 +27,8 @@ class Head(nn.Module):
 
     width: int
     """Numbers of a row."""
+    flagged: bool = False
+    """Whether a batch's last array says which rows were computed (`host_rows.RowForm`)."""
     max_rows: int | None = None
     """Rows that a batch may have, where what comes out of the head would take more memory than all else."""
 
