@@ -3,7 +3,14 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from tiny_tokenizers import XLM_SPECIALS, make_albert_unigram, make_byte_bpe, make_gemma_bpe, make_unigram, make_wordpiece
+from tiny_tokenizers import (
+    XLM_SPECIALS,
+    make_albert_unigram,
+    make_byte_bpe,
+    make_gemma_bpe,
+    make_unigram,
+    make_wordpiece,
+)
 from tokenizers import Tokenizer, processors
 
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")

@@ -1,6 +1,5 @@
 """Network: a backbone and a head, one batch to rows."""
 
-import collections
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -32,34 +31,20 @@ class Network(nn.Module):
     def __call__(self, padded: PaddedBatch) -> Computed:
         """One batch → (rows, dimension) float32, not yet finished (truncated, normalised, activated).
 
-        Or what the head's `to_host` takes. A row of the first array is infinite where the hidden states of one of its
-        tokens are all zero: the device did not compute them.
+        Or what the head's `to_host` takes. A row is infinite where the hidden states of one of its tokens are all zero:
+        the device did not compute them. Of a head that is `flagged` a last array, (rows,), says that instead.
         """
         batch = DeviceBatch.of(padded)
         hidden_states = self.backbone.first_states(batch) if self.head.reads_first else self.backbone(batch)
         given = self.head(hidden_states, batch)
-        if self.backbone.may_give_zeros:
-            return given
-        first, *others = given if isinstance(given, tuple) else (given,)
-        computed = _computed(hidden_states, batch.attention_mask if batch.real is None else batch.real)
-        first = mx.where(computed.reshape(-1, *[1] * (first.ndim - 1)), first, mx.inf)
-        return (first, *others) if isinstance(given, tuple) else first
-
-    def why_not_finite(self) -> str:
-        """What to do where rows are not finite, by a look at the weights; call it on a device thread."""
-        leaves: dict[str, mx.array] = dict(tree_flatten(self.parameters()))
-        floats = {name: leaf for name, leaf in leaves.items() if mx.issubdtype(leaf.dtype, mx.floating)}
-        bad = next((name for name, leaf in floats.items() if not mx.all(mx.isfinite(leaf)).item()), None)
-        sizes = collections.Counter[mx.Dtype]()
-        for name, leaf in floats.items():
-            sizes[leaf.dtype] += leaf.nbytes * name.startswith("backbone.")
-        dtype = str(max(sizes, key=lambda kind: sizes[kind])).removeprefix("mlx.core.") if sizes else "float32"
-        if bad is not None:
-            name = bad.removeprefix("backbone.")
-            return f"the weights themselves hold NaN or infinity ({name}, in {dtype}): take another copy of the model"
-        if dtype == "float32":
-            return "the weights are finite, and it was computed in float32: no setting helps, leave the input out"
-        return f'the weights are finite, and it was computed in {dtype}, which overflows: try dtype="float32"'
+        computed = None
+        if not self.backbone.may_give_zeros:
+            computed = _computed(hidden_states, batch.attention_mask if batch.real is None else batch.real)
+        if self.head.flagged:
+            flags = mx.ones(len(batch.lengths), mx.bool_) if computed is None else computed
+            return (*given, flags) if isinstance(given, tuple) else (given, flags)
+        assert isinstance(given, mx.array)
+        return given if computed is None else mx.where(computed[:, None], given, mx.inf)
 
     def parameter_bytes(self) -> int:
         """Memory of all weights."""
