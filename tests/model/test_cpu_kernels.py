@@ -9,7 +9,7 @@ import pytest
 import akidb_mlx  # noqa: F401  # before mlx
 from akidb_mlx.model.layers import cpu_kernels
 
-INPUTS = np.concatenate([np.linspace(-30, 30, 60_001), [-3e38, -1e13, -1e4, 1e4, 1e13, 3e38]]).astype(np.float32)
+INPUTS = np.concatenate([np.linspace(-30, 30, 60_001), [-1e38, -1e13, -1e4, 1e4, 1e13, 1e38]]).astype(np.float32)
 
 
 def exact(x):
