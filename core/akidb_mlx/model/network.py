@@ -1,5 +1,6 @@
 """Network: a backbone and a head, one batch to rows."""
 
+import collections
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -45,6 +46,22 @@ class Network(nn.Module):
             return (*given, flags) if isinstance(given, tuple) else (given, flags)
         assert isinstance(given, mx.array)
         return given if computed is None else mx.where(computed[:, None], given, mx.inf)
+
+    def why_not_finite(self) -> str:
+        """What to do where rows are not finite, by a look at the weights; call it on a device thread."""
+        leaves: dict[str, mx.array] = dict(tree_flatten(self.parameters()))
+        floats = {name: leaf for name, leaf in leaves.items() if mx.issubdtype(leaf.dtype, mx.floating)}
+        bad = next((name for name, leaf in floats.items() if not mx.all(mx.isfinite(leaf)).item()), None)
+        sizes = collections.Counter[mx.Dtype]()
+        for name, leaf in floats.items():
+            sizes[leaf.dtype] += leaf.nbytes * name.startswith("backbone.")
+        dtype = str(max(sizes, key=lambda kind: sizes[kind])).removeprefix("mlx.core.") if sizes else "float32"
+        if bad is not None:
+            name = bad.removeprefix("backbone.")
+            return f"the weights themselves hold NaN or infinity ({name}, in {dtype}): take another copy of the model"
+        if dtype == "float32":
+            return "the weights are finite, and it was computed in float32: no setting helps, leave the input out"
+        return f'the weights are finite, and it was computed in {dtype}, which overflows: try dtype="float32"'
 
     def parameter_bytes(self) -> int:
         """Memory of all weights."""
