@@ -99,7 +99,10 @@ class AkiDBMLXEmbedding(SettledComponent, EmbedderAdapter, BaseEmbedding):
         with for_queries():
             return await super().aget_query_embedding(query)
 
-    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+    @functools.wraps(BaseEmbedding.__call__)
+    def __call__(  # type: ignore[override]
+        self, nodes: Sequence[BaseNode], **kwargs: Any
+    ) -> Sequence[BaseNode]:
         """Embed the nodes that have no embedding; those that have one are only validated.
 
         Raises:

@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from llama_index.core.callbacks import CallbackManager
 from pydantic import model_serializer
 
 from akidb_mlx.adapters.base import AdapterModel
@@ -39,10 +40,13 @@ class SettledComponent(AdapterModel):
             raise ConfigError(f"{name} is settled at construction; make another {type(self).__name__}")
         super().__setattr__(name, value)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """As AdapterModel; LlamaIndex's own way deletes from the live object what cannot be pickled."""
-        restore, (cls, config, own) = super().__reduce__()
-        return restore, (cls, config, {name: value for name, value in own.items() if _pickles(value)})
+    def _picklable_own(self) -> dict[str, Any]:
+        """As AdapterModel, without what cannot be pickled and a callback manager that calls nobody back.
+
+        LlamaIndex's own way deletes from the live object what cannot be pickled.
+        """
+        own = super()._picklable_own()
+        return {name: value for name, value in own.items() if not _calls_nobody(value) and _pickles(value)}
 
     @classmethod
     def _settled(cls, given: Mapping[str, Any]) -> Lazy[Any, Any]:
@@ -51,6 +55,11 @@ class SettledComponent(AdapterModel):
     @staticmethod
     def _name_of(face: Any) -> str:
         return f"{type(face).__name__}-{face.fingerprint[:16]}"
+
+
+def _calls_nobody(value: object) -> bool:
+    """Whether it is the manager that every component has: what it counts changes with use."""
+    return isinstance(value, CallbackManager) and not value.handlers
 
 
 def _pickles(value: object) -> bool:

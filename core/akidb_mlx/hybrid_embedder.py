@@ -21,11 +21,12 @@ from akidb_mlx.multi_vectors import MultiVectors
 from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.inputs import as_async, checked_async, checked_stream, positive
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
+from akidb_mlx.restoring import restore
 from akidb_mlx.sparse_embedder import SparseEmbedder
 from akidb_mlx.sparse_rows import SparseRows
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["Hybrid", "HybridEmbedder", "HybridScores"]
+__all__ = ["Hybrid", "HybridEmbedder", "HybridScores", "config_as"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +84,8 @@ class HybridEmbedder:
         faces: list[Any] = []
         try:
             faces.append(dense := Embedder.load(config))
-            faces.append(SparseEmbedder.load(_as(SparseConfig, dense.config)))
-            faces.append(MultiVectorEmbedder.load(_as(MultiVectorConfig, dense.config)))
+            faces.append(SparseEmbedder.load(config_as(SparseConfig, dense.config)))
+            faces.append(MultiVectorEmbedder.load(config_as(MultiVectorConfig, dense.config)))
             return cls(*faces)
         except BaseException:
             for face in faces:
@@ -244,7 +245,11 @@ class HybridEmbedder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the configuration; the model is found and loaded again from it."""
-        return type(self).load, (self.config,)
+        return restore, (type(self), self.config)
+
+    @classmethod
+    def _restored(cls, config: EmbedderConfig) -> Self:
+        return cls.load(config)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self).load(self.config)
@@ -278,7 +283,7 @@ class HybridEmbedder:
         return replace(call, urgent=False, errors=None if on_error is None else {})
 
 
-def _as(kind: type[ModelConfig], config: EmbedderConfig) -> Any:
+def config_as(kind: type[ModelConfig], config: EmbedderConfig) -> Any:
     """Another kind's configuration with the same settings, but for those that are dense rows' own."""
     shared = (*ModelOptions.model_fields, "model", "query_prompt", "document_prompt")
     return kind.exact(**{name: getattr(config, name) for name in shared})

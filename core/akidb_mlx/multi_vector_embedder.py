@@ -310,7 +310,8 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         """The token of each vector, as the vocabulary spells it, where token pooling merges none."""
         prompt = self._prompts.choose(side=side)
         encodings = self._path.encoder.encode(checked(texts), prompt, 0, side).encodings
-        kept = [one.token_ids if one.kept is None else one.token_ids[one.kept] for one in encodings]
+        first = self._checkpoint.head.first  # those before it give no vector
+        kept = [one.token_ids[first:] if one.kept is None else one.token_ids[one.kept] for one in encodings]
         return [[str(self._loaded.tokenizer.token(int(number))) for number in ids] for ids in kept]
 
     def info(self) -> dict[str, Any]:

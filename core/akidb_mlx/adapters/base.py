@@ -16,6 +16,7 @@ from akidb_mlx.config.sparse_config import refuse_truncate_dim
 from akidb_mlx.embedder import EmbedderProtocol
 from akidb_mlx.errors import ConfigError
 from akidb_mlx.reranker import RerankerProtocol
+from akidb_mlx.restoring import restore
 from akidb_mlx.sparse_embedder import SparseEmbedderProtocol
 
 __all__ = ["AdapterModel", "EmbedderAdapter", "RerankerAdapter", "SparseAdapter"]
@@ -67,7 +68,13 @@ class AdapterModel(BaseModel):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the configuration, from which the model is found and loaded again; or a ready face that does so."""
-        return _restore, (type(self), self._lazy.picklable(), self._own())
+        return restore, (type(self), self._lazy.picklable(), self._picklable_own())
+
+    @classmethod
+    def _restored(cls, source: Any, own: dict[str, Any]) -> Self:
+        if isinstance(source, ModelConfig):
+            return cls.from_config(source, **own)
+        return cls(**{cls.lazy_class.argument: source}, **own)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._lazy})"
@@ -90,7 +97,12 @@ class AdapterModel(BaseModel):
         return type(face).__name__
 
     def _own(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self._own_fields()}
+        return {name: getattr(self, name) for name in sorted(self._own_fields())}
+
+    def _picklable_own(self) -> dict[str, Any]:
+        """The framework's fields, but for plain defaults."""
+        fields = type(self).model_fields
+        return {name: value for name, value in self._own().items() if not _same(value, fields[name].default)}
 
     @classmethod
     def _own_fields(cls) -> frozenset[str]:
@@ -166,10 +178,10 @@ class SparseAdapter(SparseOptions, AdapterModel):
         return super()._settled(given)
 
 
-def _restore(cls: type[AdapterModel], source: Any, own: dict[str, Any]) -> AdapterModel:
-    if isinstance(source, ModelConfig):
-        return cls.from_config(source, **own)
-    return cls(**{cls.lazy_class.argument: source}, **own)
+def _same(value: object, default: object) -> bool:
+    """Whether both are one plain value."""
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return plain and type(value) is type(default) and value == default
 
 
 def _field(name: str) -> str:

@@ -7,11 +7,12 @@ import threading
 import weakref
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from akidb_mlx.checkpoint.joint_heads import has_joint_heads
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.config.options import ModelOptions
+from akidb_mlx.restoring import restore
 
 __all__ = ["Lazy"]
 
@@ -93,6 +94,14 @@ class Lazy(Generic[Config, Face]):
             raise TypeError(f"{cls.argument} is a {type(face).__name__}, another kind of model (see {cls.protocol})")
         taken: Face = face
         return taken
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it is made from, loaded or not."""
+        return restore, (type(self), self.picklable())
+
+    @classmethod
+    def _restored(cls, source: Config | Face) -> Self:
+        return cls(source)
 
     def _make(self, config: Config) -> Face:
         """Load a face."""

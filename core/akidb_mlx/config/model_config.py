@@ -3,6 +3,7 @@
 `None` always means that the checkpoint or the device decides.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from akidb_mlx.config.options import ModelOptions
 from akidb_mlx.config.sources import Said, Source, find_file, refuse_unknown, shown
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.restoring import restore
 
 __all__ = ["ModelConfig", "fields_that_change"]
 
@@ -66,6 +68,18 @@ class ModelConfig(ModelOptions, BaseSettings):
         """Where a field's value was said: "argument", a variable, "FILE: KEY", or "default"."""
         refuse_unknown("field", [field], self._fields())
         return self._origins.get(field, "default")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what was said and where, as JSON: bytes that neither the order of sets nor shared strings change."""
+        plain = type(self).model_fields
+        names = {name for name, value in self if name in self._origins or value != plain[name].default}
+        values = self.model_dump(mode="json", include=names)
+        said = {name: (value, self.source_of(name)) for name, value in values.items()}
+        return restore, (type(self), json.dumps(said, sort_keys=True))
+
+    @classmethod
+    def _restored(cls, said: str) -> Self:
+        return cls._of({name: (value, origin) for name, (value, origin) in json.loads(said).items()})
 
     @classmethod
     def _of(cls, said: Said) -> Self:

@@ -12,6 +12,7 @@ from akidb_mlx.effective.recipe import AnyRecipe
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import BackendError, ClosedError
 from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel, acquire, measure_float32
+from akidb_mlx.restoring import restore
 
 __all__ = ["Face"]
 
@@ -87,11 +88,15 @@ class Face(Generic[C, R]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the configuration; the model is found and loaded again from it."""
-        return type(self).load, (self.config,)  # type: ignore[attr-defined]  # each kind documents its own
+        return restore, (type(self), self.config)
+
+    @classmethod
+    def _restored(cls, config: C) -> Self:
+        face: Self = cls.load(config)  # type: ignore[attr-defined]  # each kind documents its own
+        return face
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        copy: Self = type(self).load(self.config)  # type: ignore[attr-defined]
-        return copy
+        return self._restored(self.config)
 
     def _check_open(self) -> None:
         if not self._finalizer.alive:
