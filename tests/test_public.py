@@ -247,12 +247,12 @@ def test_the_service_and_the_protocol():
 def test_importing_loads_nothing_heavy():
     loaded = json.loads(
         in_a_process(
-            "import sys, json, akidb_mlx, akidb_mlx.testing\n"
+            "import sys, json, akidb_mlx, akidb_mlx.mteb, akidb_mlx.testing\n"
             "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
         )
     )
     heavy = {"transformers", "mlx_lm", "mlx", "torch", "sentence_transformers", "huggingface_hub", "langchain_core"}
-    heavy |= {"llama_index", "fastapi", "uvicorn", "pyarrow", "tqdm", "yaml", "asyncio_mqtt", "pandas"}
+    heavy |= {"llama_index", "mteb", "fastapi", "uvicorn", "pyarrow", "tqdm", "yaml", "asyncio_mqtt", "pandas"}
     assert not heavy & set(loaded)
 
 
