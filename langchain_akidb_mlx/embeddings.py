@@ -83,6 +83,10 @@ class AkiDBMLXEmbeddings(EmbedderAdapter, Embeddings):
         """`embed_query` without blocking the event loop; concurrent queries share forward passes."""
         return await self._lazy.aembed_query(text)
 
+    async def async_embed_query(self, text: str) -> list[float]:
+        """`aembed_query` by the name that neo4j-graphrag calls it."""
+        return await self.aembed_query(text)
+
     def validate_vectors(self, vectors: ArrayLike, *, unit_length: bool = False) -> list[list[float]]:
         """Vectors made elsewhere, for `from_embeddings`; InputError names the row that cannot be taken."""
         rows: list[list[float]] = self._lazy.validate(vectors, unit_length=unit_length).tolist()

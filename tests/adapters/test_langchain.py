@@ -75,6 +75,7 @@ def test_vectors_are_plain_floats_that_json_takes(embeddings):
         assert {type(number) for number in row} == {float}
     assert json.loads(json.dumps(documents)) == documents
     async_query = asyncio.run(embeddings.aembed_query("one"))
+    assert asyncio.run(embeddings.async_embed_query("one")) == async_query  # neo4j-graphrag's name of it
     async_documents = asyncio.run(embeddings.aembed_documents(["one", "two"]))
     assert_close(async_query, query)
     assert_close(async_documents, documents)

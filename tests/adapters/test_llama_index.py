@@ -297,6 +297,30 @@ def test_the_key_uses_the_configuration_as_resolved_at_construction(monkeypatch)
     assert again.truncate_dim == AkiDBMLXEmbedding.from_dict(embedding.to_dict()).truncate_dim == 64
 
 
+def test_metadata_that_nobody_reads_keeps_equal_contents_apart_in_the_ingestion_cache():
+    """LlamaIndex joins the contents of nodes for its key; what docs/llama-index.md says against it."""
+
+    def cut(size, **own):
+        text = "abcdefgh"
+        parts = [text[at : at + size] for at in range(0, len(text), size)]
+        return [TextNode(text=part, **own) for part in parts]
+
+    def told(size):
+        names = {"source": "a.txt", "cut": size}
+        own = {"excluded_embed_metadata_keys": [*names], "excluded_llm_metadata_keys": [*names]}
+        return cut(size, metadata=names, **own)
+
+    fake = FakeEmbedder(4)
+    pipeline = IngestionPipeline(transformations=[AkiDBMLXEmbedding(embedder=fake)])
+    assert len(pipeline.run(nodes=cut(2))) == 4
+    assert len(pipeline.run(nodes=cut(4))) == 4  # two were given
+    first, second = (pipeline.run(nodes=told(size)) for size in (2, 4))
+    assert [len(first), len(second)] == [4, 2]
+    assert_close([node.embedding for node in second], fake.encode_document(["abcd", "efgh"]))
+    pipeline.disable_cache = True
+    assert len(pipeline.run(nodes=cut(4))) == 2
+
+
 def test_a_persisted_pipeline_reloaded_makes_no_forward(embedding, tmp_path):
     pipeline = IngestionPipeline(transformations=[TokenTextSplitter(chunk_size=64, chunk_overlap=0), embedding])
     documents = [Document(text=" ".join(TEXTS * 3), doc_id="one")]

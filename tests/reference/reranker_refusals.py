@@ -95,7 +95,6 @@ REFUSED = (
     Refused("layerwise", "bge-reranker-v2-minicpm's kind: a head a layer", "rerankers/llama-classifier",
             json={"config.json": {"model_type": "minicpm", "architectures": ["LayerWiseMiniCPMForCausalLM"], "auto_map": {"AutoModelForCausalLM": "modeling.LayerWise"}, "start_layer": 1}}),
     Refused("alibi", "jina-reranker-v1's kind: position_embedding_type alibi, which transformers' BERT does not compute", "rerankers/bert", json={"config.json": {"position_embedding_type": "alibi"}}),
-    Refused("relative-key", "BERT's relative positions, which transformers 5 does not compute", "rerankers/bert", json={"config.json": {"position_embedding_type": "relative_key"}}),
     # Weights and modules that do not fit
     Refused("classifier-missing", "no classifier.weight: the reference draws one", "rerankers/bert", drop_weights=("classifier.weight",)),
     Refused("pooler-missing", "no pooler: the reference draws one", "rerankers/bert", drop_weights=("bert.pooler.dense.weight", "bert.pooler.dense.bias")),

@@ -32,8 +32,10 @@ def objects(folder):
         "HybridEmbedder": HybridEmbedder.load(folder),
         "Reranker": Reranker.load(TINY_RERANKER),
         "LangChain": AkiDBMLXEmbeddings(model=folder, query_prompt="find: ", show_progress=True),
-        "LangChain's reranker": AkiDBMLXReranker(model=TINY_RERANKER, top_n=5),
-        "LlamaIndex": AkiDBMLXEmbedding(model_name=folder, truncate_dim=8, num_workers=2),
+        "LangChain's reranker": AkiDBMLXReranker(
+            model=TINY_RERANKER, top_n=5, score_threshold=0.1, metadata_key="score"
+        ),
+        "LlamaIndex": AkiDBMLXEmbedding(model_name=folder, truncate_dim=8, embed_batch_size=9, num_workers=2),
         "LlamaIndex's reranker": AkiDBMLXRerank(model_name=TINY_RERANKER),
         "LlamaIndex's sparse": sparse,
         "for Milvus": sparse.for_milvus(),
