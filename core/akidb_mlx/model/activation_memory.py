@@ -1,6 +1,6 @@
 """How much memory a batch takes beside the weights: an estimate that is not too low, and seldom twice too high."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from akidb_mlx.model.architectures.base import Backbone
+from akidb_mlx.model.architectures.base import Backbone, PositionNumbers, no_positions
 from akidb_mlx.model.architectures.joined_layers import JoinedAttention
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.attention import SelfAttention
@@ -46,8 +46,8 @@ class Activations:
     """Whether attention makes the scores of all tokens at once."""
     kept_in_blocks: int = 0
     """Numbers per token that queries, keys and values have where a long text's layer is computed in blocks, else 0."""
-    of_positions: Callable[..., int] = Backbone.position_numbers
-    """`Backbone.position_numbers`."""
+    of_positions: PositionNumbers = no_positions
+    """What the backbone's `position_numbers` gives."""
 
     @classmethod
     def of(cls, backbone: Backbone, config: Mapping[str, Any], kind: str, dtype: mx.Dtype) -> "Activations":
@@ -60,7 +60,7 @@ class Activations:
         whole = not _fuses(kind, head, dtype) or (capped and not in_blocks)
         channels = _product_channels(layers[0]) if layers else 0
         kept = _kept_in_blocks(layers[0]) if layers and in_blocks else 0
-        of_positions = backbone.position_numbers
+        of_positions = backbone.position_numbers()
         return cls(
             backbone.width, channels, heads if layers else 0, dtype.size, kind == "cpu", whole, kept, of_positions
         )

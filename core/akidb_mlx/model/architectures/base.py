@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -10,10 +10,22 @@ import mlx.nn as nn
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model.device_batch import DeviceBatch
 
-__all__ = ["Backbone", "allow", "fuse", "read", "rename", "token_type_rows"]
+__all__ = ["Backbone", "PositionNumbers", "allow", "fuse", "no_positions", "read", "rename", "token_type_rows"]
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
+
+
+class PositionNumbers(Protocol):
+    """How many numbers relative positions keep beside the scores of a batch."""
+
+    def __call__(self, rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
+        """For so many rows of so many tokens; `in_blocks`: a long text's layers are computed block by block."""
+
+
+def no_positions(rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
+    """None."""
+    return 0
 
 
 class Backbone(nn.Module):
@@ -42,12 +54,9 @@ class Backbone(nn.Module):
         """Those of each row's first token, (rows, 1, width); an architecture may leave out what only others need."""
         return self(batch)[:, :1]
 
-    def position_numbers(self, rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
-        """How many numbers relative positions keep beside the scores of so many rows of so many tokens.
-
-        `in_blocks`: a long text's layers are computed block by block.
-        """
-        return 0
+    def position_numbers(self) -> PositionNumbers:
+        """What says how many numbers relative positions keep beside the scores; it must not keep the weights."""
+        return no_positions
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """The checkpoint's weights under our names."""

@@ -1,6 +1,7 @@
 """DeBERTa-v2 and -v3 (He et al. 2020 and 2021, arXiv:2006.03654 and 2111.09543): disentangled attention, post-norm."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -8,11 +9,16 @@ import mlx.nn as nn
 import numpy as np
 
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
-from akidb_mlx.model.architectures.base import Backbone, allow, read, token_type_rows
+from akidb_mlx.model.architectures.base import Backbone, PositionNumbers, allow, no_positions, read, token_type_rows
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.activations import activation
-from akidb_mlx.model.layers.disentangled import DisentangledAttention, RelativePositions, deberta_buckets
+from akidb_mlx.model.layers.disentangled import (
+    DisentangledAttention,
+    RelativePositions,
+    deberta_buckets,
+    position_numbers,
+)
 from akidb_mlx.model.layers.neighbours import NeighbourLayer
 
 __all__ = ["DebertaV2", "attention_kinds", "head_width"]
@@ -199,15 +205,9 @@ class DebertaV2(Backbone):
                 x = self.neighbours(embeddings, x, batch.attention_mask)
         return x, positions
 
-    def position_numbers(self, rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
-        """How many numbers relative positions keep beside the scores: those by row of the table, and what they add."""
-        if not self._relative:
-            return 0
-        used = min(2 * length - 1, 2 * self._span)
-        if in_blocks:
-            block = max(cpu_kernels.BLOCK_BYTES // 4, rows * heads * length)
-            return rows * length * (heads * used + self.width) + 4 * block
-        return rows * heads * length * (2 * used + 3 * length)
+    def position_numbers(self) -> PositionNumbers:
+        """What says how many numbers are kept by row of the table, and of what they add to the scores."""
+        return partial(position_numbers, self.width, 2 * self._span) if self._relative else no_positions
 
     def _positions(self, batch: DeviceBatch) -> RelativePositions:
         length = batch.input_ids.shape[1]

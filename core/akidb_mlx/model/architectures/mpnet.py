@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from akidb_mlx.model.architectures.base import Backbone, allow, read
+from akidb_mlx.model.architectures.base import Backbone, PositionNumbers, allow, read
 from akidb_mlx.model.architectures.roberta import positions_after_padding
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
@@ -66,6 +66,6 @@ class MPNet(Backbone):
             x = layer(x, bias)
         return x
 
-    def position_numbers(self, rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
-        """How many numbers relative positions keep beside the scores: what is added to all of them, or to a block."""
-        return bias_numbers(rows, length, heads, in_blocks=in_blocks)
+    def position_numbers(self) -> PositionNumbers:
+        """What says how many numbers are kept of what is added to the scores."""
+        return bias_numbers

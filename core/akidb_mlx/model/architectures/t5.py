@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.errors import CheckpointError
-from akidb_mlx.model.architectures.base import Backbone, read
+from akidb_mlx.model.architectures.base import Backbone, PositionNumbers, read
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.activations import Activation, activation
@@ -115,9 +115,9 @@ class T5(Backbone):
             x = layer(x, bias)
         return self.norm(x)
 
-    def position_numbers(self, rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
-        """How many numbers relative positions keep beside the scores: what is added to all of them, or to a block."""
-        return bias_numbers(rows, length, heads, in_blocks=in_blocks)
+    def position_numbers(self) -> PositionNumbers:
+        """What says how many numbers are kept of what is added to the scores."""
+        return bias_numbers
 
     def _bias(self, index: int, batch: DeviceBatch) -> Mask:
         length = batch.input_ids.shape[1]

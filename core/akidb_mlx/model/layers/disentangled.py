@@ -13,10 +13,11 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
+from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.attention import attention_layer, first_of_attention_layer
 from akidb_mlx.model.layers.masks import ByBlock, is_by_block, make_mask
 
-__all__ = ["DisentangledAttention", "RelativePositions", "deberta_buckets"]
+__all__ = ["DisentangledAttention", "RelativePositions", "deberta_buckets", "position_numbers"]
 
 Then = Callable[[mx.array, mx.array], mx.array]
 
@@ -165,6 +166,15 @@ def _gather(scores: mx.array, rows: mx.array) -> mx.array:
     """
     flat = scores.reshape(-1, *scores.shape[2:])
     return mx.take_along_axis(flat, mx.broadcast_to(rows, (flat.shape[0], *rows.shape)), axis=-1)
+
+
+def position_numbers(width: int, table: int, rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
+    """How many numbers are kept beside the scores, for a table of so many rows: by its row, and what is added."""
+    used = min(2 * length - 1, table)
+    if in_blocks:
+        block = max(cpu_kernels.BLOCK_BYTES // 4, rows * heads * length)
+        return rows * length * (heads * used + width) + 4 * block
+    return rows * heads * length * (2 * used + 3 * length)
 
 
 def deberta_buckets(distances: NDArray[Any], buckets: int, farthest: int) -> NDArray[np.int64]:
