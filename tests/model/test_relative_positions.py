@@ -44,7 +44,7 @@ def test_debertas_buckets_are_the_references():
 
 
 @pytest.mark.skipif(DEVICE.kind != "cpu", reason="the CPU build's estimate")
-@pytest.mark.parametrize("shape", [(8, 200), (1, 500), (1, 3000)], ids=str)
+@pytest.mark.parametrize("shape", [(32, 400), (1, 1500)], ids=str)
 @pytest.mark.parametrize("name", ["heads-64-t5", "heads-64-deberta-v2"])
 def test_the_estimate_is_not_too_low(name, shape):
     """MLX's own count of what a batch takes at its peak, at short lengths and where layers go block by block."""

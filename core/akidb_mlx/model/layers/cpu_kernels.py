@@ -5,7 +5,7 @@ that runs far ahead keeps the others' cores idle, and a query beside a batch of 
 
 Both replace exp by a polynomial raised to a power of two, which are products and sums that the compiler
 vectorises. The form is that of Abramowitz and Stegun 7.1.28; the coefficients were fitted for float32.
-Measured over all inputs: GELU is off by less than 7e-7; exp(-t) by less than 2e-6 of itself as long as it
+Measured over all inputs: either GELU is off by less than 7e-7; exp(-t) by less than 2e-6 of itself as long as it
 matters (t < 17), for a long text adds up many small ones.
 """
 
