@@ -16,7 +16,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check -q install -c constr
 DEMO_OPTIONS = $(if $(ASK),--ask "$(ASK)") $(if $(DOCS),--docs "$(DOCS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pretended-metal test-wheel test-all test-stores check format bench fuzz reference clean
+.PHONY: help demo test test-pretended-metal test-wheel test-all test-stores test-readers check format bench fuzz reference clean
 
 help:  ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ test-all: $(VENV)/.rerank-clients  ## Run all tests: also the slow ones, heavy v
 test-stores: $(VENV)/.all  ## Run the tests that need heavy vector stores or Ray, and the examples
 	$(BIN)/$(PYTEST) -m "not slow" tests/adapters/test_langchain_stores.py tests/adapters/test_llama_index_stores.py \
 		tests/adapters/test_sparse.py tests/test_hybrid_page.py tests/corpus/test_corpus_handover.py tests/test_examples.py $(ARGS)
+
+# Daft wants an earlier pyarrow; it is tested where it is installed by hand (`pip install --no-deps daft`).
+test-readers: $(VENV)/.readers  ## Run the tests of which tools read the files that embed writes
+	$(BIN)/$(PYTEST) tests/corpus/test_corpus_readers.py $(ARGS)
 
 check: $(VENV)/.dev  ## Format, lint, types and the direction of imports
 	$(BIN)/ruff format --check
@@ -100,6 +104,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(PIP) -e ".[dev,bench,$(BACKEND)]"
+	@touch $@
+
+$(VENV)/.readers: $(VENV)/.all
+	$(PIP) -e ".[dev,stores,clients,ray,readers,$(BACKEND)]"
 	@touch $@
 
 $(VENV)/.all: $(VENV)/.dev

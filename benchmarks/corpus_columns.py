@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 FACTS = (
     "model_name revision pooling normalize prompts query_prompt document_prompt max_seq_length dimension similarity "
-    "quantization"
+    "quantization exact_reference"
 )
 
 

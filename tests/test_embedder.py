@@ -319,6 +319,7 @@ def test_a_users_pooling_wins_with_one_warning(folder, caplog):
 def test_faces_of_vectors(tiny):
     rows = tiny.encode(TEXTS)
     assert_close(np.diag(tiny.similarity(rows, rows)), np.ones(10, np.float32))
+    assert_close(tiny.similarity_pairwise(rows, rows[::-1]), np.diag(tiny.similarity(rows, rows[::-1])))
     assert tiny.validate(rows.tolist(), unit_length=True).shape == (10, 16)
     with pytest.raises(InputError, match="row 0 has 15 numbers; the model's dimension is 16"):
         tiny.validate(rows[:, :15])

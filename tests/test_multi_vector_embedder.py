@@ -25,11 +25,13 @@ from akidb_mlx import (
 )
 from akidb_mlx.config.multi_vector_config import TOKEN_VECTOR_FIELDS
 from akidb_mlx.errors import ClosedError, ConfigError, InputError, UnsupportedModelError
-from akidb_mlx.maxsim import token_pairs
+from akidb_mlx.maxsim import maxsim_pairs, token_pairs
 from akidb_mlx.token_pooling import pool_tokens
 from support.checkpoints import MULTI_VECTOR, PROMPTS, TINY_RERANKER
 from support.comparison import assert_close, assert_unit_length
 from support.device import DEVICE
+from support.pairwise import DOCUMENTS as PAIRED
+from support.pairwise import MAXSIM_PAIRWISE, QUERIES
 from support.waiting import PATIENCE_S
 
 FIXED, MIN, LEFT, KEEP = (MULTI_VECTOR / name for name in ("fixed", "min", "left-padding", "keep-only"))
@@ -126,6 +128,21 @@ def test_what_similarity_takes(fixed):
     for other in ([np.ones((2, 7))], MultiVectors.of([np.ones((2, 7), np.float32)], 7)):
         with pytest.raises(InputError, match="7 numbers, where this model's have 8"):
             fixed.similarity(queries, other)
+
+
+@pytest.mark.parametrize("kind", sorted(MAXSIM_PAIRWISE))
+def test_pairs_have_the_references_scores(kind):
+    queries, documents = (MultiVectors.of([np.array(row, np.float32) for row in side], 2) for side in (QUERIES, PAIRED))
+    assert maxsim_pairs(queries, documents, kind).tolist() == MAXSIM_PAIRWISE[kind]
+
+
+def test_pairs_of_a_models_rows(fixed):
+    queries, documents = fixed.encode_query([QUERY, "tea"]), fixed.encode_document(DOCUMENTS[:2])
+    expected = np.diag(fixed.similarity(queries, documents))
+    assert_close(fixed.similarity_pairwise(queries, documents), expected, 1e-5)
+    assert_close(fixed.similarity_pairwise([row.tolist() for row in queries], documents), expected, 1e-5)
+    with pytest.raises(InputError, match="2 queries and 1 documents are no pairs"):
+        fixed.similarity_pairwise(queries, documents[:1])
 
 
 # ── rankings ─────────────────────────────────────────────────────────────────────────────────────────

@@ -96,7 +96,7 @@ BERT, LLAMA, QWEN, CHAT = "bert-mean", "llama-linear", "qwen3-embedding", "qwen3
 TRANSFORMER, POOLING = ("Transformer", ""), ("Pooling", "1_Pooling")
 REFUSALS = (
     # ── architectures ──
-    Refusal("an architecture that nobody computes", BERT, config(model_type="t5"), "model_type 't5' is not supported; supported: "),
+    Refusal("an architecture that nobody computes", BERT, config(model_type="longformer"), "model_type 'longformer' is not supported; supported: "),
     Refusal("a decoder of mlx-lm's without a reference", LLAMA, config(model_type="mamba"),
             "model_type 'mamba' is a model of mlx-lm's, but no reference has verified its vectors here, so it is refused; supported: "),
     Refusal("a model that looks at images too", LLAMA, config(model_type="qwen3_vl"), "model_type 'qwen3_vl' is a model of mlx-lm's, but"),

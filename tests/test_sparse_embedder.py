@@ -16,11 +16,12 @@ import pytest
 from akidb_mlx import Embedder, EmbedderConfig, SparseConfig, SparseEmbedder, SparseEmbedderProtocol, SparseRows
 from akidb_mlx.config.sparse_config import SPARSE_FIELDS
 from akidb_mlx.errors import ClosedError, ConfigError, InputError, QueueFullError, UnsupportedModelError
-from akidb_mlx.sparse_scores import greatest, similarity
+from akidb_mlx.sparse_scores import greatest, similarity, similarity_pairwise
 from akidb_mlx.testing import FakeSparseEmbedder
 from support.checkpoints import MINILM, SPARSE, TINY_RERANKER
 from support.comparison import assert_close
 from support.device import held_device
+from support.pairwise import LEFT, PAIRWISE, RIGHT
 from support.waiting import PATIENCE_S, auntil, until
 
 BERT, PROMPTS = SPARSE / "bert-max", SPARSE / "bert-sum"
@@ -251,6 +252,22 @@ def test_similarities_by_hand():
     assert_close(similarity(a, b, "cosine"), [[0.8, 1, 0], [0, 0, 0]])
     assert_close(similarity(a, b, "euclidean"), [[-(13**0.5), 0, -(26**0.5)], [-2, -5, -1]])
     assert similarity(a, b, "manhattan").tolist() == [[-5, 0, -8], [-2, -7, -1]]
+
+
+@pytest.mark.parametrize("kind", sorted(PAIRWISE))
+def test_pairs_have_the_references_scores(kind):
+    a, b = (rows_of(*({3: x, 7: y} for x, y in side)) for side in (LEFT, RIGHT))
+    assert_close(similarity_pairwise(a, b, kind), PAIRWISE[kind])
+    assert similarity_pairwise(rows_of({}), rows_of({}), kind).tolist() == [0]
+    with pytest.raises(InputError, match="4 rows and 1 rows are no pairs"):
+        similarity_pairwise(a, b[:1], kind)
+
+
+def test_pairs_of_a_models_rows(bert):
+    rows, others = bert.encode(TEXTS), bert.encode_query(TEXTS[::-1])
+    assert_close(bert.similarity_pairwise(rows, others), np.diag(bert.similarity(rows, others)), 1e-5)
+    with pytest.raises(TypeError, match="similarity takes SparseRows"):
+        bert.similarity_pairwise(rows, others.to_dense())
 
 
 def test_similarity_of_more_rows_than_a_block_and_what_it_refuses(bert):
@@ -494,7 +511,15 @@ def test_the_fake_is_as_strict_and_words_in_common_are_places_in_common():
 def test_what_it_has():
     public = {name for name in dir(SparseEmbedder) if not name.startswith("_")}
     calls = {"encode", "encode_query", "encode_document", "encode_stream"}
-    own = {"similarity", "decode", "count_tokens", "dimension", "max_active_dims", "aencode_with_usage"}
+    own = {
+        "similarity",
+        "similarity_pairwise",
+        "decode",
+        "count_tokens",
+        "dimension",
+        "max_active_dims",
+        "aencode_with_usage",
+    }
     shared = {"load", "max_seq_length", "healthy", "fingerprint", "info", "stats", "close"}
     assert public == calls | {f"a{name}" for name in calls} | own | shared
     for name in public:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from akidb_mlx.errors import InputError
-from akidb_mlx.vectors import finish, similarity, validate
+from akidb_mlx.vectors import finish, similarity, similarity_pairwise, validate
 from support.comparison import assert_close
+from support.pairwise import LEFT, PAIRWISE, RIGHT
 
 ROWS = np.array([[3, 4, 12], [0, -5, 0]], np.float32)
 
@@ -91,6 +92,23 @@ def test_one_row_may_come_bare_and_none_may_come(kind):
 def test_similarity_of_rows_that_do_not_match(b):
     with pytest.raises(InputError, match="one dimension"):
         similarity(A, b)
+
+
+@pytest.mark.parametrize("kind", sorted(PAIRWISE))
+def test_pairs_have_the_references_scores(kind):
+    scores = similarity_pairwise(LEFT, RIGHT, kind)
+    assert scores.shape == (4,) and scores.dtype == np.float32
+    assert_close(scores, PAIRWISE[kind])
+    assert_close(scores, np.diag(similarity(LEFT, RIGHT, kind)))
+    assert_close(similarity_pairwise(LEFT[0], RIGHT[0], kind), PAIRWISE[kind][:1])
+    assert similarity_pairwise(np.empty((0, 2)), np.empty((0, 2)), kind).shape == (0,)
+
+
+def test_rows_that_are_no_pairs():
+    with pytest.raises(InputError, match="2 rows and 3 rows are no pairs"):
+        similarity_pairwise(A, B)
+    with pytest.raises(InputError, match="one dimension"):
+        similarity_pairwise(A, [[1.0, 2.0, 3.0]] * 2)
 
 
 # ── validate ─────────────────────────────────────────────────────────────────────────────────────────

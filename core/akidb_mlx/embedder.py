@@ -253,6 +253,10 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         """(n, m) scores of rows `a` against rows `b`, by the checkpoint's similarity function."""
         return vectors.similarity(a, b, self._checkpoint.similarity)
 
+    def similarity_pairwise(self, a: ArrayLike, b: ArrayLike) -> Embeddings:
+        """(n,) scores of row i of `a` against row i of `b`, by the checkpoint's similarity function."""
+        return vectors.similarity_pairwise(a, b, self._checkpoint.similarity)
+
     def info(self) -> dict[str, Any]:
         """The recipe with the source of each fact, the device, memory and counters; plain values."""
         from akidb_mlx.effective.describe import describe

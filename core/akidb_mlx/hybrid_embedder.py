@@ -26,7 +26,7 @@ from akidb_mlx.sparse_embedder import SparseEmbedder
 from akidb_mlx.sparse_rows import SparseRows
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["Hybrid", "HybridEmbedder", "HybridScores"]
+__all__ = ["Hybrid", "HybridEmbedder", "HybridScores", "config_as"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +84,8 @@ class HybridEmbedder:
         faces: list[Any] = []
         try:
             faces.append(dense := Embedder.load(config))
-            faces.append(SparseEmbedder.load(_as(SparseConfig, dense.config)))
-            faces.append(MultiVectorEmbedder.load(_as(MultiVectorConfig, dense.config)))
+            faces.append(SparseEmbedder.load(config_as(SparseConfig, dense.config)))
+            faces.append(MultiVectorEmbedder.load(config_as(MultiVectorConfig, dense.config)))
             return cls(*faces)
         except BaseException:
             for face in faces:
@@ -283,7 +283,7 @@ class HybridEmbedder:
         return replace(call, urgent=False, errors=None if on_error is None else {})
 
 
-def _as(kind: type[ModelConfig], config: EmbedderConfig) -> Any:
+def config_as(kind: type[ModelConfig], config: EmbedderConfig) -> Any:
     """Another kind's configuration with the same settings, but for those that are dense rows' own."""
     shared = (*ModelOptions.model_fields, "model", "query_prompt", "document_prompt")
     return kind.exact(**{name: getattr(config, name) for name in shared})

@@ -22,7 +22,7 @@ from akidb_mlx.effective.multi_vector_recipe import (
     read_multi_vector_recipe,
 )
 from akidb_mlx.errors import InputError
-from akidb_mlx.maxsim import maxsim
+from akidb_mlx.maxsim import maxsim, maxsim_pairs
 from akidb_mlx.model.host_rows import Rows
 from akidb_mlx.multi_vectors import MultiVectors
 from akidb_mlx.pipeline.call import Call, OnError, Usage
@@ -250,6 +250,11 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         self._check_open()
         return device_maxsim(some, others, self._checkpoint.similarity, self._loaded.recipe.device)
 
+    def similarity_pairwise(self, queries: TokenRows, documents: TokenRows) -> Embeddings:
+        """(n,) float32 scores of query i against document i, as `similarity`."""
+        some, others = (as_multi_vectors(side, self.dimension) for side in (queries, documents))
+        return maxsim_pairs(some, others, self._checkpoint.similarity)
+
     def rank(
         self, query: str, documents: Sequence[str], top_k: int | None = None, *, show_progress: bool = False
     ) -> list[Ranked]:
@@ -305,7 +310,8 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         """The token of each vector, as the vocabulary spells it, where token pooling merges none."""
         prompt = self._prompts.choose(side=side)
         encodings = self._path.encoder.encode(checked(texts), prompt, 0, side).encodings
-        kept = [one.token_ids if one.kept is None else one.token_ids[one.kept] for one in encodings]
+        first = self._checkpoint.head.first  # those before it give no vector
+        kept = [one.token_ids[first:] if one.kept is None else one.token_ids[one.kept] for one in encodings]
         return [[str(self._loaded.tokenizer.token(int(number))) for number in ids] for ids in kept]
 
     def info(self) -> dict[str, Any]:

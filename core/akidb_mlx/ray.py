@@ -12,12 +12,13 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from akidb_mlx.checkpoint.locate import resolve
-from akidb_mlx.config.embedder_config import EmbedderConfig
-from akidb_mlx.embedder import Embedder
+from akidb_mlx.config.model_config import ModelConfig
+from akidb_mlx.corpus.encoders import load_encoder
+from akidb_mlx.corpus.forms import form_of
 from akidb_mlx.errors import AkiDBMLXError, BackendError, ConfigError, InputError
-from akidb_mlx.vectors import Embeddings
 
 try:
     import ray
@@ -40,27 +41,25 @@ class RayEmbedder:
 
     def __init__(
         self,
-        config: EmbedderConfig,
+        config: ModelConfig,
         text_column: str = "text",
         output_column: str = "embedding",
         error_column: str | None = None,
+        kind: str = "dense",
     ) -> None:
-        """Load the model. A text that cannot be embedded is an error, or with `error_column` told there."""
-        self._embedder = Embedder.load(config)
+        """Load the model. A text that cannot be embedded is an error, or with `error_column` told there.
+
+        `kind`: dense, sparse, multi or hybrid; of the last three the columns have the names that `embed` gives them.
+        """
+        self._embedder = load_encoder(config, kind)
+        self._form = form_of(self._embedder.info(), self._embedder.dimension, kind, "float32")
         self._text_column = text_column
         self._output_column = output_column
         self._error_column = error_column
 
     def __call__(self, batch: Any) -> Any:
         """The batch with its vectors; a text that has none gets null (NaN in NumPy) and its reason."""
-        if not isinstance(batch, pa.Table | dict):
-            raise TypeError(f'a batch is a {type(batch).__name__}; use batch_format="pyarrow" or "numpy"')
-        columns = batch.column_names if isinstance(batch, pa.Table) else list(batch)
-        if self._text_column not in columns:
-            raise InputError(f"no column {self._text_column!r}; the dataset has {', '.join(columns)}")
-        for name in (self._output_column, self._error_column):
-            if name in columns:
-                raise InputError(f"the dataset has a column {name!r} already; name another for what is added")
+        self._check(batch)
         texts = (
             batch[self._text_column].to_pylist() if isinstance(batch, pa.Table) else batch[self._text_column].tolist()
         )
@@ -71,19 +70,38 @@ class RayEmbedder:
         reasons = [errors.get(place) for place in range(len(texts))]
         if isinstance(batch, pa.Table):
             missing = pa.array([reason is not None for reason in reasons])
-            column = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1], mask=missing)
-            batch = batch.append_column(self._output_column, column)
+            if self._form.kind == "dense":
+                column = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1], mask=missing)
+                batch = batch.append_column(self._output_column, column)
+            else:
+                columns = self._form.columns(list(self._form.rows(rows)))
+                for field in self._form.fields():
+                    values = pc.if_else(missing, pa.nulls(len(missing), field.type), columns[field.name])
+                    batch = batch.append_column(field, values)
             if self._error_column is not None:
                 batch = batch.append_column(self._error_column, pa.array(reasons, pa.string()))
             return batch
         told = {} if self._error_column is None else {self._error_column: np.array(reasons, object)}
         return {**batch, self._output_column: rows, **told}
 
-    def encode(self, texts: Sequence[str | None]) -> tuple[Embeddings, dict[int, str], dict[str, int]]:
-        """(n, dimension) rows, why some are NaN by place, and this actor's counters so far."""
+    def _check(self, batch: Any) -> None:
+        if not isinstance(batch, pa.Table | dict):
+            raise TypeError(f'a batch is a {type(batch).__name__}; use batch_format="pyarrow" or "numpy"')
+        columns = batch.column_names if isinstance(batch, pa.Table) else list(batch)
+        if self._text_column not in columns:
+            raise InputError(f"no column {self._text_column!r}; the dataset has {', '.join(columns)}")
+        own = (self._output_column,) if self._form.kind == "dense" else self._form.names
+        if self._form.kind != "dense" and isinstance(batch, dict):
+            raise TypeError(f'rows of kind {self._form.kind} are Arrow\'s; use batch_format="pyarrow"')
+        for name in (*own, self._error_column):
+            if name in columns:
+                raise InputError(f"the dataset has a column {name!r} already; name another for what is added")
+
+    def encode(self, texts: Sequence[str | None]) -> tuple[Any, dict[int, str], dict[str, int]]:
+        """A row for each text, why some are NaN or empty by place, and this actor's counters so far."""
         errors = {place: "no text" for place, text in enumerate(texts) if not isinstance(text, str)}
         places = [place for place in range(len(texts)) if place not in errors]
-        rows = np.full((len(texts), self._embedder.dimension), np.nan, np.float32)
+        rows: list[Any] = [None] * len(texts)
 
         def refuse(place: int, error: AkiDBMLXError) -> None:
             errors[places[place]] = str(error)
@@ -91,10 +109,11 @@ class RayEmbedder:
         wanted = (text for text in texts if isinstance(text, str))
         done = 0
         for chunk in self._embedder.encode_stream(wanted, side="document", on_error=refuse):
-            rows[places[done : done + len(chunk)]] = chunk
+            for place, row in zip(places[done : done + len(chunk)], self._form.rows(chunk), strict=True):
+                rows[place] = row
             done += len(chunk)
         stats = self._embedder.stats()
-        return rows, errors, {name: stats[name] for name in _COUNTERS}
+        return self._form.together(rows), errors, {name: stats[name] for name in _COUNTERS}
 
     def describe(self) -> dict[str, Any]:
         """What the driver wants to know of the model."""
@@ -102,7 +121,7 @@ class RayEmbedder:
         return {"dimension": embedder.dimension, "fingerprint": embedder.fingerprint, "info": embedder.info()}
 
 
-def actor_options(config: EmbedderConfig, actors: int | None = None) -> tuple[int, dict[str, Any]]:
+def actor_options(config: ModelConfig, actors: int | None = None) -> tuple[int, dict[str, Any]]:
     """How many actors, and what each asks of Ray: one a GPU; without GPUs one a machine, with its cores shared."""
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray's telemetry is on by default
@@ -125,11 +144,12 @@ def actor_options(config: EmbedderConfig, actors: int | None = None) -> tuple[in
 
 def embed_dataset(
     ds: "ray.data.Dataset",
-    config: EmbedderConfig,
+    config: ModelConfig,
     *,
     text_column: str = "text",
     output_column: str = "embedding",
     error_column: str | None = None,
+    kind: str = "dense",
     actors: int | None = None,
     batch_size: int = 1024,
     **map_batches: Any,
@@ -137,6 +157,7 @@ def embed_dataset(
     """The dataset with a column of vectors (fixed-size float32 lists), embedded lazily by a pool of actors.
 
     The order of rows may change: carry an id. `actors`: None is one a device. `map_batches` goes to Ray as it is.
+    `kind` sparse, multi or hybrid wants that kind's configuration (a hybrid's is EmbedderConfig) and gives its columns.
 
     Raises:
         ConfigError: more actors than GPUs. ModelNotFoundError: looked for here, before any actor starts.
@@ -150,6 +171,7 @@ def embed_dataset(
             "text_column": text_column,
             "output_column": output_column,
             "error_column": error_column,
+            "kind": kind,
         },
         batch_format="pyarrow",
         batch_size=batch_size,
@@ -161,7 +183,7 @@ def embed_dataset(
 class RayEncoder:
     """Several actors with the face that `akidb_mlx.corpus` wants of an embedder; rows come back in order."""
 
-    def __init__(self, config: EmbedderConfig, actors: int | None = None) -> None:
+    def __init__(self, config: ModelConfig, actors: int | None = None, kind: str = "dense") -> None:
         """Start the actors and wait until the first has loaded the model."""
         resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
         self.config = config
@@ -169,7 +191,7 @@ class RayEncoder:
         # A machine that is lost costs a restart, not the run.
         options |= {"max_restarts": -1, "max_task_retries": 3, "max_concurrency": _WAITING}
         remote = ray.remote(**options)(RayEmbedder)
-        self._actors = [remote.remote(config) for _ in range(actors)]
+        self._actors = [remote.remote(config, kind=kind) for _ in range(actors)]
         self._facts: dict[str, Any] = _get(self._actors[0].describe.remote())
         self._stats = [dict.fromkeys(_COUNTERS, 0) for _ in self._actors]
 
@@ -198,7 +220,7 @@ class RayEncoder:
         *,
         side: str = "document",
         on_error: Callable[[int, AkiDBMLXError], None] | None = None,
-    ) -> Iterator[Embeddings]:
+    ) -> Iterator[Any]:
         """As `Embedder.encode_stream` on the document side; a few chunks an actor are read ahead."""
         source, turns = iter(texts), itertools.cycle(range(len(self._actors)))
         waiting: deque[Any] = deque()

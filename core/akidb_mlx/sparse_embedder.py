@@ -254,6 +254,10 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         """(n, m) float32 scores of rows `a` against rows `b`, by the checkpoint's similarity function."""
         return sparse_scores.similarity(a, b, self._checkpoint.similarity)
 
+    def similarity_pairwise(self, a: SparseRows, b: SparseRows) -> Embeddings:
+        """(n,) float32 scores of row i of `a` against row i of `b`, by the checkpoint's similarity function."""
+        return sparse_scores.similarity_pairwise(a, b, self._checkpoint.similarity)
+
     def decode(self, rows: SparseRows, top_k: int | None = None) -> list[list[tuple[str | None, float]]]:
         """The tokens of each row with their weights, heaviest first, of equal ones the lower place; at most `top_k`.
 

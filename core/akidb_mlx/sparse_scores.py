@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from akidb_mlx import vectors
 from akidb_mlx.errors import InputError
 from akidb_mlx.sparse_rows import SparseRow, SparseRows
 
-__all__ = ["check_active_dims", "decode", "finish_sparse", "greatest", "similarity"]
+__all__ = ["check_active_dims", "decode", "finish_sparse", "greatest", "similarity", "similarity_pairwise"]
 
 Numbers = NDArray[np.float32]
 # Rows that are as wide as the words they have together, at a time.
@@ -58,11 +59,7 @@ def finish_sparse(rows: NDArray[np.object_], dimension: int, max_active_dims: in
 
 def similarity(a: SparseRows, b: SparseRows, kind: str) -> Numbers:
     """(n, m) scores of rows `a` against rows `b`: cosine, dot, or negative euclidean or manhattan distance."""
-    if not isinstance(a, SparseRows) or not isinstance(b, SparseRows):
-        wrong = b if isinstance(a, SparseRows) else a
-        raise TypeError(f"similarity takes SparseRows, not a {type(wrong).__name__}")
-    if a.dimension != b.dimension:
-        raise InputError(f"similarity needs rows of one dimension, not of {a.dimension} and {b.dimension}")
+    _refuse_other_rows(a, b)
     scores = np.zeros((len(a), len(b)), np.float32)
     for left in range(0, len(a), _BLOCK):
         for right in range(0, len(b), _BLOCK):
@@ -71,6 +68,33 @@ def similarity(a: SparseRows, b: SparseRows, kind: str) -> Numbers:
             block = _KINDS[kind](_on(rows, words), _on(others, words))
             scores[left : left + _BLOCK, right : right + _BLOCK] = block
     return scores
+
+
+def similarity_pairwise(a: SparseRows, b: SparseRows, kind: str) -> Numbers:
+    """(n,) scores of row i of `a` against row i of `b`: the diagonal of `similarity`."""
+    _refuse_other_rows(a, b)
+    if len(a) != len(b):
+        raise InputError(f"{len(a)} rows and {len(b)} rows are no pairs")
+    scores = np.empty(len(a), np.float32)
+    for place, (one, other) in enumerate(zip(a, b, strict=True)):
+        words = np.union1d(one[0], other[0])
+        scores[place] = vectors.similarity_pairwise(_row_on(one, words), _row_on(other, words), kind)[0]
+    return scores
+
+
+def _refuse_other_rows(a: SparseRows, b: SparseRows) -> None:
+    if not isinstance(a, SparseRows) or not isinstance(b, SparseRows):
+        wrong = b if isinstance(a, SparseRows) else a
+        raise TypeError(f"similarity takes SparseRows, not a {type(wrong).__name__}")
+    if a.dimension != b.dimension:
+        raise InputError(f"similarity needs rows of one dimension, not of {a.dimension} and {b.dimension}")
+
+
+def _row_on(row: SparseRow, words: NDArray[np.int32]) -> Numbers:
+    """(words,) of these words alone."""
+    dense = np.zeros(len(words), np.float32)
+    dense[np.searchsorted(words, row[0])] = row[1]
+    return dense
 
 
 def _on(rows: SparseRows, words: NDArray[np.int32]) -> Numbers:

@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from akidb_mlx.errors import InputError
 
-__all__ = ["Embeddings", "finish", "similarity", "validate"]
+__all__ = ["Embeddings", "finish", "similarity", "similarity_pairwise", "validate"]
 
 Embeddings = NDArray[np.float32]
 _EPSILON = 1e-12  # as torch.nn.functional.normalize
@@ -37,10 +37,7 @@ def _to_unit_length(rows: Embeddings) -> Embeddings:
 
 def similarity(a: ArrayLike, b: ArrayLike, kind: str = "cosine") -> Embeddings:
     """(n, m) scores of (n, d) against (m, d) rows: cosine, dot, or negative euclidean or manhattan distance."""
-    left = np.atleast_2d(np.asarray(a, dtype=np.float32))
-    right = np.atleast_2d(np.asarray(b, dtype=np.float32))
-    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
-        raise InputError(f"similarity needs rows of one dimension, not shapes {left.shape} and {right.shape}")
+    left, right = _two_sides(a, b)
     if kind == "cosine":
         return finish(left, left.shape[1], normalize=True) @ finish(right, right.shape[1], normalize=True).T
     if kind == "dot":
@@ -48,6 +45,27 @@ def similarity(a: ArrayLike, b: ArrayLike, kind: str = "cosine") -> Embeddings:
     order = 2 if kind == "euclidean" else 1
     scores = [-np.linalg.norm(right - row, ord=order, axis=1) for row in left]
     return np.asarray(scores, dtype=np.float32).reshape(len(left), len(right))
+
+
+def similarity_pairwise(a: ArrayLike, b: ArrayLike, kind: str = "cosine") -> Embeddings:
+    """(n,) scores of row i of `a` against row i of `b`, both (n, d): the diagonal of `similarity`."""
+    left, right = _two_sides(a, b)
+    if len(left) != len(right):
+        raise InputError(f"{len(left)} rows and {len(right)} rows are no pairs")
+    if kind == "cosine":
+        left, right = _to_unit_length(left), _to_unit_length(right)
+    if kind in ("cosine", "dot"):
+        return np.asarray(np.einsum("nd,nd->n", left, right), np.float32)
+    return np.asarray(-np.linalg.norm(left - right, ord=2 if kind == "euclidean" else 1, axis=1), np.float32)
+
+
+def _two_sides(a: ArrayLike, b: ArrayLike) -> tuple[Embeddings, Embeddings]:
+    """Rows that can be compared, (n, d) and (m, d); a lone vector is one row."""
+    left = np.atleast_2d(np.asarray(a, dtype=np.float32))
+    right = np.atleast_2d(np.asarray(b, dtype=np.float32))
+    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
+        raise InputError(f"similarity needs rows of one dimension, not shapes {left.shape} and {right.shape}")
+    return left, right
 
 
 def validate(vectors: ArrayLike, dimension: int, *, unit_length: bool = False) -> Embeddings:

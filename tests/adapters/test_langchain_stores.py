@@ -66,9 +66,16 @@ def test_faiss_from_vectors_that_are_there(embeddings):
 
     rows = np.array(embeddings.embed_documents(TEXTS))
     before = forwards(embeddings)
-    store = FAISS.from_embeddings(list(zip(TEXTS, embeddings.validate_vectors(rows), strict=True)), embeddings)
+    pairs = list(zip(TEXTS, embeddings.validate_vectors(rows), strict=True))
+    store = FAISS.from_embeddings(pairs, embeddings, relevance_score_fn=lambda distance: 1 - distance / 4)
     assert forwards(embeddings) == before
     finds_the_exact_text_first(store)
+    for text in TEXTS:
+        (first, best), *others = store.similarity_search_with_relevance_scores(text, k=3)
+        assert first.page_content == text
+        assert all(0 <= score < best <= 1 for _, score in others)
+        (kept,) = store.similarity_search_with_relevance_scores(text, k=3, score_threshold=0.95)
+        assert kept[0].page_content == text
     rows[3, 7] = np.nan
     with pytest.raises(errors.InputError, match="row 3 holds NaN"):
         embeddings.validate_vectors(rows)

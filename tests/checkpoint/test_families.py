@@ -463,3 +463,24 @@ def test_a_conversion_that_copied_some_of_the_folders(folder, lost):
     else:
         with pytest.raises(CheckpointError, match=r"2_Dense, which a conversion has left out"):
             read_checkpoint(folder)
+
+
+# ── a prompt that is not pooled ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "pooled"),
+    [("hkunlp/instructor-large", False), ("hkunlp/instructor-xl", False), ("me/instructor-large", True)],
+)
+def test_instructors_prompts_are_left_out_by_their_exact_names(tmp_path, name, pooled):
+    """As the reference does, though their files say nothing of it."""
+    folder = tmp_path / "model"
+    shutil.copytree(REFERENCE / "t5-instructor", folder)
+    edit_json(folder / "1_Pooling" / "config.json", include_prompt=True)
+    assert read_checkpoint(folder, name).include_prompt is pooled
+
+
+@pytest.mark.parametrize("name", ["sentence-transformers/sentence-t5-base", "hkunlp/instructor-base"])
+def test_a_t5_without_its_dense_layer_is_refused(stripped, name):
+    with pytest.raises(CheckpointError, match="has 1 Dense layers after pooling"):
+        read_checkpoint(stripped("t5-sentence"), name)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -40,7 +41,7 @@ CRASHES = textwrap.dedent(
         config, dimension, fingerprint = EmbedderConfig(), 8, "f"
         def info(self):
             names = ("model_name revision pooling normalize prompts query_prompt document_prompt max_seq_length "
-                     "dimension similarity quantization").split()
+                     "exact_reference dimension similarity quantization").split()
             return dict.fromkeys(names) | {"dimension": 8}
         def stats(self):
             return {"tokens": 0, "truncated_texts": 0}
@@ -179,6 +180,34 @@ def test_kill_9_at_twenty_random_moments(tiny, tmp_path):
     assert finished
 
 
+@pytest.mark.slow
+def test_kill_9_between_shards_whose_types_differ(tiny, tmp_path):
+    """Ids, vectors, values and types are those of an undisturbed run."""
+    columns = [
+        pa.array(range(2000), pa.int32()),
+        pa.nulls(2000),
+        pa.array([i / 4 for i in range(2000)], pa.float32()),
+        pa.array([2**40 + i for i in range(2000)]),
+    ]
+    (tmp_path / "in").mkdir()
+    for shard, column in enumerate(columns):
+        ids = [f"{shard}-{i}" for i in range(2000)]
+        meta = [{"a": i} if shard % 2 else {"a": i, "b": [i]} for i in range(2000)]
+        rows = {"id": ids, "text": [f"row {i} of shard {shard}" for i in range(2000)], "x": column, "meta": meta}
+        pq.write_table(pa.table(rows), tmp_path / "in" / f"{shard}.parquet")
+    out = tmp_path / "out.parquet"
+    embed_corpus([tmp_path / "in"], tmp_path / "whole.parquet", tiny)
+    kills = 0
+    while not out.exists():
+        kills += killed(tmp_path / "in", out, 40, 0.05)
+    assert kills > 4
+    same(out, tmp_path / "whole.parquet")
+    table = pq.read_table(out)
+    assert table["x"].type == pa.float64()
+    assert table["meta"].type == pa.struct({"a": pa.int64(), "b": pa.list_(pa.int64())})
+    assert table["x"].to_pylist()[-1] == 2**40 + 1999
+
+
 def test_parts_of_another_recipe_are_not_mixed_in(tiny, tmp_path, monkeypatch):
     source, out = corpus(tmp_path / "in.jsonl"), tmp_path / "out.parquet"
     monkeypatch.setattr(embedding, "_PART_BYTES", 60_000)
@@ -212,7 +241,6 @@ def test_two_runs_do_not_write_one_output(tiny, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_other_formats_go_on_where_they_were(tiny, tmp_path, monkeypatch, suffix):
-    import pyarrow as pa
     import pyarrow.csv
 
     table = pa.table({"id": list(range(ROWS)), "text": [f"row {i}" for i in range(ROWS)]})

@@ -176,6 +176,7 @@ def test_vectors_that_are_not_finite_are_told(tiny, monkeypatch):
         hit = [np.array_equal(ids[:length], poison) for ids, length in lengths]
         return mx.where(mx.array(hit)[:, None], mx.array(float("nan")), rows)
 
+    model.why_not_finite = real.why_not_finite
     monkeypatch.setattr(engine, "model", model)
     told = {}
     with pytest.raises(InputError, match=r"input \d+ gives numbers that are not finite"):

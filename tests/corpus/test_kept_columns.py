@@ -115,7 +115,7 @@ def test_the_type_does_not_depend_on_where_a_part_ends(tiny, tmp_path, monkeypat
         ([[], [None]], pa.list_(pa.string())),
         ([True, None], pa.bool_()),
         ([True, 1], pa.string()),
-        ([{f"key {i}": i} for i in range(300)], pa.string()),
+        ([{f"key {i}": i for i in range(300)}], pa.string()),
         ([None, None], pa.string()),
     ],
 )
@@ -303,8 +303,14 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
         read_corpus([tmp_path / "in.parquet"], tmp_path / "out.parquet")
 
 
-def test_what_was_seen_tells_nothing_new_at_once():
-    seen = Seen()
-    for value in (1, 2.5, "x", None):
-        seen.add(value)
-    assert seen.settled == {float, str, type(None)}  # of numbers the largest counts
+def test_values_one_by_one_or_together_tell_the_same():
+    values = [1, -5, None, {"a": [1, {"b": 2.5}]}, {"c": "x"}, {"a": []}]
+    together, one_by_one = Seen(), Seen()
+    together.add(values)
+    for value in values:
+        one_by_one.add([value])
+    for seen in (together, one_by_one):
+        assert (seen.low, seen.high) == (-5, 1)
+        assert seen.type() is None
+        assert list(seen.fields) == ["a", "c"]
+        assert seen.fields["a"].item.fields["b"].type() == pa.float64()

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from akidb_mlx import Embedder, EmbedderConfig
 from akidb_mlx.errors import ConfigError, InputError, ModelNotFoundError
-from support.checkpoints import PROMPTS
+from support.checkpoints import PROMPTS, REFERENCE
 from support.comparison import assert_close
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -236,3 +237,39 @@ def test_llama_index_ray_transform_component(cluster, config, expected):
     embedded = [node for batch in ds.iter_batches(batch_format="pyarrow") for node in ray_deserialize_node_batch(batch)]
     rows = {node.id_: node.embedding for node in embedded}
     assert_close([rows[str(i)] for i in range(1000)], expected[:1000], tolerance=3e-6)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "multi", "hybrid"])
+def test_other_kinds_of_rows(cluster, tmp_path, kind):
+    """Rows of a batch, with a text that has none; then what the encoder behind the command gives."""
+    from akidb_mlx.config.multi_vector_config import MultiVectorConfig
+    from akidb_mlx.config.sparse_config import SparseConfig
+    from akidb_mlx.corpus import load_encoder, read_output
+
+    folder = {"sparse": REFERENCE / "sparse" / "bert-max", "multi": REFERENCE / "multi_vector" / "pylate"}.get(kind)
+    if folder is None:
+        folder = shutil.copytree(REFERENCE / "xlm-roberta-cls", tmp_path / "m3")
+        for name in ("sparse_linear", "colbert_linear"):
+            shutil.copy(REFERENCE / "hybrid" / f"{name}.safetensors", folder)
+    config = {"sparse": SparseConfig, "multi": MultiVectorConfig}.get(kind, EmbedderConfig)(model=folder)
+    texts = ["river stone", "a lantern", "copper"]
+    with load_encoder(config, kind) as encoder:
+        expected = encoder.encode_document(texts)
+        width = encoder.dimension
+    table = pa.table({"id": [1, 2, 3, 4], "text": [texts[0], None, *texts[1:]]})
+    batch = RayEmbedder(config, error_column="error", kind=kind)(table)
+    assert batch["error"].to_pylist() == [None, "no text", None, None]
+    pq.write_table(batch, tmp_path / "batch.parquet")
+    (ids, rows, _) = next(read_output(tmp_path / "batch.parquet"))
+    assert (ids, len(rows)) == ([1, 2, 3, 4], 4)
+    parts = {"sparse": [rows], "multi": [rows]}.get(kind) or [rows.sparse, rows.multi]
+    wanted = {"sparse": [expected], "multi": [expected]}.get(kind) or [expected.sparse, expected.multi]
+    for part, want in zip(parts, wanted, strict=True):
+        assert len(part[1][0] if isinstance(part[1], tuple) else part[1]) == 0
+        for place, row in zip((0, 2, 3), want, strict=True):
+            for a, b in zip(part[place], row, strict=True):
+                assert_close(a, b, tolerance=3e-6)
+    with RayEncoder(config, actors=1, kind=kind) as remote:
+        assert remote.dimension == width
+        (chunk,) = remote.encode_stream(texts, side="document")
+        assert len(chunk) == 3

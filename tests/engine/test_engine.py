@@ -63,6 +63,8 @@ class FakeModel:
 class Pieces(RaggedRows):
     """A row of as many numbers as its text has tokens."""
 
+    flagged = False
+
     def to_host(self, arrays, batch, count):
         rows = self.blank(count)
         finite = np.isfinite(arrays[0][:count]).all(axis=1)
@@ -922,3 +924,24 @@ def test_of_those_rows_a_bad_one_is_none(make):
     assert sorted(errors) == [10, 11, 13] and "not finite" in str(errors[11])
     only = submit(engine, [[1]], errors={0: InputError("refused before")}).result(PATIENCE_S)
     assert only.tolist() == [None]
+
+
+def test_what_is_flagged_as_not_computed_is_computed_again(make):
+    form = Pieces()
+    form.flagged = True
+    engine, model = make(max_batch_tokens=8, form=form)
+    calls = []
+
+    def forgets_once(batch):
+        calls.append(batch)
+        return model(batch), mx.array(len(calls) > 1) | (mx.arange(len(batch.lengths)) > 0)
+
+    engine.model = forgets_once
+    texts = [[1, 2], [3, 4], [5, 6]]
+    rows = submit(engine, texts).result(PATIENCE_S)
+    assert [row.tolist() for row in rows] == [[sum(ids)] * 2 for ids in texts]
+    assert len(calls) > 2
+    engine.model = lambda batch: (model(batch), mx.zeros(len(batch.lengths), mx.bool_))
+    with pytest.raises(BackendError, match="the device did not compute them"):
+        submit(engine, [[7]]).result(PATIENCE_S)
+    engine.model = model

@@ -15,6 +15,16 @@ from support.comparison import assert_close
 from support.waiting import PATIENCE_S
 
 ALBERT = {"model_type": "albert", "embedding_size": 8, "num_hidden_groups": 2, "inner_group_num": 1}
+DEBERTA = {
+    "model_type": "deberta-v2",
+    "relative_attention": True,
+    "position_buckets": 8,
+    "position_biased_input": False,
+    "max_relative_positions": -1,
+    "pos_att_type": "p2c|c2p",
+    "share_att_key": True,
+    "conv_kernel_size": 3,
+}
 BERT = {
     "model_type": "bert",
     "vocab_size": 100,
@@ -47,7 +57,7 @@ def states(lengths, see=lambda backbone: None, **config):
     return DEVICE_THREADS.run(compute).result(PATIENCE_S)
 
 
-@pytest.mark.parametrize("config", [{}, ALBERT], ids=["bert", "albert"])
+@pytest.mark.parametrize("config", [{}, ALBERT, DEBERTA], ids=["bert", "albert", "deberta"])
 @pytest.mark.parametrize("lengths", [[9], [9, 9], [9, 4, 6], [cpu_kernels.LONG + 20, 30]], ids=str)
 def test_they_are_the_first_of_all(lengths, config):
     first, whole = states(lengths, **config)

@@ -154,9 +154,9 @@ def embed_long_text(folder, more):
     return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module", params=["heads-64-modernbert", "heads-128-qwen3", "heads-64-t5", "heads-64-deberta-v2"])
+@pytest.fixture(scope="module", params=["heads-64-modernbert", "heads-128-qwen3", "heads-64-deberta-v2"])
 def long_checkpoint(tmp_path_factory, request):
-    """Windows and global attention; a causal decoder with shared keys; what relative positions add, of two kinds."""
+    """Windows and global attention; a causal decoder with shared keys; what relative positions add."""
     folder = tmp_path_factory.mktemp("long") / "model"
     shutil.copytree(REFERENCE / request.param, folder)
     config = json.loads((folder / "config.json").read_text())

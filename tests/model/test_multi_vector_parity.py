@@ -65,10 +65,11 @@ def test_a_query_beside_documents_equals_the_references(case):
 
     def compute():
         with device.stream():
-            return np.array(network(padded))
+            return [np.array(part) for part in network(padded)]
 
-    rows, finite = network.head.to_host([DEVICE_THREADS.run(compute).result()], padded, len(queries))
-    assert finite.all()
+    *arrays_, computed = DEVICE_THREADS.run(compute).result()
+    rows, finite = network.head.to_host(arrays_, padded, len(queries))
+    assert finite.all() and computed.all()
     assert_close(np.concatenate(list(rows)), arrays["query"], 1e-5)
 
 

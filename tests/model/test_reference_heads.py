@@ -34,17 +34,17 @@ class Attention:
 def read_attention(folder):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     facts = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
-    heads = config["num_attention_heads"]
+    heads = config.get("num_attention_heads") or config["num_heads"]
     windowed = "sliding_attention" in config.get("layer_types", ())
     return Attention(
-        head=config.get("head_dim") or config["hidden_size"] // heads,
+        head=config.get("head_dim") or config.get("d_kv") or config["hidden_size"] // heads,
         heads=heads,
         kv_heads=config.get("num_key_value_heads", heads),
         causal=config["model_type"] in DECODERS
         and config.get("is_causal", True)
         and not config.get("use_bidirectional_attention"),
         window=(config.get("local_attention") or config["sliding_window"]) if windowed else None,
-        bias=config["model_type"] == "mpnet",
+        bias=config["model_type"] in ("deberta-v2", "mpnet", "t5"),
         stored_dtype=facts["stored_dtype"],
         lengths=frozenset(map(len, facts["token_ids"])),
     )

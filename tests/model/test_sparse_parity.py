@@ -104,7 +104,7 @@ def test_every_head_has_a_case():
 
 @pytest.mark.parametrize(("name", "least"), [("bert-fp16", 0.9999), ("bert-bf16", 0.97)])
 def test_stored_in_16_bit(name, least):
-    """The reference computes its head in 16 bit, too; here it is float32 always."""
+    """The reference computes its head in 16 bit, too; here that is so on GPUs alone."""
     folder, facts, arrays, texts = read_sparse_case(name)
     with load(folder, facts) as embedder:
         found, expected = embedder.encode_document(texts).to_dense(), arrays["stored_dtype_document"]

@@ -15,8 +15,11 @@ import pytest
 from akidb_mlx import Embedder, EmbedderConfig
 from akidb_mlx.errors import CheckpointError, InputError, ModelNotFoundError
 from akidb_mlx.pipeline.call import Usage
-from akidb_mlx.server import models, monitoring, responses
+from akidb_mlx.server import Models, ServerSettings, models, monitoring, responses
+from akidb_mlx.server.middleware import Gate
 from akidb_mlx.server.serve import listen
+from akidb_mlx.server.state import State
+from akidb_mlx.server.turned_away import TurnedAway
 from support.checkpoints import MINILM, REFERENCE
 from support.comparison import assert_close, assert_unit_length
 from support.device import held_device, unmeasured
@@ -124,9 +127,44 @@ def test_input_type_and_prompt_name_choose_the_prompt(client, embedders):
     assert_close(rows(client.embed(TEXTS, "prompts")), embedder.encode(TEXTS))
     assert_close(rows(client.embed(TEXTS, "prompts", input_type="query")), embedder.encode_query(TEXTS))
     assert_close(rows(client.embed(TEXTS, "prompts", input_type="document")), embedder.encode_document(TEXTS))
+    assert_close(rows(client.embed(TEXTS, "prompts", input_type="passage")), embedder.encode_document(TEXTS))
     assert_close(rows(client.embed(TEXTS, "prompts", prompt_name="query")), embedder.encode_query(TEXTS))
     assert_close(rows(client.embed(TEXTS, "default")), embedders["default"].encode(TEXTS))
     assert np.abs(embedder.encode_query(TEXTS) - embedder.encode(TEXTS)).max() > 0.01
+
+
+def test_a_tag_of_the_models_name_says_the_side(client, embedders):
+    embedder = embedders["prompts"]
+    assert_close(rows(client.embed(TEXTS, "prompts:query")), embedder.encode_query(TEXTS))
+    assert_close(
+        rows(client.embed(TEXTS, "prompts:document", dimensions=8)), embedder.encode_document(TEXTS, truncate_dim=8)
+    )
+    assert_close(rows(client.embed(TEXTS, f"{REFERENCE / 'bert-prompts'}:Query")), embedder.encode_query(TEXTS))
+    assert_close(rows(client.embed(TEXTS, "prompts:latest")), embedder.encode(TEXTS))
+    assert client.embed("a", f"{MINILM}:query").status == 200  # a name with a colon of its own
+    assert client.embed(["a"], "prompts:query").json["model"] == "prompts:query"
+    answer = client.post("/api/v1/embed", {"texts": TEXTS, "model": "prompts:query"})
+    assert_close(answer.json["embeddings"], embedder.encode_query(TEXTS))
+    answer = client.post("/api/v1/embed", {"texts": TEXTS, "model": "prompts", "input_type": "query"})
+    assert_close(answer.json["embeddings"], embedder.encode_query(TEXTS))
+    assert client.get("/v1/models/prompts:query").json["id"] == "prompts"
+    assert client.embed("a", "prompts:query", input_type="query").status == 200
+    answer = client.embed("a", "prompts:query", input_type="document")
+    assert (answer.status, answer.error["param"]) == (400, "input_type")
+    assert "prompts:query" in answer.error["message"]
+    answer = client.embed("a", "prompts:query", prompt_name="document")
+    assert (answer.status, answer.error["param"]) == (400, "prompt_name")
+
+
+def test_voyages_words_are_understood(client, embedders):
+    nulls = {"input_type": None, "output_dtype": None, "output_dimension": None}
+    assert_close(rows(client.embed(TEXTS, "prompts", truncation=True, **nulls)), embedders["prompts"].encode(TEXTS))
+    cut = client.embed(TEXTS, "prompts", output_dimension=8, output_dtype="float")
+    assert_close(rows(cut), embedders["prompts"].encode(TEXTS, truncate_dim=8))
+    assert client.embed("long " * 100, "prompts", truncation=False).status == 400
+    answer = client.embed("a", "prompts", truncation=False, truncate=True)
+    assert (answer.status, "truncate and truncation contradict" in answer.error["message"]) == (400, True)
+    assert client.embed("a", "prompts", output_dtype="int8").status == 400
 
 
 def test_truncate_says_whether_long_texts_are_cut(client, embedders):
@@ -199,7 +237,7 @@ def test_token_ids_are_refused_with_the_remedy(client, token_ids):
         ({"input": "a", "model": "minilm", "dimensions": 8.0}, "dimensions", "valid integer"),
         ({"input": "a", "model": "minilm", "dimensions": 385}, "dimensions", "dimensions is 385; minilm has 1 to 384"),
         ({"input": "a", "model": "minilm", "encoding_format": "hex"}, "encoding_format", "'float' or 'base64'"),
-        ({"input": "a", "model": "minilm", "input_type": "passage"}, "input_type", "'query' or 'document'"),
+        ({"input": "a", "model": "minilm", "input_type": "corpus"}, "input_type", "'query' or 'document'"),
         ({"input": "a", "model": "minilm", "prompt_name": "nope"}, None, "has no prompt called 'nope'"),
         ({"input": "a", "model": "minilm", "input_type": "query", "prompt_name": "q"}, "prompt_name", "not both"),
         ({"input": "a", "model": "minilm", "truncate": "yes"}, "truncate", "valid boolean"),
@@ -300,8 +338,8 @@ def test_a_models_own_name_and_alias_are_understood(client, minilm):
     assert_close(rows(client.embed("a", MINILM)), minilm.encode(["a"]))
     config = EmbedderConfig(model="gemma-300m-4bit")
     with serving({"g": config}) as server:
-        assert server.state.known_name("gemma-300m-4bit") == "g"
-        assert server.state.known_name("mlx-community/embeddinggemma-300m-4bit") == "g"
+        assert server.state.addressed("gemma-300m-4bit") == ("g", None)
+        assert server.state.addressed("mlx-community/embeddinggemma-300m-4bit:query") == ("g", "query")
 
 
 def test_models_are_loaded_on_first_use_and_once():
@@ -344,7 +382,124 @@ def test_a_model_that_cannot_be_loaded_fails_alone_and_is_tried_again():
         assert client.embed("x", "a").status == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/embeddings", "it is /v1/embeddings here"),
+        ("/v1/v1/embeddings", "it is /v1/embeddings here"),
+        ("/v1/embeddings/", "it is /v1/embeddings here"),
+        ("/api/embeddings/", "it is /api/embeddings here"),
+        ("/v1/api/embed", "it is /api/embed here"),
+        ("/embed", "/v1/embeddings or /api/embed or /api/v1/embed here"),
+        ("/v1/v1/rerank", "it is /v1/rerank here"),
+        ("/v1/chat/completions", "it writes no text"),
+        ("/v1", "texts go to /v1/embeddings"),
+    ],
+)
+def test_a_wrong_path_is_404_and_names_the_right_one(client, path, place):
+    answer = client.post(path, {"input": "a", "model": "minilm"})
+    assert answer.status == 404
+    assert place in answer.json["message"]
+
+
+def test_a_wrong_method_names_the_right_one(client):
+    assert "POST is" in client.get("/v1/embeddings").error["message"]
+    assert "texts go to /v1/embeddings" in client.post("/", {}).error["message"]
+
+
+def test_every_error_says_its_reason_under_three_names(client):
+    for answer in (
+        client.get("/nope"),
+        client.embed("a", "nope"),
+        client.post("/api/v1/embed", {}),
+        client.post("/", {}),
+    ):
+        assert answer.json["message"] == answer.json["detail"] == answer.error["message"]
+
+
+def test_a_body_without_a_content_type_is_read_unless_a_page_sent_it(client):
+    body = b'{"input": "a", "model": "minilm"}'
+
+    def send(**headers):
+        client.connection.putrequest("POST", "/v1/embeddings")
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            client.connection.putheader(name, value)
+        client.connection.endheaders(body)
+        answer = client.connection.getresponse()
+        answer.read()
+        return answer.status
+
+    assert send() == 200
+    assert send(Origin="https://a.example") == 415
+    assert send(Origin="null") == 415
+
+
+def test_an_absolute_target_is_a_path_and_a_host(client, server):
+    body = {"input": "a", "model": "minilm"}
+    assert client.post(f"http://localhost:{server.port}/v1/embeddings", body).status == 200
+    said = {"Content-Type": "text/plain"}  # its headers are kept
+    assert client.post(f"http://localhost:{server.port}/v1/embeddings", body, said).status == 415
+    assert client.get("http://LOCALHOST/v1/models?x=1").json["object"] == "list"
+    assert client.get("http://evil.example/v1/models", {"Host": "localhost"}).status == 403
+    assert client.get("http://localhost").headers["Content-Type"].startswith("text/html")
+
+
 # the queue
+
+
+def test_who_is_refused_is_told_another_time_than_the_others_and_soon():
+    for seconds in (0.1, 1, 30, 500):
+        turned_away = TurnedAway()
+        waits = [turned_away.headers(seconds) for _ in range(50)]
+        milliseconds = sorted(int(one["Retry-After-Ms"]) for one in waits)
+        assert milliseconds[0] >= 1000 * min(seconds, 40)
+        assert milliseconds[-1] < 60_000
+        assert all(int(one["Retry-After"]) <= 59 for one in waits)
+        gaps = np.diff(milliseconds)
+        assert gaps.max() < (milliseconds[-1] - milliseconds[0]) / 20  # spread, not heaped
+
+
+def test_texts_beyond_max_requests_wait_for_their_turn():
+    with serving({"m": REFERENCE / "bert-mean"}, max_requests=2) as server, server.client() as client:
+        assert client.embed("warm", "m").status == 200
+
+        def ask(text):
+            with server.client() as client:
+                return client.embed(text, "m").status
+
+        with ThreadPoolExecutor(9) as threads:
+            with held_device():
+                waiting = [threads.submit(ask, f"text {i}") for i in range(9)]
+                until(lambda: in_flight(client) == 10)
+                assert queued(server) > 0
+            assert [one.result() for one in waiting] == [200] * 9
+
+
+async def test_texts_that_get_no_turn_in_time_are_429():
+    models = Models({"m": EmbedderConfig(model=REFERENCE / "bert-mean")})
+    state = State(ServerSettings(max_requests=1, request_timeout_s=0.05), models, None)
+    for_ever, said = asyncio.Event(), []
+
+    async def app(scope, receive, send):
+        await for_ever.wait()
+
+    async def send(message):
+        said.append(message)
+
+    gate = Gate(app, state, frozenset())
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"localhost")]}
+    first = asyncio.create_task(gate(dict(scope), None, send))
+    await asyncio.sleep(0)
+    await gate(dict(scope), None, send)
+    assert said[0]["status"] == 429
+    assert b"no turn came within 0.05 s" in said[1]["body"]
+    for_ever.set()
+    await first
+
+
+def in_flight(client):
+    lines = client.get("/metrics").body.decode().splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith("akidb_mlx_http_requests_in_flight "))
 
 
 def test_a_full_queue_is_429_with_retry_after():

@@ -2,8 +2,10 @@
 
 import base64
 import contextlib
+import gc
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -11,6 +13,7 @@ import urllib.request
 import numpy as np
 import pytest
 
+from akidb_mlx import Embedder
 from support.checkpoints import MINILM, REFERENCE
 from support.comparison import assert_close, close_to
 from support.serving import serve_process
@@ -147,6 +150,126 @@ async def test_llamaindexs_openai_like_embedding_and_an_index(server, minilm):
         index = VectorStoreIndex([TextNode(text=text) for text in DOCUMENTS], embed_model=embedding)
         for question, right in QUESTIONS.items():
             assert index.as_retriever(similarity_top_k=1).retrieve(question)[0].text == DOCUMENTS[right]
+
+
+# Ollama's clients
+
+
+@pytest.fixture
+def left_open():
+    """Connections that a client never closes are collected here, where the warning of each is ignored."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def prompted():
+    with Embedder.load(REFERENCE / "bert-prompts") as embedder:
+        yield embedder
+
+
+@needs("ollama")
+def test_the_ollama_package(server, prompted):
+    import ollama
+
+    client = ollama.Client(server.url, headers={"Authorization": "Bearer sesame"})
+    for name, expected in (
+        ("prompts", prompted.encode(DOCUMENTS)),
+        ("prompts:query", prompted.encode_query(DOCUMENTS)),
+        ("prompts:document", prompted.encode_document(DOCUMENTS)),
+    ):
+        answer = client.embed(name, DOCUMENTS, truncate=True, options={"num_ctx": None}, keep_alive="5m")
+        assert_close(answer.embeddings, expected)
+        assert_close(client.embeddings(name, DOCUMENTS[0]).embedding, expected[0])
+    assert "minilm:latest" in [model.model for model in client.list().models]
+    assert client.show("minilm").modelinfo["bert.embedding_length"] == 384
+    with pytest.raises(ollama.ResponseError, match="there is minilm, prompts"):
+        client.embed("nomic-embed-text", "a")
+    with pytest.raises(ollama.ResponseError, match="the input length exceeds the context length"):
+        client.embed("prompts", "long " * 100, truncate=False)
+
+
+@needs("langchain_ollama")
+@pytest.mark.filterwarnings("ignore")  # of connections that its clients leave open
+async def test_langchains_ollama_embeddings(server, prompted, left_open):
+    from langchain_ollama import OllamaEmbeddings
+
+    connection = {"base_url": server.url, "client_kwargs": {"headers": {"Authorization": "Bearer sesame"}}}
+    documents = OllamaEmbeddings(model="prompts:document", validate_model_on_init=True, **connection)
+    queries = OllamaEmbeddings(model="prompts:query", num_ctx=48, **connection)
+    assert_close(documents.embed_documents(DOCUMENTS), prompted.encode_document(DOCUMENTS))
+    assert_close(await documents.aembed_documents(DOCUMENTS), prompted.encode_document(DOCUMENTS))
+    assert_close(queries.embed_query(DOCUMENTS[0]), prompted.encode_query(DOCUMENTS[:1])[0])
+
+
+@needs("llama_index")
+@pytest.mark.filterwarnings("ignore")
+async def test_llamaindexs_ollama_embedding(server, prompted, left_open):
+    ollama = pytest.importorskip("llama_index.embeddings.ollama", reason="needs the extra [clients]")
+
+    headers = {"headers": {"Authorization": "Bearer sesame"}}
+    embedding = ollama.OllamaEmbedding("prompts:document", base_url=server.url, client_kwargs=headers)
+    assert_close(embedding.get_text_embedding_batch(DOCUMENTS), prompted.encode_document(DOCUMENTS))
+    assert_close(await embedding.aget_text_embedding_batch(DOCUMENTS), prompted.encode_document(DOCUMENTS))
+
+
+@needs("litellm")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("provider", "path"), [("ollama", ""), ("openai", "/v1"), ("hosted_vllm", "/v1"), ("voyage", "/v1/embeddings")]
+)
+def test_litellm(server, prompted, monkeypatch, left_open, provider, path):
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or its import asks the network for prices
+    import litellm
+
+    for side, expected in (("query", prompted.encode_query), ("document", prompted.encode_document)):
+        name, base = f"{provider}/prompts:{side}", server.url + path
+        answer = litellm.embedding(name, DOCUMENTS, api_base=base, api_key="sesame", max_retries=0)
+        assert_close([item["embedding"] for item in answer.data], expected(DOCUMENTS))
+        assert answer.usage.prompt_tokens > 0
+    litellm.module_level_client.close()
+    litellm.in_memory_llm_clients_cache.flush_cache()
+
+
+@needs("voyageai")
+@pytest.mark.filterwarnings("ignore")
+def test_voyages_sdk(server, prompted, left_open):
+    import voyageai
+
+    client = voyageai.Client("sesame", base_url=f"{server.url}/v1")
+    queries = client.embed(DOCUMENTS, "prompts", input_type="query")
+    assert_close(queries.embeddings, prompted.encode_query(DOCUMENTS))
+    cut = client.embed(DOCUMENTS, "prompts", input_type="document", truncation=True, output_dimension=8)
+    assert_close(cut.embeddings, prompted.encode_document(DOCUMENTS, truncate_dim=8))
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="needs a JDK")
+@pytest.mark.slow
+def test_the_jdks_http_client(server, minilm, tmp_path):
+    """LangChain4j's and most JVM clients' transport: it offers h2c with each request."""
+    source = tmp_path / "Ask.java"
+    source.write_text(
+        """
+        import java.net.URI;
+        import java.net.http.*;
+        public class Ask { public static void main(String[] said) throws Exception {
+            var client = HttpClient.newHttpClient();
+            for (int turn = 0; turn < 2; turn++) {
+                var request = HttpRequest.newBuilder(URI.create(said[0])).header("Content-Type", "application/json")
+                    .header("Authorization", "Bearer sesame")
+                    .POST(HttpRequest.BodyPublishers.ofString(said[1])).build();
+                System.out.println(client.send(request, HttpResponse.BodyHandlers.ofString()).body());
+            } } }
+        """
+    )
+    body = json.dumps({"input": DOCUMENTS, "model": "minilm"})
+    before = len(server.log)
+    asked = subprocess.run(
+        ["java", source, f"{server.url}/v1/embeddings", body], capture_output=True, text=True, timeout=120, check=True
+    )
+    for line in asked.stdout.splitlines():
+        assert_close([item["embedding"] for item in json.loads(line)["data"]], minilm.encode(DOCUMENTS))
+    assert {line["level"] for line in server.log[before:]} == {"info"}
 
 
 def test_every_way_gives_the_same_vectors(server, minilm):

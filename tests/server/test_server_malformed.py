@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from support.checkpoints import REFERENCE, RERANKERS
+from support.checkpoints import MULTI_VECTOR, REFERENCE, RERANKERS, SPARSE
 from support.serving import serve_process
 from support.waiting import PATIENCE_S, until
 
-PATHS = ("/v1/embeddings", "/api/v1/embed", "/rerank", "/v2/rerank", "/score")
+FORMS = ("/embed_sparse", "/pooling", "/api/v1/hybrid", "/api/v1/terms", "/api/v1/matches")
+PATHS = ("/v1/embeddings", "/api/v1/embed", "/api/embed", "/api/show", "/rerank", "/v2/rerank", "/score", *FORMS)
 GOOD = {
     "/v1/embeddings": {
         "input": ["a", "b"],
@@ -29,6 +30,19 @@ GOOD = {
         "truncate": True,
     },
     "/api/v1/embed": {"texts": ["a", "b"], "model": "m", "pooling": "mean", "normalize": True},
+    "/api/embed": {
+        "input": ["a", "b"],
+        "model": "m:query",
+        "dimensions": 8,
+        "options": {"num_ctx": 9},
+        "keep_alive": 0,
+    },
+    "/api/show": {"model": "m", "verbose": True},
+    "/embed_sparse": {"inputs": ["a", "b"], "truncate": True, "truncation_direction": "Right", "max_active_dims": 3},
+    "/pooling": {"input": ["a", "b"], "task": "token_embed", "encoding_format": "base64", "model": "c:query"},
+    "/api/v1/hybrid": {"texts": ["a"], "forms": ["dense"], "encoding_format": "float", "input_type": "document"},
+    "/api/v1/terms": {"texts": ["a", "b"], "model": "s", "top_k": 3, "input_type": "passage"},
+    "/api/v1/matches": {"query": "a", "text": "b", "model": "c", "top_k": 3},
     "/rerank": {"query": "q", "texts": ["a", "b"], "top_n": 1, "truncation_direction": "Right", "raw_scores": False},
     "/v2/rerank": {
         "query": "q",
@@ -178,7 +192,8 @@ def figures(client):
 @contextlib.contextmanager
 def small_server(*more):
     models = ("--model", f"m={REFERENCE / 'bert-prompts'}", "--reranker", f"ce={RERANKERS / 'bert'}")
-    options = (*models, "--max-request-bytes", "200000", *more)
+    forms = ("--sparse", f"s={SPARSE / 'bert-max'}", "--multi", f"c={MULTI_VECTOR / 'fixed'}")
+    options = (*models, *forms, "--max-request-bytes", "200000", *more)
     with serve_process(*options) as server:
         with server.client() as client:
             until(lambda: client.get("/health").status == 200)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from akidb_mlx import RerankerConfig
-from support.checkpoints import MINILM
+from akidb_mlx import MultiVectorEmbedder, RerankerConfig, SparseConfig, SparseEmbedder
+from akidb_mlx.config.multi_vector_config import MultiVectorConfig
+from support.checkpoints import MINILM, REFERENCE
 from support.reranker import StandIn, logit, sigmoid
 from support.serving import serve_process, serving
 from support.waiting import PATIENCE_S, until
@@ -180,6 +181,34 @@ def test_without_a_reranker_its_part_is_not_there(browser, server):
     opened(browser, server)
     assert find(browser, "#comparing").is_displayed()
     assert not find(browser, "#ranking").is_displayed()
+
+
+def test_terms_and_matches_of_sparse_and_multi_vector_models(browser):
+    sparse, multi = REFERENCE / "sparse" / "bert-max", REFERENCE / "multi_vector" / "fixed"
+    models = {"splade": SparseConfig(model=str(sparse)), "colbert": MultiVectorConfig(model=str(multi))}
+    text = "a harbour <b>in</b> the snow"
+    with serving(models) as server, SparseEmbedder.load(sparse) as weigher, MultiVectorEmbedder.load(multi) as matcher:
+        browser.get(server.url)
+        until(lambda: find(browser, "#weighing").is_displayed() and find(browser, "#matching").is_displayed())
+        assert not any(find(browser, part).is_displayed() for part in ("#comparing", "#ranking", "#model"))
+        write(browser, "#weighed", text)
+        find(browser, "#weigh button").click()
+        until(lambda: len(find_all(browser, "#terms li")) == 20)
+        expected = weigher.decode(weigher.encode_document([text]), 20)[0]
+        assert [line.text for line in find_all(browser, "#terms li span")] == [term for term, _ in expected]
+        shown = [float(line.text) for line in find_all(browser, "#terms li b")]
+        assert shown == pytest.approx([weight for _, weight in expected], abs=6e-4)
+        assert "20 of " in find(browser, "#term-count").text
+        write(browser, "#matched", text)
+        write(browser, "#match-question", "the harbour")
+        find(browser, "#match button").click()
+        until(lambda: find_all(browser, "#matches li"))
+        score = matcher.similarity(matcher.encode_query(["the harbour"]), matcher.encode_document([text]))[0, 0]
+        assert float(find(browser, "#match-score").text.split()[-1]) == pytest.approx(score, abs=6e-4)
+        assert not find_all(browser, "#matches b b")
+        write(browser, "#weighed", " ")
+        find(browser, "#weigh button").click()
+        until(lambda: "Write a text" in find(browser, "#weighing .error").text)
 
 
 def test_the_screenshot_of_the_docs(browser, server, tmp_path):

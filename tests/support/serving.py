@@ -31,9 +31,12 @@ class Answer:
 
     @property
     def error(self):
-        """The error, in OpenAI's shape; on the rerank routes also under two other names, and nothing else."""
-        assert set(self.json) in ({"error"}, {"error", "message", "detail"}), self.body
-        assert {self.json[name] for name in self.json if name != "error"} <= {self.json["error"]["message"]}
+        """The error, in OpenAI's shape; also under two other names, and nothing else. On Ollama's routes a text."""
+        assert set(self.json) == {"error", "message", "detail"}, self.body
+        if isinstance(self.json["error"], str):
+            assert {self.json["message"], self.json["detail"]} == {self.json["error"]}
+            return {"message": self.json["error"]}
+        assert {self.json["message"], self.json["detail"]} == {self.json["error"]["message"]}
         assert set(self.json["error"]) == {"message", "type", "param", "code"}, self.body
         assert b"Traceback" not in self.body
         return self.json["error"]
@@ -133,9 +136,9 @@ class ServeProcess:
 
 
 @contextlib.contextmanager
-def serve_process(*arguments, variables=None):
+def serve_process(*arguments, variables=None, python=sys.executable):
     """`akidb-mlx serve` on a free port, once it listens; `log` holds its lines, read as JSON."""
-    command = [sys.executable, "-m", "akidb_mlx", "serve", "--port", "0", *map(str, arguments)]
+    command = [python, "-m", "akidb_mlx", "serve", "--port", "0", *map(str, arguments)]
     environment = {**os.environ, **(variables or {})}
     log, raw = [], []
 

@@ -1,4 +1,4 @@
-"""What an embedder does on this machine: time to load, documents by length, queries, memory."""
+"""What an embedder of any kind does on this machine: time to load, documents by length, queries, memory."""
 
 import random
 import statistics
@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.hybrid_config import HybridConfig
+from akidb_mlx.config.multi_vector_config import MultiVectorConfig
+from akidb_mlx.config.sparse_config import SparseConfig
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.hybrid_embedder import HybridEmbedder
+from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
+from akidb_mlx.sparse_embedder import SparseEmbedder
 
 __all__ = ["WORDS", "Measured", "load_pyplot", "measure", "plot"]
 
@@ -22,6 +28,9 @@ WORDS = [
 # fmt: on
 _LENGTHS = (8, 32, 128, 256, 512, 2048)
 _ROUNDS = 3
+Measurable = EmbedderConfig | SparseConfig | MultiVectorConfig
+"""A HybridConfig too, which is an EmbedderConfig: then all three forms are computed."""
+_Face = Embedder | SparseEmbedder | MultiVectorEmbedder | HybridEmbedder
 
 
 @dataclass
@@ -47,10 +56,10 @@ class Measured:
         return asdict(self)
 
 
-def measure(config: EmbedderConfig, seconds: float = 2.0) -> Measured:
+def measure(config: Measurable, seconds: float = 2.0) -> Measured:
     """Load the model anew and measure; about `seconds` for each length."""
     began = time.perf_counter()
-    with Embedder.load(config) as embedder:
+    with _load(config) as embedder:
         embedder.encode_query(["one text"])
         load_s = time.perf_counter() - began
         facts = embedder.info()
@@ -72,6 +81,14 @@ def measure(config: EmbedderConfig, seconds: float = 2.0) -> Measured:
         result.padding_share = round(1 - real / padded, 4)
         result.peak_mb = embedder.info()["memory"]["peak_bytes"] / 2**20
         return result
+
+
+def _load(config: Measurable) -> "_Face":
+    if isinstance(config, SparseConfig):
+        return SparseEmbedder.load(config)
+    if isinstance(config, MultiVectorConfig):
+        return MultiVectorEmbedder.load(config)
+    return HybridEmbedder.load(config.plain()) if isinstance(config, HybridConfig) else Embedder.load(config)
 
 
 def load_pyplot() -> Any:
@@ -102,14 +119,14 @@ def _text(rng: random.Random, words: int) -> str:
     return " ".join(rng.choices(WORDS, k=words))
 
 
-def _timed(embedder: Embedder, texts: list[str], *, query: bool = False) -> tuple[float, int]:
+def _timed(embedder: _Face, texts: list[str], *, query: bool = False) -> tuple[float, int]:
     tokens = sum(embedder.count_tokens(texts))
     began = time.perf_counter()
     (embedder.encode_query if query else embedder.encode_document)(texts)
     return time.perf_counter() - began, tokens
 
 
-def _rate(embedder: Embedder, rng: random.Random, lengths: "list[int] | range", seconds: float) -> float:
+def _rate(embedder: _Face, rng: random.Random, lengths: "list[int] | range", seconds: float) -> float:
     """Median tokens a second over three lists, each sized to take a third of `seconds`."""
 
     def texts(count: int) -> list[str]:

@@ -27,6 +27,8 @@ class Family:
     document_prompt: str = ""
     max_seq_length: int | None = None
     """Only where it is less than what tokenizer and config.json say."""
+    include_prompt: bool = True
+    """Whether pooling reads a prompt's tokens; false also for its exact names, whatever their files say."""
     dense: int = 0
     """Dense layers without bias and activation, in the main file under `dense.0`, `dense.1` …"""
     matryoshka: tuple[int, ...] | None = None
@@ -170,6 +172,28 @@ FAMILIES: tuple[Family, ...] = (
         document_prompt="search_document: ",
         max_seq_length=8192,
         matryoshka=(256, 768),
+    ),
+    Family(
+        "sentence-t5",
+        _ids("sentence-transformers", "sentence-t5-base sentence-t5-large sentence-t5-xl sentence-t5-xxl"),
+        "mean",
+        max_seq_length=256,
+        dense=1,
+    ),
+    Family(
+        "gtr-t5",
+        _ids("sentence-transformers", "gtr-t5-base gtr-t5-large gtr-t5-xl gtr-t5-xxl"),
+        "mean",
+        max_seq_length=512,
+        dense=1,
+    ),
+    Family(
+        "instructor",
+        _ids("hkunlp", "instructor-base instructor-large instructor-xl"),
+        "mean",
+        max_seq_length=512,
+        include_prompt=False,  # which the reference knows by these names too
+        dense=1,
     ),
     Family("all-MiniLM-L6", ("sentence-transformers/all-MiniLM-L6-v2",), "mean", max_seq_length=256),
     Family("all-mpnet", ("sentence-transformers/all-mpnet-base-v2",), "mean", max_seq_length=384),

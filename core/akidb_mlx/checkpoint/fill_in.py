@@ -84,6 +84,8 @@ def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
             filled = replace(filled, tokenizer=_fill_length(said, family, source))
     elif not has_modules:
         filled = replace(filled, head=_fill_head(said, family, source), tokenizer=_fill_length(said, family, source))
+    if not family.include_prompt and (not has_modules or said.name in family.ids):
+        filled = replace(filled, head=replace(filled.head, include_prompt=False))
     if has_modules or said.usage.prompts is not None:
         suggestions = _suggestions(family, said.usage)
     elif family.prompts:
@@ -157,7 +159,7 @@ def _fill_length(said: Said, family: Family, source: str) -> TokenizerFacts:
 def _folded_dense(family: Family, said: Said) -> tuple[Dense, ...]:
     """Dense layers in the main file, as mlx-community ships EmbeddingGemma; in their numbers' order."""
     header = {name: tensor for file in said.layout.weight_files for name, tensor in read_header(file).items()}
-    layers, width = [], read_field(said.layout.config_file, said.config, "hidden_size", int)
+    layers, width = [], _width(said)
     for index in range(family.dense):
         name = f"dense.{index}"
         if f"{name}.weight" not in header:
@@ -169,6 +171,11 @@ def _folded_dense(family: Family, said: Said) -> tuple[Dense, ...]:
         layers.append(Dense(name, width, out_features, bias=False, activation="identity"))
         width = out_features
     return tuple(layers)
+
+
+def _width(said: Said) -> int:
+    key = "hidden_size" if "hidden_size" in said.config else "d_model"  # T5's name
+    return read_field(said.layout.config_file, said.config, key, int)
 
 
 def _pooling_from_config(said: Said) -> Head:

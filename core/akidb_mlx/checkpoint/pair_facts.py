@@ -12,8 +12,12 @@ __all__ = ["gives_token_types"]
 
 _NAME = "token_type_ids"
 # Classes of transformers whose model_input_names hold it; asked only where tokenizer.json is taken as it stands.
-_WITH_TYPES = frozenset({"BertTokenizer", "ElectraTokenizer"})
-_CLASS_OF = {"bert": "BertTokenizer", "nomic_bert": "BertTokenizer"}
+_WITH_TYPES = frozenset({"BertTokenizer", "DebertaTokenizer", "DebertaV2Tokenizer", "ElectraTokenizer"})
+_CLASS_OF = {
+    **dict.fromkeys(("bert", "electra", "ernie", "nomic_bert"), "BertTokenizer"),
+    "deberta": "DebertaTokenizer",
+    "deberta-v2": "DebertaV2Tokenizer",
+}
 
 
 def gives_token_types(tokenizer_file: Path, rebuilt: RebuiltTokenizer, config: Mapping[str, Any]) -> bool:

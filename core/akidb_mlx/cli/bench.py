@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 from akidb_mlx.bench import load_pyplot, measure, measure_reranker, plot
-from akidb_mlx.cli.kind import add_both_options, read_either_config
+from akidb_mlx.cli.kind import add_kind_options, read_config_of_kind
 from akidb_mlx.cli.options import add_model_argument
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.reranker_config import RerankerConfig
+from akidb_mlx.config.sparse_config import SparseConfig
 from akidb_mlx.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
@@ -26,18 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2.0,
         help="how long to measure each length, or number of candidates (default: 2)",
     )
-    add_both_options(parser)
+    add_kind_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    config = read_either_config(args)
+    config = read_config_of_kind(args)
     if isinstance(config, RerankerConfig):
         return _run_reranker(config, args)
     return _run_embedder(config, args)
 
 
-def _run_embedder(config: EmbedderConfig, args: argparse.Namespace) -> int:
+def _run_embedder(config: EmbedderConfig | SparseConfig | MultiVectorConfig, args: argparse.Namespace) -> int:
     if args.plot:
         load_pyplot()  # now, rather than after the measuring
     result = measure(config, args.seconds)

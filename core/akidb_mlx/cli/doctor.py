@@ -1,20 +1,39 @@
 """`akidb-mlx doctor [MODEL] [--device]`."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from akidb_mlx.cli.kind import add_both_options, read_either_config
+from akidb_mlx.cli.kind import AnyConfig, add_kind_options, read_config_of_kind
 from akidb_mlx.cli.options import add_model_argument
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.hybrid_config import HybridConfig
+from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.reranker_config import RerankerConfig
-from akidb_mlx.doctor import Finding, Machine, examine, examine_device, examine_reranker, read_machine, report
+from akidb_mlx.config.sparse_config import SparseConfig
+from akidb_mlx.doctor import (
+    AnyModel,
+    Finding,
+    Machine,
+    examine,
+    examine_device,
+    examine_hybrid,
+    examine_multi_vector,
+    examine_reranker,
+    examine_sparse,
+    read_machine,
+    report,
+)
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.hybrid_embedder import HybridEmbedder
+from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
 from akidb_mlx.reranker import Reranker
+from akidb_mlx.sparse_embedder import SparseEmbedder
 
 __all__ = ["add_arguments", "run"]
 
@@ -57,12 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npz",
         help="compare with sentence-transformers' vectors (python -m akidb_mlx.make_reference makes the file)",
     )
-    add_both_options(parser, but=frozenset({"device"}))
+    add_kind_options(parser, but=frozenset({"device"}))
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what each probe found; 1 where one failed."""
-    config = read_either_config(args)
+    config = read_config_of_kind(args)
     machine = read_machine(config.device) if "examine_device" in args else None
     examines_model = _names_model(args, config)
     if args.reference is not None and not examines_model:
@@ -72,18 +91,36 @@ def run(args: argparse.Namespace) -> int:
     findings = [] if machine is None else list(_shown(examine_device(machine), args))
     if not examines_model:
         return _end(findings, args, None, machine)
+    if args.reference is not None and type(config) is not EmbedderConfig:
+        what = "a reranker, which has none" if isinstance(config, RerankerConfig) else "no embedder"
+        raise ConfigError(f"--reference compares vectors; {config.model} is {what}")
+    with contextlib.ExitStack() as stack:
+        model, found = _examined(config, args.reference, stack)
+        findings += _shown(found, args)
+        return _end(findings, args, model, machine)
+
+
+def _examined(
+    config: AnyConfig, reference: Path | None, stack: contextlib.ExitStack
+) -> tuple[AnyModel, Iterator[Finding]]:
+    """The loaded model, which `stack` closes, and the probes of its kind."""
     if isinstance(config, RerankerConfig):
-        if args.reference is not None:
-            raise ConfigError(f"--reference compares vectors; {config.model} is a reranker, which has none")
-        with Reranker.load(config) as reranker:
-            findings += _shown(examine_reranker(reranker), args)
-            return _end(findings, args, reranker, machine)
-    with Embedder.load(config) as embedder:
-        findings += _shown(examine(embedder, args.reference), args)
-        return _end(findings, args, embedder, machine)
+        reranker = stack.enter_context(Reranker.load(config))
+        return reranker, examine_reranker(reranker)
+    if isinstance(config, SparseConfig):
+        sparse = stack.enter_context(SparseEmbedder.load(config))
+        return sparse, examine_sparse(sparse)
+    if isinstance(config, MultiVectorConfig):
+        multi = stack.enter_context(MultiVectorEmbedder.load(config))
+        return multi, examine_multi_vector(multi)
+    if isinstance(config, HybridConfig):
+        hybrid = stack.enter_context(HybridEmbedder.load(config.plain()))
+        return hybrid, examine_hybrid(hybrid)
+    embedder = stack.enter_context(Embedder.load(config))
+    return embedder, examine(embedder, reference)
 
 
-def _names_model(args: argparse.Namespace, config: EmbedderConfig | RerankerConfig) -> bool:
+def _names_model(args: argparse.Namespace, config: AnyConfig) -> bool:
     """Whether a model is meant: for `--device` only one that stands beside it, not one that the environment names."""
     return "model" in args or ("examine_device" not in args and config.source_of("model") != "default")
 
@@ -96,9 +133,7 @@ def _shown(findings: Iterable[Finding], args: argparse.Namespace) -> Iterator[Fi
         yield finding
 
 
-def _end(
-    findings: list[Finding], args: argparse.Namespace, model: Embedder | Reranker | None, machine: Machine | None
-) -> int:
+def _end(findings: list[Finding], args: argparse.Namespace, model: AnyModel | None, machine: Machine | None) -> int:
     if args.json:
         sys.stdout.write(json.dumps(report(findings, model, machine), indent=2, ensure_ascii=False) + "\n")
     return 1 if any(finding.passed is False for finding in findings) else 0

@@ -2,17 +2,37 @@
 
 import argparse
 import sys
+from typing import Any
 
-from akidb_mlx.cli.options import add_config_options, read_config
+from akidb_mlx.cli.options import add_config_options, add_more_options, read_config
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.model_config import ModelConfig
+from akidb_mlx.config.multi_vector_config import MultiVectorConfig
+from akidb_mlx.config.sparse_config import SparseConfig
+from akidb_mlx.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
+
+_CONFIGS: dict[str, type[ModelConfig]] = {
+    "dense": EmbedderConfig,
+    "sparse": SparseConfig,
+    "multi": MultiVectorConfig,
+    "hybrid": EmbedderConfig,
+}
+# An option of the command's own, which has another meaning there.
+_OWN = frozenset({"output_dtype"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="JSONL, CSV, TSV, Parquet or text files, or folders")
     parser.add_argument("--to", required=True, metavar="OUT", help="the file to write: .parquet, .jsonl or .npy")
+    parser.add_argument(
+        "--kind",
+        choices=("dense", "sparse", "multi", "hybrid"),
+        default="dense",
+        help="what MODEL gives (default: dense)",
+    )
     parser.add_argument("--text-column", default="text", metavar="C", help="what is embedded (default: text)")
     parser.add_argument("--id-column", metavar="C", help="default: `id` where every table has it, else FILE:NUMBER")
     parser.add_argument("--embedding-column", metavar="C", help="rows with a vector here keep it; it is checked")
@@ -28,33 +48,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--actors", type=int, metavar="N", help="Ray: how many load the model (default: one a device)")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="on standard error")
     add_config_options(parser, model_option=True)
+    for config, title in ((SparseConfig, "sparse"), (MultiVectorConfig, "multi")):
+        add_more_options(parser, config, f"configuration of --kind {title}", but=_OWN)
 
 
 def run(args: argparse.Namespace) -> int:
     """Embed, and say on standard output what is in OUT."""
-    from akidb_mlx import Embedder
-    from akidb_mlx.corpus import Encoder, read_corpus
+    from akidb_mlx.corpus import load_encoder, read_corpus
 
-    config = read_config(args, EmbedderConfig)
+    config = read_config(args, _checked(args))
     corpus = read_corpus(
         args.inputs,
         args.to,
         text_column=args.text_column,
         id_column=args.id_column,
         embedding_column=args.embedding_column,
+        kind=args.kind,
         keep=args.keep,
         output_dtype=args.output_dtype,
         calibration=args.calibration,
         overwrite=args.overwrite,
     )
-    encoder: Encoder
+    encoder: Any
     if args.engine == "ray":
         from akidb_mlx.ray import RayEncoder
 
-        encoder = RayEncoder(config, actors=args.actors)
+        encoder = RayEncoder(config, actors=args.actors, kind=args.kind)
     else:
-        encoder = Embedder.load(config)
+        encoder = load_encoder(config, args.kind)
     with encoder:
         summary = corpus.embed(encoder, show_progress=args.progress)
     sys.stdout.write(f"{summary}\n")
     return 0
+
+
+def _checked(args: argparse.Namespace) -> type[ModelConfig]:
+    """The configuration that `--kind` has.
+
+    Raises:
+        ConfigError: an option was given that only other kinds have.
+    """
+    config = _CONFIGS[args.kind]
+    for name in vars(args):
+        others = [kind for kind, other in _CONFIGS.items() if name in other.model_fields]
+        if others and name not in config.model_fields and name not in _OWN:
+            raise ConfigError(f"--{name.replace('_', '-')} is for --kind {' and '.join(others)}, not {args.kind}")
+    return config

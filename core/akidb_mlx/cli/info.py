@@ -5,14 +5,25 @@ import json
 import sys
 from typing import Any
 
-from akidb_mlx.cli.kind import add_both_options, read_either_config
+from akidb_mlx.checkpoint.joint_heads import refuse_without_joint_heads
+from akidb_mlx.checkpoint.locate import resolve
+from akidb_mlx.cli.kind import AnyConfig, add_kind_options, read_config_of_kind
 from akidb_mlx.cli.options import add_model_argument
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.hybrid_config import HybridConfig
+from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.reranker_config import RerankerConfig
+from akidb_mlx.config.sparse_config import SparseConfig
 from akidb_mlx.device.precision import describe_error
 from akidb_mlx.effective.describe import describe, read_dimension
 from akidb_mlx.effective.facts import FACTS
-from akidb_mlx.effective.fingerprint import fingerprint
+from akidb_mlx.effective.fingerprint import combined, fingerprint
+from akidb_mlx.effective.multi_vector_recipe import (
+    MULTI_VECTOR_FACTS,
+    MultiVectorRecipe,
+    multi_vector_fingerprint_facts,
+    read_multi_vector_recipe,
+)
 from akidb_mlx.effective.prompts import fingerprint_facts
 from akidb_mlx.effective.recipe import Recipe, read_recipe
 from akidb_mlx.effective.reranker_recipe import (
@@ -21,23 +32,32 @@ from akidb_mlx.effective.reranker_recipe import (
     read_reranker_recipe,
     reranker_fingerprint_facts,
 )
+from akidb_mlx.effective.sparse_recipe import (
+    SPARSE_FACTS,
+    SparseRecipe,
+    read_sparse_recipe,
+    sparse_fingerprint_facts,
+)
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.hybrid_embedder import config_as
 from akidb_mlx.pipeline.loaded_model import measure_float32
 
 __all__ = ["add_arguments", "run"]
+
+AnyRecipe = Recipe | RerankerRecipe | SparseRecipe | MultiVectorRecipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_model_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    add_both_options(parser)
+    add_kind_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the recipe."""
-    config = read_either_config(args)
-    facts = _reranker_facts(config) if isinstance(config, RerankerConfig) else _embedder_facts(config)
+    config = read_config_of_kind(args)
+    facts = _facts(config)
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
         return 0
@@ -55,28 +75,60 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _embedder_facts(config: EmbedderConfig) -> dict[str, Any]:
+def _facts(config: AnyConfig) -> dict[str, Any]:
+    if isinstance(config, RerankerConfig):
+        reranker = read_reranker_recipe(config)
+        told = describe(config, reranker, RERANKER_FACTS)
+        return _ended(told, reranker, fingerprint(reranker_fingerprint_facts(config, reranker)))
+    if isinstance(config, SparseConfig):
+        sparse = read_sparse_recipe(config)
+        told = describe(config, sparse, SPARSE_FACTS) | {"dimension": sparse.checkpoint.dimension}
+        return _ended(told, sparse, fingerprint(sparse_fingerprint_facts(config, sparse)))
+    if isinstance(config, MultiVectorConfig):
+        multi = read_multi_vector_recipe(config)
+        told = describe(config, multi, MULTI_VECTOR_FACTS) | {"dimension": _token_width(multi)}
+        return _ended(told, multi, fingerprint(multi_vector_fingerprint_facts(config, multi)))
+    if isinstance(config, HybridConfig):
+        return _hybrid_facts(config.plain())
     recipe = read_recipe(config)
     dimension = read_dimension(config, recipe)
-    precision = describe_error(measure_float32(recipe.device))
-    facts = describe(config, recipe, FACTS) | {"dimension": dimension, "float32": precision}
+    told = describe(config, recipe, FACTS) | {"dimension": dimension}
     # Where nobody says whether to normalise there is no recipe yet; `encode` says what to set.
-    known = facts["normalize"] is not None
-    facts["fingerprint"] = fingerprint(fingerprint_facts(config, recipe, dimension)) if known else None
-    facts["refused"] = _refusal(recipe)
-    return facts
+    known = told["normalize"] is not None
+    return _ended(told, recipe, fingerprint(fingerprint_facts(config, recipe, dimension)) if known else None)
 
 
-def _reranker_facts(config: RerankerConfig) -> dict[str, Any]:
-    recipe = read_reranker_recipe(config)
-    return describe(config, recipe, RERANKER_FACTS) | {
-        "float32": describe_error(measure_float32(recipe.device)),
-        "fingerprint": fingerprint(reranker_fingerprint_facts(config, recipe)),
-        "refused": _refusal(recipe),
+def _token_width(recipe: MultiVectorRecipe) -> int:
+    """Numbers of a vector per token."""
+    dense, said = recipe.checkpoint.head.dense, recipe.checkpoint.config
+    return dense[-1].out_features if dense else int(said.get("hidden_size") or said.get("dim") or said["n_embd"])
+
+
+def _hybrid_facts(config: EmbedderConfig) -> dict[str, Any]:
+    """The dense recipe, and of the other two what is their own."""
+    source = resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
+    refuse_without_joint_heads(source.path, source.name)
+    forms = {
+        "dense": _facts(config),
+        "sparse": _facts(config_as(SparseConfig, config)),
+        "multi_vector": _facts(config_as(MultiVectorConfig, config)),
     }
+    dense = forms.pop("dense")
+    prints = [facts.pop("fingerprint") for facts in (dense, *forms.values())]
+    own = {
+        kind: {name: fact for name, fact in facts.items() if fact != dense.get(name) and name != "sources"}
+        for kind, facts in forms.items()
+    }
+    return {**dense, "kind": "hybrid", **own, "fingerprint": combined(prints) if all(prints) else None}
 
 
-def _refusal(recipe: Recipe | RerankerRecipe) -> str | None:
+def _ended(told: dict[str, Any], recipe: AnyRecipe, print_: str | None) -> dict[str, Any]:
+    """With what is told of every kind."""
+    precision = describe_error(measure_float32(recipe.device))
+    return told | {"float32": precision, "fingerprint": print_, "refused": _refusal(recipe)}
+
+
+def _refusal(recipe: AnyRecipe) -> str | None:
     """Why loading it would fail, as far as config.json tells."""
     from akidb_mlx.model.architectures import make_backbone  # weights are made when they are read, not here
 

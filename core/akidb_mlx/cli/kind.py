@@ -1,57 +1,73 @@
 """What kind of model a command was given: its files decide, and with them which configuration is read."""
 
 import argparse
+from typing import TypeVar
 
 from akidb_mlx.checkpoint.kinds import kind_of
 from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.cli.options import add_config_options, add_more_options, read_config
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.hybrid_config import HybridConfig
+from akidb_mlx.config.model_config import ModelConfig
+from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.reranker_config import RerankerConfig
+from akidb_mlx.config.sparse_config import SparseConfig
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["add_both_options", "read_either_config"]
+__all__ = ["AnyConfig", "add_kind_options", "read_config_of_kind"]
+
+AnyConfig = EmbedderConfig | RerankerConfig | SparseConfig | MultiVectorConfig
+C = TypeVar("C", bound=ModelConfig)
+# Kind → its configuration, and what its models are called.
+_KINDS: dict[str, tuple[type[AnyConfig], str]] = {
+    "embedder": (EmbedderConfig, "an embedder"),
+    "reranker": (RerankerConfig, "a reranker"),
+    "sparse": (SparseConfig, "a sparse encoder"),
+    "multi_vector": (MultiVectorConfig, "a multi-vector model"),
+    "hybrid": (HybridConfig, "a hybrid model"),
+}
+
+_PLURALS = {
+    "embedder": "embedders",
+    "reranker": "rerankers",
+    "sparse": "sparse encoders",
+    "multi_vector": "multi-vector models",
+}
 
 
-def add_both_options(parser: argparse.ArgumentParser, *, but: frozenset[str] = frozenset()) -> None:
-    """The options of embedders, then those that only rerankers have."""
+def add_kind_options(parser: argparse.ArgumentParser, *, but: frozenset[str] = frozenset()) -> None:
+    """The options of embedders, then those that only other kinds have."""
     parser.add_argument(
         "--kind",
-        choices=("embedder", "reranker"),
-        help="by default what MODEL's files say; a language model whose files say nothing is an embedder",
+        choices=tuple(_KINDS),
+        help="by default what MODEL's files say; where they say nothing it is an embedder, and a model of three heads "
+        "(BGE-M3) is one until `hybrid` asks for all of them",
     )
     add_config_options(parser, but=but)
-    add_more_options(parser, RerankerConfig, "configuration of rerankers")
+    for config, name in ((RerankerConfig, "rerankers"), (SparseConfig, "sparse encoders")):
+        add_more_options(parser, config, f"configuration of {name}")
+    add_more_options(parser, MultiVectorConfig, "configuration of multi-vector models")
 
 
-def read_either_config(args: argparse.Namespace) -> EmbedderConfig | RerankerConfig:
+def read_config_of_kind(args: argparse.Namespace) -> AnyConfig:
     """The configuration of the kind that MODEL is; without MODEL and --kind an embedder's.
 
     Raises:
-        ConfigError: an option was given that only the other kind has.
+        ConfigError: an option was given that only another kind has.
     """
-    config = read_config(args, EmbedderConfig)
-    if _kind(args, config) == "reranker":
-        _refuse(args, EmbedderConfig, RerankerConfig, f"embedders; {config.model} is a reranker")
-        return read_config(args, RerankerConfig)
-    _refuse(args, RerankerConfig, EmbedderConfig, f"rerankers; {config.model} is an embedder")
-    return config
+    kind = args.kind or _kind_of_files(args)
+    config, what = _KINDS[kind]
+    for name in vars(args):
+        owners = [one for one, (other, _) in _KINDS.items() if name in other.model_fields]
+        if owners and kind not in owners:
+            those = _PLURALS[owners[0]]
+            model = read_config(args, config).model
+            raise ConfigError(f"--{name.replace('_', '-')} is for {those}; {model} is {what}")
+    return read_config(args, config)
 
 
-def _kind(args: argparse.Namespace, config: EmbedderConfig) -> str:
-    if args.kind is not None:
-        return str(args.kind)
+def _kind_of_files(args: argparse.Namespace) -> str:
     if "model" not in args:
         return "embedder"
+    config = read_config(args, EmbedderConfig)
     return kind_of(resolve(config.model, config.revision, config.cache_dir, config.local_files_only).path)
-
-
-def _refuse(
-    args: argparse.Namespace,
-    of: type[EmbedderConfig] | type[RerankerConfig],
-    but: type[EmbedderConfig] | type[RerankerConfig],
-    told: str,
-) -> None:
-    """Raise for a given option that is a field of the one configuration and not of the other."""
-    for name in vars(args):
-        if name in of.model_fields and name not in but.model_fields:
-            raise ConfigError(f"--{name.replace('_', '-')} is for {told}")

@@ -35,9 +35,11 @@ def add_config_options(
     _add_fields(group, config, {*but, *(() if model_option else ("model",))})
 
 
-def add_more_options(parser: argparse.ArgumentParser, config: type[ModelConfig], title: str) -> None:
-    """What `config` has beside EmbedderConfig, for commands that take models of both kinds."""
-    _add_fields(parser.add_argument_group(title), config, EmbedderConfig.model_fields)
+def add_more_options(
+    parser: argparse.ArgumentParser, config: type[ModelConfig], title: str, *, but: Collection[str] = ()
+) -> None:
+    """What `config` has beside EmbedderConfig, for commands that take models of several kinds."""
+    _add_fields(parser.add_argument_group(title), config, {*EmbedderConfig.model_fields, *but})
 
 
 def read_config(args: argparse.Namespace, config: type[Config]) -> Config:

@@ -6,23 +6,34 @@ from typing import TYPE_CHECKING, Any
 
 from akidb_mlx.cli.options import add_config_options, read_config
 from akidb_mlx.config.embedder_config import EmbedderConfig
-from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.config.sources import expanded
 from akidb_mlx.errors import ConfigError
 
 if TYPE_CHECKING:
+    from akidb_mlx.server.served import ServedConfig, ServedKind
     from akidb_mlx.server.settings import ServerSettings
 
 __all__ = ["add_arguments", "run"]
 
+# Option → what it serves.
+_MODELS: "dict[str, ServedKind]" = {
+    "model": "embedder",
+    "reranker": "reranker",
+    "sparse": "sparse",
+    "multi": "multi_vector",
+    "hybrid": "hybrid",
+}
+_FORMS = {"embedder", "sparse", "multi_vector"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    for what in ("model", "reranker"):
+    for option, kind in _MODELS.items():
+        what = {"embedder": "model", "reranker": "reranker"}.get(kind, f"{kind.replace('_', '-')} model")
         parser.add_argument(
-            f"--{what}",
+            f"--{option}",
             action="append",
-            dest=f"{what}s",
+            dest=f"{option}s",
             default=[],
             metavar="[NAME=]MODEL",
             help=f"serve this {what}, under NAME if given; may be repeated. A file given with --config may list it too",
@@ -70,44 +81,45 @@ def _settings_class() -> "type[ServerSettings]":
     return ServerSettings
 
 
-_Configs = dict[str, EmbedderConfig | RerankerConfig]
-
-
-def _read_models(args: argparse.Namespace) -> tuple[_Configs, dict[str, Any]]:
+def _read_models(args: argparse.Namespace) -> "tuple[dict[str, ServedConfig], dict[str, Any]]":
     """What to serve, from a server's file, from the options, or the embedder of the configuration that is found."""
     from akidb_mlx.server.settings import read_server_file
 
     given = {name: value for name, value in vars(args).items() if name in EmbedderConfig.model_fields}
     path = getattr(args, "config", None)
     listed = read_server_file(Path(path), **given) if path is not None else None
+    said = [option for option in _MODELS if getattr(args, f"{option}s")]
     if listed is not None:
-        if args.models or args.rerankers:
-            option = "--model" if args.models else "--reranker"
-            raise ConfigError(f"{path} lists the models; leave {option} out, or add them there")
+        if said:
+            raise ConfigError(f"{path} lists the models; leave --{said[0]} out, or add them there")
         return listed
-    if not args.models and not args.rerankers:
+    if not said:
         config = read_config(args, EmbedderConfig)
         return {config.model: config}, {}
     return _named(args), {}
 
 
-def _named(args: argparse.Namespace) -> _Configs:
-    """What the options name."""
-    configs: _Configs = {}
-    for option, said, read in (("--model", args.models, _embedder), ("--reranker", args.rerankers, _reranker)):
-        for name, model in (_split(one, option) for one in said):
-            if name in configs:
-                raise ConfigError(f"two models have the same name; give them names with {option} NAME=MODEL")
-            configs[name] = read(argparse.Namespace(**{**vars(args), "model": model}))
-    return configs
+def _named(args: argparse.Namespace) -> "dict[str, ServedConfig]":
+    """What the options name. One model under one name in several forms is one that gives all of them in one pass."""
+    from akidb_mlx.server.served import CONFIGS
 
-
-def _embedder(args: argparse.Namespace) -> EmbedderConfig:
-    return read_config(args, EmbedderConfig)
-
-
-def _reranker(args: argparse.Namespace) -> RerankerConfig:
-    return read_config(args, RerankerConfig)
+    kinds: dict[str, list[ServedKind]] = {}
+    models: dict[str, str] = {}
+    for option, kind in _MODELS.items():
+        for name, model in (_split(one, f"--{option}") for one in getattr(args, f"{option}s")):
+            forms = kinds.setdefault(name, [])
+            joined = forms and models[name] == model and kind not in forms and {kind, *forms} <= _FORMS
+            if forms and not joined:
+                raise ConfigError(f"two models have the same name; give them names with --{option} NAME=MODEL")
+            forms.append(kind)
+            models[name] = model
+    return {
+        name: read_config(
+            argparse.Namespace(**{**vars(args), "model": models[name]}),
+            CONFIGS["hybrid" if len(forms) > 1 else forms[0]],
+        )
+        for name, forms in kinds.items()
+    }
 
 
 def _split(text: str, option: str) -> tuple[str, str]:

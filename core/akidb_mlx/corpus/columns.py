@@ -3,12 +3,14 @@
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from akidb_mlx.corpus.delimited import DELIMITED, read_head
+from akidb_mlx.corpus.forms import COMPUTED
 from akidb_mlx.corpus.json_lines import LINES, read_records
 from akidb_mlx.corpus.sources import Source
 from akidb_mlx.errors import InputError
@@ -29,16 +31,18 @@ class Columns:
     """Columns that go into the output; None: all."""
     query: str | None = None
     """Where a row is a pair that is scored: the text's partner. None: the text is embedded."""
+    kind: str = "dense"
+    """What the encoder gives; of pairs "reranker"."""
 
     @property
-    def computed(self) -> str:
-        """The output's column of what is computed."""
-        return "embedding" if self.query is None else "score"
+    def computed(self) -> tuple[str, ...]:
+        """The output's columns of what is computed."""
+        return COMPUTED[self.kind]
 
     @property
     def taken(self) -> set[str]:
         """The output's own columns."""
-        return {"id", self.computed}
+        return {"id", *self.computed}
 
     def is_kept(self, name: str) -> bool:
         """Whether a column of the input goes into the output under its name."""
@@ -46,10 +50,15 @@ class Columns:
 
     def clash(self, names: Mapping[str, Any] | Sequence[str]) -> str | None:
         """A column of these that would be kept, but has the name of one of the output's own."""
-        for name in ("id", self.computed):
-            if name in names and name not in (self.id, self.embedding) and (self.keep is None or name in self.keep):
+        for name in self._own:
+            if name in names:
                 return name
         return None
+
+    @cached_property
+    def _own(self) -> tuple[str, ...]:
+        wanted = [name for name in ("id", *self.computed) if name not in (self.id, self.embedding)]
+        return tuple(name for name in wanted if self.keep is None or name in self.keep)
 
     def is_usable(self, record: Mapping[str, Any]) -> bool:
         """Whether a record may have a place in the output, as far as its columns tell."""
@@ -68,6 +77,7 @@ def settle_columns(
     embedding: str | None,
     keep: Sequence[str] | None,
     query: str | None = None,
+    kind: str = "dense",
 ) -> Columns:
     """Check the names against each table's head. Without `id_`, a column `id` is it where every table has one.
 
@@ -78,7 +88,7 @@ def settle_columns(
     heads = [(source, head) for source, head in tables if head is not None]
     if id_ is None and heads and all("id" in head for _, head in heads):
         id_ = "id"
-    columns = Columns(text, id_, embedding, None if keep is None else tuple(name for name in keep if name), query)
+    columns = Columns(text, id_, embedding, None if keep is None else tuple(name for name in keep if name), query, kind)
     for source in sources:
         if query is not None and not source.is_table:
             raise InputError(
@@ -106,7 +116,7 @@ def _check_head(source: Source, head: Sequence[str], columns: Columns) -> None:
     if len(set(head)) < len(head):
         raise InputError(f"{source.name} has two columns of one name: {', '.join(head)}")
     if name := columns.clash(head):
-        told = "" if name == "score" else f"say that it is the {name} column, or "
+        told = "" if name not in ("id", "embedding") else f"say that it is the {name} column, or "
         raise InputError(
             f"{source.name} has a column {name!r}, a name that the output needs: {told}list the columns to keep "
             "without it"

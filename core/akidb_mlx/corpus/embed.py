@@ -14,7 +14,8 @@ import pyarrow as pa
 from akidb_mlx.config.sources import expanded
 from akidb_mlx.corpus.columns import Columns, settle_columns
 from akidb_mlx.corpus.embedding import Encoder, embed_parts, finish_part
-from akidb_mlx.corpus.output import read_recipe
+from akidb_mlx.corpus.forms import KINDS, form_of, kind_of
+from akidb_mlx.corpus.output import read_recipe, size_of
 from akidb_mlx.corpus.output_recipe import differences, make_recipe
 from akidb_mlx.corpus.parts import Parts
 from akidb_mlx.corpus.progress import Progress
@@ -23,46 +24,11 @@ from akidb_mlx.corpus.readers import read_rows
 from akidb_mlx.corpus.schema import Table, settle_schema
 from akidb_mlx.corpus.siblings import check_siblings
 from akidb_mlx.corpus.sources import Source, describe_sources, find_sources
+from akidb_mlx.corpus.summary import Summary
 from akidb_mlx.corpus.writers import check_format, write_output
 from akidb_mlx.errors import BackendError, ConfigError, InputError
 
 __all__ = ["Corpus", "Summary", "embed_corpus", "read_corpus"]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What is in an output, and what this run did for it."""
-
-    output: Path
-    rows: int
-    rejected: int
-    given: int
-    """Rows whose vector was in the input."""
-    resumed: int = 0
-    """Rows and rejects of an earlier run that was interrupted; all of them where nothing was left to do."""
-    tokens: int = 0
-    """Tokens that this run embedded."""
-    truncated: int = 0
-    """Texts of this run that were cut at max_seq_length."""
-    seconds: float = 0.0
-    finished_before: bool = False
-
-    def __str__(self) -> str:
-        """One line for people."""
-        told = [f"{self.rows:,} rows"]
-        if self.given:
-            told.append(f"{self.given:,} of them with the vector they had")
-        if self.rejected:
-            told.append(f"{self.rejected:,} rejected ({self.output.name}.rejects.jsonl says why)")
-        if self.finished_before:
-            return f"{self.output} is finished: {', '.join(told)}; nothing to do"
-        if self.resumed:
-            told.append(f"{self.resumed:,} from an earlier run")
-        if self.truncated:
-            told.append(f"{self.truncated:,} cut at max_seq_length")
-        new = self.rows + self.rejected - self.resumed
-        told.append(f"{new / self.seconds:,.0f} rows/s, {self.tokens / self.seconds:,.0f} tokens/s")
-        return f"{self.output}: {', '.join(told)}, {self.seconds:,.1f} s"
 
 
 @dataclass(frozen=True)
@@ -86,6 +52,7 @@ class Corpus:
             OSError: an input or the output's disk failed; what is embedded so far is kept for the next run.
             BackendError: the device failed, or its memory was too short for a minute; likewise.
         """
+        form = form_of(encoder.info(), encoder.dimension, self.columns.kind, self.output_dtype)
         check_output_dtype(self.output_dtype, encoder.dimension)
         self._check_given_vectors(encoder)
         recipe = self._recipe(encoder)
@@ -102,16 +69,19 @@ class Corpus:
                 schema = self._settle(parts)
                 progress.start(parts.after[0], parts.facts[-1].position if parts.facts else 0)
                 rows = read_rows(self.sources, self.columns, schema, parts.after)
-                for part in embed_parts(rows, encoder, progress):
-                    parts.add(*finish_part(part, encoder.dimension, self.columns, schema, self.output_dtype))
+                for part in embed_parts(rows, encoder, form, progress):
+                    parts.add(*finish_part(part, form, self.columns, schema))
                 progress.finish(f"writing {self.output.name}")
                 totals = {name: sum(getattr(f, name) for f in parts.facts) for name in ("rows", "rejected", "given")}
-                write_output(self.output, parts, schema, recipe | totals | {"calibration": self._calibration(parts)})
+                write_output(
+                    self.output, parts, schema, form, recipe | totals | {"calibration": self._calibration(parts)}
+                )
             seconds, after = time.perf_counter() - began, encoder.stats()
             parts.remove()
             return Summary(
                 self.output,
                 **totals,
+                bytes=size_of(self.output),
                 resumed=before,
                 tokens=after["tokens"] - stats["tokens"],
                 truncated=after["truncated_texts"] - stats["truncated_texts"],
@@ -137,6 +107,7 @@ class Corpus:
             encoder.info(),
             encoder.fingerprint,
             encoder.config.dtype,
+            self.columns.kind,
             text_column=self.columns.text,
             id_column=self.columns.id,
             keep=self.columns.keep,
@@ -218,6 +189,7 @@ def read_corpus(
     id_column: str | None = None,
     embedding_column: str | None = None,
     query_column: str | None = None,
+    kind: str = "dense",
     keep: Sequence[str] | None = None,
     output_dtype: str = "float32",
     calibration: str | PathLike[str] | None = None,
@@ -231,6 +203,7 @@ def read_corpus(
         text_column: what is embedded.
         id_column: None takes `id` where every table has one, else FILE:NUMBER.
         query_column: where the text's partner is, if pairs are to be scored.
+        kind: dense, sparse, multi or hybrid: what the encoder gives.
         embedding_column: where rows may have their vector already; those are checked and kept.
         keep: columns that go into the output; None: all.
         output_dtype: float32, float16, int8 or binary.
@@ -241,11 +214,23 @@ def read_corpus(
         InputError: an input cannot be read or lacks a column. ConfigError: the output's name or folder.
     """
     path = expanded(output, "output")
-    check_format(path)
+    check_format(path, kind)
+    if kind not in KINDS:
+        raise ConfigError(f"kind is {kind!r}; it may be {', '.join(KINDS)}")
+    if embedding_column is not None and kind != "dense":
+        raise ConfigError(f"embedding_column is for dense vectors; rows of kind {kind} are all computed")
     if not path.parent.is_dir():
         raise ConfigError(f"the folder {path.parent} of the output does not exist")
     sources = find_sources(inputs, path)
-    columns = settle_columns(sources, text_column, id_column, embedding_column, keep, query_column)
+    columns = settle_columns(
+        sources,
+        text_column,
+        id_column,
+        embedding_column,
+        keep,
+        query_column,
+        kind if query_column is None else "reranker",
+    )
     calibrated_by = None
     if calibration is not None:
         calibrated_by = read_recipe(calibration)["calibration"]
@@ -262,5 +247,6 @@ def embed_corpus(
     show_progress: bool = False,
     **options: Any,
 ) -> Summary:
-    """`read_corpus` with its options, then `Corpus.embed`: run it again after an interruption and it goes on."""
+    """`read_corpus` for the encoder's kind, then `Corpus.embed`: run it again after an interruption and it goes on."""
+    options.setdefault("kind", kind_of(encoder.info()))
     return read_corpus(inputs, output, **options).embed(encoder, show_progress=show_progress)

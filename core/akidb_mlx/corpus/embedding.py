@@ -11,15 +11,14 @@ import pyarrow as pa
 
 from akidb_mlx import vectors
 from akidb_mlx.config.model_config import ModelConfig
-from akidb_mlx.corpus.arrays import make_scores, make_vectors
 from akidb_mlx.corpus.columns import Columns
+from akidb_mlx.corpus.forms import Form
 from akidb_mlx.corpus.kept import gather
 from akidb_mlx.corpus.parts import PartFacts
 from akidb_mlx.corpus.progress import Progress
 from akidb_mlx.corpus.quantization import LARGEST
 from akidb_mlx.corpus.row import Row
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError
-from akidb_mlx.vectors import Embeddings
 
 __all__ = ["Encoder", "PlacedRow", "embed_parts", "finish_part"]
 
@@ -51,25 +50,28 @@ class Encoder(Protocol):
     def stats(self) -> dict[str, Any]: ...  # noqa: D102
     def encode_stream(  # noqa: D102
         self, texts: Iterable[Any], chunk_size: int = ..., *, side: Any = ..., on_error: Any = ...
-    ) -> Iterator[Embeddings]: ...
+    ) -> Iterator[Any]: ...
 
 
-def embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, progress: Progress) -> Iterator[list[PlacedRow]]:
+def embed_parts(
+    rows: Iterator[PlacedRow], encoder: Encoder, form: Form, progress: Progress
+) -> Iterator[list[PlacedRow]]:
     """The rows in order, in parts to commit, each row with a vector or a reason; the device goes on meanwhile."""
-    part = _Part(encoder.dimension, progress)
+    part = _Part(form, progress)
     try:
-        yield from _embed_parts(rows, encoder, part)
+        yield from _embed_parts(rows, encoder, form, part)
     except BackendError:  # what is embedded so far is kept for the next run
         if part.rows:
             yield part.take()
         raise
 
 
-def _embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, part: "_Part") -> Iterator[list[PlacedRow]]:
+def _embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, form: Form, part: "_Part") -> Iterator[list[PlacedRow]]:
     unit_length = bool(encoder.info().get("normalize"))
-    chunk_size, ahead = _FIRST_CHUNK, None
+    largest = min(_LARGEST_CHUNK, form.largest_chunk)
+    chunk_size, ahead = min(_FIRST_CHUNK, largest), None
     while ahead is None or not ahead.exhausted:
-        ahead = _Ahead(rows, encoder.dimension, unit_length)
+        ahead = _Ahead(rows, form, unit_length)
         began, embedded = time.monotonic(), 0
         for chunk in encoder.encode_stream(ahead.texts(), chunk_size, side="document", on_error=ahead.refuse):
             ahead.fill(chunk)
@@ -78,7 +80,7 @@ def _embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, part: "_Part") -> 
                 yield part.take()
             seconds, embedded = time.monotonic() - began, embedded + len(chunk)
             if not ahead.stopped and seconds > 2 * _CHUNK_S:
-                suited = min(max(int(embedded / seconds * _CHUNK_S), _SMALLEST_CHUNK), _LARGEST_CHUNK)
+                suited = min(max(int(embedded / seconds * _CHUNK_S), _SMALLEST_CHUNK), largest)
                 if not chunk_size / 2 <= suited <= chunk_size * 2:
                     ahead.stopped, chunk_size = True, suited
         ahead.check_device()
@@ -90,37 +92,37 @@ def _embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, part: "_Part") -> 
 
 
 def finish_part(
-    part: Sequence[PlacedRow], dimension: int, columns: Columns, schema: pa.Schema, output_dtype: str
+    part: Sequence[PlacedRow], form: Form, columns: Columns, schema: pa.Schema
 ) -> tuple[pa.Table, list[dict[str, Any]], PartFacts]:
     """What `Parts.add` wants: the table of good rows, the rejected ones, and what is in them."""
     good = [row for _, row in part if row.reason is None]
-    matrix = np.empty((len(good), dimension), np.float32)
-    for place, row in enumerate(good):
-        matrix[place] = row.vector
-    if (limit := LARGEST.get(output_dtype)) is not None and np.abs(matrix).max(initial=0.0) > limit:
-        for row, largest in zip(good, np.abs(matrix).max(axis=1), strict=True):
-            if largest > limit:
-                row.reason = f"a number of its vector is {largest:.4g}, beyond {output_dtype}; write float32"
-        matrix = matrix[[row.reason is None for row in good]]
+    if (limit := LARGEST.get(form.output_dtype)) is not None:
+        for row in good:
+            if (largest := form.largest(row.vector)) > limit:
+                row.reason = f"a number of its vector is {largest:.4g}, beyond {form.output_dtype}; write float32"
         good = [row for row in good if row.reason is None]
     rejects = [
         {"source": row.source, "row": row.number, "reason": row.reason, "id": row.id, **_asked(row, columns)}
         for _, row in part
         if row.reason is not None
     ]
-    computed = make_vectors(matrix) if columns.query is None else make_scores(matrix)
+    computed = form.columns([row.vector for row in good])
+    dense = computed.get("embedding")
     table = pa.Table.from_batches(gather(good), schema.remove_metadata()).combine_chunks()
     index, last = part[-1]
     facts = PartFacts(
         rows=len(good),
         rejected=len(rejects),
         given=sum(row.given for row in good),
-        largest=float(np.abs(matrix).max(initial=0.0)),
+        largest=0.0 if dense is None or not len(dense) else float(np.abs(dense.values.to_numpy()).max()),
         source=index,
         number=last.number,
         position=last.position,
+        vectors=len(computed["vectors"].values) if "vectors" in computed else 0,
     )
-    return table.add_column(1, columns.computed, computed), rejects, facts
+    for place, own in enumerate(form.fields(), 1):
+        table = table.add_column(place, own, computed[own.name])
+    return table, rejects, facts
 
 
 def _asked(row: Row, columns: Columns) -> dict[str, str | None]:
@@ -132,9 +134,9 @@ def _asked(row: Row, columns: Columns) -> dict[str, str | None]:
 class _Part:
     """Finished rows that no commit has yet."""
 
-    def __init__(self, dimension: int, progress: Progress) -> None:
+    def __init__(self, form: Form, progress: Progress) -> None:
         """Begin with no rows."""
-        self._dimension = dimension
+        self._form = form
         self._progress = progress
         self._seconds = _FIRST_PART_S
         self._begin()
@@ -149,7 +151,7 @@ class _Part:
         before = len(self.rows)
         for placed in rows:
             self.rows.append(placed)
-            self._size += placed[1].size + 4 * self._dimension
+            self._size += placed[1].size + self._form.size(placed[1].vector)
         if len(self.rows) > before:
             index, last = self.rows[-1]
             self._progress.update(index, last.position, len(self.rows) - before)
@@ -167,13 +169,13 @@ class _Part:
 class _Ahead:
     """Rows that wait for their vectors, and finished ones behind them."""
 
-    def __init__(self, rows: Iterator[PlacedRow], dimension: int, unit_length: bool) -> None:
+    def __init__(self, rows: Iterator[PlacedRow], form: Form, unit_length: bool) -> None:
         """Read from `rows`; another reads on from there."""
         self.exhausted = False
         self.stopped = False
         """Set to end the texts early."""
         self._rows = rows
-        self._dimension = dimension
+        self._form = form
         self._unit_length = unit_length
         self._waiting: deque[PlacedRow] = deque()
         self._wanted: deque[Row] = deque()
@@ -191,10 +193,10 @@ class _Ahead:
                 return
             row = placed[1]
             if row.reason is None and row.vector is not None:
-                _check_vector(row, self._dimension, self._unit_length)
-            row.size += _ROW_BYTES + len(row.text or "") + len(row.query or "") + 4 * self._dimension * row.given
+                _check_vector(row, self._form.widths["embedding"], self._unit_length)
+            row.size += _ROW_BYTES + len(row.text or "") + len(row.query or "")
             self._waiting.append(placed)
-            self._size += row.size
+            self._size += row.size + self._form.size(row.vector) * row.given
             if row.reason is None and row.vector is None and row.text is not None:
                 self._wanted.append(row)
                 yield row.asked
@@ -207,9 +209,9 @@ class _Ahead:
         if isinstance(error, BackendError):
             self._failures.append(error)
 
-    def fill(self, chunk: Embeddings) -> None:
+    def fill(self, chunk: Any) -> None:
         """The vectors of the next texts."""
-        for vector in chunk:
+        for vector in self._form.rows(chunk):
             row = self._wanted.popleft()
             if row.reason is None:
                 row.vector, self._any_vector = vector, True
@@ -223,7 +225,7 @@ class _Ahead:
             row = self._waiting[0][1]
             if row.reason is None and row.vector is None:
                 return
-            self._size -= row.size
+            self._size -= row.size + self._form.size(row.vector) * row.given
             yield self._waiting.popleft()
 
     def check_device(self) -> None:

@@ -1,11 +1,13 @@
 """Values of JSON → the one Arrow type that holds all of them, none rounded; the order they come in does not count."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["Seen", "fits", "is_valid_text"]
+__all__ = ["Seen", "fits", "is_valid_text", "new_names", "values_of"]
 
 # Whole numbers up to here are doubles too.
 _EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
@@ -18,63 +20,48 @@ _NONE = type(None)
 class Seen:
     """What the values of one column were so far."""
 
-    __slots__ = ("fields", "high", "is_text", "item", "kinds", "low", "settled")
+    _settled = frozenset({_NONE, str, bool, float})
+    """Kinds of which another value tells nothing new."""
+    __slots__ = ("fields", "high", "is_text", "item", "kinds", "low")
 
     def __init__(self) -> None:
         """Nothing was seen."""
         self.kinds: set[type] = {_NONE}
-        self.settled: set[type] = {_NONE}
-        """Kinds of which another value tells nothing new."""
         self.low, self.high = 0, 0
         self.item: Seen | None = None
         self.fields: dict[str, Seen] = {}
         self.is_text = False
 
-    def add(self, value: Any, depth: int = 0) -> None:
-        """Note a value of `json.loads`."""
-        kind = type(value)
-        self.kinds.add(kind)
-        if self.is_text:
+    def add(self, values: Sequence[Any], depth: int = 0) -> None:
+        """Note values of `json.loads`; many at a time are quicker."""
+        kinds = set(map(type, values))
+        self.kinds |= kinds
+        if self.is_text or kinds <= self._settled:
             return
-        if kind is int:
-            if value < self.low:
-                self.low = value
-            elif value > self.high:
-                self.high = value
-        elif kind is dict or kind is list:
-            if depth >= _DEEPEST:
+        if int in kinds:
+            numbers = [value for value in values if type(value) is int]
+            self.low, self.high = min(self.low, *numbers), max(self.high, *numbers)
+        if (dict in kinds or list in kinds) and depth == _DEEPEST:
+            self._give_up()
+            return
+        if list in kinds:
+            self.item = self.item or Seen()
+            self.item.add(list(chain.from_iterable(value for value in values if type(value) is list)), depth + 1)
+        if dict in kinds:
+            self._add_fields([value for value in values if type(value) is dict], depth)
+
+    def _add_fields(self, records: Sequence[Mapping[str, Any]], depth: int) -> None:
+        for name in new_names(records, self.fields):
+            if len(self.fields) == _MOST_FIELDS or not is_valid_text(name):
                 self._give_up()
-            elif kind is list:
-                self._add_items(value, depth)
-            else:
-                self._add_fields(value, depth)
-        else:
-            self.settled.add(kind)
-
-    def _add_items(self, values: list[Any], depth: int) -> None:
-        if self.item is None:
-            self.item = Seen()
-        item = self.item
-        for value in values:
-            if type(value) not in item.settled:
-                item.add(value, depth + 1)
-
-    def _add_fields(self, values: Mapping[str, Any], depth: int) -> None:
-        fields = self.fields
-        for name, value in values.items():
-            field = fields.get(name)
-            if field is None:
-                if len(fields) == _MOST_FIELDS or not is_valid_text(name):
-                    self._give_up()
-                    return
-                field = fields[name] = Seen()
-            if type(value) not in field.settled:
-                field.add(value, depth + 1)
+                return
+            self.fields[name] = Seen()
+        for name, field in self.fields.items():
+            field.add(values_of(records, name), depth + 1)
 
     def _give_up(self) -> None:
         self.is_text = True
         self.item, self.fields = None, {}
-        self.settled |= {int, dict, list}
 
     def type(self) -> pa.DataType | None:
         """The type of all values, null where there was none; None: they have none in common and become text."""
@@ -121,6 +108,21 @@ def fits(seen: Seen, type_: pa.DataType) -> bool:
     if seen.fields and pa.types.is_struct(type_):
         return all(fits(field, type_.field(name).type) for name, field in seen.fields.items())
     return True
+
+
+def new_names(records: Sequence[Mapping[str, Any]], known: Mapping[str, Any]) -> list[str]:
+    """Keys of the records that are not known, in order of appearance."""
+    if known.keys() >= set().union(*records):
+        return []
+    return [name for name in dict.fromkeys(chain.from_iterable(records)) if name not in known]
+
+
+def values_of(records: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    """What the records have under a name; None where one has nothing."""
+    try:
+        return list(map(itemgetter(name), records))
+    except KeyError:
+        return [record.get(name) for record in records]
 
 
 def is_valid_text(text: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from akidb_mlx.corpus.columns import Columns
+from akidb_mlx.corpus.json_types import values_of
 from akidb_mlx.corpus.merging import fit, id_type, make_array
 from akidb_mlx.corpus.row import Row
 from akidb_mlx.corpus.schema import ambiguous_ids
@@ -14,7 +15,7 @@ from akidb_mlx.corpus.schema import ambiguous_ids
 __all__ = ["Kept", "gather"]
 
 # Rows whose kept columns become Arrow's together; fewer where they are long.
-_ROWS, _BYTES = 1024, 2**20
+_ROWS, _BYTES = 128, 2**20
 _MISFITS = (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError)
 
 
@@ -49,9 +50,9 @@ class Kept:
             return
         try:
             arrays = [make_array([row.id for row, _ in rows], self._schema.field("id").type)]
-            for column in list(self._schema)[1:]:
-                name = column.name
-                arrays.append(make_array([record.get(name) for _, record in rows], column.type))
+            records = [record for _, record in rows]
+            for name, column in zip(self._schema.names[1:], list(self._schema)[1:], strict=True):
+                arrays.append(make_array(values_of(records, name), column.type))
         except _MISFITS as error:
             if len(rows) == 1:
                 rows[0][0].reason = f"its columns have not the types they had when the run began: {error}"

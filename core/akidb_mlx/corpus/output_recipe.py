@@ -30,8 +30,33 @@ _RERANKER_FACTS = (
     "prompt",
     "tokenizer",
     "max_seq_length",
+    "exact_reference",
     "quantization",
 )
+# What the other kinds' rows mean, of their info().
+_SPARSE_FACTS = (
+    *("model_name", "revision", "head", "pooling", "queries", "max_active_dims", "prompts", "query_prompt"),
+    *("document_prompt", "similarity", "max_seq_length", "tokenizer", "exact_reference", "quantization", "dimension"),
+)
+_MULTI_FACTS = (
+    *("model_name", "revision", "dense", "normalize", "expansion", "skiplist", "token_pooling", "prompts"),
+    *("query_prompt", "document_prompt", "similarity", "max_seq_length", "side_lengths", "tokenizer"),
+    *("exact_reference", "quantization", "dimension"),
+)
+_FACTS = {
+    "dense": _EMBEDDER_FACTS,
+    "reranker": _RERANKER_FACTS,
+    "sparse": _SPARSE_FACTS,
+    "multi": _MULTI_FACTS,
+    "hybrid": (*_EMBEDDER_FACTS, "sparse", "multi_vector"),
+}
+_HOLDS = {
+    "dense": "embeddings",
+    "reranker": "scores",
+    "sparse": "sparse rows",
+    "multi": "vectors of tokens",
+    "hybrid": "rows of three forms",
+}
 _RUN_FACTS = (
     "query_column",
     "text_column",
@@ -47,17 +72,18 @@ _SHOWN = 100
 _VERSION = 1  # of what a recipe holds
 
 
-def make_recipe(info: Mapping[str, Any], fingerprint: str, dtype: str | None, **run_facts: Any) -> dict[str, Any]:
-    """Plain JSON values; what the fingerprint sums up, in words, and what this run was told.
-
-    With a `query_column` it is a reranker's, whose output has scores.
-    """
-    scores = "query_column" in run_facts
+def make_recipe(
+    info: Mapping[str, Any], fingerprint: str, dtype: str | None, kind: str = "dense", **run_facts: Any
+) -> dict[str, Any]:
+    """Plain JSON values; what the fingerprint sums up, in words, and what this run was told. `kind`: see `forms`."""
+    facts = {name: info.get(name) if kind == "reranker" else info[name] for name in _FACTS[kind]}
+    for name, own in (("sparse", _SPARSE_FACTS), ("multi_vector", _MULTI_FACTS)) if kind == "hybrid" else ():
+        facts[name] = {fact: value for fact, value in info[name].items() if fact in own}
     recipe = {
         "version": _VERSION,
-        **({"kind": "reranker"} if scores else {}),
+        **({} if kind == "dense" else {"kind": kind}),
         "fingerprint": fingerprint,
-        **({name: info.get(name) for name in _RERANKER_FACTS} if scores else {n: info[n] for n in _EMBEDDER_FACTS}),
+        **facts,
         "dtype": dtype,
         **{name: run_facts[name] for name in _RUN_FACTS if name in run_facts},
     }
@@ -67,12 +93,12 @@ def make_recipe(info: Mapping[str, Any], fingerprint: str, dtype: str | None, **
 
 def differences(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """What keeps a run from going on with what another one made, or ""."""
-    if made.get("kind") != wanted.get("kind"):
-        return "it holds embeddings, not scores" if "kind" in wanted else "it holds scores, not embeddings"
+    old, new = (recipe.get("kind", "dense") for recipe in (made, wanted))
+    if old != new:
+        return f"it holds {_HOLDS.get(old, old)}, not {_HOLDS[new]}"
     told = []
     if made.get("fingerprint") != wanted["fingerprint"]:
-        facts = _RERANKER_FACTS if "kind" in wanted else _EMBEDDER_FACTS
-        told = [_change(name, made, wanted) for name in (*facts, "dtype") if made.get(name) != wanted[name]]
+        told = [_change(name, made, wanted) for name in (*_FACTS[new], "dtype") if made.get(name) != wanted[name]]
         told = told or ["the model's weights or tokenizer have changed"]
     run_facts = [name for name in _RUN_FACTS if name in wanted]
     told += [_change(name, made, wanted) for name in run_facts if made.get(name) != wanted[name]]

@@ -41,6 +41,8 @@ class PartFacts:
     number: int
     position: int
     """Up to where the input is read: index of the source, number of the row, bytes of the source."""
+    vectors: int = 0
+    """Where each token has a vector: how many there are."""
 
 
 class Parts:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,14 +17,14 @@ import pyarrow.parquet as pq
 from akidb_mlx.corpus.columns import Columns
 from akidb_mlx.corpus.delimited import read_head
 from akidb_mlx.corpus.json_lines import LINES, read_records
-from akidb_mlx.corpus.json_types import Seen, fits
+from akidb_mlx.corpus.json_types import Seen, fits, new_names, values_of
 from akidb_mlx.corpus.merging import common_type, holds, id_type, stored_type
 from akidb_mlx.corpus.sources import Source
 
 __all__ = ["AMBIGUOUS_IDS", "Table", "ambiguous_ids", "settle_schema"]
 
 AMBIGUOUS_IDS = b"ambiguous_ids"
-_ROWS = 65536
+_ROWS, _RECORDS = 65536, 64
 _EXTENSION = b"ARROW:extension:"
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 
@@ -46,13 +47,6 @@ class _Column:
     metadata: list[dict[bytes, bytes]] = field(default_factory=list)
 
 
-class _Ignored(Seen):
-    """Stands for a column that is not kept."""
-
-    def add(self, value: object, depth: int = 0) -> None:
-        self.settled.add(type(value))
-
-
 def settle_schema(sources: Sequence[Source], columns: Columns, parts: Sequence[Table] = ()) -> pa.Schema:
     """`id` and the kept columns, in order of appearance or as `keep` says, each in the type that holds all its values.
 
@@ -70,7 +64,7 @@ def settle_schema(sources: Sequence[Source], columns: Columns, parts: Sequence[T
             _note_texts(found, source, columns)
     for part in parts:
         for column in part.schema:
-            if column.name != columns.computed:
+            if column.name not in columns.computed:
                 _note(found, column, part, column.name)
     fields = [_settled(name, column) for name, column in found.items()]
     return _storable(fields).with_metadata({AMBIGUOUS_IDS: json.dumps(ambiguous)})
@@ -120,31 +114,29 @@ def _note_texts(found: dict[str, _Column], source: Source, columns: Columns) -> 
 
 def _note_lines(found: dict[str, _Column], source: Source, columns: Columns) -> list[str]:
     """Look at each record that can be used; give the ids that are a number and text in this file."""
-    known: dict[str, Seen] = {}
-    numbers = texts = False
-    for *_, record, reason in read_records(source):
-        if reason is not None or not columns.is_usable(record):
-            continue
-        for name, value in record.items():
-            seen = known.get(name)
-            if seen is None:
-                seen = known[name] = _seen_of(found, name, columns)
-            if type(value) not in seen.settled:
-                seen.add(value)
+    known: dict[str, Seen | None] = {}
+    texts = False
+    usable = (record for *_, record, reason in read_records(source) if reason is None and columns.is_usable(record))
+    while records := list(islice(usable, _RECORDS)):
+        known |= {name: _seen_of(found, name, columns) for name in new_names(records, known)}
+        for name, seen in known.items():
+            if seen is not None:
+                seen.add(values_of(records, name))
         if columns.id is not None:
-            id_ = record[columns.id]
-            numbers |= type(id_) is int
-            texts |= type(id_) is str and _WHOLE.fullmatch(id_) is not None
+            ids = values_of(records, columns.id)
+            texts = texts or any(type(id_) is str and _WHOLE.fullmatch(id_) is not None for id_ in ids)
     if columns.id is None:
         found["id"].given.append((pa.string(), lambda: iter(())))
-    return _in_both_forms(source, columns) if numbers and texts else []
+        return []
+    lines = found["id"].lines
+    return _in_both_forms(source, columns) if texts and lines is not None and int in lines.kinds else []
 
 
-def _seen_of(found: dict[str, _Column], name: str, columns: Columns) -> Seen:
+def _seen_of(found: dict[str, _Column], name: str, columns: Columns) -> Seen | None:
     if name == columns.id:
         name = "id"
     elif not columns.is_kept(name):
-        return _Ignored()
+        return None
     column = found.setdefault(name, _Column())
     column.lines = column.lines or Seen()
     return column.lines

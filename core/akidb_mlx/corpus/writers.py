@@ -4,6 +4,7 @@ OUT.parquet carries its recipe in its metadata (key `akidb_mlx`); OUT.jsonl and 
 OUT.meta.json, and OUT.npy its ids and kept columns in OUT.rows.jsonl. Rejected rows are in OUT.rejects.jsonl.
 """
 
+import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -12,10 +13,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from akidb_mlx.corpus.arrays import make_vectors, read_vectors
+from akidb_mlx.corpus.arrays import as_json_column, make_vectors, read_token_vectors, read_vectors
+from akidb_mlx.corpus.forms import COMPUTED, Form
 from akidb_mlx.corpus.merging import fit
 from akidb_mlx.corpus.output import KEY, beside, records_of
 from akidb_mlx.corpus.parts import Parts, replaced
@@ -23,19 +24,21 @@ from akidb_mlx.corpus.plain import as_json
 from akidb_mlx.corpus.quantization import OUTPUT_DTYPES, quantize
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["FORMATS", "check_format", "write_output"]
+__all__ = ["FORMATS", "check_format", "parquet_options", "write_output"]
 
 # Rows of a row group: the file does not depend on where the parts begin and end.
 _GROUP = 8192
+_GROUP_BYTES = 2**25
 
 
-def write_output(output: Path, parts: Parts, schema: pa.Schema, recipe: Mapping[str, Any]) -> None:
+def write_output(output: Path, parts: Parts, schema: pa.Schema, form: Form, recipe: Mapping[str, Any]) -> None:
     """Put the parts together. The output's own name appears last: where it is, everything is."""
-    scores = recipe.get("kind") == "reranker"
-    computed = ("score", pa.float32()) if scores else ("embedding", pa.list_(pa.float32(), recipe["dimension"]))
-    schema = schema.remove_metadata().insert(1, pa.field(*computed))
-    regrouped = _regrouped(parts, schema)
-    batches = regrouped if scores else _quantized(regrouped, recipe)
+    schema = schema.remove_metadata()
+    for place, own in enumerate(form.fields(), 1):
+        schema = schema.insert(place, own)
+    batches = _regrouped(parts, schema, _group(parts, form))
+    if "embedding" in form.names:
+        batches = _quantized(batches, recipe)
     rejects = beside(output, "rejects.jsonl")
     if any(facts.rejected for facts in parts.facts):
         with replaced(rejects) as stream:
@@ -45,19 +48,27 @@ def write_output(output: Path, parts: Parts, schema: pa.Schema, recipe: Mapping[
     if output.suffix != ".parquet":
         with replaced(beside(output, "meta.json")) as stream:
             stream.write(json.dumps(recipe, indent=2, ensure_ascii=False).encode())
-    rows = sum(facts.rows for facts in parts.facts)
+    sizes = sum(facts.rows for facts in parts.facts), sum(facts.vectors for facts in parts.facts)
     with replaced(output) as stream:
-        FORMATS[output.suffix](stream, output, batches, rows, recipe)
+        FORMATS[output.suffix](stream, output, batches, sizes, form, recipe)
 
 
-def _regrouped(parts: Parts, schema: pa.Schema) -> Iterator[pa.Table]:
-    """Tables of _GROUP rows whatever the parts' sizes; the last may have fewer."""
+def _group(parts: Parts, form: Form) -> int:
+    """Rows of a row group, by what a row takes on average: the parts have no say."""
+    rows, vectors = (sum(getattr(facts, name) for facts in parts.facts) for name in ("rows", "vectors"))
+    if not vectors:
+        return _GROUP
+    return min(_GROUP, max(64, int(_GROUP_BYTES * rows / (4 * form.widths["vectors"] * vectors))))
+
+
+def _regrouped(parts: Parts, schema: pa.Schema, group: int) -> Iterator[pa.Table]:
+    """Tables of `group` rows whatever the parts' sizes; the last may have fewer."""
     waiting = pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)  # extension types too
     for table in parts.tables():
         waiting = pa.concat_tables([waiting, _fitted(table, schema)])
-        while len(waiting) >= _GROUP:
-            yield waiting.slice(0, _GROUP).combine_chunks()
-            waiting = waiting.slice(_GROUP)
+        while len(waiting) >= group:
+            yield waiting.slice(0, group).combine_chunks()
+            waiting = waiting.slice(group)
     yield waiting.combine_chunks()
 
 
@@ -75,90 +86,117 @@ def _quantized(tables: Iterator[pa.Table], recipe: Mapping[str, Any]) -> Iterato
         yield table.set_column(index, "embedding", make_vectors(rows))
 
 
-Write = Callable[[BinaryIO, Path, Iterator[pa.Table], int, Mapping[str, Any]], None]
+Write = Callable[[BinaryIO, Path, Iterator[pa.Table], tuple[int, int], Form, Mapping[str, Any]], None]
 
 
 def _write_parquet(
-    stream: BinaryIO, output: Path, tables: Iterator[pa.Table], rows: int, recipe: Mapping[str, Any]
+    stream: BinaryIO,
+    output: Path,
+    tables: Iterator[pa.Table],
+    sizes: tuple[int, int],
+    form: Form,
+    recipe: Mapping[str, Any],
 ) -> None:
     first = next(tables)
     schema = first.schema.with_metadata({KEY: json.dumps(recipe)})
-    with pq.ParquetWriter(stream, schema, **_parquet_options(schema, recipe)) as writer:
+    with pq.ParquetWriter(stream, schema, **parquet_options(schema, recipe)) as writer:
         writer.write_table(first)
         for table in tables:
             if len(table):
                 writer.write_table(table)
 
 
-def _parquet_options(schema: pa.Schema, recipe: Mapping[str, Any]) -> dict[str, Any]:
+def parquet_options(schema: pa.Schema, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """How each leaf is written: pyarrow takes no column's name for one with leaves."""
-    computed = "score" if recipe.get("kind") == "reranker" else "embedding"
+    own = COMPUTED[recipe.get("kind", "dense")]
     leaves = _leaves(schema)
-    others = [leaf for leaf in leaves if leaf.partition(".")[0] != computed]
-    numbers = [leaf for leaf in leaves if leaf.partition(".")[0] == computed]
     # Parquet spends four bytes on an int8 unless it is an index into a dictionary.
     small = recipe.get("output_dtype") in ("int8", "binary")
+    numbers = [path for path in leaves if path.partition(".")[0] in own and path.partition(".")[2] != _INDICES]
+    others = [path for path in leaves if path not in numbers]
+    # The first bytes of floats are alike: split from the others they compress. DuckDB 2.0 reads no float16 so.
+    split = {path: "BYTE_STREAM_SPLIT" for path in numbers if leaves[path] == "FLOAT"}
     return {
         "compression": "zstd",
-        "use_dictionary": leaves if small else others,
-        "write_statistics": others,
-        # The first bytes of floats are alike: split from the others they compress.
-        "column_encoding": None if small else dict.fromkeys(numbers, "BYTE_STREAM_SPLIT"),
+        "use_dictionary": list(leaves) if small else others,
+        "write_statistics": [path for path in others if path.partition(".")[0] not in own],
+        "column_encoding": split or None,
     }
 
 
-def _leaves(schema: pa.Schema) -> list[str]:
-    """The paths of a schema's leaves in Parquet."""
+_INDICES = "indices.list.element"
+
+
+def _leaves(schema: pa.Schema) -> dict[str, str]:
+    """The paths of a schema's leaves in Parquet, and what they are there."""
     empty = io.BytesIO()
     with pq.ParquetWriter(empty, schema):
         pass
     columns = pq.ParquetFile(empty).schema
-    return [columns.column(place).path for place in range(len(columns))]
+    return {columns.column(place).path: columns.column(place).physical_type for place in range(len(columns))}
 
 
 def _write_jsonl(
-    stream: BinaryIO, output: Path, tables: Iterator[pa.Table], rows: int, recipe: Mapping[str, Any]
+    stream: BinaryIO,
+    output: Path,
+    tables: Iterator[pa.Table],
+    sizes: tuple[int, int],
+    form: Form,
+    recipe: Mapping[str, Any],
 ) -> None:
     for table in tables:
-        if recipe.get("kind") == "reranker":
-            stream.writelines(_scored_lines(table))
-            continue
-        vectors = read_vectors(table["embedding"])
-        # Arrow writes the shortest digits that give the same float32 again; Python would write a float64's.
-        numbers = pc.cast(pa.array(vectors.astype(np.float32).reshape(-1)), pa.string())
-        offsets = pa.array(np.arange(len(vectors) + 1, dtype=np.int64) * vectors.shape[1])
-        joined = pc.binary_join(pa.LargeListArray.from_arrays(offsets, numbers), ",")
-        for record, row in zip(records_of(table.drop_columns("embedding")), joined, strict=True):
-            stream.write(f'{as_json(record)[:-1]}, "embedding": [{row.as_py()}]}}\n'.encode())
-
-
-def _scored_lines(table: pa.Table) -> Iterator[bytes]:
-    numbers = pc.cast(table["score"], pa.string())
-    for record, number in zip(records_of(table.drop_columns("score")), numbers, strict=True):
-        yield f'{as_json(record)[:-1]}, "score": {number.as_py()}}}\n'.encode()
+        columns = [[f'"{name}": {text}' for text in as_json_column(table[name])] for name in form.names]
+        for record, *own in zip(records_of(table.drop_columns(list(form.names))), *columns, strict=True):
+            stream.write(f"{as_json(record)[:-1]}, {', '.join(own)}}}\n".encode())
 
 
 def _write_npy(
-    stream: BinaryIO, output: Path, tables: Iterator[pa.Table], rows: int, recipe: Mapping[str, Any]
+    stream: BinaryIO,
+    output: Path,
+    tables: Iterator[pa.Table],
+    sizes: tuple[int, int],
+    form: Form,
+    recipe: Mapping[str, Any],
 ) -> None:
-    name = "score" if recipe.get("kind") == "reranker" else "embedding"
+    """One array. Where tokens have vectors, all of them below one another, and OUT.offsets.npy says whose they are."""
+    name, (rows, vectors) = form.names[0], sizes
     dtype = np.dtype(OUTPUT_DTYPES[recipe.get("output_dtype", "float32")])
-    header: dict[str, Any] | None = None
-    with replaced(beside(output, "rows.jsonl")) as others:
+    with contextlib.ExitStack() as files:
+        others = files.enter_context(replaced(beside(output, "rows.jsonl")))
+        offsets = None
+        if name == "vectors":
+            offsets = files.enter_context(replaced(beside(output, "offsets.npy")))
+            write_header(offsets, np.dtype(np.int64), (rows + 1,))
+            offsets.write(np.zeros(1, np.int64).tobytes())
+        done, begun = 0, False
         for table in tables:
-            numbers = table[name].to_numpy() if name == "score" else read_vectors(table[name])
-            if header is None:
-                header = {"descr": dtype.str, "fortran_order": False, "shape": (rows, *numbers.shape[1:])}
-                np.lib.format.write_array_header_1_0(stream, header)
+            if offsets is not None:
+                multi = read_token_vectors(table[name])
+                numbers: Any = multi.vectors
+                offsets.write((multi.offsets[1:] + done).tobytes())
+                done += len(numbers)
+            else:
+                numbers = table[name].to_numpy() if name == "score" else read_vectors(table[name])
+            if not begun:
+                write_header(stream, dtype, (vectors if offsets is not None else rows, *numbers.shape[1:]))
+                begun = True
             stream.write(np.ascontiguousarray(numbers, dtype).tobytes())
-            for record in records_of(table.drop_columns(name)):
+            for record in records_of(table.drop_columns([name])):
                 others.write(as_json(record).encode() + b"\n")
+
+
+def write_header(stream: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """What NumPy writes before an array's numbers."""
+    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
 
 
 FORMATS: dict[str, Write] = {".parquet": _write_parquet, ".jsonl": _write_jsonl, ".npy": _write_npy}
 
 
-def check_format(output: Path) -> None:
-    """Raise ConfigError where the suffix says no format."""
+def check_format(output: Path, kind: str = "dense") -> None:
+    """Raise ConfigError where the suffix says no format, or one that has no place for this kind of rows."""
     if output.suffix not in FORMATS:
         raise ConfigError(f"cannot tell the format of {output}: its name must end in {', '.join(FORMATS)}")
+    if output.suffix == ".npy" and kind in ("sparse", "hybrid"):
+        raise ConfigError(f"one array cannot hold rows of kind {kind}: write {output.stem}.parquet or .jsonl")

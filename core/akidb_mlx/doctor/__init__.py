@@ -1,4 +1,4 @@
-"""Is it right here? Probes of a loaded model (`model`, `reranker`) and of the device (`device`), a finding each."""
+"""Is it right here? Probes of a model (`model`, `reranker`, `forms`) and of the device (`device`), a finding each."""
 
 from dataclasses import asdict
 from typing import Any
@@ -6,17 +6,33 @@ from typing import Any
 from akidb_mlx.doctor.device import examine_device
 from akidb_mlx.doctor.environment import Machine, read_machine
 from akidb_mlx.doctor.findings import Finding
+from akidb_mlx.doctor.forms import examine_hybrid, examine_multi_vector, examine_sparse
 from akidb_mlx.doctor.model import examine
 from akidb_mlx.doctor.reranker import examine_reranker
 from akidb_mlx.embedder import Embedder
+from akidb_mlx.hybrid_embedder import HybridEmbedder
+from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
 from akidb_mlx.reranker import Reranker
+from akidb_mlx.sparse_embedder import SparseEmbedder
 
-__all__ = ["Finding", "Machine", "examine", "examine_device", "examine_reranker", "read_machine", "report"]
+__all__ = [
+    "AnyModel",
+    "Finding",
+    "Machine",
+    "examine",
+    "examine_device",
+    "examine_hybrid",
+    "examine_multi_vector",
+    "examine_reranker",
+    "examine_sparse",
+    "read_machine",
+    "report",
+]
+
+AnyModel = Embedder | Reranker | SparseEmbedder | MultiVectorEmbedder | HybridEmbedder
 
 
-def report(
-    findings: list[Finding], model: Embedder | Reranker | None = None, machine: Machine | None = None
-) -> dict[str, Any]:
+def report(findings: list[Finding], model: AnyModel | None = None, machine: Machine | None = None) -> dict[str, Any]:
     """All findings in plain values, with what was examined."""
     about: dict[str, Any] = {}
     if machine is not None:

@@ -11,6 +11,9 @@ from akidb_mlx.effective.recipe import AnyRecipe, Recipe
 
 __all__ = ["describe", "read_dimension"]
 
+# config.json's names of the width of hidden states.
+_WIDTHS = ("hidden_size", "dim", "d_model", "n_embd")
+
 C = TypeVar("C", bound=ModelConfig)
 R = TypeVar("R", bound=AnyRecipe)
 
@@ -39,6 +42,6 @@ def read_dimension(config: EmbedderConfig, recipe: Recipe) -> int:
         width = header["embedding.weight" if "embedding.weight" in header else "embeddings"]["shape"][1]
     else:  # DistilBERT's and the published NomicBERT's names
         said = checkpoint.config
-        width = int(said.get("hidden_size") or said.get("dim") or said["n_embd"]) * len(recipe.pooling)
+        width = int(next(said[key] for key in _WIDTHS if said.get(key))) * len(recipe.pooling)
     wanted = checkpoint.truncate_dim if config.truncate_dim is None else config.truncate_dim
     return min(width, wanted or width)

@@ -18,7 +18,7 @@ from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.device.choice import Device, choose_device
 from akidb_mlx.effective.differences import token_differences
 from akidb_mlx.effective.facts import RecipeFact, chat_template, config_defaults, dtype, quantization, stored_dtype
-from akidb_mlx.effective.prompts import Prompts
+from akidb_mlx.effective.prompts import Prompts, document_names, side_prompts
 from akidb_mlx.effective.recipe import settle_length
 from akidb_mlx.errors import ConfigError, UnsupportedModelError
 
@@ -169,19 +169,9 @@ def _named(
 
 
 def multi_vector_prompts(config: MultiVectorConfig, recipe: MultiVectorRecipe) -> Prompts:
-    """The checkpoint's prompts, the user's query and document prompts among them.
-
-    For documents: the user's, else the first of `document`, `passage` and `corpus` that is not empty, or with
-    `exact_reference` only `document`.
-    """
-    checkpoint = recipe.checkpoint
-    said = {"query": config.query_prompt, "document": config.document_prompt}
-    named = {**checkpoint.prompts, **{name: prompt for name, prompt in said.items() if prompt is not None}}
-    document = config.document_prompt
-    if document is None:
-        names = ("document",) if config.exact_reference else ("document", "passage", "corpus")
-        document = next((named[name] for name in names if named.get(name)), "")
-    return Prompts(checkpoint.name, named, checkpoint.default_prompt_name, named.get("query", ""), document)
+    """The user's prompts, else the checkpoint's; as an embedder's."""
+    names = document_names(config.exact_reference)
+    return side_prompts(recipe.checkpoint, config.query_prompt, config.document_prompt, names)
 
 
 def multi_vector_fingerprint_facts(config: MultiVectorConfig, recipe: MultiVectorRecipe) -> dict[str, Any]:

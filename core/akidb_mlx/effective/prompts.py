@@ -1,14 +1,22 @@
 """What holds for one embedder: the checkpoint's word with the user's on top."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.effective.recipe import Recipe
 from akidb_mlx.errors import InputError, UnsupportedModelError
 
-__all__ = ["Prompts", "effective_normalize", "effective_prompts", "fingerprint_facts"]
+__all__ = [
+    "Prompts",
+    "document_names",
+    "effective_normalize",
+    "effective_prompts",
+    "fingerprint_facts",
+    "side_prompts",
+]
 
 
 @dataclass(frozen=True)
@@ -46,20 +54,29 @@ class Prompts:
         return self.named[name]
 
 
-def effective_prompts(config: EmbedderConfig, recipe: Recipe) -> Prompts:
-    """The checkpoint's prompts, the user's query and document prompts among them.
+def side_prompts(
+    checkpoint: ModelFacts, query: str | None, document: str | None, names: Sequence[str] = ("document",)
+) -> Prompts:
+    """The checkpoint's prompts with the user's `query` and `document` among them.
 
-    For documents: the user's, else the first of `document`, `passage` and `corpus` that is not empty, or with
-    `exact_reference` only `document`.
+    For documents: the user's, else the first of `names` whose prompt is not empty.
     """
-    checkpoint = recipe.checkpoint
-    said = {"query": config.query_prompt, "document": config.document_prompt}
+    said = {"query": query, "document": document}
     named = {**checkpoint.prompts, **{name: prompt for name, prompt in said.items() if prompt is not None}}
-    document = config.document_prompt
     if document is None:
-        names = ("document",) if config.exact_reference else ("document", "passage", "corpus")
         document = next((named[name] for name in names if named.get(name)), "")
     return Prompts(checkpoint.name, named, checkpoint.default_prompt_name, named.get("query", ""), document)
+
+
+def document_names(exact_reference: bool | None) -> tuple[str, ...]:
+    """Names of prompts that serve documents; the reference only ever reaches the first."""
+    return ("document",) if exact_reference else ("document", "passage", "corpus")
+
+
+def effective_prompts(config: EmbedderConfig, recipe: Recipe) -> Prompts:
+    """An embedder's prompts: the user's, else the checkpoint's."""
+    names = document_names(config.exact_reference)
+    return side_prompts(recipe.checkpoint, config.query_prompt, config.document_prompt, names)
 
 
 def effective_normalize(config: EmbedderConfig, recipe: Recipe) -> bool:

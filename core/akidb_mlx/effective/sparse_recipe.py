@@ -15,7 +15,7 @@ from akidb_mlx.config.sparse_config import SparseConfig
 from akidb_mlx.device.choice import Device, choose_device
 from akidb_mlx.effective.differences import token_differences
 from akidb_mlx.effective.facts import RecipeFact, config_defaults, dtype, quantization, stored_dtype
-from akidb_mlx.effective.prompts import Prompts
+from akidb_mlx.effective.prompts import Prompts, side_prompts
 from akidb_mlx.effective.recipe import settle_length, warn_once
 from akidb_mlx.errors import ConfigError, UnsupportedModelError
 
@@ -107,16 +107,11 @@ def settled_active_dims(config: SparseConfig, recipe: SparseRecipe) -> int | Non
 
 
 def sparse_prompts(config: SparseConfig, recipe: SparseRecipe) -> Prompts:
-    """The checkpoint's prompts, the user's query and document prompts among them.
+    """The user's prompts, else the checkpoint's.
 
     A prompt called passage or corpus is never a document's here, for the reference has one called document always.
     """
-    checkpoint = recipe.checkpoint
-    said = {"query": config.query_prompt, "document": config.document_prompt}
-    named = {**checkpoint.prompts, **{name: prompt for name, prompt in said.items() if prompt is not None}}
-    return Prompts(
-        checkpoint.name, named, checkpoint.default_prompt_name, named.get("query", ""), named.get("document", "")
-    )
+    return side_prompts(recipe.checkpoint, config.query_prompt, config.document_prompt)
 
 
 def sparse_fingerprint_facts(config: SparseConfig, recipe: SparseRecipe) -> dict[str, Any]:

@@ -125,7 +125,8 @@ class Batch:
         if self._runtime.gpu:
             self._runtime.threads.surface_errors(alone=alone)
         arrays = [np.array(part, copy=False) for part in (computed if isinstance(computed, tuple) else (computed,))]
-        if _has_infinite_row(arrays[0][: len(plan.rows)]):
+        flags = arrays.pop()[: len(plan.rows)] if self._runtime.form.flagged else None
+        if _has_infinite_row(arrays[0][: len(plan.rows)]) if flags is None else not flags.all():
             raise RuntimeError("a token's hidden states are all zero: the device did not compute them")
         rows, finite = self._runtime.form.to_host(arrays, padded, len(plan.rows))
         places: dict[Request, tuple[list[int], list[int]]] = {}

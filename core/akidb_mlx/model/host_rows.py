@@ -17,6 +17,9 @@ Rows = NDArray[Any]
 class RowForm(Protocol):
     """How the device's arrays of one batch become rows."""
 
+    flagged: bool
+    """Whether the last array says which rows were computed, rather than infinite numbers: for wide or ragged rows."""
+
     def blank(self, count: int) -> Rows:
         """Rows of inputs that have none."""
 
@@ -26,6 +29,8 @@ class RowForm(Protocol):
 
 class DenseRows:
     """Every row has the same numbers: NaN where there is none."""
+
+    flagged = False
 
     def __init__(self, width: int) -> None:
         """Rows of `width` numbers."""
@@ -43,6 +48,8 @@ class DenseRows:
 
 class RaggedRows:
     """A row is an object: None where there is none. A head adds `to_host`, whose rows must be copies."""
+
+    flagged = True
 
     def blank(self, count: int) -> Rows:
         """Rows of inputs that have none."""

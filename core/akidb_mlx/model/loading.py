@@ -42,6 +42,7 @@ def load_model(checkpoint: ModelFacts, head_facts: HeadFacts, device: Device, dt
     quantize_modules(backbone, weights, checkpoint.config_file, getattr(mx, compute))
     fill(backbone, cast_weights(weights, getattr(mx, compute)), checkpoint.weight_files[0])
     head = load_head(head_facts, backbone.width, claimed, checkpoint)
+    head.settle(getattr(mx, compute))
     activations = Activations.of(backbone, checkpoint.config, device.kind, getattr(mx, compute))
     model = Network(
         backbone, head, lambda rows, length: activations.bytes(rows, length) + head.activation_bytes(rows, length)

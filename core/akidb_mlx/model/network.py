@@ -32,18 +32,20 @@ class Network(nn.Module):
     def __call__(self, padded: PaddedBatch) -> Computed:
         """One batch → (rows, dimension) float32, not yet finished (truncated, normalised, activated).
 
-        Or what the head's `to_host` takes. A row of the first array is infinite where the hidden states of one of its
-        tokens are all zero: the device did not compute them.
+        Or what the head's `to_host` takes. A row is infinite where the hidden states of one of its tokens are all zero:
+        the device did not compute them. Of a head that is `flagged` a last array, (rows,), says that instead.
         """
         batch = DeviceBatch.of(padded)
         hidden_states = self.backbone.first_states(batch) if self.head.reads_first else self.backbone(batch)
         given = self.head(hidden_states, batch)
-        if self.backbone.may_give_zeros:
-            return given
-        first, *others = given if isinstance(given, tuple) else (given,)
-        computed = _computed(hidden_states, batch.attention_mask if batch.real is None else batch.real)
-        first = mx.where(computed.reshape(-1, *[1] * (first.ndim - 1)), first, mx.inf)
-        return (first, *others) if isinstance(given, tuple) else first
+        computed = None
+        if not self.backbone.may_give_zeros:
+            computed = _computed(hidden_states, batch.attention_mask if batch.real is None else batch.real)
+        if self.head.flagged:
+            flags = mx.ones(len(batch.lengths), mx.bool_) if computed is None else computed
+            return (*given, flags) if isinstance(given, tuple) else (given, flags)
+        assert isinstance(given, mx.array)
+        return given if computed is None else mx.where(computed[:, None], given, mx.inf)
 
     def why_not_finite(self) -> str:
         """What to do where rows are not finite, by a look at the weights; call it on a device thread."""

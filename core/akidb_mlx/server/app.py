@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
-from akidb_mlx.server import akidb, monitoring, ollama, openai, rerank
+from akidb_mlx.server import akidb, forms, monitoring, ollama, openai, rerank
 from akidb_mlx.server.middleware import Gate
 from akidb_mlx.server.models import Models
 from akidb_mlx.server.problems import HANDLERS
@@ -31,6 +31,11 @@ _ROUTES = [
     Route("/v1/rerank", rerank.rerank_documents, methods=["POST"]),
     Route("/v2/rerank", rerank.rerank_documents, methods=["POST"]),
     Route("/score", rerank.score, methods=["POST"]),
+    Route("/embed_sparse", forms.embed_sparse, methods=["POST"]),
+    Route("/pooling", forms.pooling, methods=["POST"]),
+    Route("/api/v1/hybrid", forms.hybrid, methods=["POST"]),
+    Route("/api/v1/terms", forms.terms, methods=["POST"]),
+    Route("/api/v1/matches", forms.matches, methods=["POST"]),
     Route("/health", monitoring.health, methods=["GET"]),
     Route("/metrics", monitoring.metrics, methods=["GET"]),
     Route("/openapi.json", monitoring.openapi, methods=["GET"]),

@@ -70,14 +70,14 @@ class Gate:
             async with self._turn(scope):
                 await self._app(scope, receive, send_with_headers)
         except Problem as problem:
-            await problem_response(problem, scope["path"])(scope, receive, send_with_headers)
+            await problem_response(problem, scope["path"], self._state.turned_away)(scope, receive, send_with_headers)
         except ClientDisconnect:
             status = _CLIENT_LEFT
         except asyncio.CancelledError:  # uvicorn's, when a shutdown has waited long enough
             if status or not self._state.stopping:
                 raise
             too_late = Problem(503, "the server shut down before this was done", code="shutting_down")
-            await problem_response(too_late, scope["path"])(scope, receive, send_with_headers)
+            await problem_response(too_late, scope["path"], self._state.turned_away)(scope, receive, send_with_headers)
         except Exception:
             status = 500
             raise

@@ -6,17 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from akidb_mlx.checkpoint.kinds import Kind
 from akidb_mlx.checkpoint.processing import Side
-from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.options import MODEL_ALIASES
-from akidb_mlx.config.reranker_config import RerankerConfig
-from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import CheckpointError, ClosedError, InputError
-from akidb_mlx.reranker import Reranker
+from akidb_mlx.server.served import Loaded, ServedConfig, ServedKind, ServedModel, config_kind, load_model, serves
 
 __all__ = ["Addressed", "Models", "ServedConfig", "ServedModel"]
 
@@ -25,8 +20,6 @@ _WARM_UP = "the first forward compiles and warms up"
 
 # Tags behind a model's name that say what its texts are; any other, as Ollama's ":latest", means the model alone.
 _SIDES: dict[str, Side] = {"query": "query", "document": "document", "passage": "document"}
-
-ServedConfig = EmbedderConfig | RerankerConfig
 
 
 class Addressed(NamedTuple):
@@ -38,35 +31,10 @@ class Addressed(NamedTuple):
     """What its texts are, where the name has a tag that says so (`MODEL:query`)."""
 
 
-def _load(config: ServedConfig) -> Embedder | Reranker:
-    return Reranker.load(config) if isinstance(config, RerankerConfig) else Embedder.load(config)
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A loaded model under the name that requests give."""
-
-    name: str
-    kind: Kind
-    model: Embedder | Reranker
-    facts: Mapping[str, Any]
-    """`info()` at the time of loading."""
-
-    @property
-    def embedder(self) -> Embedder:
-        """The model, of which it is known that it is one."""
-        return cast(Embedder, self.model)
-
-    @property
-    def reranker(self) -> Reranker:
-        """The model, of which it is known that it is one."""
-        return cast(Reranker, self.model)
-
-
 class Models:
     """Names to models. All methods belong to one event loop."""
 
-    def __init__(self, configs: Mapping[str, ServedConfig], load: Callable[[Any], Embedder | Reranker] = _load) -> None:
+    def __init__(self, configs: Mapping[str, ServedConfig], load: Callable[[Any], Loaded] = load_model) -> None:
         """Serve at least one configuration; the first of a kind is the kind's default."""
         self.configs = dict(configs)
         self.created = int(time.time())
@@ -74,17 +42,17 @@ class Models:
         self._loading: dict[str, asyncio.Task[ServedModel]] = {}
         self._closed = False
 
-    def default(self, kind: Kind) -> str | None:
+    def default(self, kind: ServedKind) -> str | None:
         """The name that stands for a request without one; None where none of this kind is served."""
         return next(iter(self.names(kind)), None)
 
-    def names(self, kind: Kind) -> list[str]:
-        """The names of all models of a kind."""
-        return [name for name in self.configs if self.kind(name) == kind]
+    def names(self, kind: ServedKind) -> list[str]:
+        """The names of all models that answer what is asked of a kind."""
+        return [name for name in self.configs if serves(self.kind(name), kind)]
 
-    def kind(self, name: str) -> Kind:
+    def kind(self, name: str) -> ServedKind:
         """What is served under a name."""
-        return "reranker" if isinstance(self.configs[name], RerankerConfig) else "embedder"
+        return config_kind(self.configs[name])
 
     @property
     def loaded(self) -> Iterator[ServedModel]:
@@ -106,7 +74,7 @@ class Models:
         """The model of a served name; the first caller loads it, and whoever gives up leaves it loading.
 
         Raises:
-            What `Embedder.load` or `Reranker.load` raises; the next caller tries again.
+            What the `load` of its kind raises; the next caller tries again.
         """
         if self._closed:
             raise ClosedError("the server is shutting down")
@@ -160,13 +128,15 @@ async def _warm_up(served: ServedModel) -> None:
 async def _first_forward(served: ServedModel) -> None:
     if served.kind == "reranker":
         await served.reranker.apredict([(_WARM_UP, _WARM_UP)])
-    else:
+    elif served.kind == "embedder":
         await served.embedder.aencode([_WARM_UP])
+    else:
+        await served.encoder.aencode_document([_WARM_UP])  # some have no way without a side
 
 
-async def _apart(work: Callable[[], Embedder | Reranker]) -> Embedder | Reranker:
+async def _apart(work: Callable[[], Loaded]) -> Loaded:
     """In a thread that does not keep the process from ending: loading may be a long download."""
-    future: Future[Embedder | Reranker] = Future()
+    future: Future[Loaded] = Future()
 
     def run() -> None:
         try:

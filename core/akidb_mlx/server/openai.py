@@ -45,8 +45,8 @@ def _card(state: State, name: str) -> ModelCard:
     if model is None:
         return card
     own: dict[str, Any] = (
-        {"dimension": model.embedder.dimension, "prompts": list(model.facts["prompts"])}
-        if model.kind == "embedder"
-        else {"num_labels": model.reranker.num_labels}
+        {"num_labels": model.reranker.num_labels}
+        if model.kind == "reranker"
+        else {"dimension": model.encoder.dimension, "prompts": list(model.facts["prompts"])}
     )
     return card.model_copy(update={"max_seq_length": model.model.max_seq_length, **own})

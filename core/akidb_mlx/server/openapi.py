@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import akidb_mlx
-from akidb_mlx.server import ollama_schemas, rerank_schemas, schemas
+from akidb_mlx.server import form_schemas, ollama_schemas, rerank_schemas, schemas
 
 __all__ = ["document"]
 
@@ -28,19 +28,28 @@ _PROBLEMS = {
 _NAMES_MODEL = (
     "AkiDBEmbedRequest",
     "EmbeddingsRequest",
+    "HybridRequest",
+    "MatchesRequest",
     "OllamaEmbedRequest",
     "OllamaEmbeddingsRequest",
     "OllamaShowRequest",
+    "PoolingRequest",
     "RerankRequest",
     "RerankTextsRequest",
     "ScoreRequest",
+    "SparseRequest",
+    "TermsRequest",
 )
 _GET, _POST = (401, 403, 404, 429, 500), (400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
 
 
 def document(models: Sequence[str]) -> dict[str, Any]:
     """OpenAPI 3.1, with the names of the models served as examples."""
-    used = [getattr(module, name) for module in (schemas, ollama_schemas, rerank_schemas) for name in module.__all__]
+    used = [
+        getattr(module, name)
+        for module in (schemas, form_schemas, ollama_schemas, rerank_schemas)
+        for name in module.__all__
+    ]
     template = "#/components/schemas/{model}"
     _, definitions = models_json_schema([(one, "validation") for one in used], ref_template=template)
     parameter = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
@@ -57,6 +66,7 @@ def document(models: Sequence[str]) -> dict[str, Any]:
             "/api/v1/embed": {
                 "post": _post("Embed texts, as AkiDB asks", schemas.AkiDBEmbedRequest, schemas.AkiDBEmbedResponse)
             },
+            **_form_paths(),
             **_ollama_paths(),
             **_rerank_paths(),
             "/v1/models": {"get": _get("The models served", _json("The models.", schemas.ModelList))},
@@ -77,6 +87,25 @@ def document(models: Sequence[str]) -> dict[str, Any]:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],
+    }
+
+
+def _form_paths() -> dict[str, Any]:
+    said = form_schemas
+    entries = {"type": "array", "items": {"type": "array", "items": _reference(said.SparseValue)}}
+    sparse = {
+        "summary": "Sparse rows, as text-embeddings-inference gives them",
+        "requestBody": _body(_reference(said.SparseRequest)),
+        "responses": {"200": {"description": "The rows.", **_content(entries)}, **_problems((*_POST, 422))},
+    }
+    return {
+        "/embed_sparse": {"post": sparse},
+        "/pooling": {
+            "post": _post("A vector per token, as vLLM gives them", said.PoolingRequest, said.PoolingResponse)
+        },
+        "/api/v1/hybrid": {"post": _post("All forms in one pass", said.HybridRequest, said.HybridResponse)},
+        "/api/v1/terms": {"post": _post("A text's heaviest terms", said.TermsRequest, said.TermsResponse)},
+        "/api/v1/matches": {"post": _post("Tokens that match", said.MatchesRequest, said.MatchesResponse)},
     }
 
 

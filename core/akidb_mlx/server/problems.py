@@ -1,7 +1,5 @@
 """Errors as answers: a status, and one body that every client finds the reason in. Never a traceback."""
 
-import itertools
-import math
 from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
@@ -10,14 +8,10 @@ from starlette.responses import JSONResponse, Response
 
 from akidb_mlx import errors
 from akidb_mlx.server.paths import is_ollamas, where_instead
+from akidb_mlx.server.turned_away import TurnedAway
 
 __all__ = ["HANDLERS", "Problem", "problem_response"]
 
-# Who is refused for the moment comes again between these seconds, however long the queue is: some clients give up
-# above two minutes and others sleep for as long as they are told.
-_LEAST_LATEST_S, _LATEST_S = 40.0, 59.0
-_GOLDEN = (math.sqrt(5) - 1) / 2
-_refused = itertools.count(1)
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
@@ -32,33 +26,26 @@ class Problem(Exception):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
     ) -> None:
-        """`param` names the field at fault, `code` tells a program what is wrong."""
+        """`param` names the field at fault, `code` tells a program what is wrong.
+
+        `retry_after_s`: how long what stands in the way is expected to last.
+        """
         super().__init__(message)
         self.status = status
         self.param = param
         self.code = code
         self.headers = headers
+        self.retry_after_s = retry_after_s
 
     @classmethod
     def too_many(cls, message: str, seconds: float) -> "Problem":
         """429, with the time to wait."""
-        return cls(429, message, code="rate_limit_exceeded", headers=_wait(seconds))
+        return cls(429, message, code="rate_limit_exceeded", retry_after_s=seconds)
 
 
-def _wait(seconds: float) -> dict[str, str]:
-    """When to try again: in whole seconds for everybody, in milliseconds for OpenAI's clients.
-
-    Callers who are refused together are told times that spread from `seconds` to its double, each far from those told
-    just before (multiples of the golden section), so that they do not come together again.
-    """
-    first = min(max(seconds, 0.001), _LEAST_LATEST_S)
-    last = min(2 * max(first, 0.5), _LATEST_S)
-    wait = first + (next(_refused) * _GOLDEN) % 1.0 * (last - first)
-    return {"Retry-After": str(math.ceil(wait)), "Retry-After-Ms": str(max(1, round(wait * 1000)))}
-
-
-def problem_response(problem: Problem, path: str) -> Response:
+def problem_response(problem: Problem, path: str, turned_away: TurnedAway) -> Response:
     """A Problem as an answer to who asked at `path`.
 
     OpenAI's clients read `error`, which Ollama's want as a text; Cohere's read `message`, Jina's and Voyage's `detail`.
@@ -67,7 +54,12 @@ def problem_response(problem: Problem, path: str) -> Response:
     kind = "server_error" if problem.status >= 500 else _TYPES.get(problem.status, "invalid_request_error")
     error = {"message": message, "type": kind, "param": problem.param, "code": problem.code}
     body = {"error": message if is_ollamas(path) else error, "message": message, "detail": message}
-    return JSONResponse(body, problem.status, problem.headers)
+    again = {} if problem.retry_after_s is None else turned_away.headers(problem.retry_after_s)
+    return JSONResponse(body, problem.status, {**(problem.headers or {}), **again})
+
+
+def _answer(problem: Problem, request: Request) -> Response:
+    return problem_response(problem, request.url.path, request.app.state.server.turned_away)
 
 
 def _from_library(error: Exception) -> Problem:
@@ -78,19 +70,19 @@ def _from_library(error: Exception) -> Problem:
     if isinstance(error, errors.ClosedError):
         return Problem(503, "the server is shutting down", code="shutting_down")
     if isinstance(error, errors.BackendError) and error.retry_after_s is not None:
-        return Problem(503, str(error), code="out_of_memory", headers=_wait(error.retry_after_s))
+        return Problem(503, str(error), code="out_of_memory", retry_after_s=error.retry_after_s)
     if isinstance(error, errors.BackendError):
         return Problem(500, str(error), code="backend_error")
     return Problem(500, f"the model cannot be loaded: {error}", code="model_not_loaded")
 
 
 async def _library(request: Request, error: Exception) -> Response:
-    return problem_response(_from_library(error), request.url.path)
+    return _answer(_from_library(error), request)
 
 
 async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return problem_response(error, request.url.path)
+    return _answer(error, request)
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -101,12 +93,12 @@ async def _http(request: Request, error: Exception) -> Response:
     if error.status_code == 405 and error.headers:
         said[405] += f"; {error.headers.get('Allow')} is" if path != "/" else f"; {instead}"
     problem = Problem(error.status_code, said.get(error.status_code, error.detail), headers=error.headers)
-    return problem_response(problem, request.url.path)
+    return _answer(problem, request)
 
 
 async def _unexpected(request: Request, _: Exception) -> Response:
     """The traceback goes to the log alone."""
-    return problem_response(Problem(500, "the server failed at this request; its log says why"), request.url.path)
+    return _answer(Problem(500, "the server failed at this request; its log says why"), request)
 
 
 HANDLERS = {

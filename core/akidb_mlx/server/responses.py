@@ -5,12 +5,14 @@ import base64
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 from starlette.responses import Response
 
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["akidb_response", "json_response", "ollama_response", "openai_response"]
+__all__ = ["akidb_response", "json_response", "numbers", "ollama_response", "openai_response"]
 
 # About a millisecond of writing: more is done in a thread, row by row, so that the event loop has its turn.
 _INLINE_NUMBERS = 32_768
@@ -49,6 +51,13 @@ async def ollama_response(rows: Embeddings, model: str, about: dict[str, int]) -
 def json_response(value: Any) -> Response:
     """Plain values and NumPy's numbers, which are written as the shortest decimals that give them back."""
     return Response(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+
+
+def numbers(rows: NDArray[np.floating[Any]], encoding_format: str | None) -> NDArray[np.float32] | str:
+    """For `json_response`: the numbers, or base64 of all of them as little-endian float32."""
+    if encoding_format != "base64":
+        return np.ascontiguousarray(rows, np.float32)
+    return base64.b64encode(np.ascontiguousarray(rows, "<f4").tobytes()).decode()
 
 
 async def _response(rows: Embeddings, head: bytes, items: Callable[[], Iterable[bytes]], tail: bytes) -> Response:

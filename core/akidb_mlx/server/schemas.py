@@ -144,7 +144,7 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "akidb-mlx"
-    kind: Literal["embedder", "reranker"]
+    kind: Literal["embedder", "reranker", "sparse", "multi_vector", "hybrid"]
     loaded: bool
     dimension: int | None = None
     num_labels: int | None = Field(None, description="Scores that a reranker gives a pair; the routes take one.")

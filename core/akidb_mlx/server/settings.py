@@ -1,4 +1,4 @@
-"""What the server allows and whom it serves; each model's own settings are an EmbedderConfig or RerankerConfig."""
+"""What the server allows and whom it serves; each model's own settings are a configuration of its kind."""
 
 import os
 from collections.abc import Mapping
@@ -8,19 +8,21 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from akidb_mlx.config.embedder_config import EmbedderConfig
-from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.config.sources import expanded, read_mapping, refuse_unknown
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.server.served import CONFIGS, ServedConfig
 
 __all__ = ["API_KEY_VARIABLE", "ServerSettings", "make_settings", "read_api_key", "read_server_file"]
 
 API_KEY_VARIABLE = "AKIDB_API_KEY"
 
 # Key of a server's file → the kind of its models.
-_KINDS: dict[str, type[EmbedderConfig] | type[RerankerConfig]] = {
-    "models": EmbedderConfig,
-    "rerankers": RerankerConfig,
+_KINDS: dict[str, type[ServedConfig]] = {
+    "models": CONFIGS["embedder"],
+    "rerankers": CONFIGS["reranker"],
+    "sparse_models": CONFIGS["sparse"],
+    "multi_vector_models": CONFIGS["multi_vector"],
+    "hybrid_models": CONFIGS["hybrid"],
 }
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(gt=0)]
@@ -74,9 +76,7 @@ def make_settings(said: Mapping[str, Any]) -> ServerSettings:
         raise ConfigError("; ".join(f"{p['loc'][0]} = {p['input']!r}: {p['msg']}" for p in problems)) from None
 
 
-def read_server_file(
-    path: Path, **given: Any
-) -> tuple[dict[str, EmbedderConfig | RerankerConfig], dict[str, Any]] | None:
+def read_server_file(path: Path, **given: Any) -> tuple[dict[str, ServedConfig], dict[str, Any]] | None:
     """The models by name, and what `server:` says; None for a file without any, which is no server's.
 
     `given` are fields that win in every model that has them.
@@ -93,7 +93,7 @@ def read_server_file(
     if not isinstance(server, dict):
         raise ConfigError(f"{path}: `server` should be a mapping of settings, not {server!r}")
     refuse_unknown(f"key in {path}, section server:", server, ServerSettings.model_fields)
-    configs: dict[str, EmbedderConfig | RerankerConfig] = {}
+    configs: dict[str, ServedConfig] = {}
     for key in _KINDS:
         for name, config in _read_models(path, key, content, given).items():
             if name in configs:
@@ -116,9 +116,7 @@ def read_api_key(settings: ServerSettings) -> str | None:
     return key
 
 
-def _read_models(
-    path: Path, key: str, content: Mapping[str, Any], given: Mapping[str, Any]
-) -> dict[str, EmbedderConfig | RerankerConfig]:
+def _read_models(path: Path, key: str, content: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, ServedConfig]:
     if key not in content:
         return {}
     models = content[key]
@@ -127,9 +125,7 @@ def _read_models(
     return {name: _read_model(_KINDS[key], f"{path}: {key}.{name}", section, given) for name, section in models.items()}
 
 
-def _read_model(
-    kind: type[EmbedderConfig] | type[RerankerConfig], where: str, section: Any, given: Mapping[str, Any]
-) -> EmbedderConfig | RerankerConfig:
+def _read_model(kind: type[ServedConfig], where: str, section: Any, given: Mapping[str, Any]) -> ServedConfig:
     section = {"model": section} if isinstance(section, str) else section
     if not isinstance(section, dict) or "model" not in section:
         raise ConfigError(f"{where} should be a model's name, or a mapping of settings with the key `model`")

@@ -7,21 +7,17 @@ from typing import Any, TypeVar, cast
 
 from starlette.requests import ClientDisconnect, Request
 
-from akidb_mlx.checkpoint.kinds import Kind
 from akidb_mlx.embedder import Usage
 from akidb_mlx.server.metrics import Metrics
 from akidb_mlx.server.models import Addressed, Models, ServedModel
 from akidb_mlx.server.problems import Problem
+from akidb_mlx.server.served import ARTICLES, OPTIONS, ROUTES, ServedKind, serves
 from akidb_mlx.server.settings import ServerSettings
+from akidb_mlx.server.turned_away import TurnedAway
 
 __all__ = ["State", "note", "state_of"]
 
 T = TypeVar("T")
-_ROUTES: dict[Kind, str] = {
-    "embedder": "/v1/embeddings, /api/embed and /api/v1/embed",
-    "reranker": "/rerank, /v1/rerank, /v2/rerank and /score",
-}
-_OPTIONS: dict[Kind, str] = {"embedder": "--model", "reranker": "--reranker"}
 
 
 @dataclass
@@ -32,6 +28,7 @@ class State:
     models: Models
     api_key: str | None
     metrics: Metrics = field(default_factory=Metrics)
+    turned_away: TurnedAway = field(default_factory=TurnedAway)
     stopping: bool = False
     """From the beginning of a shutdown."""
 
@@ -56,24 +53,25 @@ class State:
             )
         return known
 
-    def name(self, said: str | None, kind: Kind) -> str:
+    def name(self, said: str | None, kind: ServedKind) -> str:
         """What a request says, or without it the first model of this kind; a Problem where there is none."""
         name = said or self.models.default(kind)
         if name is None:
-            message = f"no {kind} is served here; start the server with {_OPTIONS[kind]} MODEL"
+            what = ARTICLES[kind].partition(" ")[2]
+            message = f"no {what} is served here; start the server with {OPTIONS[kind]} MODEL"
             raise Problem(404, message, param="model", code="model_not_found")
         return name
 
-    async def model(self, name: str, kind: Kind) -> ServedModel:
+    async def model(self, name: str, kind: ServedKind) -> ServedModel:
         """The model of a request's name, loaded if need be; a Problem that names the right routes of another kind."""
         known = self.addressed(name).name
         found = self.models.kind(known)
-        if found != kind:
+        if not serves(found, kind):
             there = ", ".join(self.models.names(kind)) or "none"
-            article = "an" if found == "embedder" else "a"
+            what = ARTICLES[kind].partition(" ")[2]
             raise Problem(
                 400,
-                f"{name!r} is {article} {found}: POST {_ROUTES[found]} take it; each {kind} that is served: {there}",
+                f"{name!r} is {ARTICLES[found]}: POST {ROUTES[found]} take it; each {what} that is served: {there}",
                 param="model",
                 code="wrong_kind",
             )

@@ -38,7 +38,9 @@ class Albert(Backbone):
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Make the backbone that config.json describes."""
         super().__init__()
-        allow(config, "position_embedding_type", ("absolute",))
+        allow(
+            config, "position_embedding_type", ("absolute", "relative_key", "relative_key_query", None)
+        )  # read by nobody
         self.width = read(config, "hidden_size", int)
         eps = read(config, "layer_norm_eps", float)
         heads, inner = read(config, "num_attention_heads", int), read(config, "intermediate_size", int)

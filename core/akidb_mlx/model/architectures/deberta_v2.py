@@ -13,6 +13,7 @@ from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.disentangled import DisentangledAttention, RelativePositions, deberta_buckets
+from akidb_mlx.model.layers.neighbours import NeighbourLayer
 
 __all__ = ["DebertaV2", "attention_kinds", "head_width"]
 
@@ -62,32 +63,16 @@ class DebertaLayer(nn.Module):
         """(rows, length, width) → the same shape."""
         return self.attention(x, positions, self._then)
 
+    def first(self, x: mx.array, positions: RelativePositions) -> mx.array:
+        """(rows, length, width) → (rows, 1, width): what it makes of each row's first token."""
+        return self.attention(x, positions, self._then, first_only=True)
+
     def _then(self, x: mx.array, attended: mx.array) -> mx.array:
         x = self.attention_norm(x + attended)
         return self.norm(x + cpu_kernels.in_blocks(self._network, x))
 
     def _network(self, x: mx.array) -> mx.array:
         return self.down(self._activation(self.up(x)))
-
-
-class NeighbourLayer(nn.Module):
-    """A convolution over the embeddings, added to what the first layer gives, and normed."""
-
-    def __init__(self, config: Mapping[str, Any], width: int, kernel: int, eps: float) -> None:
-        """Make it for `kernel` tokens."""
-        super().__init__()
-        groups = read(config, "conv_groups", int, 1)
-        self.conv = nn.Conv1d(width, width, kernel, padding=(kernel - 1) // 2, groups=groups)
-        self.norm = nn.LayerNorm(width, eps)
-        name = read(config, "conv_act", str, "tanh")
-        self._activation = mx.tanh if name == "tanh" else activation({"conv_act": name}, "conv_act")
-
-    def __call__(self, embeddings: mx.array, x: mx.array, seen: mx.array | None) -> mx.array:
-        """Both (rows, length, width), and (rows, length), True on tokens that are seen; the others are zero in it."""
-        if seen is not None:
-            embeddings = mx.where(seen[..., None], embeddings, 0)
-        normed: mx.array = self.norm(x + self._activation(self.conv(embeddings)))
-        return normed
 
 
 class DebertaV2(Backbone):
@@ -144,7 +129,9 @@ class DebertaV2(Backbone):
         ]
         kernel = self.kernel(config)
         if kernel:
-            self.neighbours = NeighbourLayer(config, self.width, kernel, eps)
+            groups, name = read(config, "conv_groups", int, 1), read(config, "conv_act", str, "tanh")
+            act = mx.tanh if name == "tanh" else activation({"conv_act": name}, "conv_act")
+            self.neighbours = NeighbourLayer(self.width, kernel, groups, act, eps)
 
     def buckets(self, config: Mapping[str, Any]) -> int:
         """How many distances to each side the table tells apart, 0 for each its own."""
@@ -193,14 +180,24 @@ class DebertaV2(Backbone):
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        embeddings = self.embeddings(batch)
+        return self._computed(batch, len(self.layers))[0]
+
+    def first_states(self, batch: DeviceBatch) -> mx.array:
+        """Those of each row's first token, (rows, 1, width): in the last layer the others are only seen."""
+        if len(self.layers) == 1:  # after which a convolution may come
+            return self(batch)[:, :1]
+        x, positions = self._computed(batch, len(self.layers) - 1)
+        return self.layers[-1].first(x, positions)
+
+    def _computed(self, batch: DeviceBatch, count: int) -> tuple[mx.array, RelativePositions]:
+        """What so many layers give."""
+        embeddings = x = self.embeddings(batch)
         positions = self._positions(batch)
-        x = embeddings
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers[:count]):
             x = layer(x, positions)
             if index == 0 and "neighbours" in self:
                 x = self.neighbours(embeddings, x, batch.attention_mask)
-        return x
+        return x, positions
 
     def position_numbers(self, rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
         """How many numbers relative positions keep beside the scores: those by row of the table, and what they add."""

@@ -19,7 +19,7 @@ Computed = mx.array | tuple[mx.array, ...]
 
 
 class Head(nn.Module):
-    """Makes rows of hidden states, in float32 whatever the backbone's dtype.
+    """Makes rows of hidden states, in float32 whatever the backbone's dtype (but see `settle`).
 
     Rows are (n, width) arrays; a head with rows of another form says how its arrays become those on the host
     (`host_rows.RowForm`).
@@ -27,6 +27,8 @@ class Head(nn.Module):
 
     width: int
     """Numbers of a row."""
+    flagged: bool = False
+    """Whether a batch's last array says which rows were computed (`host_rows.RowForm`)."""
     max_rows: int | None = None
     """Rows that a batch may have, where what comes out of the head would take more memory than all else."""
 
@@ -38,6 +40,9 @@ class Head(nn.Module):
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> Computed:
         """(rows, length, backbone's width) → (rows, width) float32, or what `to_host` takes."""
         raise NotImplementedError
+
+    def settle(self, dtype: mx.Dtype) -> None:
+        """Once, with its weights: the backbone computes in `dtype`. Heads stay in float32 where it is not much."""
 
     def activation_bytes(self, rows: int, length: int) -> int:
         """Bytes that a batch of so many rows of so many tokens takes beside the backbone's, where that is much."""

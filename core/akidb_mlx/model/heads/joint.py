@@ -19,6 +19,7 @@ class Joint(Head):
     """Heads by name; a row is a dictionary of theirs. They come and go while no batch computes."""
 
     width = 0
+    flagged = True
 
     def __init__(self) -> None:
         """No head yet."""

@@ -19,6 +19,8 @@ MOST_BYTES = 256 << 20
 class SparseHead(Head):
     """Gives (rows, width) float32 on the device; a row on the host is `sparse_rows.SparseRow`."""
 
+    flagged = True
+
     def __init__(self, width: int) -> None:
         """Rows of `width` numbers."""
         super().__init__()

@@ -17,8 +17,9 @@ from akidb_mlx.model.heads.sparse import SparseHead
 
 __all__ = ["Splade"]
 
-# A slice of logits on a GPU; on a CPU it stays in the cache, but a product with fewer words is slower.
-_SLICE_BYTES, _CACHE_BYTES, _LEAST_WORDS = 64 << 20, 16 << 20, 1024
+# A slice of logits on a GPU, where each costs a wait; on a CPU it stays in the cache, but a product with fewer words is
+# slower.
+_GPU_BYTES, _SLICE_BYTES, _CACHE_BYTES, _LEAST_WORDS = 256 << 20, 64 << 20, 16 << 20, 1024
 # Arrays of a slice's size that a sum has at a time.
 _SUM_ARRAYS = 3
 
@@ -35,6 +36,11 @@ class Splade(SparseHead):
         self._logarithms = 2 if facts.activation == "log1p_relu" else 1
         self._channels = width
         self._on_cpu = mx.default_device() == mx.cpu
+
+    def settle(self, dtype: mx.Dtype) -> None:
+        """On a GPU the product with the vocabulary takes most of the time: in `dtype`, as in the reference."""
+        if not self._on_cpu and dtype.size == 2:
+            self.masked_lm.decoder.weight = self.masked_lm.decoder.weight.astype(dtype)
 
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
         """(rows, length, backbone's width) → (rows, vocabulary) float32; special tokens count as all others."""
@@ -63,11 +69,11 @@ class Splade(SparseHead):
     def _weights(self, x: mx.array, mask: mx.array | None, start: int, end: int) -> mx.array:
         """Of the words from `start` up to `end`."""
         decoder = self.masked_lm.decoder
-        logits = x.reshape(-1, x.shape[-1]) @ decoder.weight[start:end].T
+        logits = x.reshape(-1, x.shape[-1]).astype(decoder.weight.dtype) @ decoder.weight[start:end].T
         logits = logits.reshape(*x.shape[:2], -1)
         if not self._sums:  # what follows is monotone: once for each word rather than for each token
-            return self._activate(self._with_bias(logits.max(axis=1), decoder, start, end))
-        weights = self._activate(self._with_bias(logits, decoder, start, end))
+            return self._activate(self._with_bias(logits.max(axis=1).astype(mx.float32), decoder, start, end))
+        weights = self._activate(self._with_bias(logits.astype(mx.float32), decoder, start, end))
         return (weights if mask is None else mx.where(mask, weights, 0)).sum(axis=1)
 
     @staticmethod
@@ -87,5 +93,5 @@ class Splade(SparseHead):
     def _words(self, tokens: int) -> int:
         """How many words' logits are computed at a time; all of them are at most _SLICE_BYTES."""
         least = min(_LEAST_WORDS, _SLICE_BYTES // (4 * tokens * self._arrays))
-        words = (_CACHE_BYTES if self._on_cpu else _SLICE_BYTES) // (4 * tokens * self._arrays)
+        words = (_CACHE_BYTES if self._on_cpu else _GPU_BYTES) // (4 * tokens * self._arrays)
         return max(1, words, least if self._on_cpu else 0)

@@ -22,6 +22,8 @@ class TokenWeights(Head):
     Host rows are (indices, values), by ascending index, without zeros and without the tokens that are left out.
     """
 
+    flagged = True
+
     def __init__(self, width: int, vocabulary: int, left_out: Collection[int]) -> None:
         """Take hidden states of `width` channels; `left_out` are ids that have no weight."""
         super().__init__()

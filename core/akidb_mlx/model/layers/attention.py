@@ -10,7 +10,14 @@ from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.cpu_kernels import Finish, Project
 from akidb_mlx.model.layers.masks import ByBlock, LongMask, Mask
 
-__all__ = ["SelfAttention", "attend", "attention_layer", "attention_layer_in_blocks", "is_in_blocks"]
+__all__ = [
+    "SelfAttention",
+    "attend",
+    "attention_layer",
+    "attention_layer_in_blocks",
+    "first_of_attention_layer",
+    "is_in_blocks",
+]
 
 Rope = Callable[[mx.array, int], mx.array]
 """(rows, heads, tokens, head_dim) and the first token's position → the same shape."""
@@ -44,7 +51,10 @@ def attention_layer(project: Project, finish: Finish, x: mx.array, mask: Mask, s
 
 
 def first_of_attention_layer(project: Project, finish: Finish, x: mx.array, mask: Mask, scale: float) -> mx.array:
-    """`attention_layer(…)[:, :1]`, where all tokens see the same ones: a query and a network for one token a row."""
+    """`attention_layer(…)[:, :1]`, a query and a network for one token a row.
+
+    `mask` is by block, or the same for all tokens.
+    """
     if is_in_blocks(x):
         return attention_layer_in_blocks(project, finish, x, mask, scale)[:, :1]
     queries, keys, values = project(x, 0)

@@ -13,7 +13,7 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-from akidb_mlx.model.layers.attention import attention_layer
+from akidb_mlx.model.layers.attention import attention_layer, first_of_attention_layer
 from akidb_mlx.model.layers.masks import ByBlock, is_by_block, make_mask
 
 __all__ = ["DisentangledAttention", "RelativePositions", "deberta_buckets"]
@@ -67,8 +67,11 @@ class DisentangledAttention(nn.Module):
         if not shared and "p2c" in kinds:
             self.position_query = nn.Linear(width, heads * head)
 
-    def __call__(self, x: mx.array, positions: RelativePositions, then: Then) -> mx.array:
-        """(rows, length, width) → the same shape; `then` is the rest of the layer."""
+    def __call__(self, x: mx.array, positions: RelativePositions, then: Then, *, first_only: bool = False) -> mx.array:
+        """(rows, length, width) → the same shape; `then` is the rest of the layer.
+
+        `first_only` gives what each row's first token gets, (rows, 1, width).
+        """
         scores = PositionScores(*self._tables(positions), positions, self._scale) if self._kinds else None
 
         def project(x: mx.array, first: int) -> tuple[mx.array, mx.array, mx.array]:
@@ -80,11 +83,9 @@ class DisentangledAttention(nn.Module):
         def finish(x: mx.array, attended: mx.array) -> mx.array:
             return then(x, self.out(attended.swapaxes(1, 2).reshape(*x.shape[:2], -1)))
 
-        if scores is None:
-            return attention_layer(
-                project, finish, x, make_mask(positions.attention_mask, positions.length), self._scale
-            )
-        return attention_layer(project, finish, x, scores, self._scale)
+        mask = make_mask(positions.attention_mask, positions.length) if scores is None else scores
+        layer = first_of_attention_layer if first_only else attention_layer
+        return layer(project, finish, x, mask, self._scale)
 
     def _split(self, qkv: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """(rows, length, 3 × heads × head) → three of (rows, heads, length, head)."""
