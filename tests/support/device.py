@@ -27,6 +27,9 @@ class Gate:
     def open(self):
         self._opened.set()
 
+    def why_not_finite(self):
+        return self.model.why_not_finite()
+
     def __call__(self, batch):
         self.batches.append(batch)
         if self._which(batch) and not self._opened.wait(PATIENCE_S):
