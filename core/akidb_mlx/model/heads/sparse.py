@@ -13,7 +13,7 @@ from akidb_mlx.model.padded_batch import PaddedBatch
 __all__ = ["MOST_BYTES", "SparseHead"]
 
 # Bytes of the largest arrays: a batch's rows as they leave the head, and a slice of what goes before them.
-MOST_BYTES = 256 << 20
+MOST_BYTES = 128 << 20
 
 
 class SparseHead(Head):
