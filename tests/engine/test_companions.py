@@ -64,3 +64,12 @@ def test_kept_anew_it_counts_once(companions):
     companions.keep(encoding(1), row(1.0), {"dense"})
     companions.forget()
     assert companions.bytes == 0 and not companions.take([encoding(1)], ["sparse"])
+
+
+def test_in_a_forked_child_a_lock_that_was_held_does_no_harm(companions):
+    companions.keep(encoding(1), row(1.0), {"dense"})
+    companions._lock.acquire()  # by a thread that the child does not have
+    companions.forget()
+    assert not companions.take([encoding(1)], ["sparse"])
+    companions.keep(encoding(1), row(1.0), {"dense"})
+    assert companions.take([encoding(1)], ["sparse"])

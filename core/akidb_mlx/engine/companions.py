@@ -66,10 +66,10 @@ class Companions:
         return found
 
     def forget(self) -> None:
-        """Keep nothing."""
-        with self._lock:
-            self._rows.clear()
-            self.bytes = 0
+        """Keep nothing; in a forked child, where a thread of its parent's may have held the lock."""
+        self._lock = threading.Lock()
+        self._rows.clear()
+        self.bytes = 0
 
 
 def _bytes(row: Any) -> int:

@@ -200,6 +200,8 @@ class Engine:
     def after_fork(self) -> None:
         """In a forked child: what waited belongs to the parent."""
         self.queue.forget()
+        if self.companions is not None:
+            self.companions.forget()
         if self.runtime.memory is not None:
             self.runtime.memory.forget()
 
