@@ -250,6 +250,10 @@ def test_a_row_changes_nothing_that_modules_json_has_the_reference_compute(folde
         assert_close(cut, whole[:, :8], 1e-6)
     (folder / "README.md").write_text("---\nbase_model: Alibaba-NLP/gte-Qwen2-1.5B-instruct\n---\n")
     assert "is_causal" not in read_checkpoint(folder).config
+    # As published it names code of its own, by which the reference sees both ways.
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}}))
+    assert read_checkpoint(folder).config["is_causal"] is False
 
 
 def test_nomic_cuts_after_a_layer_norm(folder):

@@ -76,7 +76,9 @@ def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
     source = f"family table: {reason}"
     said = replace(said, tokenizer=_with_own_code(said, family))
     suggestions: tuple[str, ...] = ()
-    missing = {} if has_modules else {key: value for key, value in family.config.items() if key not in said.config}
+    # Beside modules.json only what the checkpoint's own code does, which config.json names and which is never run.
+    fills = not has_modules or bool(said.config.get("auto_map"))
+    missing = {key: value for key, value in family.config.items() if key not in said.config} if fills else {}
     filled = replace(said, architecture=replace(said.architecture, value={**said.config, **missing}))
     if has_modules and said.head.left_out:
         filled = replace(filled, head=_fill_left_out(said, family, source))
