@@ -61,7 +61,12 @@ def test_a_shutdown_finishes_what_was_accepted(signal_, later):
             socket.create_connection(("127.0.0.1", server.port))
         assert server.process.wait(PATIENCE_S) == 0
         assert server.log[-1]["message"] == "stopped"
-        assert not [one for one in server.log if one["level"] in ("warning", "error")]
+        assert not [one for one in but_limits(server.log) if one["level"] in ("warning", "error")]
+
+
+def but_limits(log):
+    """Without what the machine's own limit of open files may add."""
+    return [one for one in log if one["logger"] != "akidb_mlx.server.descriptors"]
 
 
 def figure(client, name):
@@ -110,7 +115,7 @@ def test_logs_are_json_lines_and_hold_no_text():
             client.embed("a private matter", "m")
             client.post("/v1/embeddings", '{"input": ["a private matter", 1], "model": "m"}')
         assert server.stop(signal.SIGTERM) == 0
-        log = [one for one in server.log if one.get("path") != "/health"]
+        log = [one for one in but_limits(server.log) if one.get("path") != "/health"]
         messages = [one["message"] for one in log]
         assert messages == ["listening", "model loaded", "request", "request", "stopping", "stopped"]
         request = log[2]
