@@ -109,7 +109,8 @@ def test_both_at_once_are_one_row(plain):
     async def both(dense, sparse):
         with held_device():
             tasks = [asyncio.create_task(face.aencode_document(["one", "two"])) for face in (dense, sparse)]
-            await asyncio.sleep(0.05)
+            while dense.stats()["texts"] < 4:  # until both wait
+                await asyncio.sleep(0.001)
         return await asyncio.gather(*tasks)
 
     with Embedder.load(plain) as dense, SparseEmbedder.load(plain) as sparse:

@@ -10,10 +10,10 @@ from akidb_mlx.model.heads.base import Head
 from akidb_mlx.model.host_rows import RaggedRows, Rows
 from akidb_mlx.model.padded_batch import PaddedBatch
 
-__all__ = ["MOST_BYTES", "SparseHead"]
+__all__ = ["SparseHead"]
 
-# Bytes of the largest arrays: a batch's rows as they leave the head, and a slice of what goes before them.
-MOST_BYTES = 128 << 20
+# Bytes of a batch's rows as they leave the head.
+_MOST_BYTES = 128 << 20
 
 
 class SparseHead(Head):
@@ -25,7 +25,7 @@ class SparseHead(Head):
         """Rows of `width` numbers."""
         super().__init__()
         self.width = width
-        self.max_rows = max(1, MOST_BYTES // (4 * width))
+        self.max_rows = max(1, _MOST_BYTES // (4 * width))
 
     def blank(self, count: int) -> Rows:
         """Rows of inputs that have none."""
