@@ -14,7 +14,7 @@ from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.effective.fingerprint import fingerprint
 from akidb_mlx.effective.prompts import effective_normalize, effective_prompts, fingerprint_facts
 from akidb_mlx.effective.recipe import Recipe
-from akidb_mlx.errors import ConfigError, InputError
+from akidb_mlx.errors import AkiDBMLXError, ConfigError, InputError
 from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.chat_renderer import ChatRenderer
 from akidb_mlx.pipeline.chat_tokenizer import ChatTokenizer
@@ -48,6 +48,8 @@ class Embedder(Face[EmbedderConfig, Recipe]):
 
     All methods may be called from any thread, the async ones from any event loop.
     """
+
+    _kind = EMBEDDER
 
     def __init__(self, config: EmbedderConfig, loaded: LoadedModel[Recipe]) -> None:
         """Use `Embedder.load` instead."""
@@ -187,19 +189,26 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         normalize: bool | None = None,
         on_overlong: Literal["truncate", "error"] | None = None,
         max_tokens: int | None = None,
+        *,
+        prompt: str | None = None,
+        first: int = 0,
+        errors: dict[int, AkiDBMLXError] | None = None,
     ) -> tuple[Embeddings, Usage]:
         """The rows and what they used, for a server: `aencode_query`, `aencode_document` or `aencode` by `side`.
 
-        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError.
+        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError. `first` is the
+        first text's place, for messages. A text that cannot be embedded is an error, or with `errors` stands there by
+        its place and has a row of NaN.
         """
         call = self._call(
-            self._prompts.choose(prompt_name, side=side),
+            self._prompts.choose(prompt_name, prompt, side),
             truncate_dim,
             normalize,
             side,
             on_overlong=on_overlong,
             max_tokens=max_tokens,
         )
+        call = replace(call, first=first, errors=errors)
         return await self._path.aencode(texts, call, show_progress=False), call.usage
 
     def encode_stream(

@@ -76,7 +76,7 @@ class TextPipeline(Generic[Input]):
         futures: Queued = []
         with Progress(len(texts), show_progress) as progress, Threads() as threads:
             try:
-                await self._queue(texts, 0, call, futures, progress, threads, wait_for, wait=call.wait)
+                await self._queue(texts, call.first, call, futures, progress, threads, wait_for, wait=call.wait)
                 rows = [await wait_for(future) for future in futures]
                 return await wait_for(threads.do(len(texts) > self._part, self._finish, rows, call))
             except BaseException:
