@@ -203,7 +203,9 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         its place and has a row without entries.
         """
         call = self._call(self._prompts.choose(prompt_name, prompt, side), max_active_dims, side)
-        call = replace(call, on_overlong=on_overlong or call.on_overlong, max_tokens=max_tokens, first=first, errors=errors)
+        call = replace(
+            call, on_overlong=on_overlong or call.on_overlong, max_tokens=max_tokens, first=first, errors=errors
+        )
         return await self._aencode(texts, call, show_progress=False), call.usage
 
     def encode_stream(

@@ -9,9 +9,11 @@ from urllib.parse import unquote, urlsplit
 
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["API_KEY_VARIABLE", "Address"]
+__all__ = ["API_KEY_VARIABLE", "DEFAULT_URL", "Address"]
 
 API_KEY_VARIABLE: Final = "AKIDB_API_KEY"
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+"""Where `akidb-mlx serve` listens, unless it is told."""
 _FORMS = '"http://HOST:PORT", "https://…" or a Unix socket, "unix:///PATH"'
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from akidb_mlx.errors import BackendError, ClosedError, ConfigError, QueueFullError
+from akidb_mlx.errors import AkiDBMLXError, BackendError, ClosedError, ConfigError, QueueFullError
 from akidb_mlx.pipeline.waiting import run
 from akidb_mlx.remote.address import Address
 from akidb_mlx.remote.answers import error_of
@@ -65,9 +65,7 @@ class Connection:
         """A request's answer, on this thread. Raises as `submit`'s future."""
         return run(self._answer(path, body, wait, command, self._post, _sleep))
 
-    def submit(
-        self, path: str, body: bytes, *, wait: bool, command: str, take: Callable[[Answer], T]
-    ) -> "Future[T]":
+    def submit(self, path: str, body: bytes, *, wait: bool, command: str, take: Callable[[Answer], T]) -> "Future[T]":
         """What `take` makes of a request's answer; cancelling it closes the request's connection.
 
         With `wait` it comes again where the server's queue is full, or while it starts anew. `command` starts such a
@@ -90,48 +88,30 @@ class Connection:
             in_background(self._async_client.aclose())
 
     async def _answer(
-        self,
-        path: str,
-        body: bytes,
-        wait: bool,
-        command: str,
-        post: Post,
-        sleep: Callable[[float], Awaitable[None]],
+        self, path: str, body: bytes, wait: bool, command: str, post: Post, sleep: Callable[[float], Awaitable[None]]
     ) -> Answer:
-        gone_since: float | None = None
-        lost, pause = 0, _PAUSE_S
+        patience = _Patience(wait)
         while True:
-            error: BackendError | ClosedError
             try:
                 response = await post(path, body)
-            except (self._http.ConnectError, self._http.ConnectTimeout) as problem:
-                error = BackendError(f"no server answers at {self.address} ({problem}); start one: {command}")
-                may_come = self._met
-            except self._http.TimeoutException:
-                raise BackendError(f"{self.address} gave no answer within {self.address.timeout_s:g} s") from None
             except self._http.TransportError as problem:
-                error = BackendError(f"the connection to {self.address} was lost: {problem}")
-                may_come, lost = True, lost + 1
-                if lost <= _LOST_AT_ONCE:
-                    continue
+                trouble = self._trouble(problem, command)
             else:
                 self._met = True
                 if response.status_code == 200:
                     return Answer(response.headers, response.content)
-                said = error_of(response.status_code, response.headers, response.content, self.address.base_url)
-                if wait and isinstance(said, QueueFullError):
-                    await sleep(said.retry_after_s)
-                    gone_since = None
-                    continue
-                if not isinstance(said, ClosedError):
-                    raise said
-                error, may_come = said, True
-            now = time.monotonic()
-            gone_since = now if gone_since is None else gone_since
-            if not (wait and may_come) or now - gone_since > _RESTART_S:
-                raise error from None
-            await sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+                error = error_of(response.status_code, response.headers, response.content, self.address.base_url)
+                trouble = _Trouble(error, passes=isinstance(error, QueueFullError | ClosedError))
+            await sleep(patience.pause(trouble))
+
+    def _trouble(self, problem: "httpx2.TransportError", command: str) -> "_Trouble":
+        """What a failed connection is to the caller."""
+        if isinstance(problem, self._http.ConnectError | self._http.ConnectTimeout):
+            said = f"no server answers at {self.address} ({problem}); start one: {command}"
+            return _Trouble(BackendError(said), passes=self._met)
+        if isinstance(problem, self._http.TimeoutException):
+            return _Trouble(BackendError(f"{self.address} gave no answer within {self.address.timeout_s:g} s"))
+        return _Trouble(BackendError(f"the connection to {self.address} was lost: {problem}"), passes=True, lost=True)
 
     async def _post(self, path: str, body: bytes) -> "httpx2.Response":
         return self._client.post(path, content=body, headers=self._headers())
@@ -156,6 +136,42 @@ class Connection:
     def _transport(self, kind: Callable[..., T]) -> T | None:
         """What speaks over a Unix socket; None for the client's own."""
         return None if self.address.socket is None else kind(uds=self.address.socket, limits=self._limits)
+
+
+class _Trouble(NamedTuple):
+    """Why there is no answer."""
+
+    error: AkiDBMLXError
+    passes: bool = False
+    """Whether there may be one a little later."""
+    lost: bool = False
+    """Whether the connection broke."""
+
+
+class _Patience:
+    """How long one request comes again."""
+
+    def __init__(self, wait: bool) -> None:
+        self._wait = wait
+        self._since: float | None = None
+        self._lost = 0
+        self._pause = _PAUSE_S
+
+    def pause(self, trouble: _Trouble) -> float:
+        """Seconds until the next try; raises the error where there is no use in one, or nobody wants to wait."""
+        self._lost += trouble.lost
+        if trouble.lost and self._lost <= _LOST_AT_ONCE:
+            return 0.0
+        if not (trouble.passes and self._wait):
+            raise trouble.error
+        if isinstance(trouble.error, QueueFullError):  # it lives
+            self._since = None
+            return trouble.error.retry_after_s
+        self._since = time.monotonic() if self._since is None else self._since
+        if time.monotonic() - self._since > _RESTART_S:
+            raise trouble.error
+        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE_S)
+        return pause
 
 
 async def _sleep(seconds: float) -> None:

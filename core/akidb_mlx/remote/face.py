@@ -10,8 +10,8 @@ from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.errors import AkiDBMLXError, ConfigError
 from akidb_mlx.pipeline.face import Face
-from akidb_mlx.remote.address import Address
-from akidb_mlx.remote.model import Kind, RemoteModel, Rows
+from akidb_mlx.remote.address import DEFAULT_URL, Address
+from akidb_mlx.remote.model import Kind, RemoteModel
 from akidb_mlx.remote.path import RemotePath
 from akidb_mlx.restoring import restore
 
@@ -43,7 +43,8 @@ class RemoteFace(Face[C, Any]):
 
     def __init__(self, config: C, model: RemoteModel, fingerprint: str | None = None) -> None:
         """Use `load` instead."""
-        self._wanted_fingerprint = fingerprint
+        self.wanted_fingerprint = fingerprint
+        """That the rows must have, where one was said."""
         self._model = model
         self._prompts = model.prompts
         self._checkpoint = _Described(dict(model.described))
@@ -51,11 +52,11 @@ class RemoteFace(Face[C, Any]):
         Face.__init__(self, config, model)  # type: ignore[arg-type]  # it needs only to be released
 
     @classmethod
-    def load(  # type: ignore[override]
+    def load(
         cls,
         model: "str | PathLike[str] | C | None" = None,
         *,
-        base_url: str | Address,
+        base_url: str | Address = DEFAULT_URL,
         api_key: str | None = None,
         timeout_s: float = 600.0,
         fingerprint: str | None = None,
@@ -64,19 +65,20 @@ class RemoteFace(Face[C, Any]):
         """Ask a server (`akidb-mlx serve`) for a model that it serves, by its name there or the model's own.
 
         Args:
-            model: as of the local class; `fields` are its configuration's, of which those that decide results are
-                sent. What they do not say is as the server has it.
+            model: as of the local class.
             base_url: `http://HOST:PORT`, `https://…`, or a Unix socket, `unix:///PATH`.
             api_key: the server's key. None takes the variable AKIDB_API_KEY.
             timeout_s: seconds that an answer may take; a model may have to be loaded for it.
             fingerprint: that the rows must have; else whatever the server gives at first, and nothing else after.
+            **fields: the configuration's, of which those that decide results are sent. What they do not say is as the
+                server has it.
 
         Raises:
             BackendError: no server answers. ConfigError: settings that the server cannot serve; another fingerprint.
             ModelNotFoundError, CheckpointError, UnsupportedModelError: as the local class, on the server.
         """
         address = base_url if isinstance(base_url, Address) else Address(base_url, api_key, timeout_s)
-        config = cls._settled(cls._config_class, model, fields)  # type: ignore[type-var]
+        config: Any = cls._settled(cls._config_class, model, fields)  # type: ignore[arg-type]
         return cls._met(config, address, fingerprint)
 
     @classmethod
@@ -97,6 +99,12 @@ class RemoteFace(Face[C, Any]):
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides the results (hex), by the server's word; that of the local class."""
         return self._model.fingerprint
+
+    @property
+    def requested_dtype(self) -> str | None:
+        """The setting `dtype` as the server has it, which the fingerprint counts."""
+        dtype: str | None = self._model.described["dtype"]
+        return dtype
 
     @property
     def max_seq_length(self) -> int | None:
@@ -142,7 +150,7 @@ class RemoteFace(Face[C, Any]):
             address.base_url,
             address.api_key,
             address.timeout_s,
-            self._wanted_fingerprint,
+            self.wanted_fingerprint,
         )
 
     @classmethod
@@ -152,7 +160,7 @@ class RemoteFace(Face[C, Any]):
         return cls._met(config, Address(base_url, api_key, timeout_s), fingerprint)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self._met(self.config, self.server, self._wanted_fingerprint)
+        return self._met(self.config, self.server, self.wanted_fingerprint)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._model.name!r}, base_url={str(self.server)!r})"
@@ -161,6 +169,6 @@ class RemoteFace(Face[C, Any]):
         return ConfigError(f"{what} is done where the model is, not by a {type(self).__name__}: {instead}")
 
 
-def concatenated(parts: Sequence[Rows], blank: tuple[int, ...]) -> Any:
-    """The `rows` of all answers in turn, as an array of one's own; of none an array of this shape."""
+def concatenated(parts: Any, blank: tuple[int, ...]) -> Any:
+    """The `rows` of all answers (`model.Rows`) in turn, as an array of one's own; of none an array of this shape."""
     return np.concatenate([np.empty(blank, np.float32), *(part["rows"] for part in parts)])

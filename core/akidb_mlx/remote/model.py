@@ -123,7 +123,7 @@ class RemoteModel:
             arrays = wire.unpack(answer.headers[wire.ARRAYS], answer.body)
         except (InputError, KeyError, ValueError) as error:
             raise BackendError(f"the answer of {self.address} cannot be read: {error}") from None
-        errors = json.loads(arrays.pop("errors", b"{}").tobytes()) if "errors" in arrays else {}
+        errors = json.loads(arrays.pop("errors").tobytes()) if "errors" in arrays else {}
         return arrays, {int(place): named_error(*told) for place, told in errors.items()}
 
     def tokens(self, body: Body) -> list[int]:

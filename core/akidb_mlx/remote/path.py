@@ -46,6 +46,10 @@ class _Inputs(Generic[Input]):
     characters: Callable[[Input], int]
 
 
+_TEXTS: Any = _Inputs("text", given.checked, len)
+_PAIRS: Any = _Inputs("pair", given.checked_pairs, lambda pair: len(pair[0]) + len(pair[1]))
+
+
 class RemotePath(TextPipeline[Input]):
     """Takes the calls of one remote model to the server and back."""
 
@@ -54,11 +58,7 @@ class RemotePath(TextPipeline[Input]):
         pairs = model.kind.name == "reranker"
         self._model = model
         self._part = 256
-        self.encoder = (  # type: ignore[assignment]
-            _Inputs("pair", given.checked_pairs, lambda pair: len(pair[0]) + len(pair[1]))
-            if pairs
-            else _Inputs("text", given.checked, len)
-        )
+        self.encoder = _PAIRS if pairs else _TEXTS
 
     def encode(self, texts: Sequence[Input], call: Call[Given], show_progress: bool) -> Given:
         """All of a call's rows, finished; a single request is sent on this thread, which saves waking another."""

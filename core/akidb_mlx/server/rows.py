@@ -46,7 +46,9 @@ async def rows(request: Request) -> Response:
         state.metrics.reranked(state.addressed(name).name, len(asked.inputs))
     arrays = wire.arrays_of(given)
     if errors:
-        arrays["errors"] = np.frombuffer(json.dumps({place: _told(one) for place, one in errors.items()}).encode(), "u1")
+        arrays["errors"] = np.frombuffer(
+            json.dumps({place: _told(one) for place, one in errors.items()}).encode(), "u1"
+        )
     described, body = wire.pack(arrays)
     headers = {
         wire.ARRAYS: described,
@@ -73,7 +75,8 @@ async def count_tokens(request: Request) -> Response:
         sided = asked.kind in ("sparse", "multi_vector")
         options: dict[str, Any] = {"side": _side(state, name, asked)} if sided else {}
         prompt = asked.prompt or ""
-        return variant, await asyncio.to_thread(variant.face.count_tokens, asked.inputs, prompt, **options)
+        face: Any = variant.face
+        return variant, await asyncio.to_thread(face.count_tokens, asked.inputs, prompt, **options)
 
     variant, tokens = await state.answer(request, work())
     note(request, name, len(asked.inputs), Usage(sum(tokens)))
