@@ -13,6 +13,7 @@ from akidb_mlx.adapters.server import Elsewhere, Server, server_of
 from akidb_mlx.checkpoint.joint_heads import has_joint_heads
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.config.options import ModelOptions
+from akidb_mlx.remote.model import settings_of
 from akidb_mlx.restoring import restore
 
 __all__ = ["Lazy"]
@@ -47,6 +48,8 @@ class Lazy(Generic[Config, Face]):
         """Load nothing yet, nor ask a server; a face is taken as it is, with the server that it has."""
         self.config: Config | None = self._config_of(source)
         self.server: Server | None = server if self.config is source else server_of(source)
+        if self.server is not None and self.config is not None:
+            settings_of(self.config)  # what a server cannot be asked is told now
         self._face: Face | None = None if self.config is source else source  # type: ignore[assignment]
         # By process: a load that another thread had begun never ends in a forked child.
         self._loads: dict[int, Future[Face]] = {}

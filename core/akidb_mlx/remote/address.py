@@ -37,6 +37,12 @@ class Address:
         """Read the URL; ConfigError where it is none."""
         if not isinstance(self.base_url, str):
             raise TypeError(f"base_url must be a str, not a {type(self.base_url).__name__}")
+        if self.api_key is not None and not isinstance(self.api_key, str):
+            raise TypeError(f"api_key must be a str, not a {type(self.api_key).__name__}")
+        if isinstance(self.timeout_s, bool) or not isinstance(self.timeout_s, int | float):
+            raise TypeError(f"timeout_s must be a number of seconds, not {self.timeout_s!r}")
+        if not 0 < self.timeout_s < float("inf"):
+            raise ConfigError(f"timeout_s is {self.timeout_s}; it must be more than 0")
         url, socket = _read(self.base_url)
         object.__setattr__(self, "url", url)
         object.__setattr__(self, "socket", socket)

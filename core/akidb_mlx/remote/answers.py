@@ -54,7 +54,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, base_url: str
     words = str(said.get("message"))
     name = headers.get(wire.ERROR) or _CODES.get(str(said.get("code")), _STATUSES.get(status, BackendError)).__name__
     if status == 401:
-        words += " (base_url is told with api_key=, or the variable AKIDB_API_KEY)"
+        words += "; give it as api_key=, or in the variable AKIDB_API_KEY"
     return named_error(name, words, _retry_after(headers) if status in _LATER else None)
 
 
