@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -60,9 +61,9 @@ class Address:
 
     def command(self, option: str, model: str) -> str:
         """What starts such a server."""
-        command = f"akidb-mlx serve {option} {model}"
+        command = f"akidb-mlx serve {option} {quote(model)}"
         if self.socket is not None:
-            return f"{command} --uds {self.socket}"
+            return f"{command} --uds {quote(self.socket)}"
         parts = urlsplit(self.url)
         host = "" if parts.hostname in _LOOPBACK else f" --host {parts.hostname}"
         return command + host + (f" --port {parts.port}" if parts.port else "")
