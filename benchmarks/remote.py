@@ -111,7 +111,7 @@ def main() -> None:
                 sides = {"here": AkiDBMLXEmbeddings(model=args.model)} | {
                     url.partition(":")[0]: AkiDBMLXEmbeddings(model=args.model, base_url=url) for url in urls
                 }
-                compare(args.model, urls[0])
+                compare(args.model, urls[-1])
                 for side in sides.values():
                     side.embed_documents(texts(64, 8, 60, seed=5))
                 queries(sides, args.queries)

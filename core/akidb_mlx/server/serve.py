@@ -36,9 +36,6 @@ def serve(models: Models, settings: ServerSettings, api_key: str | None) -> None
     """
     with contextlib.ExitStack() as listeners:
         sockets: dict[str, socket.socket] = {}
-        if settings.uds is not None:
-            path = expanded(settings.uds, "uds").absolute()
-            sockets[f"unix://{path}"] = listeners.enter_context(listen_uds(path))
         if settings.listens_on_tcp:
             if not settings.is_loopback and api_key is None:
                 said = "anybody who reaches %s:%d may use this server: set an API key"
@@ -46,6 +43,9 @@ def serve(models: Models, settings: ServerSettings, api_key: str | None) -> None
             listener = listeners.enter_context(listen(settings.host, settings.port))
             host, port = listener.getsockname()[:2]
             sockets[f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"] = listener
+        if settings.uds is not None:
+            path = expanded(settings.uds, "uds").absolute()
+            sockets[f"unix://{path}"] = listeners.enter_context(listen_uds(path))
         asyncio.run(_serve(sockets, models, settings, api_key))
 
 
