@@ -51,6 +51,10 @@ def test_the_public_names():
             "MultiVectorEmbedderProtocol",
             "MultiVectors",
             "Ranked",
+            "RemoteEmbedder",
+            "RemoteMultiVectorEmbedder",
+            "RemoteReranker",
+            "RemoteSparseEmbedder",
             "Reranker",
             "RerankerConfig",
             "RerankerProtocol",
@@ -107,6 +111,7 @@ def test_what_an_embedder_has():
         "count_tokens",
         "full_dimension",
         "stats",
+        "with_settings",
     }
     for name in public:
         assert inspect.getdoc(getattr(Embedder, name)), name
@@ -134,6 +139,7 @@ def test_what_a_reranker_has():
         "fingerprint",
         "info",
         "stats",
+        "with_settings",
         "close",
     }
     for name in public:
@@ -173,6 +179,7 @@ def test_what_a_multi_vector_embedder_has():
         "fingerprint",
         "info",
         "stats",
+        "with_settings",
         "close",
     }
     for name in public:
