@@ -6,7 +6,7 @@ from support.checkpoints import CASES, REFERENCE
 from support.places import DOCS
 
 sys.path.insert(0, str(REFERENCE))
-from published_table import read_published, with_table  # noqa: E402
+from published_table import read_published, with_table
 
 
 def test_the_table_is_of_the_data():

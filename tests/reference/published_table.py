@@ -30,7 +30,8 @@ def as_markdown() -> str:
     whole = sum(len(row["names"]) for row in published["embedders"] if "set" not in row)
     to_set = sum(len(row["names"]) for row in published["embedders"] if "set" in row)
     refused = sum(len(row["names"]) for row in published["refused"])
-    count = f"{whole + to_set + refused} embedders by name: {whole} load as they are, {to_set} with settings, {refused} are refused."
+    count = f"{whole + to_set + refused} embedders by name: {whole} load as they are, {to_set} with settings, "
+    count += f"{refused} are refused."
     return "\n".join([count, "", *lines]) + "\n"
 
 
