@@ -70,7 +70,11 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         `fields` are EmbedderConfig's and win over its other sources.
 
         Raises:
-            ConfigError, ModelNotFoundError, CheckpointError, UnsupportedModelError, BackendError.
+            ConfigError: an unknown option, a bad value or a bad file of settings.
+            ModelNotFoundError: no model of that name is here or on the Hub.
+            CheckpointError: a file of the model is missing, broken or contradicts another.
+            UnsupportedModelError: the model's files ask for what is not computed here.
+            BackendError: the device is not there, or has too little memory.
         """
         return cls._open(EmbedderConfig, EMBEDDER, model, fields)
 

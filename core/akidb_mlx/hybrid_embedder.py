@@ -76,7 +76,10 @@ class HybridEmbedder:
 
         Raises:
             UnsupportedModelError: a model that has not all three heads.
-            ConfigError, ModelNotFoundError, CheckpointError, BackendError.
+            ConfigError: an unknown option, a bad value or a bad file of settings.
+            ModelNotFoundError: no model of that name is here or on the Hub.
+            CheckpointError: a file of the model is missing, broken or contradicts another.
+            BackendError: the device is not there, or has too little memory.
         """
         config = Embedder._settled(EmbedderConfig, model, fields)
         source = resolve(config.model, config.revision, config.cache_dir, config.local_files_only)

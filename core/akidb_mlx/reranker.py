@@ -77,7 +77,11 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
         `fields` are RerankerConfig's and win over its other sources.
 
         Raises:
-            ConfigError, ModelNotFoundError, CheckpointError, UnsupportedModelError, BackendError.
+            ConfigError: an unknown option, a bad value or a bad file of settings.
+            ModelNotFoundError: no model of that name is here or on the Hub.
+            CheckpointError: a file of the model is missing, broken or contradicts another.
+            UnsupportedModelError: the model's files ask for what is not computed here.
+            BackendError: the device is not there, or has too little memory.
         """
         return cls._open(RerankerConfig, RERANKER, model, fields)
 
