@@ -87,7 +87,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides the vectors (hex); equal on every machine. Computed on first use."""
-        return fingerprint(fingerprint_facts(self.config, self._loaded.recipe, self.dimension))
+        return fingerprint(fingerprint_facts(self.config, self._loaded.recipe_of_files, self.dimension))
 
     def encode(
         self,

@@ -112,7 +112,7 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides the vectors (hex); equal on every machine. Computed on first use."""
-        return fingerprint(multi_vector_fingerprint_facts(self.config, self._loaded.recipe))
+        return fingerprint(multi_vector_fingerprint_facts(self.config, self._loaded.recipe_of_files))
 
     def encode(
         self,

@@ -94,7 +94,7 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides the scores (hex); equal on every machine. Computed on first use."""
-        return fingerprint(reranker_fingerprint_facts(self.config, self._loaded.recipe))
+        return fingerprint(reranker_fingerprint_facts(self.config, self._loaded.recipe_of_files))
 
     def predict(
         self,

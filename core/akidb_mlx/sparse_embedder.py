@@ -95,7 +95,7 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides the rows (hex); equal on every machine. Computed on first use."""
-        return fingerprint(sparse_fingerprint_facts(self.config, self._loaded.recipe))
+        return fingerprint(sparse_fingerprint_facts(self.config, self._loaded.recipe_of_files))
 
     def encode(
         self,

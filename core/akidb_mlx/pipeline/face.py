@@ -3,6 +3,7 @@
 import re
 import threading
 import weakref
+from functools import partial
 from os import fspath
 from typing import Any, Generic, Self, TypeVar
 
@@ -24,14 +25,15 @@ class Face(Generic[C, R]):
     """One user of a loaded model."""
 
     def __init__(self, config: C, loaded: LoadedModel[R]) -> None:
-        """Hold the model until `close`, or until nobody holds this.
+        """Hold the model until `close`, or for a while after nobody holds this.
 
         A kind calls it last: whatever failed before gives the model back by itself.
         """
         self.config = config
         self._loaded = loaded
-        # A thread of its own: closing waits for the device, and the garbage collector may run on its thread.
-        self._finalizer = weakref.finalize(self, lambda: threading.Thread(target=loaded.release).start())
+        # A thread of its own: this takes locks, and the garbage collector may run where they are held.
+        left = partial(loaded.release, config.keep_alive, close=False)
+        self._finalizer = weakref.finalize(self, lambda: threading.Thread(target=left).start())
         self._finalizer.atexit = False
 
     @classmethod
@@ -42,7 +44,7 @@ class Face(Generic[C, R]):
         try:
             return cls(config, loaded)
         except BaseException:
-            loaded.release()
+            loaded.release(config.keep_alive)
             raise
 
     @classmethod
@@ -71,6 +73,7 @@ class Face(Generic[C, R]):
         engine = self._loaded.engine
         return {
             **engine.stats.snapshot(),
+            **({} if engine.residence is None else engine.residence.snapshot(engine.model is not None)),
             "queued_tokens": engine.scheduler.queued_tokens,
             "max_queued_tokens": engine.queue.max_queued_tokens,
         }
@@ -78,7 +81,7 @@ class Face(Generic[C, R]):
     def close(self) -> None:
         """Give the model back; the last one that uses it frees its memory. Closing twice is fine."""
         if self._finalizer.detach():
-            self._loaded.release()
+            self._loaded.release(self.config.keep_alive)
 
     def __enter__(self) -> Self:
         return self
@@ -117,7 +120,10 @@ class Face(Generic[C, R]):
         try:
             return {
                 "float32": describe_error(measure_float32(self._loaded.recipe.device)),
-                "memory": DEVICE_THREADS.run(_memory).result(),
+                "memory": {
+                    **DEVICE_THREADS.run(_memory).result(),
+                    "weights_bytes": self._loaded.recipe.device.memory.taken.weights,
+                },
             }
         except BackendError:
             return {"float32": None, "memory": None}
