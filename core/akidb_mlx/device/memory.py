@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Memory", "NoMemoryError", "Room", "Taken", "measure_host"]
+__all__ = ["Memory", "NoMemoryError", "Room", "Taken", "measure_host", "resident_bytes"]
 
 # Free memory is looked up anew after this time (seconds), or where more than this share of it is needed; what batches
 # take meanwhile is counted by `Memory`.
@@ -170,6 +170,11 @@ def _own_bytes() -> tuple[int, int]:
         return int(size) * os.sysconf("SC_PAGE_SIZE"), int(resident) * os.sysconf("SC_PAGE_SIZE")
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return most, most
+
+
+def resident_bytes() -> int:
+    """RAM that this process takes; on macOS the most it ever took."""
+    return _own_bytes()[1]
 
 
 def _lines(file: Path) -> dict[str, int]:

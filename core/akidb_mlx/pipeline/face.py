@@ -3,7 +3,6 @@
 import re
 import threading
 import weakref
-from functools import partial
 from os import fspath
 from typing import Any, Generic, Self, TypeVar
 
@@ -21,6 +20,20 @@ C = TypeVar("C", bound=ModelConfig)
 R = TypeVar("R", bound=AnyRecipe)
 
 
+class _Use:
+    """That a face uses a loaded model, and how long it has the weights stay without a call (seconds)."""
+
+    def __init__(self, loaded: LoadedModel[Any], keep_alive: float | None) -> None:
+        self._loaded, self._keep_alive = loaded, keep_alive
+
+    def keep_for(self, seconds: float | None) -> None:
+        self._loaded.keep_for(self._keep_alive, seconds)
+        self._keep_alive = seconds
+
+    def end(self, *, close: bool = False) -> None:
+        self._loaded.release(self._keep_alive, close=close)
+
+
 class Face(Generic[C, R]):
     """One user of a loaded model."""
 
@@ -31,9 +44,9 @@ class Face(Generic[C, R]):
         """
         self.config = config
         self._loaded = loaded
+        use = self._use = _Use(loaded, config.keep_alive)
         # A thread of its own: this takes locks, and the garbage collector may run where they are held.
-        left = partial(loaded.release, config.keep_alive, close=False)
-        self._finalizer = weakref.finalize(self, lambda: threading.Thread(target=left).start())
+        self._finalizer = weakref.finalize(self, lambda: threading.Thread(target=use.end).start())
         self._finalizer.atexit = False
 
     @classmethod
@@ -74,6 +87,8 @@ class Face(Generic[C, R]):
         return {
             **engine.stats.snapshot(),
             **({} if engine.residence is None else engine.residence.snapshot(engine.model is not None)),
+            "weights_bytes": self._loaded.parameter_bytes if engine.model is not None else 0,
+            "process_weights_bytes": self._loaded.recipe.device.memory.taken.weights,
             "queued_tokens": engine.scheduler.queued_tokens,
             "max_queued_tokens": engine.queue.max_queued_tokens,
         }
@@ -81,7 +96,12 @@ class Face(Generic[C, R]):
     def close(self) -> None:
         """Give the model back; the last one that uses it frees its memory. Closing twice is fine."""
         if self._finalizer.detach():
-            self._loaded.release(self.config.keep_alive)
+            self._use.end(close=True)
+
+    def keep_for(self, seconds: float | None) -> None:
+        """Have the weights stay so long without a call from now on, in place of `keep_alive`; None for ever."""
+        self._check_open()
+        self._use.keep_for(seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -120,10 +140,7 @@ class Face(Generic[C, R]):
         try:
             return {
                 "float32": describe_error(measure_float32(self._loaded.recipe.device)),
-                "memory": {
-                    **DEVICE_THREADS.run(_memory).result(),
-                    "weights_bytes": self._loaded.recipe.device.memory.taken.weights,
-                },
+                "memory": DEVICE_THREADS.run(_memory).result(),
             }
         except BackendError:
             return {"float32": None, "memory": None}

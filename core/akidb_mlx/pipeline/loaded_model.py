@@ -138,6 +138,14 @@ class LoadedModel(Generic[R]):
         if close:
             self.close_unused()
 
+    def keep_for(self, before: float | None, now: float | None) -> None:
+        """A user says anew how long the weights stay without a call (seconds)."""
+        with _lock:
+            self.keeps[_seconds(before)] -= 1
+            self.keeps[_seconds(now)] += 1
+            self.keeps += Counter()
+            self.engine.keep_for(self, max(self.keeps))
+
     def close_unused(self) -> None:
         """Close the engine unless somebody uses it."""
         with _lock:
