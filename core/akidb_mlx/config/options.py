@@ -77,9 +77,10 @@ def _refuse_bool(value: Any) -> Any:
 
 
 def read_duration(value: Any) -> Any:
-    """Seconds of a text such as "90", "5m" or "1h30m", as Ollama writes them; anything else as it is."""
+    """Seconds of a text such as "5m", "1h30m" or "-1s", as Ollama writes them; anything else as it is."""
     if isinstance(value, str) and (said := _DURATION.fullmatch(value.strip())):
-        return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(said[0]))
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(said[0]))
+        return -seconds if said[0].startswith("-") else seconds
     return _refuse_bool(value)
 
 
@@ -94,7 +95,7 @@ def _spelled(spellings: Mapping[str, str]) -> BeforeValidator:
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
-_DURATION: Final = re.compile(f"(?:{_PART.pattern})+", re.ASCII)
+_DURATION: Final = re.compile(f"-?(?:{_PART.pattern})+", re.ASCII)
 
 _Limit = Annotated[int, Field(gt=0), BeforeValidator(_refuse_bool)]
 

@@ -17,7 +17,7 @@ from akidb_mlx.engine.companions import Companions
 from akidb_mlx.engine.device_threads import DEVICE_THREADS, DeviceThreads
 from akidb_mlx.engine.request_queue import RequestQueue
 from akidb_mlx.engine.requests import Request
-from akidb_mlx.engine.residency import Residence
+from akidb_mlx.engine.residency import Keep, Residence
 from akidb_mlx.engine.scheduler import Scheduler
 from akidb_mlx.errors import AkiDBMLXError, BackendError, ClosedError
 from akidb_mlx.model.encoding import Encoding
@@ -137,13 +137,13 @@ class Engine:
                 if residence.keep_s < math.inf:
                     self._threads.condition.notify_all()  # the first thread looks at the time
 
-    def keep_for(self, keeper: object, seconds: float | None) -> None:
-        """How long its weights stay without use for `keeper`: infinity as long as it is open, None for his part."""
+    def keep_for(self, keeper: object, keep: Keep | None) -> None:
+        """For how long its weights stay for `keeper`, None: not for him."""
         if self.residence is not None:
             with self._threads.condition:
                 self.residence.keeps.pop(keeper, None)
-                if seconds is not None:
-                    self.residence.keeps[keeper] = seconds
+                if keep is not None:
+                    self.residence.keeps[keeper] = keep
                 self._threads.condition.notify_all()
 
     @property

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Condition
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from akidb_mlx.device.memory import Memory
 from akidb_mlx.errors import AkiDBMLXError, BackendError
@@ -17,12 +17,20 @@ from akidb_mlx.errors import AkiDBMLXError, BackendError
 if TYPE_CHECKING:
     from akidb_mlx.model.network import Network
 
-__all__ = ["Holder", "Residence", "Residency"]
+__all__ = ["Holder", "Keep", "Residence", "Residency"]
 
 _log = logging.getLogger(__name__)
 # A model whose rows wait is freed for another's only after so long, and after so many times what loading it took:
 # where all models of a budget are asked for all the time, most of the time is spent on rows.
 _TURN_S, _TURN_LOADS = 0.5, 5.0
+
+
+class Keep(NamedTuple):
+    """For how long weights are to stay without a call."""
+
+    seconds: float
+    held: bool = True
+    """False where it is for whoever may come next."""
 
 
 @dataclass(eq=False)
@@ -35,8 +43,8 @@ class Residence:
     load: Callable[[], "Network"]
     """Load them again, on a device thread; AkiDBMLXError where that is not possible, or would be another model."""
     memory: Memory
-    keeps: dict[object, float] = field(default_factory=dict)
-    """Who uses them → for how long they are to stay without a call (seconds)."""
+    keeps: dict[object, Keep] = field(default_factory=dict)
+    """By who wants it."""
     on_freed: list[Callable[[], None]] = field(default_factory=list)
     """Told on a device thread, without the lock."""
     last_used: float = field(default_factory=time.monotonic)
@@ -52,7 +60,12 @@ class Residence:
     @property
     def keep_s(self) -> float:
         """Seconds without use until they are freed."""
-        return max(self.keeps.values(), default=math.inf)
+        return max((keep.seconds for keep in self.keeps.values()), default=math.inf)
+
+    @property
+    def held(self) -> bool:
+        """Whether anybody holds the model still."""
+        return not self.keeps or any(keep.held for keep in self.keeps.values())
 
     def used(self) -> None:
         """It was, just now."""
@@ -173,7 +186,8 @@ class Residency:
     def make_room(self, size: int, memory: Memory, why: str) -> None:
         """Free the least recently used models until `size` bytes are free, or none at all where that is in vain.
 
-        On a device thread, without the lock. Models without rows that wait go first; one that computes stays.
+        On a device thread, without the lock. Those that nobody holds go first, then those without rows that wait; one
+        that computes stays.
         """
         while True:
             with self._host.condition:
@@ -187,7 +201,7 @@ class Residency:
     def _victims(self) -> list[Holder]:
         here = [one for one in self._host.holders if one.residence is not None and one.model is not None]
         free = [one for one in here if not self._host.computes(one)]
-        return sorted(free, key=lambda one: (one.rows_wait, _residence(one).last_used))
+        return sorted(free, key=lambda one: (_residence(one).held, one.rows_wait, _residence(one).last_used))
 
     def _expires_at(self, holder: Holder) -> float:
         residence = holder.residence

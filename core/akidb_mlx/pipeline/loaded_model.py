@@ -30,7 +30,7 @@ from akidb_mlx.effective.recipe import AnyRecipe, Recipe, read_recipe, warn_once
 from akidb_mlx.engine.companions import Companions
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.engine.model_engine import Engine
-from akidb_mlx.engine.residency import Residence
+from akidb_mlx.engine.residency import Keep, Residence
 from akidb_mlx.engine.scheduler import Scheduler
 from akidb_mlx.errors import AkiDBMLXError, BackendError
 from akidb_mlx.model.host_rows import RowForm
@@ -131,10 +131,10 @@ class LoadedModel(Generic[R]):
             self.keeps[_seconds(keep_alive)] -= 1
             self.keeps += Counter()  # without zeros
             if not self.users and not close:
-                self.engine.keep_for(self, _KEPT_S if keep_alive is None else keep_alive)
+                self.engine.keep_for(self, Keep(_KEPT_S if keep_alive is None else keep_alive, held=False))
                 close = self.engine.model is None
             elif self.users:
-                self.engine.keep_for(self, max(self.keeps))
+                self.engine.keep_for(self, Keep(max(self.keeps)))
         if close:
             self.close_unused()
 
@@ -144,7 +144,7 @@ class LoadedModel(Generic[R]):
             self.keeps[_seconds(before)] -= 1
             self.keeps[_seconds(now)] += 1
             self.keeps += Counter()
-            self.engine.keep_for(self, max(self.keeps))
+            self.engine.keep_for(self, Keep(max(self.keeps)))
 
     def close_unused(self) -> None:
         """Close the engine unless somebody uses it."""
@@ -203,7 +203,7 @@ def acquire(config: C, kind: Kind[C, R]) -> LoadedModel[R]:
         with _lock:
             if not loaded.engine.closed and _loaded.get(key) is future:
                 loaded.keeps[_seconds(config.keep_alive)] += 1
-                loaded.engine.keep_for(loaded, max(loaded.keeps))
+                loaded.engine.keep_for(loaded, Keep(max(loaded.keeps)))
                 return loaded
 
 

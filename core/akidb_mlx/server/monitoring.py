@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import akidb_mlx
-from akidb_mlx.server.openapi import document
 from akidb_mlx.device.memory import resident_bytes
+from akidb_mlx.server.openapi import document
 from akidb_mlx.server.schemas import Health, ModelStats, Stats
 from akidb_mlx.server.state import State, state_of
 

@@ -49,6 +49,7 @@ class _OllamaRequest(RequestBody):
     )
     keep_alive: Annotated[float | None, BeforeValidator(read_duration)] = Field(
         None,
+        allow_inf_nan=False,
         description="From now on, seconds without a request until the model's weights are freed, or a text such as "
         '"5m"; a negative number: never. By default as configured.',
         json_schema_extra={"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "null"}]},
