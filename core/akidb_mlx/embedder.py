@@ -111,7 +111,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             >>> len(embedder.fingerprint)
             64
         """
-        return fingerprint(fingerprint_facts(self.config, self._loaded.recipe, self.dimension))
+        return fingerprint(fingerprint_facts(self.config, self._loaded.recipe_of_files, self.dimension))
 
     def encode(
         self,

@@ -330,6 +330,11 @@ class HybridEmbedder:
         """
         return self.dense.stats()
 
+    def keep_for(self, seconds: float | None) -> None:
+        """Have the weights stay so long without a call from now on, in place of `keep_alive`; None for ever."""
+        for face in (self.dense, self.sparse, self.multi):
+            face.keep_for(seconds)
+
     def close(self) -> None:
         """Give the model back; the last one that uses it frees its memory. Closing twice is fine.
 

@@ -130,7 +130,7 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
             >>> len(multi.fingerprint)
             64
         """
-        return fingerprint(multi_vector_fingerprint_facts(self.config, self._loaded.recipe))
+        return fingerprint(multi_vector_fingerprint_facts(self.config, self._loaded.recipe_of_files))
 
     def encode(
         self,

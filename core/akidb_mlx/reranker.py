@@ -117,7 +117,7 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
             >>> len(reranker.fingerprint)
             64
         """
-        return fingerprint(reranker_fingerprint_facts(self.config, self._loaded.recipe))
+        return fingerprint(reranker_fingerprint_facts(self.config, self._loaded.recipe_of_files))
 
     def predict(
         self,

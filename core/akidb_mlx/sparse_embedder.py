@@ -117,7 +117,7 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
             >>> len(sparse.fingerprint)
             64
         """
-        return fingerprint(sparse_fingerprint_facts(self.config, self._loaded.recipe))
+        return fingerprint(sparse_fingerprint_facts(self.config, self._loaded.recipe_of_files))
 
     def encode(
         self,
