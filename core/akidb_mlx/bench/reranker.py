@@ -60,7 +60,7 @@ def measure_reranker(config: RerankerConfig, seconds: float = 2.0) -> MeasuredRe
 
 
 def _median_s(reranker: Reranker, rng: random.Random, count: int, seconds: float) -> float:
-    """Seconds that a question with so many candidates takes; new ones each time."""
+    """Seconds that a question with this many candidates takes; new ones each time."""
     reranker.predict(_pairs(rng, count))
     taken: list[float] = []
     while len(taken) < _LEAST_ROUNDS or sum(taken) < seconds:
