@@ -28,7 +28,7 @@ class MeasuredReranker:
     dtype: str
     load_s: float = 0.0
     pairs_per_s: dict[int, float] = field(default_factory=dict)
-    """Candidates of a question → pairs a second, the median."""
+    """Candidates of a question → pairs per second, the median."""
     rank_ms: dict[int, float] = field(default_factory=dict)
     """Candidates of a question → milliseconds, the median."""
     tokens_per_pair: float = 0.0
