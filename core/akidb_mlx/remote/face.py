@@ -131,6 +131,14 @@ class RemoteFace(Face[C, Any]):
         info: dict[str, Any] = self._model.describe()["info"]
         return {**info, "server": str(self.server)}
 
+    def keep_for(self, seconds: float | None) -> None:
+        """Refused: how long weights stay is the server's business.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise self._refuse("keep_for", "start the server with --keep-alive")
+
     def with_settings(self, **fields: Any) -> Self:
         """Another one of the same server with other settings."""
         self._check_open()

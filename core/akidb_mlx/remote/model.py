@@ -149,8 +149,8 @@ class RemoteModel:
             self.warned.add(kind)
             _log.warning(message)
 
-    def release(self) -> None:
-        """One user of the server less."""
+    def release(self, keep_alive: float | None = None, *, close: bool = True) -> None:
+        """One user of the server less, as of a loaded model."""
         release(self.address)
 
     @property

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
@@ -134,6 +135,9 @@ class RemotePath(TextPipeline[Input]):
 
     def _finish(self, rows: Sequence[Any], call: Call[Given]) -> Given:
         return call.finish(rows)  # type: ignore[arg-type]
+
+    def _in_use(self) -> AbstractContextManager[None]:
+        return nullcontext()  # the server's business
 
     def _chunk_characters(self) -> int:
         return _STREAM_CHARACTERS

@@ -79,7 +79,8 @@ def with_settings(face: RowFace, name: str, settings: Mapping[str, Any]) -> RowF
                 f"{name} is served with {field_name}={served!r}, not {value!r}, which is settled when a model is "
                 f"loaded: start the server with --{field_name.replace('_', '-')}, or leave it out here"
             )
-    return face.with_settings(**{key: value for key, value in settings.items() if key in own})
+    own_settings = {key: value for key, value in settings.items() if key in own}
+    return face.with_settings(**own_settings, keep_alive=0.0)  # as long as the model's own face says, no longer
 
 
 def _vector_fields(face: RowFace) -> frozenset[str]:
