@@ -11,6 +11,7 @@ from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.checkpoint.torch_zip import is_torch_file
 from akidb_mlx.device.choice import Device
 from akidb_mlx.errors import BackendError, UnsupportedModelError
+from akidb_mlx.model.adapters import adapted_backbones, claim_stacks
 from akidb_mlx.model.activation_memory import Activations
 from akidb_mlx.model.architectures import Backbone, make_backbone
 from akidb_mlx.model.heads.base import Head
@@ -34,6 +35,7 @@ def load_model(checkpoint: ModelFacts, head_facts: HeadFacts, device: Device, dt
     check_quantization(checkpoint.quantization, packed(weights), checkpoint.config_file)
     # The head claims its weights first; what neither it nor the backbone knows is left over, which `fill` refuses.
     claimed = claim_weights(head_facts, weights, checkpoint)
+    stacks = claim_stacks(checkpoint, weights)
     weights = _backbone_weights(backbone, weights, checkpoint)
     compute = _compute_dtype(backbone, checkpoint, device.dtype(stored, dtype))
     check_computed(weights, dict(backbone.named_modules()), device.kind, compute, checkpoint.config_file)
@@ -43,9 +45,14 @@ def load_model(checkpoint: ModelFacts, head_facts: HeadFacts, device: Device, dt
     fill(backbone, cast_weights(weights, getattr(mx, compute)), checkpoint.weight_files[0])
     head = load_head(head_facts, backbone.width, claimed, checkpoint)
     head.settle(getattr(mx, compute))
-    activations = Activations.of(backbone, checkpoint.config, device.kind, getattr(mx, compute))
+    adapted = adapted_backbones(checkpoint, backbone, stacks, getattr(mx, compute))
+    largest = next(iter(adapted.values()), backbone)
+    activations = Activations.of(largest, checkpoint.config, device.kind, getattr(mx, compute))
     model = Network(
-        backbone, head, lambda rows, length: activations.bytes(rows, length) + head.activation_bytes(rows, length)
+        backbone,
+        head,
+        lambda rows, length: activations.bytes(rows, length) + head.activation_bytes(rows, length),
+        adapted,
     )
     model.eval()
     can_shrink = not any(isinstance(layer, nn.QuantizedLinear) for layer in model.modules())

@@ -29,6 +29,10 @@ class Decoder(Backbone):
     ignored_weights: ClassVar[tuple[str, ...]] = (r".*\.rotary_emb\.inv_freq$",)
     head_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.", r"model\.score\.")
     renames: ClassVar[tuple[tuple[str, str], ...]] = ((r"^(?!model\.|lm_head\.)", "model."),)
+    joined: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+        "gate_up_proj": ("gate_proj", "up_proj"),
+    }
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Make the backbone that config.json describes; mlx-lm is imported here."""
@@ -52,9 +56,9 @@ class Decoder(Backbone):
         if self._plain:
             for index, layer in enumerate(self.model.layers):
                 parent = f"model.layers.{index}"
-                if join(weights, f"{parent}.self_attn.", "qkv_proj", ("q_proj", "k_proj", "v_proj")):
+                if join(weights, f"{parent}.self_attn.", "qkv_proj", self.joined["qkv_proj"]):
                     layer.self_attn = JoinedAttention(layer.self_attn)
-                if join(weights, f"{parent}.mlp.", "gate_up_proj", ("gate_proj", "up_proj")):
+                if join(weights, f"{parent}.mlp.", "gate_up_proj", self.joined["gate_up_proj"]):
                     layer.mlp = JoinedNetwork(layer.mlp)
         return weights
 
