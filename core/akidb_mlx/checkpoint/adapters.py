@@ -70,7 +70,7 @@ def read_adapters(layout: Layout, config: Config) -> tuple[Adapter, ...]:
         UnsupportedModelError: one is not computed by PEFT's plain formula.
     """
     names = task_names(config)
-    if "lora_adaptations" in config:
+    if config.get("lora_adaptations") is not None:
         file = layout.config_file
         rank, scale = _read_scale(file, config, "lora_rank")
         return tuple(Adapter(name, rank, scale, place=place) for place, name in enumerate(names))

@@ -54,7 +54,7 @@ def task_names(config: Config) -> tuple[str, ...]:
 
 def own_module_gives(config: Config) -> Literal["hidden states", "rows"] | None:
     """What comes out of `OWN_MODULE` beside this config.json; None where nothing says what it does."""
-    if _is_flash(config) and "lora_adaptations" in config:
+    if _is_flash(config) and config.get("lora_adaptations") is not None:
         return "hidden states"
     return "rows" if config.get("model_type") == _V5 else None
 
@@ -65,7 +65,7 @@ def _is_flash(config: Config) -> bool:
         return False
     named = config.get("auto_map")
     code = str(named.get("AutoConfig")) if isinstance(named, Mapping) else ""
-    return code.endswith(_FLASH_CONFIG) or "lora_adaptations" in config
+    return code.endswith(_FLASH_CONFIG) or config.get("lora_adaptations") is not None
 
 
 def _of_flash(config: Config, file: Path) -> Config:

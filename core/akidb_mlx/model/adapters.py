@@ -123,6 +123,9 @@ def _check_targets(adapter: Adapter, pairs: Pairs, file: Path) -> None:
     for layer, parts in pairs.items():
         if parts.keys() != {"A", "B"}:
             raise CheckpointError(f"{file}: {layer} has only one of lora_A and lora_B")
+        a, b = parts["A"].shape, parts["B"].shape
+        if {adapter.rank} not in ({a[0], b[1]}, {a[1], b[0]}):  # of a layer, of a table
+            raise CheckpointError(f"{file}: {layer} has adapters of shapes {a} and {b}; the rank is {adapter.rank}")
     ends = Counter(layer.rpartition(".")[2] for layer in pairs)
     missing = sorted(set(adapter.targets or ()) - ends.keys())
     uneven = sorted(end for end, count in ends.items() if 1 < count < max(ends.values()))
@@ -135,7 +138,7 @@ def _joined(pairs: Pairs, backbone: Backbone, file: Path) -> Pairs:
     """Under our names, and one pair where the backbone computes several layers together."""
     names = rename({f"{layer}.weight": pair["A"] for layer, pair in pairs.items()}, backbone.renames)
     ours = {name.removesuffix(".weight"): pair for name, pair in zip(names, pairs.values(), strict=True)}
-    live = {path for path, _ in backbone.named_modules()}
+    live = sorted(path for path, _ in backbone.named_modules())
     for joined, theirs in {**backbone.fused, **backbone.joined}.items():
         for parent in [path.removesuffix(f".{joined}") for path in live if path.endswith(f".{joined}")]:
             parts = [f"{parent}.{their}" for their in theirs]
@@ -192,14 +195,9 @@ class _Copy:
         a, b = (self._pairs[name][part].astype(mx.float32) for part in ("A", "B"))
         b = b * self._adapter.scale
         is_table = isinstance(layer, nn.Embedding | nn.QuantizedEmbedding)
-        shape = (a.shape[0], b.shape[1]) if is_table else (b.shape[0], a.shape[1])
-        ranks = (a.shape[1], b.shape[0]) if is_table else (a.shape[0], b.shape[1])
-        wanted = _shape(layer)
-        if shape != wanted or len(set(ranks)) != 1 or ranks[0] % self._adapter.rank:
-            raise CheckpointError(
-                f"{self._file}: the adapter of {name} is of shape {shape} and ranks {ranks}; the model's weight has "
-                f"{wanted}, and the rank is {self._adapter.rank}"
-            )
+        shape, wanted = (a.shape[0], b.shape[1]) if is_table else (b.shape[0], a.shape[1]), _shape(layer)
+        if shape != wanted:
+            raise CheckpointError(f"{self._file} adapts {name} to shape {shape}; the model's weight has {wanted}")
         kind = AdaptedEmbedding if is_table else AdaptedLinear
         return kind(layer, a.astype(self._dtype), b.astype(self._dtype))
 

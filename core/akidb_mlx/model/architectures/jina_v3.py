@@ -7,26 +7,14 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.model.architectures.base import Backbone, allow, read, token_type_rows
+from akidb_mlx.model.architectures.roberta import JINAS_RENAMES
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.masks import make_mask
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 from akidb_mlx.model.layers.rope import make_rope, rope_parameters
 
-__all__ = ["FLASH_RENAMES", "JinaV3"]
-
-FLASH_RENAMES: tuple[tuple[str, str], ...] = (
-    (r"^roberta\.", ""),
-    (r"^emb_ln\.", "embeddings.LayerNorm."),
-    (r"^encoder\.layers\.", "layers."),
-    (r"\.mixer\.Wqkv\.", ".attention.qkv."),
-    (r"\.mixer\.out_proj\.", ".attention.out."),
-    (r"\.norm1\.", ".attention_norm."),
-    (r"\.norm2\.", ".norm."),
-    (r"\.mlp\.fc1\.", ".up."),
-    (r"\.mlp\.fc2\.", ".down."),
-)
-"""Names of Jina's implementation of XLM-R, in which transformers saves v3 too."""
+__all__ = ["JinaV3"]
 
 
 class JinaV3(Backbone):
@@ -34,7 +22,7 @@ class JinaV3(Backbone):
 
     head_weights: ClassVar[tuple[str, ...]] = (r"pooler\.", r"lm_head\.")
     renames: ClassVar[tuple[tuple[str, str], ...]] = (
-        *FLASH_RENAMES,
+        *JINAS_RENAMES,
         (r"^embeddings\.(word|token_type)_embeddings\.", r"\1."),
         (r"^embeddings\.LayerNorm\.", "norm."),
         # The names of transformers' modules, which an adapter's file has.
