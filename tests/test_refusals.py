@@ -110,7 +110,11 @@ def adapter_weights(pattern, replacement, **changes):
     def edit(folder):
         adapter(**changes)(folder)
         file = str(folder / "adapters" / "retrieval" / "adapter_model.safetensors")
-        kept = {name: part for name, part in mx.load(file).items() if replacement is not None or not re.search(pattern, name)}
+        kept = {
+            name: part
+            for name, part in mx.load(file).items()
+            if replacement is not None or not re.search(pattern, name)
+        }
         mx.save_safetensors(file, {re.sub(pattern, replacement or "", name): part for name, part in kept.items()})
 
     return edit

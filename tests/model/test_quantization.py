@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -22,7 +23,7 @@ from akidb_mlx.model.encoding import Encoding
 from akidb_mlx.model.loading import load_model
 from akidb_mlx.model.padded_batch import pad_batch
 from akidb_mlx.model.quantization import check_computed, dequantize, quantize_modules
-from support.checkpoints import REFERENCE
+from support.checkpoints import REFERENCE, read_task_case
 from support.comparison import assert_close, cosines
 from support.device import DEVICE
 
@@ -233,6 +234,7 @@ def test_folded_dense_layers_are_unpacked(tmp_path):
         "ernie-task",
         "deberta-mean",
         "heads-64-deberta-v2",
+        "heads-64-jina-v2",
     ],
 )
 def test_encoders_with_everything_packed(tmp_path, name, packing):
@@ -251,6 +253,29 @@ def test_encoders_with_everything_packed(tmp_path, name, packing):
     assert kept == packed_channels(folder) > 0
     unit = ours / np.linalg.norm(ours, axis=1, keepdims=True)
     assert_close(unit, kept_rows, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["jina-v3-hf", "jina-v5-nano", "jina-v5-small"])
+def test_adapters_over_packed_weights(tmp_path, name):
+    """They are not merged, so that the shared weights stay as they are packed."""
+    source, facts, _ = read_task_case(name)
+    folder, packing = tmp_path / "packed", {"mode": "affine", **PACKINGS["4 bit"]}
+    shutil.copytree(source, folder)
+    weights = {key: weight.astype(mx.float32) for key, weight in mx.load(str(folder / "model.safetensors")).items()}
+    mx.save_safetensors(str(folder / "model.safetensors"), packed_by_hand(weights, packing))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization": packing}))
+    floats, checkpoint = dequantise(folder, tmp_path / "floats"), read_checkpoint(folder)
+    model = load_model(checkpoint, PooledHead(checkpoint.pooling), GPU, "float32")
+    assert any(isinstance(module, nn.QuantizedLinear) for module in model.adapted[facts["tasks"][1]].modules())
+    for task in facts["tasks"][1:3]:
+        with Embedder.load(folder, dtype="float32", task=task) as ours, Embedder.load(floats, task=task) as theirs:
+            rows = ours.encode(facts["texts"])
+            assert_close(rows, theirs.encode(facts["texts"]), 1e-5)
+            ids = ours._path.encoder.encode(facts["texts"], ours._prompts.choose()).encodings
+        encodings = [replace(encoding, task=task) for encoding in ids]
+        kept = np.array(model(pad_batch(encodings, max(map(len, encodings)))))
+        assert_close(rows, kept / np.linalg.norm(kept, axis=1, keepdims=True), 1e-5)
 
 
 def test_layers_with_packings_of_their_own(tmp_path):

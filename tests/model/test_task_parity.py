@@ -1,5 +1,7 @@
 """Models with an adapter for each task give the reference's vectors, whatever tasks share the engine."""
 
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -121,8 +123,8 @@ def test_the_task_decides_the_fingerprint(tmp_path):
     assert prints[None] == prints["retrieval"]  # the same adapters for queries and for documents
     assert len(set(prints.values())) == 4
     shutil.copytree(folder, tmp_path / "other")
-    shutil.copy(folder / "separation" / "adapter_model.safetensors", tmp_path / "other" / "retrieval_query")
-    edit_json(tmp_path / "other" / "retrieval_query" / "adapter_config.json", r=4)
+    file = tmp_path / "other" / "retrieval_query" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 5}))
     with Embedder.load(tmp_path / "other") as other:
         assert other.fingerprint != prints[None]
 

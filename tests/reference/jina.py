@@ -87,7 +87,9 @@ class JinaBert:
 
     def __call__(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(rows, length) ids and 1 on real tokens → (rows, length, width)."""
-        prefix = next(name for name in self.tensors if name.endswith("word_embeddings.weight")).partition("embeddings.")[0]
+        prefix = next(name for name in self.tensors if name.endswith("word_embeddings.weight")).partition(
+            "embeddings."
+        )[0]
         get = {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items()}
         heads, x = self.config["num_attention_heads"], get["embeddings.word_embeddings.weight"][ids]
         x = self.norm(x + get["embeddings.token_type_embeddings.weight"][0], get, "embeddings.LayerNorm")
@@ -96,7 +98,16 @@ class JinaBert:
         bias = -torch.tensor(self.slopes(heads), dtype=x.dtype)[:, None, None] * distance
         bias = bias[None].masked_fill(mask[:, None, None, :] == 0, -torch.inf)
         for layer in range(self.config["num_hidden_layers"]):
-            x = self.layer(x, bias, heads, {n.removeprefix(f"encoder.layer.{layer}."): t for n, t in get.items() if n.startswith(f"encoder.layer.{layer}.")})
+            x = self.layer(
+                x,
+                bias,
+                heads,
+                {
+                    n.removeprefix(f"encoder.layer.{layer}."): t
+                    for n, t in get.items()
+                    if n.startswith(f"encoder.layer.{layer}.")
+                },
+            )
         return x
 
     def layer(self, x: torch.Tensor, bias: torch.Tensor, heads: int, get: Tensors) -> torch.Tensor:
@@ -146,12 +157,21 @@ def shapes(case: JinaCase, vocab: int) -> dict[str, tuple[int, ...]]:
     if case.kind in ("qk", "code"):
         layer |= {"attention.self.layer_norm_q": (h,), "attention.self.layer_norm_k": (h,)}
     if case.kind == "code":
-        layer |= {"mlp.up_gated_layer!": (2 * i, h), "mlp.down_layer": (h, i), "layer_norm_1": (h,), "layer_norm_2": (h,)}
+        layer |= {
+            "mlp.up_gated_layer!": (2 * i, h),
+            "mlp.down_layer": (h, i),
+            "layer_norm_1": (h,),
+            "layer_norm_2": (h,),
+        }
     elif case.feed_forward == "original":
         layer |= {"intermediate.dense": (i, h), "output.dense": (h, i), "output.LayerNorm": (h,)}
     else:
         layer |= {"mlp.gated_layers!": (2 * i, h), "mlp.wo": (h, i), "mlp.layernorm": (h,)}
-    tables = {"embeddings.word_embeddings!": (vocab, h), "embeddings.token_type_embeddings!": (2, h), "embeddings.LayerNorm": (h,)}
+    tables = {
+        "embeddings.word_embeddings!": (vocab, h),
+        "embeddings.token_type_embeddings!": (2, h),
+        "embeddings.LayerNorm": (h,),
+    }
     pooler = {"pooler.dense": (h, h)} if case.layers > 1 else {}
     layers = {f"encoder.layer.{n}.{name}": shape for n in range(case.layers) for name, shape in layer.items()}
     return {**tables, **layers, **pooler}
@@ -176,7 +196,10 @@ def random_tensors(parts: Mapping[str, tuple[int, ...]], name: str, prefix: str 
 def published_config(case: JinaCase, vocab: int) -> dict[str, Any]:
     """Every field of jina-embeddings-v2-base-en's."""
     code = "jinaai/jina-bert-v2-qk-post-norm" if case.kind == "code" else "jinaai/jina-bert-implementation"
-    auto = {name: f"{code}--modeling_bert.JinaBert{end}" for name, end in (("AutoModel", "Model"), ("AutoModelForMaskedLM", "ForMaskedLM"))}
+    auto = {
+        name: f"{code}--modeling_bert.JinaBert{end}"
+        for name, end in (("AutoModel", "Model"), ("AutoModelForMaskedLM", "ForMaskedLM"))
+    }
     return {
         "_name_or_path": code,
         "model_max_length": 8192,
@@ -216,7 +239,11 @@ def write(case: JinaCase, folder: Path) -> None:
     vocab = tokenizer.get_vocab_size() + 6  # filled up, as the published ones are
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     tensors = random_tensors(shapes(case, vocab), case.name, case.prefix)
-    save_file({name: tensor.to(case.dtype) for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: tensor.to(case.dtype) for name, tensor in tensors.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     write_json(folder / "config.json", published_config(case, vocab))
     write_json(
         folder / "tokenizer_config.json",
@@ -238,9 +265,18 @@ def write(case: JinaCase, folder: Path) -> None:
     )
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": case.max_seq_length, "do_lower_case": False})
     modules = ["Transformer", "Pooling"] + ["Normalize"] * case.normalize
-    rows = [(index, f"{index}_{kind}" if index else "", f"sentence_transformers.models.{kind}") for index, kind in enumerate(modules)]
-    write_json(folder / "modules.json", [{"idx": index, "name": str(index), "path": path, "type": kind} for index, path, kind in rows])
-    flags = {f"pooling_mode_{mode}": mode == "mean_tokens" for mode in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")}
+    rows = [
+        (index, f"{index}_{kind}" if index else "", f"sentence_transformers.models.{kind}")
+        for index, kind in enumerate(modules)
+    ]
+    write_json(
+        folder / "modules.json",
+        [{"idx": index, "name": str(index), "path": path, "type": kind} for index, path, kind in rows],
+    )
+    flags = {
+        f"pooling_mode_{mode}": mode == "mean_tokens"
+        for mode in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
+    }
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": case.width, **flags})
 
 
@@ -280,7 +316,9 @@ def make(case: JinaCase, folder: Path) -> tuple[dict[str, np.ndarray], dict[str,
     def rows(dtype: torch.dtype = torch.float32, **wrong: Any) -> np.ndarray:
         model = JinaBert({name: tensor.to(dtype) for name, tensor in stored.items()}, config, **wrong)
         alone = [(torch.tensor([one]), torch.ones(1, len(one), dtype=dtype)) for one in ids]
-        return np.concatenate([mean_rows(model(one, mask), mask, normalize=case.normalize).numpy() for one, mask in alone])
+        return np.concatenate(
+            [mean_rows(model(one, mask), mask, normalize=case.normalize).numpy() for one, mask in alone]
+        )
 
     embeddings = rows()
     scale = max(1.0, float(np.abs(embeddings).max()))
@@ -294,7 +332,9 @@ def make(case: JinaCase, folder: Path) -> tuple[dict[str, np.ndarray], dict[str,
     assert np.abs(mean_rows(batched, mask, normalize=case.normalize).numpy() - embeddings).max() < 3e-6 * scale
     mistakes: dict[str, dict[str, Any]] = {"no slopes": {"slopes": lambda heads: [0.0] * heads}}
     if not math.log2(case.heads).is_integer():
-        mistakes["slopes in one sequence"] = {"slopes": lambda heads: [2 ** (-8 * (i + 1) / heads) for i in range(heads)]}
+        mistakes["slopes in one sequence"] = {
+            "slopes": lambda heads: [2 ** (-8 * (i + 1) / heads) for i in range(heads)]
+        }
     if case.feed_forward != "original":
         mistakes["halves"] = {"swapped": True}
     if case.feed_forward == "geglu" and not case.name.startswith("heads-"):

@@ -43,7 +43,11 @@ V3_PROMPTS = {
     "text-matching": "",
 }
 LIMIT = 64
-BASES = {"v3-hf": "jinaai/jina-embeddings-v3-hf", "nano": "jinaai/jina-embeddings-v5-text-nano", "small": "jinaai/jina-embeddings-v5-text-small"}
+BASES = {
+    "v3-hf": "jinaai/jina-embeddings-v3-hf",
+    "nano": "jinaai/jina-embeddings-v5-text-nano",
+    "small": "jinaai/jina-embeddings-v5-text-small",
+}
 OWN_MODULE = {"idx": 0, "name": "transformer", "path": "", "type": "custom_st.Transformer", "kwargs": ["task"]}
 
 
@@ -127,9 +131,20 @@ def v3_config(case: TaskCase, vocab: int) -> dict[str, Any]:
 
 def v3_shapes(case: TaskCase, vocab: int) -> dict[str, tuple[int, ...]]:
     h, i = case.width, 48
-    layer = {"mixer.Wqkv": (3 * h, h), "mixer.out_proj": (h, h), "norm1": (h,), "mlp.fc1": (i, h), "mlp.fc2": (h, i), "norm2": (h,)}
+    layer = {
+        "mixer.Wqkv": (3 * h, h),
+        "mixer.out_proj": (h, h),
+        "norm1": (h,),
+        "mlp.fc1": (i, h),
+        "mlp.fc2": (h, i),
+        "norm2": (h,),
+    }
     tables = {"embeddings.word_embeddings!": (vocab, h), "embeddings.token_type_embeddings!": (1, h), "emb_ln": (h,)}
-    return {**tables, **{f"encoder.layers.{n}.{name}": shape for n in range(case.layers) for name, shape in layer.items()}, "pooler.dense": (h, h)}
+    return {
+        **tables,
+        **{f"encoder.layers.{n}.{name}": shape for n in range(case.layers) for name, shape in layer.items()},
+        "pooler.dense": (h, h),
+    }
 
 
 def v3_stacks(case: TaskCase, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -152,7 +167,9 @@ def write_v3(case: TaskCase, folder: Path) -> None:
     tokenizer = make_unigram()
     vocab = tokenizer.get_vocab_size() + 6
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-    tensors = {name: tensor.to(case.dtype) for name, tensor in jina.random_tensors(v3_shapes(case, vocab), case.name).items()}
+    tensors = {
+        name: tensor.to(case.dtype) for name, tensor in jina.random_tensors(v3_shapes(case, vocab), case.name).items()
+    }
     stacks = v3_stacks(case, tensors)
     stored = {}
     for name, tensor in tensors.items():
@@ -165,14 +182,33 @@ def write_v3(case: TaskCase, folder: Path) -> None:
             stored[f"roberta.{layer}.parametrizations.weight.0.lora_{part}"] = stack
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
     write_json(folder / "config.json", v3_config(case, vocab))
-    special = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
-    settings = {"clean_up_tokenization_spaces": True, "model_max_length": LIMIT, "tokenizer_class": "XLMRobertaTokenizer"}
+    special = {
+        "bos_token": "<s>",
+        "cls_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "sep_token": "</s>",
+        "unk_token": "<unk>",
+    }
+    settings = {
+        "clean_up_tokenization_spaces": True,
+        "model_max_length": LIMIT,
+        "tokenizer_class": "XLMRobertaTokenizer",
+    }
     write_json(folder / "tokenizer_config.json", {**special, **settings})
-    rest = [{"idx": n, "name": str(n), "path": f"{n}_{kind}", "type": f"sentence_transformers.models.{kind}"} for n, kind in ((1, "Pooling"), (2, "Normalize"))]
+    rest = [
+        {"idx": n, "name": str(n), "path": f"{n}_{kind}", "type": f"sentence_transformers.models.{kind}"}
+        for n, kind in ((1, "Pooling"), (2, "Normalize"))
+    ]
     write_json(folder / "modules.json", [OWN_MODULE, *rest])
-    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": case.width, "pooling_mode_mean_tokens": True})
+    write_json(
+        folder / "1_Pooling" / "config.json", {"word_embedding_dimension": case.width, "pooling_mode_mean_tokens": True}
+    )
     versions = {"sentence_transformers": "3.0.0", "transformers": "4.41.2", "pytorch": "2.3.1+cu121"}
-    write_json(folder / "config_sentence_transformers.json", {"__version__": versions, "prompts": V3_PROMPTS, "default_prompt_name": None, "similarity_fn_name": "cosine"})
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {"__version__": versions, "prompts": V3_PROMPTS, "default_prompt_name": None, "similarity_fn_name": "cosine"},
+    )
 
 
 class V3:
@@ -183,14 +219,41 @@ class V3:
     tasks = V3_TASKS
     without_task = True
 
-    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32, base: float | None = None, scale: float | None = None, tables: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dtype: torch.dtype = torch.float32,
+        base: float | None = None,
+        scale: float | None = None,
+        tables: bool = True,
+    ) -> None:
         """Read the published folder; the last three are what may be got wrong."""
         said = json.loads((folder / "config.json").read_text())
-        theirs = {key: said[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "layer_norm_eps", "max_position_embeddings", "pad_token_id", "type_vocab_size")}
+        theirs = {
+            key: said[key]
+            for key in (
+                "vocab_size",
+                "hidden_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "intermediate_size",
+                "layer_norm_eps",
+                "max_position_embeddings",
+                "pad_token_id",
+                "type_vocab_size",
+            )
+        }
         rope = {"rope_type": "default", "rope_theta": base or said["rotary_emb_base"]}
         self.config = hf.JinaEmbeddingsV3Config(**theirs, rope_parameters=rope)
-        self.stored = {name.removeprefix("roberta."): tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
-        self.dtype, self.scale, self.tables = dtype, said["lora_alpha"] / said["lora_rank"] if scale is None else scale, tables
+        self.stored = {
+            name.removeprefix("roberta."): tensor.to(dtype)
+            for name, tensor in load_file(folder / "model.safetensors").items()
+        }
+        self.dtype, self.scale, self.tables = (
+            dtype,
+            said["lora_alpha"] / said["lora_rank"] if scale is None else scale,
+            tables,
+        )
         self.models: dict[str | None, torch.nn.Module] = {}
 
     def text(self, prompt: str, text: str) -> str:
@@ -198,7 +261,9 @@ class V3:
 
     def model(self, task: str | None) -> torch.nn.Module:
         if task not in self.models:
-            plain = {n: t for n, t in self.stored.items() if ".parametrizations." not in n and not n.startswith("pooler")}
+            plain = {
+                n: t for n, t in self.stored.items() if ".parametrizations." not in n and not n.startswith("pooler")
+            }
             for name, original in self.stored.items():
                 layer, _, end = name.partition(".parametrizations.weight.")
                 if end != "original":
@@ -206,19 +271,28 @@ class V3:
                 plain[f"{layer}.weight"] = original
                 table = "embeddings." in layer
                 if task is not None and (self.tables or not table):
-                    a, b = (self.stored[f"{layer}.parametrizations.weight.0.lora_{part}"][V3_TASKS.index(task)] for part in "AB")
+                    a, b = (
+                        self.stored[f"{layer}.parametrizations.weight.0.lora_{part}"][V3_TASKS.index(task)]
+                        for part in "AB"
+                    )
                     plain[f"{layer}.weight"] = original + self.scale * (a @ b if table else b @ a)
             with tempfile.TemporaryDirectory() as scratch:
                 self.config.save_pretrained(scratch)
-                save_file({n: t.contiguous() for n, t in plain.items()}, Path(scratch) / "model.safetensors", {"format": "pt"})
-                model, info = hf.JinaEmbeddingsV3Model.from_pretrained(scratch, add_pooling_layer=False, dtype=self.dtype, output_loading_info=True)
+                save_file(
+                    {n: t.contiguous() for n, t in plain.items()}, Path(scratch) / "model.safetensors", {"format": "pt"}
+                )
+                model, info = hf.JinaEmbeddingsV3Model.from_pretrained(
+                    scratch, add_pooling_layer=False, dtype=self.dtype, output_loading_info=True
+                )
             assert not any(info.values()), info
             self.models[task] = model.eval()
         return self.models[task]
 
     def rows(self, task: str | None, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         hidden = self.model(task)(input_ids=ids, attention_mask=mask).last_hidden_state
-        return jina.mean_rows(hidden.float() if self.dtype == torch.bfloat16 else hidden, mask.to(hidden.dtype), normalize=True)
+        return jina.mean_rows(
+            hidden.float() if self.dtype == torch.bfloat16 else hidden, mask.to(hidden.dtype), normalize=True
+        )
 
 
 # ── Bodies of transformers with PEFT's folders ──
@@ -232,7 +306,9 @@ def write_peft(case: TaskCase, folder: Path) -> None:
             intermediate_size=48, max_position_embeddings=LIMIT, rope_parameters={"rope_type": "default", "rope_theta": 300.0},
         )  # fmt: skip
         model = hf.JinaEmbeddingsV3Model(config, add_pooling_layer=False)
-        places = {task.replace(".", "_").replace("-", "_"): task.replace(".", "_").replace("-", "_") for task in V3_TASKS}
+        places = {
+            task.replace(".", "_").replace("-", "_"): task.replace(".", "_").replace("-", "_") for task in V3_TASKS
+        }
         targets = ["word_embeddings", "token_type_embeddings", "q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"]
     else:
         ends = ("<|begin_of_text|>", "<|end_of_text|>", "<|mask|>", "<|parallel_sep|>", "<|pad|>")
@@ -252,7 +328,9 @@ def write_peft(case: TaskCase, folder: Path) -> None:
     model.to(case.dtype).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     if case.form != "v3-hf":  # `model.` is nowhere in the published file
-        tensors = {name.removeprefix("model."): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+        tensors = {
+            name.removeprefix("model."): tensor for name, tensor in load_file(folder / "model.safetensors").items()
+        }
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         publish_v5(case, folder)
     else:
@@ -266,18 +344,42 @@ def write_peft(case: TaskCase, folder: Path) -> None:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{case.name} {task}".encode()))
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:
-                parameter.data = (torch.randn(parameter.shape, generator=generator) * 0.8 / (parameter.shape[-1] ** 0.5 if "lora_A" in name else 2)).to(case.dtype)
+                parameter.data = (
+                    torch.randn(parameter.shape, generator=generator)
+                    * 0.8
+                    / (parameter.shape[-1] ** 0.5 if "lora_A" in name else 2)
+                ).to(case.dtype)
         adapted.save_pretrained(folder / place)
         (folder / place / "README.md").unlink(missing_ok=True)
-        edit_json(folder / place / "adapter_config.json", lambda said: said.update(base_model_name_or_path=BASES[case.form]))
+        edit_json(
+            folder / place / "adapter_config.json", lambda said: said.update(base_model_name_or_path=BASES[case.form])
+        )
 
 
 def load_body(case: TaskCase, folder: Path, dtype: torch.dtype | None = None, **config: Any) -> torch.nn.Module:
     """transformers' class, whatever the published config.json calls itself."""
     said = json.loads((folder / "config.json").read_text())
-    kinds = {"v3-hf": (hf.JinaEmbeddingsV3Model, hf.JinaEmbeddingsV3Config), "nano": (hf.EuroBertModel, hf.EuroBertConfig), "small": (hf.Qwen3Model, hf.Qwen3Config)}
+    kinds = {
+        "v3-hf": (hf.JinaEmbeddingsV3Model, hf.JinaEmbeddingsV3Config),
+        "nano": (hf.EuroBertModel, hf.EuroBertConfig),
+        "small": (hf.Qwen3Model, hf.Qwen3Config),
+    }
     cls, config_cls = kinds[case.form]
-    own = {key: value for key, value in said.items() if key not in ("auto_map", "model_type", "architectures", "task_names", "rope_scaling", "rope_theta", "torch_dtype", "is_decoder")}
+    own = {
+        key: value
+        for key, value in said.items()
+        if key
+        not in (
+            "auto_map",
+            "model_type",
+            "architectures",
+            "task_names",
+            "rope_scaling",
+            "rope_theta",
+            "torch_dtype",
+            "is_decoder",
+        )
+    }
     if "rope_theta" in said:
         own["rope_parameters"] = {"rope_type": "default", "rope_theta": said["rope_theta"]}
     more = {"add_pooling_layer": False} if case.form == "v3-hf" else {}
@@ -287,16 +389,33 @@ def load_body(case: TaskCase, folder: Path, dtype: torch.dtype | None = None, **
 def publish_v5(case: TaskCase, folder: Path) -> None:
     """config.json with the fields of the published one, and the files beside it."""
     said = json.loads((folder / "config.json").read_text())
-    auto = {"AutoConfig": "configuration_jina_embeddings_v5.JinaEmbeddingsV5Config", "AutoModel": "modeling_jina_embeddings_v5.JinaEmbeddingsV5Model"}
-    ours = {"architectures": ["JinaEmbeddingsV5Model"], "task_names": list(V5_TASKS), "auto_map": auto, "model_type": "jina_embeddings_v5"}
+    auto = {
+        "AutoConfig": "configuration_jina_embeddings_v5.JinaEmbeddingsV5Config",
+        "AutoModel": "modeling_jina_embeddings_v5.JinaEmbeddingsV5Model",
+    }
+    ours = {
+        "architectures": ["JinaEmbeddingsV5Model"],
+        "task_names": list(V5_TASKS),
+        "auto_map": auto,
+        "model_type": "jina_embeddings_v5",
+    }
     kept = ("attention_bias", "attention_dropout", "hidden_act", "hidden_size", "initializer_range", "intermediate_size", "max_position_embeddings",
             "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "vocab_size")  # fmt: skip
-    rest = {key: said[key] for key in kept if key in said} | {"rope_scaling": None, "rope_theta": said["rope_parameters"]["rope_theta"], "torch_dtype": "float32"}
+    rest = {key: said[key] for key in kept if key in said} | {
+        "rope_scaling": None,
+        "rope_theta": said["rope_parameters"]["rope_theta"],
+        "torch_dtype": "float32",
+    }
     if case.form == "nano":
         rest |= {"bos_token": "<|begin_of_text|>", "bos_token_id": 0, "eos_token": "<|end_of_text|>", "eos_token_id": 1, "hidden_dropout": 0.0,
                  "mask_token": "<|mask|>", "mask_token_id": 2, "pad_token": "<|end_of_text|>", "pad_token_id": 1, "pretraining_tp": 1,
                  "transformers_version": "4.40.0.dev0", "is_decoder": False}  # fmt: skip
-        names = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "mask_token": "<|mask|>", "pad_token": "<|pad|>"}
+        names = {
+            "bos_token": "<|begin_of_text|>",
+            "eos_token": "<|end_of_text|>",
+            "mask_token": "<|mask|>",
+            "pad_token": "<|pad|>",
+        }
         tokenizer = {**names, "clean_up_tokenization_spaces": True, "extra_special_tokens": {}, "model_input_names": ["input_ids", "attention_mask"],
                      "model_max_length": int(1e30), "tokenizer_class": "PreTrainedTokenizer"}  # fmt: skip
     else:
@@ -309,15 +428,46 @@ def publish_v5(case: TaskCase, folder: Path) -> None:
     write_json(folder / "modules.json", [{**OWN_MODULE, "kwargs": ["task", "truncate_dim"]}])
     versions = {"sentence_transformers": "5.1.2", "transformers": "4.57.0", "pytorch": "2.8.0"}
     prompts = {"query": "Query: ", "document": "Document: "}
-    write_json(folder / "config_sentence_transformers.json", {"__version__": versions, "prompts": prompts, "default_prompt_name": "document", "similarity_fn_name": "cosine"})
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "__version__": versions,
+            "prompts": prompts,
+            "default_prompt_name": "document",
+            "similarity_fn_name": "cosine",
+        },
+    )
 
 
 def write_hf_files(case: TaskCase, folder: Path) -> None:
-    special = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
-    write_json(folder / "tokenizer_config.json", {**special, "model_max_length": LIMIT, "tokenizer_class": "XLMRobertaTokenizer"})
+    special = {
+        "bos_token": "<s>",
+        "cls_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "sep_token": "</s>",
+        "unk_token": "<unk>",
+    }
+    write_json(
+        folder / "tokenizer_config.json",
+        {**special, "model_max_length": LIMIT, "tokenizer_class": "XLMRobertaTokenizer"},
+    )
     kinds = ("Transformer", "Pooling", "Normalize")
-    write_json(folder / "modules.json", [{"idx": n, "name": str(n), "path": f"{n}_{kind}" if n else "", "type": f"sentence_transformers.models.{kind}"} for n, kind in enumerate(kinds)])
-    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": case.width, "pooling_mode_mean_tokens": True})
+    write_json(
+        folder / "modules.json",
+        [
+            {
+                "idx": n,
+                "name": str(n),
+                "path": f"{n}_{kind}" if n else "",
+                "type": f"sentence_transformers.models.{kind}",
+            }
+            for n, kind in enumerate(kinds)
+        ],
+    )
+    write_json(
+        folder / "1_Pooling" / "config.json", {"word_embedding_dimension": case.width, "pooling_mode_mean_tokens": True}
+    )
 
 
 class Peft:
@@ -362,7 +512,9 @@ def side_prompt(reference: Any, side: str, task: str) -> str:
 
 def calls(reference: Any) -> dict[str, tuple[str | None, str]]:
     """Name in expected.npz → (task, prompt)."""
-    said: dict[str, tuple[str | None, str]] = {"encode": (None, reference.default_prompt)} if reference.without_task else {}
+    said: dict[str, tuple[str | None, str]] = (
+        {"encode": (None, reference.default_prompt)} if reference.without_task else {}
+    )
     for task in reference.tasks:
         said[f"encode {task}"] = (task, reference.default_prompt)
         half = task.rpartition("query")[1] or task.rpartition("passage")[1]
@@ -385,7 +537,9 @@ def make(case: TaskCase, folder: Path) -> None:
     reference = make_reference(folder)
 
     def encode(reference: Any, task: str | None, prompt: str) -> tuple[np.ndarray, list[list[int]]]:
-        ids = [tokenizer(reference.text(prompt, text), truncation=True, max_length=LIMIT)["input_ids"] for text in texts]
+        ids = [
+            tokenizer(reference.text(prompt, text), truncation=True, max_length=LIMIT)["input_ids"] for text in texts
+        ]
         alone = [reference.rows(task, torch.tensor([one]), torch.ones(1, len(one))) for one in ids]
         return torch.cat(alone).numpy(), ids
 
@@ -410,7 +564,10 @@ def make(case: TaskCase, folder: Path) -> None:
         mistakes = {"base": {"base": 10000.0}, "scale": {"scale": 1.0}, "tables": {"tables": False}}
     if case.form in ("nano", "small"):
         mistakes["mask"] = {"is_causal": case.form == "nano"}
-    moved = {what: float(np.abs(encode(make_reference(folder, **wrong), task, prompt)[0] - vectors[first]).max()) for what, wrong in mistakes.items()}
+    moved = {
+        what: float(np.abs(encode(make_reference(folder, **wrong), task, prompt)[0] - vectors[first]).max())
+        for what, wrong in mistakes.items()
+    }
     assert all(distance > 1e-3 for distance in moved.values()), moved
     if case.dtype != torch.float32:
         stored = make_reference(folder, case.dtype)

@@ -104,9 +104,7 @@ def read_checkpoint(path: Path, name: str | None = None, revision: str | None = 
     made = _put_together(said, family, _chat(said, family, saved=bool(modules)), revision)
     adapters = read_adapters(layout, published)
     sources = {**made.sources, "adapters": _source_of_adapters(layout, adapters)} if adapters else made.sources
-    return replace(
-        made, config_defaults=defaults, adapters=adapters, task_required=own == "rows", sources=sources
-    )
+    return replace(made, config_defaults=defaults, adapters=adapters, task_required=own == "rows", sources=sources)
 
 
 def _own_rows(head: Head) -> Head:

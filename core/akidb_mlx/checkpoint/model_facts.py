@@ -54,7 +54,7 @@ class ModelFacts:
 
     @property
     def float_dtype(self) -> str:
-        """The dtype that a GPU computes in where nobody says another: that of the files, or float32 in place of float16."""
+        """The dtype that a GPU computes in where nobody says another: that of the files, but for some in float16."""
         stored = read_float_dtype(self.weight_files)
         return "float32" if stored == "float16" and self.model_type in _WIDENED else stored
 

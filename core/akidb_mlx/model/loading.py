@@ -11,8 +11,8 @@ from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.checkpoint.torch_zip import is_torch_file
 from akidb_mlx.device.choice import Device
 from akidb_mlx.errors import BackendError, UnsupportedModelError
-from akidb_mlx.model.adapters import adapted_backbones, claim_stacks
 from akidb_mlx.model.activation_memory import Activations
+from akidb_mlx.model.adapters import adapted_backbones, claim_stacks
 from akidb_mlx.model.architectures import Backbone, make_backbone
 from akidb_mlx.model.heads.base import Head
 from akidb_mlx.model.heads.loading import claim_weights, load_head

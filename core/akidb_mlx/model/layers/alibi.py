@@ -1,4 +1,4 @@
-"""ALiBi (Press et al. 2022, arXiv:2108.12409), both ways: a score falls with the distance, in each head by its slope."""
+"""ALiBi (Press et al. 2022, arXiv:2108.12409), both ways: scores fall with the distance, in each head by its slope."""
 
 import math
 
