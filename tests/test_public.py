@@ -222,6 +222,7 @@ def test_the_fields_of_the_configuration():
         "truncate_dim",
         "query_prompt",
         "document_prompt",
+        "task",
         "tokenizer",
         "exact_reference",
         "dtype",

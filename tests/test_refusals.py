@@ -141,7 +141,7 @@ REFUSALS = (
     Refusal("an adapter with whole modules", V5, adapter(modules_to_save=["norm"]), "modules_to_save is ['norm'], which is not supported", TASK),
     Refusal("an adapter's field that nobody knows", V5, adapter(kasa_config={"beta": 1}), "kasa_config is {'beta': 1}, which is not supported", TASK),
     Refusal("an adapter of another kind", V5, adapter(peft_type="IA3"), "adapter_config.json: peft_type is 'IA3'; only LORA is supported", TASK),
-    Refusal("an adapter whose file has another rank", V5, adapter(r=3), "self_attn.k_proj has adapters of shapes (4, 32) and (32, 4); the rank is 3", TASK),
+    Refusal("an adapter whose file has another rank", V5, adapter(r=3), "layers.0.mlp.down_proj has adapters of shapes (4, 48) and (32, 4); the rank is 3", TASK),
     Refusal("an adapter of a layer that the model has not", V5, adapter_weights("layers.0.self_attn.o_proj", "layers.7.self_attn.o_proj"),
             "adapters/retrieval/adapter_model.safetensors adapts layers.7.attention.out, which the model does not have", TASK),
     Refusal("an adapter with half a pair", V5, adapter_weights("layers.1.mlp.down_proj.lora_A.weight", None),

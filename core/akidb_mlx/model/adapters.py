@@ -120,7 +120,7 @@ def _read(file: Path) -> Pairs:
 
 def _check_targets(adapter: Adapter, pairs: Pairs, file: Path) -> None:
     """A and B for all that the files name, in every layer alike."""
-    for layer, parts in pairs.items():
+    for layer, parts in sorted(pairs.items()):
         if parts.keys() != {"A", "B"}:
             raise CheckpointError(f"{file}: {layer} has only one of lora_A and lora_B")
         a, b = parts["A"].shape, parts["B"].shape
