@@ -331,9 +331,10 @@ class HybridEmbedder:
         return self.dense.stats()
 
     def keep_for(self, seconds: float | None) -> None:
-        """Have the weights stay so long (seconds) without a call from now on, in place of `keep_alive`; None for ever.
+        """Have the weights stay so long without a call from now on, in place of `keep_alive`; None for ever.
 
         Examples:
+            >>> hybrid.keep_for(300)  # seconds
             >>> hybrid.keep_for(None)
         """
         for face in (self.dense, self.sparse, self.multi):

@@ -119,12 +119,10 @@ class Face(Generic[C, R]):
             self._use.end(close=True)
 
     def keep_for(self, seconds: float | None) -> None:
-        """Have the weights stay so long (seconds) without a call from now on, in place of `keep_alive`; None for ever.
+        """Have the weights stay so long without a call from now on, in place of `keep_alive`; None for ever.
 
         Examples:
-            >>> embedder.keep_for(300)
-            >>> embedder.stats()["keep_alive"]
-            300
+            >>> embedder.keep_for(300)  # seconds
             >>> embedder.keep_for(None)
         """
         self._check_open()
