@@ -22,6 +22,8 @@ __all__ = ["FamilyFacts", "fill_in"]
 Config = Mapping[str, Any]
 # mlx-lm's and mlx-embeddings' converters write it.
 _CONVERTED = re.compile(r"converted to MLX format from\s+\[`?([\w.-]+/[\w.-]+)`?\]", re.IGNORECASE)
+# NVIDIA's embedders, by model_type.
+_NVIDIA = ("llama_bidirec", "ministral3", "ministral3_bidirec")
 # The prompts that stand for each side.
 _SAME_SIDE = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
@@ -128,6 +130,8 @@ def _fill_head(said: Said, family: Family, source: str) -> Head:
     head = replace(said.head, pooling=said.head.pooling or Fact((family.pooling,), source))
     if family.normalize is not None:
         head = replace(head, normalize=Fact(family.normalize, source))
+    if family.output is not None:
+        head = replace(head, output=Fact(family.output, source))
     if family.dense:
         head = replace(head, dense=Fact(_folded_dense(family, said), source))
     return head
@@ -164,11 +168,11 @@ def _width(said: Said) -> int:
 
 
 def _pooling_from_config(said: Said) -> Head:
-    """NVIDIA's Llama embedders say their pooling in config.json, some conversions what the folder of Pooling said."""
+    """NVIDIA's embedders say their pooling in config.json, some conversions what the folder of Pooling said."""
     head, stated = said.head, said.config.get("pooling_config")
     if head.pooling is not None:
         return head
-    if said.config.get("model_type") == "llama_bidirec" and said.config.get("pooling") == "avg":
+    if said.config.get("model_type") in _NVIDIA and said.config.get("pooling") == "avg":
         return replace(head, pooling=Fact(("mean",), "config.json"))
     if not isinstance(stated, dict) or not any(key.startswith("pooling_mode") for key in stated):
         return head

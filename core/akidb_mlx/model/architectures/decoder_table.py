@@ -170,8 +170,8 @@ _INERT = """
     _name_or_path architectures attention_dropout auto_map bos_token_id cache_implementation chunk_size_feed_forward
     classifier_dropout do_sample dtype embd_pdrop eod_token_id eos_token_id final_logit_softcapping hidden_dropout
     id2label initializer_range is_decoder is_encoder_decoder label2id logits_scaling mlp_dropout model_type
-    num_labels num_logits_to_keep output_attentions output_hidden_states pad_token_id pretraining_tp problem_type quantization
-    quantization_config resid_pdrop residual_dropout return_dict sep_token_id task_specific_params
+    num_labels num_logits_to_keep output_attentions output_hidden_states pad_token_id pretraining_tp problem_type
+    quantization quantization_config resid_pdrop residual_dropout return_dict sep_token_id task_specific_params
     tie_word_embeddings tokenizer_class torch_dtype torchscript transformers_version unsloth_fixed unsloth_version
     use_cache
 """
