@@ -163,7 +163,7 @@ CASES = (
          dense=(Dense(48, bias=True, activation=IDENTITY),), tokenizer_config=QWEN_TOKENIZER, must_matter=CAUSAL, dtype=HALF, prepare=edits.transformers_4_config,
          disguise=edits.each(dense_by_width, own_qwen2_tokenizer, config(architectures=["Qwen2ForCausalLM"], auto_map=OWN_QWEN2, is_causal=...))),
     Case("heads-64-gte-qwen2", "qwen2", "gte-Qwen2 as first published, is_causal nowhere; heads of 64; the last token is what its tokenizer's code adds",
-         models.decoder(hf.Qwen2Model, hidden_size=128, num_attention_heads=2, intermediate_size=32, is_causal=False), ended_tokens, "lasttoken",
+         models.decoder(hf.Qwen2Model, hidden_size=128, num_attention_heads=2, num_key_value_heads=2, intermediate_size=48, is_causal=False), ended_tokens, "lasttoken",
          prompts=INSTRUCT, tokenizer_config=QWEN_TOKENIZER, dtype=HALF, **TILES, must_matter=CAUSAL,
          disguise=edits.each(own_qwen2_tokenizer, config(auto_map=OWN_QWEN2, is_causal=...))),
     Case("gritlm", "mistral", "GritLM-7B as published, without sidecars: both ways by its authors' package, the mean over the text alone, a window of 8 to each side",
