@@ -18,6 +18,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB
 
 import chat_templates
 import conversions
+import decoder_embedders
 import edits
 import mistakes
 import models
@@ -453,6 +454,7 @@ CASES: tuple[Case, ...] = (
          models.gemma3(head_dim=256, num_attention_heads=2, num_hidden_layers=2, sliding_window=16, sliding_window_pattern=2,
                        use_bidirectional_attention=True, rope_parameters=TWO_BASES), embeddinggemma_tokens, dtype=BRAIN, **TILES,
          must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 14}, "bases": ONE_BASE}),
+    *decoder_embedders.CASES,
 )
 # fmt: on
 
@@ -473,11 +475,14 @@ def make(case: Case) -> str:
         reference.check_vectors(case, model, texts, vectors)
         reference.check_pooling(case, model, texts, vectors["embeddings"])
         reference.check_order(case, model)
+        plain = vectors["embeddings"]
         moved = reference.check_changes_show(case, folder, texts, vectors["embeddings"])
         if case.dtype != torch.float32:
             stored = reference.load(folder, case.dtype)
             stored.max_seq_length = model.max_seq_length
             vectors["stored_dtype_embeddings"] = reference.compute(case, stored, texts)["embeddings"]
+        if case.output:
+            vectors = {name: case.output(rows, name != "stored_dtype_embeddings") for name, rows in vectors.items()}
         if case.disguise:
             case.disguise(folder)
         facts = {
@@ -493,7 +498,7 @@ def make(case: Case) -> str:
             "texts_without_tokens": without_tokens,
             "config_changes_that_must_show": moved,
         }
-        reference.check_precision(model, texts, vectors["embeddings"])
+        reference.check_precision(model, texts, plain)
         write_reference(folder, vectors, facts)
         copy_checkpoint(folder, HERE / case.name)
     return describe(case.name, case.family, vectors)

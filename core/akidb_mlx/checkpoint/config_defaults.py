@@ -56,6 +56,8 @@ _BASES = {
     "gemma3_text": {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
     "modernbert": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
 }
+# Whose rotary settings are the class's all together, where the file has none.
+_WHOLE_ROPE = frozenset({"ministral3"})
 # Numbers from which a class makes layer_types where there are none; it does not declare them.
 _PATTERNS = {"gemma3_text": ("sliding_window_pattern", 6), "modernbert": ("global_attn_every_n_layers", 3)}
 # Machinery of any class that would change the model layer by layer.
@@ -141,6 +143,13 @@ def _rotary_defaults(kind: str, default: Json | None, said: Json) -> dict[str, A
     """The base, and the part of a head that is turned, where neither form of the settings says them."""
     if default is None:
         return {}
+    if kind in _WHOLE_ROPE:
+        own = {"max_position_embeddings": said.get("max_position_embeddings", default["max_position_embeddings"])}
+        return (
+            {}
+            if {"rope_parameters", "rope_scaling", "rope_theta"} & said.keys()
+            else {"rope_parameters": default | own}
+        )
     nested = said.get("rope_parameters")
     stated: Json = nested if isinstance(nested, Mapping) else {}
     bases = _BASES.get(kind)

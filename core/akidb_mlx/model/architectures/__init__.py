@@ -17,6 +17,7 @@ from akidb_mlx.model.architectures.ernie import Ernie
 from akidb_mlx.model.architectures.eurobert import EuroBert
 from akidb_mlx.model.architectures.gemma3 import Gemma3
 from akidb_mlx.model.architectures.gte import Gte
+from akidb_mlx.model.architectures.ministral3 import Ministral3
 from akidb_mlx.model.architectures.mlx_lm import has_model
 from akidb_mlx.model.architectures.modernbert import ModernBert
 from akidb_mlx.model.architectures.mpnet import MPNet
@@ -40,6 +41,8 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
     "eurobert": EuroBert,
     "gemma3_text": Gemma3,
     "gte": Gte,
+    "ministral3": Ministral3,
+    "ministral3_bidirec": Ministral3,
     "modernbert": ModernBert,
     "mpnet": MPNet,
     "mt5": T5,
@@ -56,7 +59,9 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
 # What sizes of nought, or less, or of another type raise, here and in mlx-lm's classes.
 _ODD = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 # Published with code of their own, which transformers or we compute alike.
-_OWN_CODE_KNOWN = frozenset({"eurobert", "gte", "llama_bidirec", "new", "nomic_bert"})
+_OWN_CODE_KNOWN = frozenset(
+    {"bidirectional_pplx_qwen3", "eurobert", "gte", "llama_bidirec", "ministral3_bidirec", "new", "nomic_bert"}
+)
 
 
 def make_backbone(config: Mapping[str, Any]) -> Backbone:

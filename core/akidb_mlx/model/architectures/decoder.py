@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 
-from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures.base import Backbone, allow, read
 from akidb_mlx.model.architectures.decoder_table import DECODERS, SLIDING, Family, account_for, layer_kinds
-from akidb_mlx.model.architectures.joined_layers import GatedNetwork, JoinedAttention, JoinedNetwork, join
+from akidb_mlx.model.architectures.joined_layers import GatedNetwork, JoinedAttention, JoinedNetwork, QueryScale, join
 from akidb_mlx.model.architectures.mlx_lm import import_model
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers import cpu_kernels
@@ -38,13 +38,14 @@ class Decoder(Backbone):
         self.model = _make_theirs(family, config)
         self._kinds = layer_kinds(family, config, len(self.model.layers))
         self._window = read(config, "sliding_window", int) if SLIDING in self._kinds else None
-        self._causal = self.is_causal(family, config)
+        self._causal = read(config, "is_causal", bool, family.causal)
         self._scale = family.scale(config) if family.scale else None
         self._mask_array = family.mask_array
         ropes = {kind: self.make_rope(family, config, kind) for kind in set(self._kinds)}
         for layer, kind in zip(self.model.layers, self._kinds, strict=True):
             _complete(layer, family, config, ropes[kind])
         self._plain = family.plain
+        self._query_scale: QueryScale | None = None
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """The checkpoint's weights under our names; products of the same input are joined where they can be."""
@@ -52,18 +53,12 @@ class Decoder(Backbone):
         if self._plain:
             for index, layer in enumerate(self.model.layers):
                 parent = f"model.layers.{index}"
-                if join(weights, f"{parent}.self_attn.", "qkv_proj", ("q_proj", "k_proj", "v_proj")):
-                    layer.self_attn = JoinedAttention(layer.self_attn)
+                joined = join(weights, f"{parent}.self_attn.", "qkv_proj", ("q_proj", "k_proj", "v_proj"))
+                if joined or self._query_scale is not None:
+                    layer.self_attn = JoinedAttention(layer.self_attn, joined=joined, query_scale=self._query_scale)
                 if join(weights, f"{parent}.mlp.", "gate_up_proj", ("gate_proj", "up_proj")):
                     layer.mlp = JoinedNetwork(layer.mlp)
         return weights
-
-    def is_causal(self, family: Family, config: Mapping[str, Any]) -> bool:
-        """Whether tokens see only what is before them."""
-        causal = read(config, "is_causal", bool, family.causal)
-        if not causal and self._window is not None:
-            raise UnsupportedModelError("config.json: is_causal false with a sliding window is not supported")
-        return causal
 
     def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope:
         """The rotary positions of layers of this kind."""
@@ -85,11 +80,11 @@ class Decoder(Backbone):
         return self.model.norm(x)
 
     def mask(self, batch: DeviceBatch, kind: str) -> Mask:
-        """Who sees whom."""
+        """Who sees whom; a window is so many tokens with the token itself, or so many to each side of it."""
         length = batch.input_ids.shape[1]
-        if not self._causal:
-            return make_mask(batch.attention_mask, length)
         window = self._window if kind == SLIDING else None
+        if not self._causal:
+            return make_mask(batch.attention_mask, length, window, batch.real)
         if self._mask_array or batch.real is not None:
             return make_causal_mask(length, window, batch.attention_mask, batch.real)
         return make_causal_mask(length, window) if window is not None and window < length else "causal"
