@@ -233,6 +233,8 @@ def test_folded_dense_layers_are_unpacked(tmp_path):
         "ernie-task",
         "deberta-mean",
         "heads-64-deberta-v2",
+        "embedding-gemma2",
+        "heads-256-embedding-gemma2",
     ],
 )
 def test_encoders_with_everything_packed(tmp_path, name, packing):

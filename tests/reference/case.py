@@ -100,9 +100,14 @@ def write_checkpoint(case: Case, folder: Path) -> None:
     randomise(model, case.name)
     model.to(case.dtype).save_pretrained(home, max_shard_size=case.shard_size)
     write_tokenizer(case, home)
-    write_modules(case, folder, model.config.hidden_size)
+    write_modules(case, folder, width_of(model.config.get_text_config()))
     if case.prepare:
         case.prepare(folder)
+
+
+def width_of(config: Any) -> int:
+    """Channels of the hidden states: EmbeddingGemma 2 brings them to the width of the embeddings."""
+    return getattr(config, "embedding_dim", None) or config.hidden_size
 
 
 def randomise(model: torch.nn.Module, name: str) -> None:

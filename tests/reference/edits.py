@@ -142,6 +142,50 @@ def published_embeddinggemma_config(folder):
     edit_json(folder / "config.json", edit)
 
 
+def published_embedding_gemma2(folder):
+    """embeddinggemma-2's form: towers for texts, images and sounds, whose processor the reference would need."""
+    others = (
+        "vision_tower.patch_embedder.weight",
+        "embed_vision.embedding_projection.weight",
+        "audio_tower.conv.weight",
+    )
+
+    def towers(tensors):
+        own = {f"language_model.{name}": tensor for name, tensor in tensors.items()}
+        return own | {name: torch.ones(4, 4) for name in (*others, "embed_audio.embedding_projection.weight")}
+
+    def edit(config):
+        text = {**config, "dtype": "bfloat16"}
+        config.clear()
+        config |= {
+            "architectures": ["EmbeddingGemma2Model"],
+            "audio_config": {"model_type": "gemma4_audio", "hidden_size": 4, "num_hidden_layers": 1},
+            "audio_token_id": 258881,
+            "boa_token_id": 256000,
+            "boi_token_id": 255999,
+            "dtype": "bfloat16",
+            "eoa_token_index": 258883,
+            "eoi_token_id": 258882,
+            "image_token_id": 258880,
+            "initializer_range": 0.02,
+            "model_type": "embedding_gemma2",
+            "text_config": text,
+            "transformers_version": "5.24.0",
+            "video_token_id": 258884,
+            "vision_config": {"model_type": "gemma4_vision", "hidden_size": 4, "num_hidden_layers": 1},
+        }
+
+    def modalities(said):
+        call = {"method": "forward", "method_output_name": "last_hidden_state"}
+        said["modality_config"] = dict.fromkeys(("text", "image", "audio", "video", "image+text"), call)
+        said["module_output_name"] = "token_embeddings"
+
+    edit_weights(folder, towers)
+    edit_json(folder / "config.json", edit)
+    edit_json(folder / "sentence_bert_config.json", modalities)
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "EmbeddingGemma2Processor"}) + "\n")
+
+
 def state_unused_window(folder):
     """Qwen's published configs state a window that `use_sliding_window: false` switches off."""
     edit_json(folder / "config.json", lambda config: config.update(sliding_window=8, use_sliding_window=False))

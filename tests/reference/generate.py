@@ -52,6 +52,7 @@ QWEN_PROMPTS = {"query": "Instruct: Find what answers the query\nQuery:", "docum
 INSTRUCT_PROMPTS = {"query": "Instruct: Find what answers the query\nQuery: "}
 QWEN3_QUERY = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 GEMMA_PROMPTS = {"query": "task: search result | query: ", "document": "title: none | text: "}
+GEMMA2_PROMPTS = GEMMA_PROMPTS | {"question answering": "task: question answering | query: "}
 
 bert_tokens = make_wordpiece
 cased_tokens = partial(make_wordpiece, lowercase=False)
@@ -350,6 +351,17 @@ CASES: tuple[Case, ...] = (
          prompts=GEMMA_PROMPTS, dense=(Dense(64, bias=False, activation=IDENTITY), Dense(32, bias=False, activation=IDENTITY)),
          length_from="tokenizer_config.json", dtype=BRAIN, prepare=edits.published_embeddinggemma_config, disguise=edits.fold_dense_and_strip,
          must_matter={"window off by one": {"sliding_window": 6}}),
+    # ── EmbeddingGemma 2: |q − k| <= sliding_window in local layers; norms store their weights whole ──
+    Case("embedding-gemma2", "embedding_gemma2", "the published form: text_config, `language_model.` keys, other towers to leave out; full layers have wider heads",
+         models.embedding_gemma2(rope_parameters=TWO_BASES), embeddinggemma_tokens, dtype=BRAIN, prompts=GEMMA2_PROMPTS,
+         disguise=edits.published_embedding_gemma2,
+         must_matter={"factor": mistakes.no_layer_factor, "given": mistakes.no_layer_input}),
+    Case("embedding-gemma2-text", "embedding_gemma2", "the tower alone, whose class knows bases, order of layers and full layers' heads; biases",
+         models.embedding_gemma2(attention_bias=True, num_hidden_layers=2, sliding_window_pattern=2, per_layer_config={1: {"head_dim": 32, "num_key_value_heads": 1}}),
+         embeddinggemma_tokens, prompts=GEMMA2_PROMPTS, length_from="tokenizer_config.json", dtype=BRAIN,
+         prepare=edits.leave_to_the_class("layer_types", "rope_parameters", "per_layer_config", "rms_norm_eps", "hidden_activation",
+                                          sliding_window_pattern=2, global_head_dim=32, num_global_key_value_heads=1),
+         must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 3}, "factor": mistakes.no_layer_factor}),
     # ── The conversions that AkiDB's aliases name; MLX_PYTHON has MLX, which packs them ──
     Case("qwen3-embedding-4bit-dwq", "qwen3", "mlx-community's Qwen3-Embedding-0.6B-4bit-DWQ: 4 bits, `model.` keys, no sidecars, the family's prompts",
          models.decoder(hf.Qwen3Model, head_dim=16), qwen_tokens, "lasttoken", causal=True, length_from="tokenizer_config.json", tokenizer_config=left_padding,
@@ -449,6 +461,11 @@ CASES: tuple[Case, ...] = (
          models.gemma3(head_dim=256, num_hidden_layers=2, sliding_window=20, sliding_window_pattern=2, rope_parameters=TWO_BASES), gemma_tokens,
          causal=True, dtype=BRAIN, **TILES,
          must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 21}, "bases": ONE_BASE}),
+    Case("heads-256-embedding-gemma2", "embedding_gemma2", "two heads of 64 of two heads of keys, with a window of 8 to each side; then two of 256 of one",
+         models.embedding_gemma2(head_dim=64, num_attention_heads=2, num_hidden_layers=2, sliding_window=8, layer_types=["sliding_attention", "full_attention"],
+                                 per_layer_config={1: {"head_dim": 256, "num_key_value_heads": 1}}, rope_parameters=TWO_BASES),
+         embeddinggemma_tokens, dtype=BRAIN, **TILES, prepare=edits.scaled("q_norm", 0.15),
+         must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 7}, "bases": ONE_BASE}),
     Case("heads-256-embeddinggemma", "embeddinggemma", "two heads of 256 of one head of keys; a window of 8 to each side in the first layer",
          models.gemma3(head_dim=256, num_attention_heads=2, num_hidden_layers=2, sliding_window=16, sliding_window_pattern=2,
                        use_bidirectional_attention=True, rope_parameters=TWO_BASES), embeddinggemma_tokens, dtype=BRAIN, **TILES,

@@ -87,3 +87,15 @@ def template(**arguments):
         transformer.processing_kwargs = {**transformer.processing_kwargs, "chat_template": arguments}
 
     return change
+
+
+def no_layer_factor(model):
+    """EmbeddingGemma 2 without the factor of each layer."""
+    for layer in model.layers:
+        layer.layer_scalar.fill_(1)
+
+
+def no_layer_input(model):
+    """EmbeddingGemma 2 whose layers are given nothing of the embeddings."""
+    for layer in model.layers:
+        layer.ple_block.per_layer_projection.weight.data.zero_()

@@ -13,6 +13,7 @@ from akidb_mlx.model.architectures.decoder import Decoder
 from akidb_mlx.model.architectures.decoder_table import DECODERS
 from akidb_mlx.model.architectures.distilbert import DistilBert
 from akidb_mlx.model.architectures.electra import Electra
+from akidb_mlx.model.architectures.embedding_gemma2 import EmbeddingGemma2
 from akidb_mlx.model.architectures.ernie import Ernie
 from akidb_mlx.model.architectures.eurobert import EuroBert
 from akidb_mlx.model.architectures.gemma3 import Gemma3
@@ -36,6 +37,8 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
     "deberta-v2": DebertaV2,
     "distilbert": DistilBert,
     "electra": Electra,
+    "embedding_gemma2": EmbeddingGemma2,
+    "embedding_gemma2_text": EmbeddingGemma2,
     "ernie": Ernie,
     "eurobert": EuroBert,
     "gemma3_text": Gemma3,

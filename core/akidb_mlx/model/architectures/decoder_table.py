@@ -184,7 +184,7 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
     "use_sliding_window": (False,),
 }
 # Computed as another model_type's class.
-_CLASS = {"llama_bidirec": "llama"}
+_CLASS = {"embedding_gemma2": "embedding_gemma2_text", "llama_bidirec": "llama"}
 # What a class reads although the work is ours.
 _OURS = frozenset({"layer_types", "rope_traditional", "sliding_window"})
 
