@@ -82,6 +82,7 @@ class Case:
     usable_length: int | None = None  # tokens the position table has room for, if less than stated
     lengths: tuple[int, ...] = ()  # tokens of further texts
     causal: bool = False
+    amend: Callable[[torch.nn.Module], None] | None = None  # what own code changes in the class that is loaded
     padding_matters: bool = False  # the reference itself changes with left padding: compare with texts alone
     refusal_allowed: bool = False  # rare; an implementation may refuse it, but not compute something else
     # Changes of the config, or of the loaded transformer.

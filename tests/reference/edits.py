@@ -186,6 +186,52 @@ def published_embedding_gemma2(folder):
     (folder / "processor_config.json").write_text(json.dumps({"processor_class": "EmbeddingGemma2Processor"}) + "\n")
 
 
+# Of LFM2's published files: names for other fields, and for how it was trained.
+LFM2_FIELDS = {
+    "block_mlp_init_scale": 1.0,
+    "block_out_init_scale": 1.0,
+    "block_use_swiglu": True,
+    "block_use_xavier_init": True,
+    "conv_use_xavier_init": True,
+    "use_pos_enc": True,
+}
+
+
+def _published_lfm2(config):
+    width, eps, heads = config["hidden_size"], config["norm_eps"], config["num_attention_heads"]
+    config |= {**LFM2_FIELDS, "block_dim": width, "block_norm_eps": eps, "conv_dim": width, "num_heads": heads}
+
+
+def earlier_lfm2(folder):
+    """LFM2-350M's form, by transformers 4."""
+
+    def edit(config):
+        _published_lfm2(config)
+        kinds = config.pop("layer_types")
+        config["full_attn_idxs"] = [place for place, kind in enumerate(kinds) if kind == "full_attention"]
+        config["block_ff_dim"] = config.pop("intermediate_size")
+        config["conv_dim_out"] = config["hidden_size"]
+        config["rope_theta"] = config["theta"] = config.pop("rope_parameters")["rope_theta"]
+        config["torch_dtype"] = config.pop("dtype")
+        config["transformers_version"] = "4.54.0.dev0"
+
+    edit_json(folder / "config.json", edit)
+
+
+def published_lfm2_embedding(folder):
+    """LFM2.5-Embedding-350M's form: the class of its own code, which nothing else declares."""
+
+    def edit(config):
+        _published_lfm2(config)
+        del config["is_causal"]
+        config["architectures"] = ["Lfm2BidirectionalModel"]
+        config["auto_map"] = {"AutoModel": "modeling_lfm2_bidirectional.Lfm2BidirectionalModel"}
+        config["full_attn_idxs"] = None
+        config["tie_embedding"] = True
+
+    edit_json(folder / "config.json", edit)
+
+
 def state_unused_window(folder):
     """Qwen's published configs state a window that `use_sliding_window: false` switches off."""
     edit_json(folder / "config.json", lambda config: config.update(sliding_window=8, use_sliding_window=False))

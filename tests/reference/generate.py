@@ -16,6 +16,7 @@ from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
+import amendments
 import chat_templates
 import conversions
 import edits
@@ -362,6 +363,19 @@ CASES: tuple[Case, ...] = (
          prepare=edits.leave_to_the_class("layer_types", "rope_parameters", "per_layer_config", "rms_norm_eps", "hidden_activation",
                                           sliding_window_pattern=2, global_head_dim=32, num_global_key_value_heads=1),
          must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 3}, "factor": mistakes.no_layer_factor}),
+    # ── LFM2: gated convolutions over few tokens between layers of attention ──
+    Case("lfm2-causal-lm", "lfm2", "the earlier form of its files: full_attn_idxs, block_ff_dim, flat base, `model.` keys; a biased convolution of four tokens, in which padding on the left counts",
+         models.lfm2(hf.Lfm2ForCausalLM, conv_bias=True, conv_L_cache=4, rope_parameters={"rope_type": "default", "rope_theta": 500.0}), llama_tokens, "lasttoken",
+         causal=True, dtype=BRAIN, tokenizer_config=left_padding, padding_matters=True, prepare=edits.earlier_lfm2,
+         must_matter={"base": DEFAULT_BASE, "gates": mistakes.gates_in_turn}),
+    Case("lfm2-is-causal-false", "lfm2", "is_causal false opens attention, and no convolution; a network's width as it is said; what the class knows by itself",
+         models.lfm2(is_causal=False, block_auto_adjust_ff_dim=False), llama_tokens, dtype=HALF,
+         prepare=edits.leave_to_the_class("rope_parameters", "norm_eps", "conv_bias", "conv_L_cache"),
+         must_matter={"mask": {"is_causal": True}, "gates": mistakes.gates_in_turn}),
+    Case("lfm2-embedding", "lfm2", "LFM2.5-Embedding-350M's form: own code whose convolutions are centred, first token, no Normalize; the formula is ours, for no class has it",
+         models.lfm2(is_causal=False), llama_tokens, "cls", dtype=BRAIN, normalize=False, prompts={"query": "query: ", "document": "document: "},
+         amend=amendments.centre_convolutions, disguise=edits.published_lfm2_embedding,
+         must_matter={"mask": {"is_causal": True}, "convolution": amendments.causal_convolutions, "gates": mistakes.gates_in_turn}),
     # ── The conversions that AkiDB's aliases name; MLX_PYTHON has MLX, which packs them ──
     Case("qwen3-embedding-4bit-dwq", "qwen3", "mlx-community's Qwen3-Embedding-0.6B-4bit-DWQ: 4 bits, `model.` keys, no sidecars, the family's prompts",
          models.decoder(hf.Qwen3Model, head_dim=16), qwen_tokens, "lasttoken", causal=True, length_from="tokenizer_config.json", tokenizer_config=left_padding,
@@ -461,6 +475,10 @@ CASES: tuple[Case, ...] = (
          models.gemma3(head_dim=256, num_hidden_layers=2, sliding_window=20, sliding_window_pattern=2, rope_parameters=TWO_BASES), gemma_tokens,
          causal=True, dtype=BRAIN, **TILES,
          must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 21}, "bases": ONE_BASE}),
+    Case("heads-64-lfm2", "lfm2", "four heads of 64 of one head of keys that see both ways, centred convolutions of three tokens",
+         models.lfm2(is_causal=False, hidden_size=64, head_dim=64, num_key_value_heads=1, layer_types=["conv", "full_attention"], num_hidden_layers=2), llama_tokens, "cls", dtype=BRAIN, **TILES,
+         amend=amendments.centre_convolutions, disguise=edits.published_lfm2_embedding,
+         must_matter={"mask": {"is_causal": True}, "convolution": amendments.causal_convolutions}),
     Case("heads-256-embedding-gemma2", "embedding_gemma2", "two heads of 64 of two heads of keys, with a window of 8 to each side; then two of 256 of one",
          models.embedding_gemma2(head_dim=64, num_attention_heads=2, num_hidden_layers=2, sliding_window=8, layer_types=["sliding_attention", "full_attention"],
                                  per_layer_config={1: {"head_dim": 256, "num_key_value_heads": 1}}, rope_parameters=TWO_BASES),
@@ -479,7 +497,7 @@ def make(case: Case) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / case.name
         write_checkpoint(case, folder)
-        model = reference.load(folder)
+        model = reference.load(folder, amend=case.amend)
         assert model.max_seq_length == case.max_seq_length, model.max_seq_length
         model.max_seq_length = case.usable_length or case.max_seq_length
         labelled, without_tokens = reference.make_texts(model, case.lengths)
@@ -492,7 +510,7 @@ def make(case: Case) -> str:
         reference.check_order(case, model)
         moved = reference.check_changes_show(case, folder, texts, vectors["embeddings"])
         if case.dtype != torch.float32:
-            stored = reference.load(folder, case.dtype)
+            stored = reference.load(folder, case.dtype, case.amend)
             stored.max_seq_length = model.max_seq_length
             vectors["stored_dtype_embeddings"] = reference.compute(case, stored, texts)["embeddings"]
         if case.disguise:

@@ -99,3 +99,11 @@ def no_layer_input(model):
     """EmbeddingGemma 2 whose layers are given nothing of the embeddings."""
     for layer in model.layers:
         layer.ple_block.per_layer_projection.weight.data.zero_()
+
+
+def gates_in_turn(model):
+    """LFM2 whose convolutions take their three products in another order."""
+    for layer in model.layers:
+        if not layer.is_attention_layer:
+            parts = layer.conv.in_proj.weight.data.chunk(3)
+            layer.conv.in_proj.weight.data = torch.cat([parts[1], parts[2], parts[0]])

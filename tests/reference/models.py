@@ -138,6 +138,12 @@ def embedding_gemma2(**config):
     return make
 
 
+def lfm2(cls=hf.Lfm2Model, **config):
+    """Two convolutions around a layer of attention; a network of 48 channels, two thirds of 64 up to a multiple."""
+    layers = {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
+    return decoder(cls, **{**layers, "block_multiple_of": 16, **config})
+
+
 def ntk(rope_theta, factor, head_dim):
     """What the published "ntk" scaling of GTE ("new") amounts to, in the words of transformers 5.
 
