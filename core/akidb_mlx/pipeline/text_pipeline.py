@@ -74,7 +74,8 @@ class TextPipeline(Generic[Input]):
     async def _encode(self, texts: Sequence[Input], call: Call[Given], show_progress: bool, wait_for: Wait) -> Given:
         texts = self.encoder.check(texts)
         futures: Queued = []
-        with Progress(len(texts), show_progress) as progress, Threads() as threads:
+        in_use = self._loaded.engine.in_use()
+        with Progress(len(texts), show_progress) as progress, Threads() as threads, in_use:
             try:
                 await self._queue(texts, 0, call, futures, progress, threads, wait_for, wait=call.wait)
                 rows = [await wait_for(future) for future in futures]
@@ -88,7 +89,7 @@ class TextPipeline(Generic[Input]):
     ) -> AsyncGenerator[Given, None]:
         chunks: deque[_Chunk[Input]] = deque()
         first = 0
-        with Threads() as threads:
+        with Threads() as threads, self._loaded.engine.in_use():
             try:
                 more = True
                 while more or chunks:
