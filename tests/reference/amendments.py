@@ -25,6 +25,15 @@ def causal_convolutions(model):
             del layer.conv.forward
 
 
+def forget_lengths(model):
+    """Dynamic rotary positions as they are for a model's first text: the class keeps those of the longest so far."""
+
+    def forget(rotary, _):
+        rotary.inv_freq, rotary.max_seq_len_cached = rotary.original_inv_freq, rotary.original_max_seq_len
+
+    model.rotary_emb.register_forward_pre_hook(forget)
+
+
 def _centred(conv, zeroes_padding, hidden_states, cache=None, attention_mask=None, **_):
     if attention_mask is not None and zeroes_padding:
         hidden_states = hidden_states * attention_mask[:, :, None].to(hidden_states.dtype)

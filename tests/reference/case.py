@@ -84,6 +84,7 @@ class Case:
     causal: bool = False
     amend: Callable[[torch.nn.Module], None] | None = None  # what own code changes in the class that is loaded
     padding_matters: bool = False  # the reference itself changes with left padding: compare with texts alone
+    neighbours_matter: bool = False  # the same where a batch's longest text decides the others' positions
     refusal_allowed: bool = False  # rare; an implementation may refuse it, but not compute something else
     # Changes of the config, or of the loaded transformer.
     must_matter: Mapping[str, Mapping[str, Any] | Callable[[torch.nn.Module], None]] = field(default_factory=dict)

@@ -97,6 +97,19 @@ def transformers_4_config(folder):
     edit_json(folder / "config.json", edit)
 
 
+def published_phi3(folder):
+    """Phi-3-mini-128k's form: flat, the trained length beside the settings and not in them."""
+    transformers_4_config(folder)
+
+    def edit(config):
+        scaling = config["rope_scaling"]
+        config["partial_rotary_factor"] = scaling.pop("partial_rotary_factor")
+        del scaling["rope_type"], scaling["original_max_position_embeddings"]
+        scaling["type"] = "longrope"
+
+    edit_json(folder / "config.json", edit)
+
+
 def transformers_4_modernbert(folder):
     def edit(config):
         rope = config.pop("rope_parameters")

@@ -80,6 +80,11 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+LONG = {  # of heads of 16, half of which turns
+    "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1, 1.3, 1.8], "long_factor": [1.0, 2.0, 5.0, 9.0],
+}  # fmt: skip
+PROPORTIONAL = {"rope_type": "proportional", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "factor": 2.0}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 24}
 TWO_BASES = {
     "full_attention": {"rope_type": "default", "rope_theta": 50000.0},
@@ -376,6 +381,26 @@ CASES: tuple[Case, ...] = (
          models.lfm2(is_causal=False), llama_tokens, "cls", dtype=BRAIN, normalize=False, prompts={"query": "query: ", "document": "document: "},
          amend=amendments.centre_convolutions, disguise=edits.published_lfm2_embedding,
          must_matter={"mask": {"is_causal": True}, "convolution": amendments.causal_convolutions, "gates": mistakes.gates_in_turn}),
+    # ── Rotary positions by a text's own length: in a batch the reference takes the longest one's, and remembers it ──
+    Case("llama-dynamic", "llama", "dynamic scaling: a base for each length beyond 24 tokens, plain up to there",
+         models.decoder(hf.LlamaModel, max_position_embeddings=24, rope_parameters=DYNAMIC), llama_tokens, causal=True, dtype=BRAIN, lengths=(23, 24, 25, 30, 40),
+         neighbours_matter=True, amend=amendments.forget_lengths, must_matter={"scaling": DEFAULT_BASE}),
+    Case("qwen2-dynamic-flat", "qwen2", "the same in transformers 4's form, both ways, biases; the trained length it names counts for nothing",
+         models.decoder(hf.Qwen2Model, is_causal=False, max_position_embeddings=30, rope_parameters=DYNAMIC | {"original_max_position_embeddings": 12}), bare_tokens, dtype=HALF,
+         lengths=(29, 30, 31, 36), neighbours_matter=True, amend=amendments.forget_lengths, prepare=edits.transformers_4_config, must_matter={"scaling": DEFAULT_BASE}),
+    Case("phi3-longrope", "phi3", "divisors for texts of up to 20 tokens and for longer ones, one factor on both; Phi-3's place for the trained length",
+         models.decoder(hf.Phi3Model, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=80, original_max_position_embeddings=20, partial_rotary_factor=0.5,
+                        rope_parameters=LONG | {"partial_rotary_factor": 0.5}), bare_tokens, "lasttoken", causal=True, dtype=BRAIN, lengths=(19, 20, 21, 30),
+         neighbours_matter=True, prepare=edits.published_phi3, must_matter={"long": mistakes.short_divisors, "factor": mistakes.no_rope_factor}),
+    Case("llama-longrope", "llama", "longrope with a factor of its own and the trained length among the settings",
+         models.decoder(hf.LlamaModel, head_dim=8, max_position_embeddings=64, rope_parameters=LONG | {"factor": 5.0, "original_max_position_embeddings": 24}), llama_tokens,
+         causal=True, dtype=HALF, lengths=(23, 24, 25, 40), neighbours_matter=True, must_matter={"long": mistakes.short_divisors, "factor": mistakes.no_rope_factor}),
+    Case("llama-proportional", "llama", "the first quarter of a head's pairs turns by the whole head's frequencies, each by half",
+         models.decoder(hf.LlamaModel, head_dim=16, rope_parameters=PROPORTIONAL), llama_tokens, causal=True, dtype=BRAIN, must_matter={"scaling": DEFAULT_BASE}),
+    Case("qwen3-yarn-corners", "qwen3", "yarn whose factor is left to the lengths; mscale beside mscale_all_dim, betas of 0, no truncation",
+         models.decoder(hf.Qwen3Model, head_dim=16, max_position_embeddings=96,
+                        rope_parameters=YARN | {"factor": None, "mscale": 0.707, "mscale_all_dim": 1.0, "beta_fast": 0, "beta_slow": 0, "truncate": False}),
+         qwen_tokens, "lasttoken", causal=True, dtype=HALF, must_matter={"scaling": DEFAULT_BASE, "factor": mistakes.no_rope_factor}),
     # ── The conversions that AkiDB's aliases name; MLX_PYTHON has MLX, which packs them ──
     Case("qwen3-embedding-4bit-dwq", "qwen3", "mlx-community's Qwen3-Embedding-0.6B-4bit-DWQ: 4 bits, `model.` keys, no sidecars, the family's prompts",
          models.decoder(hf.Qwen3Model, head_dim=16), qwen_tokens, "lasttoken", causal=True, length_from="tokenizer_config.json", tokenizer_config=left_padding,
@@ -459,6 +484,14 @@ CASES: tuple[Case, ...] = (
          models.decoder(hf.LlamaModel, head_dim=64, num_attention_heads=16, intermediate_size=32, rope_parameters=LLAMA3), llama_tokens,
          causal=True, dtype=BRAIN, **TILES,
          must_matter={"scaling": {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}}, "grouping": mistakes.keys_in_turn}),
+    Case("heads-96-llama-dynamic", "llama", "four causal heads of 96 with dynamic scaling beyond 40 tokens",
+         models.decoder(hf.LlamaModel, head_dim=96, intermediate_size=16, max_position_embeddings=40, rope_parameters=DYNAMIC), llama_tokens, causal=True, dtype=BRAIN, **TILES,
+         neighbours_matter=True, amend=amendments.forget_lengths, must_matter={"scaling": DEFAULT_BASE, "grouping": mistakes.keys_in_turn}),
+    Case("heads-64-phi3", "phi3", "two causal heads of 64 with longrope beyond 40 tokens",
+         models.decoder(hf.Phi3Model, hidden_size=128, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=1, intermediate_size=16, max_position_embeddings=160,
+                        original_max_position_embeddings=40, rope_parameters={"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 1.0,
+                                                                              "short_factor": [1.0 + 0.02 * i for i in range(32)], "long_factor": [1.0 + 0.5 * i for i in range(32)], "attention_factor": 1.6}),
+         bare_tokens, causal=True, dtype=BRAIN, **TILES, neighbours_matter=True, must_matter={"long": mistakes.short_divisors, "factor": mistakes.no_rope_factor}),
     Case("heads-96-qwen3", "qwen3", "eight causal heads of 96, four to each head of keys; the second layer sees 20 tokens back",
          models.decoder(hf.Qwen3Model, head_dim=96, num_attention_heads=8, intermediate_size=32, use_sliding_window=True, sliding_window=20,
                         max_window_layers=1), bare_tokens, causal=True, dtype=HALF, **TILES,

@@ -107,3 +107,13 @@ def gates_in_turn(model):
         if not layer.is_attention_layer:
             parts = layer.conv.in_proj.weight.data.chunk(3)
             layer.conv.in_proj.weight.data = torch.cat([parts[1], parts[2], parts[0]])
+
+
+def short_divisors(model):
+    """LongRoPE whose long texts have the short ones' divisors."""
+    model.rotary_emb.long_inv_freq = model.rotary_emb.inv_freq.clone()
+
+
+def no_rope_factor(model):
+    """Rotary positions without the factor of their sines and cosines."""
+    model.rotary_emb.attention_scaling = 1.0

@@ -24,10 +24,10 @@ _DECIDING = """
     hidden_dim hidden_size hidden_size_per_layer_input inner_group_num intermediate_size layer_norm_eps
     layer_norm_epsilon local_attention logits_scaling max_position_embeddings max_relative_positions
     max_window_layers mlp_bias n_heads n_layers no_rope_layer_interval norm_bias norm_eps num_attention_heads
-    num_heads num_hidden_groups num_hidden_layers num_key_value_heads num_layers pad_token_id pooler_hidden_act
-    position_biased_input query_pre_attn_scalar relative_attention relative_attention_max_distance
-    relative_attention_num_buckets residual_multiplier rms_norm_eps sliding_window task_type_vocab_size
-    type_vocab_size use_bias use_qk_norm use_qkv_bias use_task_id vocab_size
+    num_heads num_hidden_groups num_hidden_layers num_key_value_heads num_layers original_max_position_embeddings
+    pad_token_id pooler_hidden_act position_biased_input query_pre_attn_scalar relative_attention
+    relative_attention_max_distance relative_attention_num_buckets residual_multiplier rms_norm_eps sliding_window
+    task_type_vocab_size type_vocab_size use_bias use_qk_norm use_qkv_bias use_task_id vocab_size
 """
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "bool": (bool,),

@@ -75,6 +75,8 @@ class Family:
     """Whether rotary positions turn channels (2i, 2i + 1)."""
     partial: bool = False
     """Whether they turn a part of each head, which config.json must state."""
+    ropes: tuple[str, ...] = ("default", "linear", "llama3", "yarn", "dynamic", "longrope", "proportional")
+    """Kinds of rotary settings that its class takes."""
     causal: bool = True
     """Whether tokens see only what is before them, where config.json does not say (`is_causal`)."""
     mask_array: bool = False
@@ -132,7 +134,7 @@ DECODERS: dict[str, Family] = {
     "mistral": Family("llama", kinds=_all_sliding, known=("sliding_window",), plain=True),
     "nemotron": Family("nemotron", activation="relu2", partial=True, only=_CAUSAL),
     "olmo2": Family("olmo2"),
-    "phi3": Family("phi3", kinds=_all_sliding, known=("sliding_window",), partial=True),
+    "phi3": Family("phi3", kinds=_all_sliding, known=("sliding_window",), partial=True, ropes=("default", "longrope")),
     "qwen2": Family("qwen2", kinds=_upper_sliding, known=_QWEN, plain=True),
     "qwen3": Family(
         "qwen3",
