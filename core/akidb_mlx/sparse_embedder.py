@@ -129,7 +129,7 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
     ) -> SparseRows:
         """Encode texts, each after `prompt`, else the prompt called `prompt_name`, else the checkpoint's default.
 
-        `max_active_dims` keeps so many entries of each row, those of the greatest absolute value, of equal ones those
+        `max_active_dims` keeps that many entries of each row, those of the greatest absolute value, of equal ones those
         of the lower place; it wins over the model's number, upwards too. Where the model has another way for queries
         than for documents the texts take the one that its files call the default.
 

@@ -185,7 +185,7 @@ class EmbedderOptions(ModelOptions):
     )
     normalize: bool | None = vectors_field("Scale each embedding to unit length. None follows the checkpoint.")
     truncate_dim: _Limit | None = vectors_field(
-        "Keep only the first so many dimensions (Matryoshka models). None keeps all."
+        "Keep only this many dimensions, the first (Matryoshka models). None keeps all."
     )
     query_prompt: str | None = vectors_field('Text put before each query; "" puts none. None takes the checkpoint\'s.')
     document_prompt: str | None = vectors_field(
@@ -213,7 +213,7 @@ class SparseOptions(ModelOptions):
         "needs it."
     )
     max_active_dims: _Limit | None = vectors_field(
-        "Keep only so many entries of a row, the greatest. None follows the checkpoint."
+        "Keep only this many entries of a row, the greatest. None follows the checkpoint."
     )
     query_prompt: str | None = vectors_field('Text put before each query; "" puts none. None takes the checkpoint\'s.')
     document_prompt: str | None = vectors_field(
@@ -239,6 +239,6 @@ class MultiVectorOptions(ModelOptions):
         "Number format of the vectors that come out; float16 takes half the space.", "float32"
     )
     token_pooling: _Factor | None = vectors_field(
-        "Merge a document's vectors that are much alike, so that about one of so many is left. None merges no more "
+        "Merge a document's vectors that are much alike, so that about one in this many is left. None merges no more "
         "than the checkpoint says."
     )

@@ -59,7 +59,7 @@ class Memory:
         return self.taken.batches
 
     def reserve(self, size: int) -> None:
-        """A batch is going to take so many bytes."""
+        """A batch is going to take this many bytes."""
         self.taken.batches += size
 
     def release(self, size: int) -> None:
@@ -67,7 +67,7 @@ class Memory:
         self.taken.batches -= size
 
     def hold(self, size: int) -> None:
-        """A model's weights take so many bytes."""
+        """A model's weights take this many bytes."""
         self.taken.weights += size
 
     def let_go(self, size: int) -> None:

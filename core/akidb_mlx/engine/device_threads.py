@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 _EXIT_S = 10.0
 # A shorter wait means that the batch had ended before, so that its end is not known (seconds).
 _SEEN_S = 0.0002
-# After a GPU's failure so many batches compute one at a time, so that the next error has one cause.
+# After a GPU's failure this many batches compute one at a time, so that the next error has one cause.
 _CAREFUL_BATCHES = 32
 # How often a GPU is asked whether it still computes before it is given up.
 _ANSWERS = 3

@@ -119,7 +119,7 @@ class Face(Generic[C, R]):
             self._use.end(close=True)
 
     def keep_for(self, seconds: float | None) -> None:
-        """Have the weights stay so long without a call from now on, in place of `keep_alive`; None for ever.
+        """Free the weights after this many seconds without a call, in place of `keep_alive`; None: never.
 
         Examples:
             >>> embedder.keep_for(300)  # seconds

@@ -136,7 +136,7 @@ class Tokenizer:
         self._lock = threading.Lock()
 
     def _characters(self, tokens: int) -> int:
-        """What so many tokens of median length have."""
+        """Characters that this many tokens of median length have."""
         return tokens * int(np.median([len(token) for token in self._tokenizer.get_vocab()]))
 
     def _register(self, marker: str) -> None:

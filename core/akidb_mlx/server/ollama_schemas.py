@@ -71,7 +71,7 @@ class OllamaEmbedRequest(_OllamaRequest):
         None, description="Whether texts beyond the model's limit are cut, or refused. By default as configured."
     )
     dimensions: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Keep only the first so many dimensions; 0 or nothing: all."
+        None, description="Keep only this many dimensions, the first; 0 or nothing: all."
     )
 
 

@@ -59,7 +59,7 @@ class EmbeddingsRequest(RequestBody):
     )
     model: str = Field(min_length=1, description="A name that `/v1/models` lists.")
     dimensions: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Keep only the first so many dimensions; the vectors are scaled to unit length again."
+        None, description="Keep only this many dimensions, the first; the vectors are scaled to unit length again."
     )
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="Numbers (default), or base64 of little-endian float32."
