@@ -40,6 +40,23 @@ FAMILIES: tuple[Family, ...] = (
     QWEN3,
     EMBEDDING_GEMMA,
     Family(
+        "EmbeddingGemma 2",
+        ids("google", "embeddinggemma-2"),
+        "mean",
+        query_prompt="task: search result | query: ",
+        document_prompt="title: none | text: ",
+        matryoshka=(128, 256, 512, 768),
+    ),
+    Family(
+        "LFM2.5-Embedding",
+        ("LiquidAI/LFM2.5-Embedding-350M",),
+        "cls",
+        normalize=False,
+        query_prompt="query: ",
+        document_prompt="document: ",
+        max_seq_length=512,
+    ),
+    Family(
         "bge-en", ids("BAAI", "bge-small-en-v1.5 bge-base-en-v1.5 bge-large-en-v1.5"), "cls", query_prompt=_BGE_QUERY
     ),
     Family(
