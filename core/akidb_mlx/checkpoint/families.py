@@ -165,6 +165,15 @@ FAMILIES: tuple[Family, ...] = (
         truncation_layer_norm=True,
     ),
     Family(
+        "nomic v2",
+        ("nomic-ai/nomic-embed-text-v2-moe",),
+        "mean",
+        query_prompt="search_query: ",
+        document_prompt="search_document: ",
+        max_seq_length=512,
+        matryoshka=(256, 768),
+    ),
+    Family(
         "modernbert-embed",
         _ids("nomic-ai", "modernbert-embed-base"),
         "mean",

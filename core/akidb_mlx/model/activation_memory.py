@@ -13,6 +13,7 @@ from akidb_mlx.model.architectures.joined_layers import JoinedAttention
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.disentangled import DisentangledAttention
+from akidb_mlx.model.layers.experts import Mixture
 
 __all__ = ["Activations"]
 
@@ -58,7 +59,7 @@ class Activations:
         capped = bool(config.get("attn_logit_softcapping"))
         head = next((config[key] for key in _HEAD if config.get(key)), backbone.width // heads)
         whole = not _fuses(kind, head, dtype) or (capped and not in_blocks)
-        channels = _product_channels(layers[0]) if layers else 0
+        channels = max(map(_product_channels, layers), default=0)
         kept = _kept_in_blocks(layers[0]) if layers and in_blocks else 0
         of_positions = backbone.position_numbers()
         return cls(
@@ -96,7 +97,8 @@ def _fuses(kind: str, head: int, dtype: mx.Dtype) -> bool:
 def _product_channels(layer: nn.Module) -> int:
     """Numbers per token that the products of one layer give."""
     weights = dict(tree_flatten(layer.parameters()))
-    return sum(weight.shape[0] for name, weight in weights.items() if name.endswith("weight") and weight.ndim == 2)
+    channels = sum(weight.shape[0] for name, weight in weights.items() if name.endswith("weight") and weight.ndim == 2)
+    return channels + sum(module.channels for module in layer.modules() if isinstance(module, Mixture))
 
 
 def _kept_in_blocks(layer: nn.Module) -> int:
