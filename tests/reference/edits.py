@@ -292,6 +292,83 @@ def published_nomic_config(folder):
     edit_json(folder / "config.json", edit)
 
 
+def published_nomic_moe_config(folder):
+    """nomic-embed-text-v2-moe's own config.json."""
+
+    def edit(config):
+        published = {
+            "activation_function": "gelu",
+            "add_pooling_layer": False,
+            "architectures": ["NomicBertModel"],
+            "attn_pdrop": 0.0,
+            "auto_map": {
+                "AutoConfig": "nomic-ai/nomic-bert-2048--configuration_hf_nomic_bert.NomicBertConfig",
+                "AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel",
+                "AutoModelForMaskedLM": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertForPreTraining",
+            },
+            "bos_token_id": 0,
+            "causal": False,
+            "dense_seq_output": True,
+            "embd_pdrop": 0.1,
+            "eos_token_id": 2,
+            "expert_choice_router": False,
+            "ffn_div": 1,
+            "fused_bias_fc": True,
+            "fused_dropout_add_ln": True,
+            "initializer_range": 0.02,
+            "layer_norm_epsilon": config["layer_norm_eps"],
+            "max_trained_positions": config["max_position_embeddings"],
+            "mlp_fc1_bias": True,
+            "mlp_fc2_bias": True,
+            "model_type": "nomic_bert",
+            "moe_every_n_layers": config["moe_every_n_layers"],
+            "moe_impl": "megablocks",
+            "moe_normalize_expert_weights": False,
+            "moe_resid_pdrop": 0.0,
+            "moe_top_k": config["moe_top_k"],
+            "n_embd": config["hidden_size"],
+            "n_head": config["num_attention_heads"],
+            "n_inner": config["intermediate_size"],
+            "n_layer": config["num_hidden_layers"],
+            "n_positions": config["max_position_embeddings"],
+            "num_experts": config["num_experts"],
+            "num_shared_experts": 0,
+            "pad_token_id": 1,
+            "pad_vocab_size_multiple": 64,
+            "parallel_block": False,
+            "parallel_block_tied_norm": False,
+            "prenorm": False,
+            "qkv_proj_bias": True,
+            "reorder_and_upcast_attn": False,
+            "resid_pdrop": 0.0,
+            "rotary_emb_base": config["rope_theta"],
+            "rotary_emb_fraction": 1.0,
+            "rotary_emb_interleaved": False,
+            "rotary_emb_scale_base": None,
+            "rotary_scaling_factor": None,
+            "router_aux_loss_coef": 0.1,
+            "scale_attn_by_inverse_layer_idx": False,
+            "scale_attn_weights": True,
+            "summary_activation": None,
+            "summary_first_dropout": 0.1,
+            "summary_proj_to_labels": True,
+            "summary_type": "cls_index",
+            "summary_use_proj": True,
+            "torch_dtype": config["dtype"],
+            "transformers_version": "4.44.2",
+            "type_vocab_size": config["type_vocab_size"],
+            "use_cache": True,
+            "use_flash_attn": True,
+            "use_rms_norm": None,
+            "use_xentropy": True,
+            "vocab_size": config["vocab_size"],
+        }
+        config.clear()
+        config.update(published)
+
+    edit_json(folder / "config.json", edit)
+
+
 def published_gte_config(rope_theta, factor=None):
     """GTE's own config.json: model_type "new", whose code lives in a repository of its own."""
 

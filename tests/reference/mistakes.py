@@ -75,6 +75,21 @@ def keys_in_turn(model):
         out.data = out.unflatten(1, (heads, -1))[:, order].flatten(1, 2)
 
 
+def experts(mistake):
+    """NomicBERT whose mixtures are computed otherwise."""
+
+    def change(model):
+        model.mistake = mistake
+
+    return change
+
+
+NOMIC_MOE = {
+    mistake: experts(mistake)
+    for mistake in ("renormalised", "w2 as its transpose", "bias in each expert", "no bias", "one expert")
+}
+
+
 def no_template(transformer):
     """Texts as they are, where they go through a chat template."""
     transformer.modality_config = {"text": transformer.modality_config["text"]}

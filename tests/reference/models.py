@@ -3,6 +3,7 @@
 import math
 
 import transformers as hf
+from nomic_moe import NomicMoe, NomicMoeConfig
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 # Smaller, for BERT has many cases.
@@ -59,6 +60,11 @@ def modernbert(cls=hf.ModernBertModel, **config):
 def nomic_bert(cls=hf.NomicBertModel, **config):
     sizes = {"vocab_size": 200, "max_position_embeddings": 512}
     return lambda: cls(hf.NomicBertConfig(**{**sizes, **SHAPE, **config}))
+
+
+def nomic_moe(**config):
+    """NomicBERT with experts in the second layer of three, by our own formulas."""
+    return lambda: NomicMoe(NomicMoeConfig(**config))
 
 
 def gte(cls=hf.GteModel, **config):

@@ -136,6 +136,15 @@ FAMILIES: tuple[Family, ...] = (
         truncation_layer_norm=True,
     ),
     Family(
+        "nomic v2",
+        ("nomic-ai/nomic-embed-text-v2-moe",),
+        "mean",
+        query_prompt="search_query: ",
+        document_prompt="search_document: ",
+        max_seq_length=512,
+        matryoshka=(256, 768),
+    ),
+    Family(
         "modernbert-embed",
         ids("nomic-ai", "modernbert-embed-base"),
         "mean",

@@ -14,6 +14,7 @@ from akidb_mlx.model.architectures.joined_layers import JoinedAttention
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.disentangled import DisentangledAttention
+from akidb_mlx.model.layers.experts import Mixture
 
 __all__ = ["Activations"]
 
@@ -97,7 +98,8 @@ def _fuses(kind: str, head: int, dtype: mx.Dtype) -> bool:
 def _product_channels(layer: nn.Module) -> int:
     """Numbers per token that its products give."""
     weights = dict(tree_flatten(layer.parameters()))
-    return sum(weight.shape[0] for name, weight in weights.items() if name.endswith("weight") and weight.ndim == 2)
+    channels = sum(weight.shape[0] for name, weight in weights.items() if name.endswith("weight") and weight.ndim == 2)
+    return channels + sum(module.channels for module in layer.modules() if isinstance(module, Mixture))
 
 
 def _kept_in_blocks(layer: nn.Module) -> int:

@@ -16,6 +16,7 @@ from akidb_mlx.model.activation_memory import Activations
 from akidb_mlx.model.architectures import Backbone, make_backbone
 from akidb_mlx.model.heads.base import Head
 from akidb_mlx.model.heads.loading import claim_weights, load_head
+from akidb_mlx.model.layers.experts import Router
 from akidb_mlx.model.network import Network
 from akidb_mlx.model.quantization import check_computed, check_quantization, dequantize, packed, quantize_modules
 from akidb_mlx.model.weights import Weights, cast_weights, fill, read_weights
@@ -47,10 +48,10 @@ def load_model(
     weights = _backbone_weights(backbone, weights, checkpoint)
     compute = _compute_dtype(backbone, checkpoint, device.dtype(stored, dtype))
     check_computed(weights, dict(backbone.named_modules()), device.kind, compute, checkpoint.config_file)
-    if not device.keeps_quantization:
-        weights = dequantize(backbone, weights, checkpoint.config_file)
+    weights = dequantize(backbone, weights, checkpoint.config_file, routers_only=device.keeps_quantization)
     quantize_modules(backbone, weights, checkpoint.config_file, getattr(mx, compute))
-    fill(backbone, cast_weights(weights, getattr(mx, compute)), checkpoint.weight_files[0])
+    weights = cast_weights(weights, getattr(mx, compute), in_float32=_of_routers(backbone))
+    fill(backbone, weights, checkpoint.weight_files[0])
     head = load_head(head_facts, backbone.width, claimed, checkpoint)
     head.settle(getattr(mx, compute))
     activations = Activations.of(backbone, checkpoint.config, device.kind, getattr(mx, compute))
@@ -80,6 +81,12 @@ def _backbone_weights(backbone: Backbone, weights: Weights, checkpoint: ModelFac
             f"{checkpoint.weight_files[0]}: layers that are computed together differ in shape or bits ({error})"
         ) from None
     return {key: weight for key, weight in weights.items() if not _is_beside(key, backbone)}
+
+
+def _of_routers(backbone: Backbone) -> frozenset[str]:
+    """Names of the weights that choose experts."""
+    routers = ((path, module) for path, module in backbone.named_modules() if isinstance(module, Router))
+    return frozenset(f"{path}.{name}" for path, router in routers for name in router.parameters())
 
 
 def _compute_dtype(backbone: Backbone, checkpoint: ModelFacts, dtype: str) -> str:
