@@ -32,11 +32,11 @@ def with_unused(*, registered: bool = False) -> Callable[[], Tokenizer]:
     return build
 
 
-def with_added(*tokens: str) -> Callable[[], Tokenizer]:
-    """BERT's kind with tokens added as PyLate adds its markers: plain, and normalised before they are looked for."""
+def with_added(*tokens: str, to: Callable[[], Tokenizer] = make_wordpiece) -> Callable[[], Tokenizer]:
+    """With tokens added as PyLate adds its markers: plain, and normalised before they are looked for."""
 
     def build() -> Tokenizer:
-        tokenizer = make_wordpiece()
+        tokenizer = to()
         tokenizer.add_tokens([AddedToken(token, normalized=True) for token in tokens])
         return tokenizer
 
@@ -79,7 +79,8 @@ def stanford(metadata: dict[str, Any] | None, prefix: str = "bert.") -> Edit:
         edit_weights(
             folder,
             lambda tensors: (
-                {f"{prefix}{name}": tensor for name, tensor in tensors.items()} | {"linear.weight": layer["linear.weight"]}
+                {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+                | {"linear.weight": layer["linear.weight"]}
             ),
         )
         for path in [*folder.glob("[1-9]_*"), folder / "modules.json"]:
@@ -105,6 +106,16 @@ def jinas_colbert(folder: Path) -> None:
         content.update(position_embedding_type="rotary", use_flash_attn=True, emb_pooler=None, lora_adaptations=None)
 
     edit_json(folder / "config.json", publish)
+
+
+def each(*edits: Edit) -> Edit:
+    """One after the other."""
+
+    def edit(folder: Path) -> None:
+        for one in edits:
+            one(folder)
+
+    return edit
 
 
 def changed(file: str, drop: Sequence[str] = (), **facts: Any) -> Edit:

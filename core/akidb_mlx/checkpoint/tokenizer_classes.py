@@ -222,9 +222,9 @@ BY_MODEL_TYPE: Final[Mapping[str, str | None]] = {
     **dict.fromkeys(("t5", "mt5"), "T5Tokenizer"),
     "roberta": "RobertaTokenizer",
     **dict.fromkeys(("modernbert", "ernie4_5", "nemotron", "phi3", "glm", "glm4", "granite"), "TokenizersBackend"),
-    **dict.fromkeys(("mistral", "olmo2", "stablelm", "umt5"), "TokenizersBackend"),
+    **dict.fromkeys(("ministral3", "mistral", "olmo2", "stablelm", "umt5"), "TokenizersBackend"),
     **dict.fromkeys(("new", "eurobert", "llama", "llama_bidirec", "helium", "seed_oss", "smollm3"), None),
-    "hunyuan_v1_dense": None,
+    **dict.fromkeys(("bidirectional_pplx_qwen3", "hunyuan_v1_dense", "ministral3_bidirec"), None),
 }
 # Those whose class wins over what tokenizer_config.json says.
 OVERRULED: Final = frozenset({"ernie4_5", "modernbert", "nemotron", "phi3", "qwen2"})
