@@ -242,6 +242,7 @@ def test_each_fact_arrives_with_its_source(folder):
     assert unsaid == [
         "config_defaults",
         "chat",
+        "output",
         "left_out",
         "side_lengths",
         "truncation_layer_norm",

@@ -12,7 +12,13 @@ from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures import ARCHITECTURES
 from support.checkpoints import REFERENCE
 
-OWN_CODE = {"llama_bidirec", "new", "static"}  # transformers has no class for these
+OWN_CODE = {
+    "llama_bidirec",
+    "new",
+    "static",
+    "bidirectional_pplx_qwen3",
+    "ministral3_bidirec",
+}  # transformers has no class for these
 
 
 def complete(tmp_path, **config):
