@@ -93,6 +93,7 @@ def to_other_name(folder):
 
 
 BERT, LLAMA, QWEN, CHAT = "bert-mean", "llama-linear", "qwen3-embedding", "qwen3-chat"
+NOMIC_MOE = "nomic-moe-published"
 TRANSFORMER, POOLING = ("Transformer", ""), ("Pooling", "1_Pooling")
 REFUSALS = (
     # ── architectures ──
@@ -133,6 +134,21 @@ REFUSALS = (
     Refusal("an encoder that is said to be causal", BERT, config(is_causal=True),
             "config.json: is_causal is true, with which the reference gives a bert text one vector alone and another in a batch; delete it"),
     Refusal("settings layer by layer", BERT, config(per_layer_config={"0": {"hidden_act": "relu"}}), "per_layer_config is not supported"),
+    Refusal("NomicBERT whose experts choose the tokens", NOMIC_MOE, config(expert_choice_router=True),
+            "config.json: expert_choice_router is True; for nomic_bert only False, None is supported"),
+    Refusal("… whose experts' weights are made one in all", NOMIC_MOE, config(moe_normalize_expert_weights=1.0),
+            "config.json: moe_normalize_expert_weights is 1.0; for nomic_bert only False, None is supported"),
+    Refusal("… with experts for every token", NOMIC_MOE, config(num_shared_experts=1),
+            "config.json: num_shared_experts is 1; for nomic_bert only 0, None is supported"),
+    Refusal("… with narrower experts", NOMIC_MOE, config(ffn_div=2), "config.json: ffn_div is 2; for nomic_bert only 1, None is supported"),
+    Refusal("… that turns a part of each head", NOMIC_MOE, config(rotary_emb_fraction=0.5),
+            "config.json: rotary_emb_fraction is 0.5; for nomic_bert only 1.0 is supported"),
+    Refusal("… whose keys shrink with their distance", NOMIC_MOE, config(rotary_emb_scale_base=512),
+            "config.json: rotary_emb_scale_base is 512; for nomic_bert only None is supported"),
+    Refusal("… with gated experts", NOMIC_MOE, config(activation_function="swiglu"),
+            "config.json: activation_function is 'swiglu'; for nomic_bert only 'gelu' is supported"),
+    Refusal("experts in a config that transformers saved, whose class drops them", "nomic-transformers-5", config(num_experts=8),
+            "config.json: num_experts is 8; for nomic_bert only None, 0 is supported"),
     # ── what follows the transformer ──
     Refusal("no word about pooling: a chat model", "qwen3-causal-lm", strip,
             "does not say how its token vectors become one (no modules.json, no known family); look it up in the model's "

@@ -40,6 +40,23 @@ FAMILIES: tuple[Family, ...] = (
     QWEN3,
     EMBEDDING_GEMMA,
     Family(
+        "EmbeddingGemma 2",
+        ids("google", "embeddinggemma-2"),
+        "mean",
+        query_prompt="task: search result | query: ",
+        document_prompt="title: none | text: ",
+        matryoshka=(128, 256, 512, 768),
+    ),
+    Family(
+        "LFM2.5-Embedding",
+        ("LiquidAI/LFM2.5-Embedding-350M",),
+        "cls",
+        normalize=False,
+        query_prompt="query: ",
+        document_prompt="document: ",
+        max_seq_length=512,
+    ),
+    Family(
         "bge-en", ids("BAAI", "bge-small-en-v1.5 bge-base-en-v1.5 bge-large-en-v1.5"), "cls", query_prompt=_BGE_QUERY
     ),
     Family(
@@ -117,6 +134,15 @@ FAMILIES: tuple[Family, ...] = (
         max_seq_length=8192,
         matryoshka=(64, 128, 256, 512, 768),
         truncation_layer_norm=True,
+    ),
+    Family(
+        "nomic v2",
+        ("nomic-ai/nomic-embed-text-v2-moe",),
+        "mean",
+        query_prompt="search_query: ",
+        document_prompt="search_document: ",
+        max_seq_length=512,
+        matryoshka=(256, 768),
     ),
     Family(
         "modernbert-embed",

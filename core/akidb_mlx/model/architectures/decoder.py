@@ -3,11 +3,13 @@
 mlx-lm's classes ignore some of what config.json says; `decoder_table` accounts for every field.
 """
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import mlx.core as mx
+import numpy as np
 
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures.base import Backbone, allow, read
@@ -19,6 +21,7 @@ from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.masks import Mask, make_causal_mask, make_mask
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
+from akidb_mlx.model.layers.rope_by_length import BY_LENGTH, RopeByLength, make_rope_by_length
 
 __all__ = ["Decoder"]
 
@@ -46,6 +49,7 @@ class Decoder(Backbone):
             _complete(layer, family, config, ropes[kind])
         self._plain = family.plain
         self._query_scale: QueryScale | None = None
+        self._ropes = [rope for rope in ropes.values() if isinstance(rope, RopeByLength)]
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """The checkpoint's weights under our names; products of the same input are joined where they can be."""
@@ -60,16 +64,25 @@ class Decoder(Backbone):
                     layer.mlp = JoinedNetwork(layer.mlp)
         return weights
 
-    def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope:
+    def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope | RopeByLength:
         """The rotary positions of layers of this kind."""
         parameters = rope_parameters(config, whole=not family.partial)
-        allow({**config, **parameters}, "rope_type", ("default", "linear", "llama3", "yarn"))
+        allow({**config, **parameters}, "rope_type", family.ropes)
         if family.partial:
             read({**config, **parameters}, "partial_rotary_factor", float)
+        if parameters["rope_type"] in BY_LENGTH:
+            positions = read(config, "max_position_embeddings", int)
+            return make_rope_by_length(_head(config), parameters, positions, interleaved=family.interleaved)
         return make_rope(_head(config), parameters, interleaved=family.interleaved)
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
+        with contextlib.ExitStack() as opened:
+            for rope in self._ropes:
+                opened.enter_context(rope.of_rows(np.array(batch.lengths)))
+            return self._compute(batch)
+
+    def _compute(self, batch: DeviceBatch) -> mx.array:
         x = self.model.embed_tokens(batch.input_ids)
         if self._scale is not None:
             x = x * self._scale
@@ -112,7 +125,7 @@ def _head(config: Mapping[str, Any]) -> int:
     return config.get("head_dim") or read(config, "hidden_size", int) // read(config, "num_attention_heads", int)
 
 
-def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope) -> None:
+def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope | RopeByLength) -> None:
     """Give one of mlx-lm's layers what config.json says and its class ignores."""
     attention = layer.self_attn
     if type(attention.rope).__name__ != "NoPE":  # SmolLM3 turns only some layers

@@ -75,6 +75,8 @@ class Family:
     """Whether rotary positions turn channels (2i, 2i + 1)."""
     partial: bool = False
     """Whether they turn a part of each head, which config.json must state."""
+    ropes: tuple[str, ...] = ("default", "linear", "llama3", "yarn", "dynamic", "longrope", "proportional")
+    """Kinds of rotary settings that its class takes."""
     causal: bool = True
     """Whether tokens see only what is before them, where config.json does not say (`is_causal`)."""
     mask_array: bool = False
@@ -146,7 +148,7 @@ DECODERS: dict[str, Family] = {
     "mistral": Family("llama", kinds=_all_sliding, known=("sliding_window",), plain=True),
     "nemotron": Family("nemotron", activation="relu2", partial=True, only=_CAUSAL),
     "olmo2": Family("olmo2"),
-    "phi3": Family("phi3", kinds=_all_sliding, known=("sliding_window",), partial=True),
+    "phi3": Family("phi3", kinds=_all_sliding, known=("sliding_window",), partial=True, ropes=("default", "longrope")),
     "qwen2": Family("qwen2", kinds=_upper_sliding, known=_QWEN, plain=True),
     "qwen3": Family(
         "qwen3",
@@ -197,7 +199,12 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
     "use_sliding_window": (False,),
 }
 # Computed as another model_type's class.
-_CLASS = {"bidirectional_pplx_qwen3": "qwen3", "llama_bidirec": "llama", "ministral3_bidirec": "ministral3"}
+_CLASS = {
+    "bidirectional_pplx_qwen3": "qwen3",
+    "embedding_gemma2": "embedding_gemma2_text",
+    "llama_bidirec": "llama",
+    "ministral3_bidirec": "ministral3",
+}
 # What a class reads although the work is ours.
 _OURS = frozenset({"layer_types", "rope_traditional", "sliding_window"})
 
