@@ -13,6 +13,7 @@ from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model.architectures.base import Backbone, allow, read
 from akidb_mlx.model.architectures.decoder_table import DECODERS, SLIDING, Family, account_for, layer_kinds
 from akidb_mlx.model.architectures.joined_layers import GatedNetwork, JoinedAttention, JoinedNetwork, join
+from akidb_mlx.model.architectures.mixtures import MIXTURES, gather_experts
 from akidb_mlx.model.architectures.mlx_lm import import_model
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers import cpu_kernels
@@ -27,7 +28,7 @@ class Decoder(Backbone):
     """Hidden states of the last layer, normed."""
 
     ignored_weights: ClassVar[tuple[str, ...]] = (r".*\.rotary_emb\.inv_freq$",)
-    head_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.", r"model\.score\.")
+    head_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.", r"model\.score\.", r"model\.mtp_")
     renames: ClassVar[tuple[tuple[str, str], ...]] = ((r"^(?!model\.|lm_head\.)", "model."),)
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -42,13 +43,16 @@ class Decoder(Backbone):
         self._scale = family.scale(config) if family.scale else None
         self._mask_array = family.mask_array
         ropes = {kind: self.make_rope(family, config, kind) for kind in set(self._kinds)}
-        for layer, kind in zip(self.model.layers, self._kinds, strict=True):
-            _complete(layer, family, config, ropes[kind])
+        for index, (layer, kind) in enumerate(zip(self.model.layers, self._kinds, strict=True)):
+            _complete(layer, family, config, ropes[kind], index)
+        self._has_experts = config["model_type"] in MIXTURES
         self._plain = family.plain
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """The checkpoint's weights under our names; products of the same input are joined where they can be."""
         weights = super().sanitize(weights)
+        if self._has_experts:
+            weights = gather_experts(weights)
         if self._plain:
             for index, layer in enumerate(self.model.layers):
                 parent = f"model.layers.{index}"
@@ -104,7 +108,7 @@ def _make_theirs(family: Family, config: Mapping[str, Any]) -> Any:
         allow(config, "head_dim", (None, read(config, "hidden_size", int) // read(config, "num_attention_heads", int)))
     ours = dict.fromkeys(("layer_types", "rope_parameters", "rope_scaling", "sliding_window"))
     replaced = {"rope_theta": 10000.0, "partial_rotary_factor": 1.0, "tie_word_embeddings": True}
-    said = {**config, **ours, **replaced}
+    said = {"mlp_bias": False, **config, **ours, **replaced}
     try:
         args = module.ModelArgs(**{key: said[key] for key in fields if said.get(key) is not None})
         return module.Model(args).model
@@ -117,7 +121,7 @@ def _head(config: Mapping[str, Any]) -> int:
     return config.get("head_dim") or read(config, "hidden_size", int) // read(config, "num_attention_heads", int)
 
 
-def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope) -> None:
+def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope, index: int) -> None:
     """Give one of mlx-lm's layers what config.json says and its class ignores."""
     attention = layer.self_attn
     if type(attention.rope).__name__ != "NoPE":  # SmolLM3 turns only some layers
@@ -128,6 +132,10 @@ def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope)
     name = read(config, family.activation_key, str)
     if family.module == "gemma" and name == "gelu":  # what the first Gemmas' files say for the approximation
         name = "gelu_pytorch_tanh"
+    mixture = MIXTURES.get(config["model_type"])
+    if mixture is not None and mixture.layers(config, index):
+        layer.mlp = mixture.make(config, activation({family.activation_key: name}, family.activation_key))
+        return
     if name == family.activation or (name, family.activation) == ("swish", "silu"):
         return
     act = activation({family.activation_key: name}, family.activation_key)
