@@ -9,10 +9,11 @@ import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.checkpoint.facts import POOLING_NAMES, Checkpoint, Dense, read_checkpoint
-from akidb_mlx.checkpoint.fill_in import FamilyFacts, Said
+from akidb_mlx.checkpoint.fill_in import FamilyFacts
 from akidb_mlx.checkpoint.layout import Layout
 from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.checkpoint.modules import Head, Usage
+from akidb_mlx.checkpoint.said import Said
 from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
 from akidb_mlx.model.architectures import make_backbone

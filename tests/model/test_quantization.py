@@ -42,7 +42,7 @@ PACKINGS = {
     "mxfp8": {"bits": 8, "group_size": 32, "mode": "mxfp8"},
     "nvfp4": {"bits": 4, "group_size": 16, "mode": "nvfp4"},
 }
-DECODERS = ["qwen3-embedding", "llama-linear", "mistral-e5", "gemma-mean", "phi3"]
+DECODERS = ["qwen3-embedding", "llama-linear", "mistral-e5", "gemma-mean", "phi3", "lfm2-causal-lm"]
 # Heads as wide as real models', for GPUs' fused attention.
 WIDE_HEADS = ["heads-64-llama", "heads-96-qwen3", "heads-128-qwen3", "heads-256-gemma3"]
 # Experts one by one, which mlx-lm's converter puts together, and as it has them; it leaves ERNIE's correction out.
@@ -261,6 +261,10 @@ def test_folded_dense_layers_are_unpacked(tmp_path):
         "ernie-task",
         "deberta-mean",
         "heads-64-deberta-v2",
+        "embedding-gemma2",
+        "heads-256-embedding-gemma2",
+        "lfm2-is-causal-false",
+        "heads-64-lfm2",
     ],
 )
 def test_encoders_with_everything_packed(tmp_path, name, packing):

@@ -98,6 +98,19 @@ def transformers_4_config(folder):
     edit_json(folder / "config.json", edit)
 
 
+def published_phi3(folder):
+    """Phi-3-mini-128k's form: flat, the trained length beside the settings and not in them."""
+    transformers_4_config(folder)
+
+    def edit(config):
+        scaling = config["rope_scaling"]
+        config["partial_rotary_factor"] = scaling.pop("partial_rotary_factor")
+        del scaling["rope_type"], scaling["original_max_position_embeddings"]
+        scaling["type"] = "longrope"
+
+    edit_json(folder / "config.json", edit)
+
+
 def transformers_4_modernbert(folder):
     def edit(config):
         rope = config.pop("rope_parameters")
@@ -139,6 +152,96 @@ def published_embeddinggemma_config(folder):
         config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
         config["rope_scaling"] = None
         config["_sliding_window_pattern"] = config.pop("sliding_window_pattern")
+
+    edit_json(folder / "config.json", edit)
+
+
+def published_embedding_gemma2(folder):
+    """embeddinggemma-2's form: towers for texts, images and sounds, whose processor the reference would need."""
+    others = (
+        "vision_tower.patch_embedder.weight",
+        "embed_vision.embedding_projection.weight",
+        "audio_tower.conv.weight",
+    )
+
+    def towers(tensors):
+        own = {f"language_model.{name}": tensor for name, tensor in tensors.items()}
+        return own | {name: torch.ones(4, 4) for name in (*others, "embed_audio.embedding_projection.weight")}
+
+    def edit(config):
+        text = {**config, "dtype": "bfloat16"}
+        config.clear()
+        config |= {
+            "architectures": ["EmbeddingGemma2Model"],
+            "audio_config": {"model_type": "gemma4_audio", "hidden_size": 4, "num_hidden_layers": 1},
+            "audio_token_id": 258881,
+            "boa_token_id": 256000,
+            "boi_token_id": 255999,
+            "dtype": "bfloat16",
+            "eoa_token_index": 258883,
+            "eoi_token_id": 258882,
+            "image_token_id": 258880,
+            "initializer_range": 0.02,
+            "model_type": "embedding_gemma2",
+            "text_config": text,
+            "transformers_version": "5.24.0",
+            "video_token_id": 258884,
+            "vision_config": {"model_type": "gemma4_vision", "hidden_size": 4, "num_hidden_layers": 1},
+        }
+
+    def modalities(said):
+        call = {"method": "forward", "method_output_name": "last_hidden_state"}
+        said["modality_config"] = dict.fromkeys(("text", "image", "audio", "video", "image+text"), call)
+        said["module_output_name"] = "token_embeddings"
+
+    edit_weights(folder, towers)
+    edit_json(folder / "config.json", edit)
+    edit_json(folder / "sentence_bert_config.json", modalities)
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "EmbeddingGemma2Processor"}) + "\n")
+
+
+# Of LFM2's published files: names for other fields, and for how it was trained.
+LFM2_FIELDS = {
+    "block_mlp_init_scale": 1.0,
+    "block_out_init_scale": 1.0,
+    "block_use_swiglu": True,
+    "block_use_xavier_init": True,
+    "conv_use_xavier_init": True,
+    "use_pos_enc": True,
+}
+
+
+def _published_lfm2(config):
+    width, eps, heads = config["hidden_size"], config["norm_eps"], config["num_attention_heads"]
+    config |= {**LFM2_FIELDS, "block_dim": width, "block_norm_eps": eps, "conv_dim": width, "num_heads": heads}
+
+
+def earlier_lfm2(folder):
+    """LFM2-350M's form, by transformers 4."""
+
+    def edit(config):
+        _published_lfm2(config)
+        kinds = config.pop("layer_types")
+        config["full_attn_idxs"] = [place for place, kind in enumerate(kinds) if kind == "full_attention"]
+        config["block_ff_dim"] = config.pop("intermediate_size")
+        config["conv_dim_out"] = config["hidden_size"]
+        config["rope_theta"] = config["theta"] = config.pop("rope_parameters")["rope_theta"]
+        config["torch_dtype"] = config.pop("dtype")
+        config["transformers_version"] = "4.54.0.dev0"
+
+    edit_json(folder / "config.json", edit)
+
+
+def published_lfm2_embedding(folder):
+    """LFM2.5-Embedding-350M's form: the class of its own code, which nothing else declares."""
+
+    def edit(config):
+        _published_lfm2(config)
+        del config["is_causal"]
+        config["architectures"] = ["Lfm2BidirectionalModel"]
+        config["auto_map"] = {"AutoModel": "modeling_lfm2_bidirectional.Lfm2BidirectionalModel"}
+        config["full_attn_idxs"] = None
+        config["tie_embedding"] = True
 
     edit_json(folder / "config.json", edit)
 

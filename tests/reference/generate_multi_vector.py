@@ -48,9 +48,12 @@ SHARED_TEXTS = {
 }
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> MultiVectorEncoder:
+def load(case: MultiVectorCase, folder: Path, dtype: torch.dtype = torch.float32) -> MultiVectorEncoder:
     """The reference, computing in `dtype`: transformers 5 would else compute in the stored one."""
-    return MultiVectorEncoder(str(folder), device="cpu", model_kwargs={"dtype": dtype}).eval()
+    model = MultiVectorEncoder(str(folder), device="cpu", model_kwargs={"dtype": dtype})
+    if case.amend is not None:
+        case.amend(model[0].model)
+    return model.eval()
 
 
 def encode(model: MultiVectorEncoder, texts: list[str], side: str, **options: Any) -> list[np.ndarray]:
@@ -99,7 +102,7 @@ def make(case: MultiVectorCase) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / case.name
         write_model(case, folder)
-        model = load(folder)
+        model = load(case, folder)
         labelled = make_texts(case, model)
         texts = list(labelled.values())
         arrays: dict[str, np.ndarray] = {}
@@ -164,7 +167,7 @@ def check_precision(case: MultiVectorCase, folder: Path, texts: list[str], array
     """The reference's own rounding leaves room within a tolerance of 1e-5."""
     if case.token_pooling is not None:
         return
-    exact = load(folder).double()
+    exact = load(case, folder).double()
     for side in SIDES:
         method = {"query": exact.encode_query, "document": exact.encode_document, "plain": exact.encode}[side]
         found = np.concatenate([method([text])[0].numpy() for text in texts])

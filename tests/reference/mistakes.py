@@ -141,3 +141,33 @@ def template(**arguments):
         transformer.processing_kwargs = {**transformer.processing_kwargs, "chat_template": arguments}
 
     return change
+
+
+def no_layer_factor(model):
+    """EmbeddingGemma 2 without the factor of each layer."""
+    for layer in model.layers:
+        layer.layer_scalar.fill_(1)
+
+
+def no_layer_input(model):
+    """EmbeddingGemma 2 whose layers are given nothing of the embeddings."""
+    for layer in model.layers:
+        layer.ple_block.per_layer_projection.weight.data.zero_()
+
+
+def gates_in_turn(model):
+    """LFM2 whose convolutions take their three products in another order."""
+    for layer in model.layers:
+        if not layer.is_attention_layer:
+            parts = layer.conv.in_proj.weight.data.chunk(3)
+            layer.conv.in_proj.weight.data = torch.cat([parts[1], parts[2], parts[0]])
+
+
+def short_divisors(model):
+    """LongRoPE whose long texts have the short ones' divisors."""
+    model.rotary_emb.long_inv_freq = model.rotary_emb.inv_freq.clone()
+
+
+def no_rope_factor(model):
+    """Rotary positions without the factor of their sines and cosines."""
+    model.rotary_emb.attention_scaling = 1.0

@@ -133,6 +133,29 @@ def gemma3(cls=hf.Gemma3TextModel, **config):
     return decoder(cls, **{"vocab_size": 340, **layers, **heads, **config})
 
 
+def embedding_gemma2(**config):
+    """EmbeddingGemma 2's tower for texts: the last of three layers is full, with wider heads and one head of keys."""
+    sizes = {"vocab_size": 340, "num_hidden_layers": 3, "intermediate_size": 32, "head_dim": 8, "sliding_window": 4}
+    own = {"hidden_size_per_layer_input": 8, "embedding_dim": 24}
+    wide = {"per_layer_config": {2: {"head_dim": 16, "num_key_value_heads": 1}}}
+
+    def make():
+        model = hf.EmbeddingGemma2TextModel(
+            hf.EmbeddingGemma2TextConfig(**{**DECODER_SHAPE, **sizes, **own, **wide, **config})
+        )
+        for index, layer in enumerate(model.layers):  # no parameters, so that nothing else makes them random
+            layer.layer_scalar.fill_(0.5 + 0.3 * index)
+        return model
+
+    return make
+
+
+def lfm2(cls=hf.Lfm2Model, **config):
+    """Two convolutions around a layer of attention; a network of 48 channels, two thirds of 64 up to a multiple."""
+    layers = {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
+    return decoder(cls, **{**layers, "block_multiple_of": 16, **config})
+
+
 def ntk(rope_theta, factor, head_dim):
     """What the published "ntk" scaling of GTE ("new") amounts to, in the words of transformers 5.
 

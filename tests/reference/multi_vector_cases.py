@@ -1,13 +1,15 @@
 """The table of late-interaction models: one row a checkpoint."""
 
+import functools
 import string
 
+import amendments
 import models
 import torch
 import transformers as hf
 from multi_vector_case import Layer, MultiVectorCase
-from multi_vector_edits import changed, pylate, stanford, with_added, with_unused
-from reranker_tokenizers import bert_tokens, qwen_end_tokens, roberta_tokens
+from multi_vector_edits import changed, each, pylate, stanford, with_added, with_unused
+from reranker_tokenizers import bert_tokens, llama_tokens, qwen_end_tokens, roberta_tokens
 from tiny_tokenizers import make_wordpiece
 
 PUNCTUATION = {"skiplist_words": list(string.punctuation)}
@@ -21,6 +23,8 @@ GELU, TANH = torch.nn.GELU, torch.nn.Tanh
 NARROW = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 WIDE = {"hidden_size": 64, "num_attention_heads": 1, "intermediate_size": 32, "num_hidden_layers": 1}
 Q_AND_D = {"query_prefix": "[Q] ", "document_prefix": "[D] "}
+LFM2 = {"vocab_size": 304, "hidden_size": 16, "intermediate_size": 48, "num_key_value_heads": 1}
+LFM2_PYLATE = {**Q_AND_D, "query_length": 14, "document_length": 24, "attend_to_expansion_tokens": False, **PUNCTUATION}
 
 
 def bert(name, checks, tokenizer=bert_tokens, model=None, **facts):
@@ -231,5 +235,26 @@ CASES = [
         mask=PUNCTUATION,
         expansion={**FIXED, "attend": True},
         tokenizer_config=LEFT,
+    ),
+    MultiVectorCase(
+        "lfm2",
+        "lfm2",
+        "LFM2-ColBERT-350M's kind: no mask token; convolutions take the end tokens that fill up for padding",
+        models.lfm2(**LFM2),
+        with_added("[Q] ", "[D] ", to=llama_tokens),
+        dtype=torch.bfloat16,
+        prepare=pylate(**LFM2_PYLATE, do_query_expansion=True),
+    ),
+    MultiVectorCase(
+        "lfm2-bidirectional",
+        "lfm2",
+        "LFM2.5-ColBERT-350M's kind: own code, whose centred convolutions take the end tokens that fill up for text",
+        models.lfm2(**LFM2, is_causal=False),
+        with_added("[Q] ", "[D] ", to=llama_tokens),
+        prepare=each(
+            pylate(**LFM2_PYLATE, do_query_expansion=True),
+            changed("config.json", architectures=["Lfm2BidirectionalModel"], disable_flash_attention=True),
+        ),
+        amend=functools.partial(amendments.centre_convolutions, zeroes_padding=False),
     ),
 ]

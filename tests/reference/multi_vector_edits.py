@@ -32,11 +32,11 @@ def with_unused(*, registered: bool = False) -> Callable[[], Tokenizer]:
     return build
 
 
-def with_added(*tokens: str) -> Callable[[], Tokenizer]:
-    """BERT's kind with tokens added as PyLate adds its markers: plain, and normalised before they are looked for."""
+def with_added(*tokens: str, to: Callable[[], Tokenizer] = make_wordpiece) -> Callable[[], Tokenizer]:
+    """With tokens added as PyLate adds its markers: plain, and normalised before they are looked for."""
 
     def build() -> Tokenizer:
-        tokenizer = make_wordpiece()
+        tokenizer = to()
         tokenizer.add_tokens([AddedToken(token, normalized=True) for token in tokens])
         return tokenizer
 
@@ -89,6 +89,16 @@ def stanford(metadata: dict[str, Any] | None) -> Edit:
         edit_json(folder / "config.json", lambda content: content.update(architectures=["HF_ColBERT"]))
         if metadata is not None:
             (folder / "artifact.metadata").write_text(json.dumps(metadata), encoding="utf-8")
+
+    return edit
+
+
+def each(*edits: Edit) -> Edit:
+    """One after the other."""
+
+    def edit(folder: Path) -> None:
+        for one in edits:
+            one(folder)
 
     return edit
 

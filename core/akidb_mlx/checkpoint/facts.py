@@ -8,7 +8,7 @@ from typing import Any
 from akidb_mlx.checkpoint.chat_template import RENDERED, ChatTemplate, find_chat_template
 from akidb_mlx.checkpoint.config_defaults import complete_config
 from akidb_mlx.checkpoint.fact import Fact, sources_of, value_of
-from akidb_mlx.checkpoint.fill_in import FamilyFacts, Said, fill_in
+from akidb_mlx.checkpoint.fill_in import FamilyFacts, fill_in
 from akidb_mlx.checkpoint.heads import Dense
 from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.checkpoint.kinds import refuse_other_kinds
@@ -17,6 +17,7 @@ from akidb_mlx.checkpoint.model_facts import ModelFacts, read_quantization
 from akidb_mlx.checkpoint.modules import POOLING_NAMES, STATIC, Head, read_head, read_modules, read_usage
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer, TokenizerKind
+from akidb_mlx.checkpoint.said import Said
 from akidb_mlx.checkpoint.static_models import MODEL2VEC, STATIC_TYPE, read_static
 from akidb_mlx.checkpoint.tokenizer_facts import read_tokenizer_facts
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
@@ -33,6 +34,8 @@ class Checkpoint(ModelFacts):
     include_prompt: bool = True
     dense: tuple[Dense, ...] = ()
     normalize: bool | None = None
+    output: str | None = None
+    """What rows become after all layers (`modules.WHOLE_NUMBERS`); None for what they are."""
     left_out: tuple[str, ...] = ()
     """Folders of modules that modules.json names and that are not there."""
     side_lengths: Mapping[Side, int] = field(default_factory=dict)
@@ -114,6 +117,7 @@ def _put_together(said: Said, family: FamilyFacts, chat: ChatTemplate | None, re
         include_prompt=head.include_prompt,
         dense=value_of(head.dense, ()),
         normalize=value_of(head.normalize, None),
+        output=value_of(head.output, None),
         left_out=head.left_out,
         side_lengths=tokenizer.processing.side_lengths,
         prompts=value_of(usage.prompts, {}),

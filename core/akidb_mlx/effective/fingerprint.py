@@ -75,6 +75,7 @@ def _of_kind(checkpoint: ModelFacts) -> dict[str, Any]:
         return {
             # Only where there is one, so that all others keep their fingerprints.
             **({} if checkpoint.chat is None else {"chat": _chat(checkpoint.chat)}),
+            **({} if checkpoint.output is None else {"output": checkpoint.output}),
             "dense": _dense(checkpoint.dense),
             "include_prompt": checkpoint.include_prompt,
             "truncation_layer_norm": checkpoint.truncation_layer_norm,
@@ -95,7 +96,8 @@ def _of_kind(checkpoint: ModelFacts) -> dict[str, Any]:
 def _head(head: HeadFacts) -> list[Any]:
     """Its kind, and what it is made of; a file of its own by its content."""
     if isinstance(head, PooledHead):
-        return [type(head).__name__, [head.pooling, _dense(head.dense)]]
+        own = [head.pooling, _dense(head.dense), *([head.whole_numbers] if head.whole_numbers else [])]
+        return [type(head).__name__, own]
     if isinstance(head, AutoEncoderHead):
         own = {"pooled": _head(head.pooled), "weight_file": digest_of(head.weight_file), "k": None}
         return [type(head).__name__, {**vars(head), **own}]

@@ -51,7 +51,7 @@ def attention_layer(project: Project, finish: Finish, x: mx.array, mask: Mask, s
 
 
 def first_of_attention_layer(project: Project, finish: Finish, x: mx.array, mask: Mask, scale: float) -> mx.array:
-    """`attention_layer(…)[:, :1]`, a query and a network for one token a row.
+    """`attention_layer(…)[:, :1]`, a query and a network for one token per row.
 
     `mask` is by block, or the same for all tokens.
     """
@@ -103,10 +103,12 @@ class SelfAttention(nn.Module):
         out_bias: bool = True,
         head: int | None = None,
         scale: float | None = None,
+        head_norm: float | None = None,
     ) -> None:
         """Make it with `heads` of `width / heads` channels; fewer `kv_heads` are shared by groups of heads.
 
-        `head`: other channels of a head; `scale`: what scores are multiplied by, where that is not `1 / √head`.
+        `head`: other channels of a head; `scale`: what scores are multiplied by, where that is not `1 / √head`;
+        `head_norm`: the ε of norms of each head's queries and keys, where there are any.
         """
         super().__init__()
         if heads < 1 or (head is None and width % heads):
@@ -116,6 +118,8 @@ class SelfAttention(nn.Module):
         self._heads, self._kv_heads = heads, kv_heads or heads
         self.qkv = nn.Linear(width, (heads + 2 * self._kv_heads) * self._head, bias=bias)
         self.out = nn.Linear(heads * self._head, width, bias=out_bias)
+        if head_norm is not None:
+            self.q_norm, self.k_norm = nn.RMSNorm(self._head, head_norm), nn.RMSNorm(self._head, head_norm)
 
     def __call__(
         self,
@@ -137,6 +141,8 @@ class SelfAttention(nn.Module):
             qkv = self.qkv(x if norm is None else norm(x))
             heads = qkv.reshape(*x.shape[:2], -1, self._head).swapaxes(1, 2)
             queries, keys, values = mx.split(heads, (self._heads, self._heads + self._kv_heads), axis=1)
+            if "q_norm" in self:
+                queries, keys = self.q_norm(queries), self.k_norm(keys)
             if rope is not None:
                 queries, keys = rope(queries, first), rope(keys, first)
             return queries, keys, values
