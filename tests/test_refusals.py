@@ -64,6 +64,14 @@ def weights(**changes):
     return edit
 
 
+def without(name):
+    def edit(folder):
+        file = str(folder / "model.safetensors")
+        mx.save_safetensors(file, {key: weight for key, weight in mx.load(file).items() if key != name})
+
+    return edit
+
+
 def strip(folder):
     for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
         (folder / name).unlink()
@@ -166,8 +174,13 @@ REFUSALS = (
             "config.json: rope_type is 'dynamic'; for llama only 'default', 'linear', 'llama3', 'yarn' is supported"),
     Refusal("LongRoPE", "phi3", config(rope_parameters={"rope_type": "longrope", "rope_theta": 10000.0}),
             "config.json: rope_type is 'longrope'; for phi3 only 'default', 'linear', 'llama3', 'yarn' is supported"),
-    Refusal("windows in a bidirectional decoder", "mistral-sliding-window", config(is_causal=False),
-            "config.json: is_causal false with a sliding window is not supported"),
+    Refusal("both ways, by a field that its class does not read", "qwen3-embedding", config(use_bidirectional_attention=True),
+            "config.json: use_bidirectional_attention is True, which the reference does not read for qwen3; if tokens see both ways, say so with "
+            "is_causal false, else delete it"),
+    Refusal("one way, where its class sees both", "llama-bidirec-published", config(is_causal=True),
+            "config.json: is_causal is True; for llama_bidirec only False is supported"),
+    Refusal("vectors of chunks that depend on each other (pplx-embed-context)", "pplx-embed", config(auto_map={"AutoModel": "modeling.PPLXQwen3ContextualModel"}),
+            "config.json: auto_map: modeling.PPLXQwen3ContextualModel gives a vector per chunk of a document, which depends on the other chunks; that is not supported"),
     Refusal("a decoder whose class is causal all the same", "nemotron", config(is_causal=False),
             "config.json: is_causal is False; for nemotron only True is supported"),
     Refusal("bidirectional Gemma 1 and 2, broken in transformers", "gemma-mean", config(use_bidirectional_attention=True),
@@ -193,6 +206,15 @@ REFUSALS = (
             "config.json: activation_function is 'swiglu'; for nomic_bert only 'gelu' is supported"),
     Refusal("experts in a config that transformers saved, whose class drops them", "nomic-transformers-5", config(num_experts=8),
             "config.json: num_experts is 8; for nomic_bert only None, 0 is supported"),
+    Refusal("a mixture of experts without a reference", LLAMA, config(model_type="gpt_oss"), "model_type 'gpt_oss' is a model of mlx-lm's, but no reference"),
+    Refusal("OLMoE that bounds queries, keys and values", "olmoe", config(clip_qkv=8.0), "config.json: clip_qkv is 8.0; for olmoe only None is supported"),
+    Refusal("Qwen2-MoE with windows", "qwen2-moe", config(use_sliding_window=True), "config.json: use_sliding_window is True; for qwen2_moe only False is supported"),
+    Refusal("Qwen2-MoE without biases", "qwen2-moe", config(qkv_bias=False), "config.json: qkv_bias is False; for qwen2_moe only True is supported"),
+    Refusal("more experts chosen than there are", "olmoe", config(num_experts_per_tok=9), "config.json: num_experts_per_tok is 9, with 8 experts"),
+    Refusal("an expert that is missing", "mixtral-causal-lm", without("model.layers.1.block_sparse_moe.experts.2.w1.weight"),
+            "lacks model.layers.1.mlp.experts.gate_proj.weight; the checkpoint is incomplete or of another kind"),
+    Refusal("ERNIE 4.5's conversions by mlx-lm, which leaves the correction of its router out", "ernie4_5-moe", without("layers.1.mlp.moe_statics.e_score_correction_bias"),
+            "lacks model.layers.1.mlp.router.correction; the checkpoint is incomplete or of another kind"),
     # ── what follows the transformer ──
     Refusal("no word about pooling: a chat model", "qwen3-causal-lm", strip,
             "does not say how its token vectors become one (no modules.json, no known family); look it up in the model's "

@@ -15,7 +15,7 @@ from akidb_mlx.effective.fingerprint import fingerprint
 from akidb_mlx.effective.prompts import effective_normalize, effective_prompts, fingerprint_facts
 from akidb_mlx.effective.recipe import Recipe
 from akidb_mlx.effective.tasks import effective_tasks
-from akidb_mlx.errors import ConfigError, InputError
+from akidb_mlx.errors import AkiDBMLXError, ConfigError, InputError
 from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.chat_renderer import ChatRenderer
 from akidb_mlx.pipeline.chat_tokenizer import ChatTokenizer
@@ -49,6 +49,8 @@ class Embedder(Face[EmbedderConfig, Recipe]):
 
     All methods may be called from any thread, the async ones from any event loop.
     """
+
+    _kind = EMBEDDER
 
     def __init__(self, config: EmbedderConfig, loaded: LoadedModel[Recipe]) -> None:
         """Use `Embedder.load` instead."""
@@ -251,10 +253,16 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         on_overlong: Literal["truncate", "error"] | None = None,
         max_tokens: int | None = None,
         task: str | None = None,
+        *,
+        prompt: str | None = None,
+        first: int = 0,
+        errors: dict[int, AkiDBMLXError] | None = None,
     ) -> tuple[Embeddings, Usage]:
         """The rows and what they used, for a server: `aencode_query`, `aencode_document` or `aencode` by `side`.
 
-        `on_overlong` and `task` win over the configuration; more than `max_tokens` in all is an InputError.
+        `on_overlong` and `task` win over the configuration; more than `max_tokens` in all is an InputError. `first` is the
+        first text's place, for messages. A text that cannot be embedded is an error, or with `errors` stands there by
+        its place and has a row of NaN.
 
         Examples:
             >>> rows, usage = asyncio.run(embedder.aencode_with_usage(["what is MLX?"], "query"))
@@ -263,7 +271,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         """
         prompts = self._prompts if task is None else effective_prompts(self.config, self._loaded.recipe, task)
         call = self._call(
-            prompts.choose(prompt_name, side=side),
+            prompts.choose(prompt_name, prompt, side),
             truncate_dim,
             normalize,
             side,
@@ -271,6 +279,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             max_tokens=max_tokens,
             task=task,
         )
+        call = replace(call, first=first, errors=errors)
         return await self._path.aencode(texts, call, show_progress=False), call.usage
 
     def encode_stream(

@@ -245,6 +245,7 @@ def test_each_fact_arrives_with_its_source(folder):
         "config_defaults",
         "chat",
         "adapters",
+        "output",
         "left_out",
         "side_lengths",
         "truncation_layer_norm",

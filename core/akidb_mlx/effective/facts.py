@@ -100,7 +100,7 @@ FACTS: Final[Mapping[str, RecipeFact[EmbedderConfig, Recipe]]] = {
     "include_prompt": RecipeFact(lambda c, r: r.checkpoint.include_prompt, None, "include_prompt"),
     "dense": RecipeFact(_dense, "files", "dense", in_index=True),
     "normalize": RecipeFact(_normalize, "setting", "normalize", **_BOTH),
-    "output": RecipeFact(lambda c, r: r.checkpoint.output, "files", "output", in_index=True),
+    "output": RecipeFact(lambda c, r: r.checkpoint.output, None, "output", in_index=True),
     "chat_template": RecipeFact(chat_template, None, "chat", in_index=True),
     "prompts": RecipeFact(lambda c, r: dict(r.checkpoint.prompts), "files", "prompts", **_BOTH),
     "query_prompt": RecipeFact(lambda c, r: c.query_prompt, "setting", "prompts", **_BOTH),

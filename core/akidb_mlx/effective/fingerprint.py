@@ -98,8 +98,8 @@ def _of_kind(checkpoint: ModelFacts) -> dict[str, Any]:
 def _head(head: HeadFacts) -> list[Any]:
     """Its kind, and what it is made of; a file of its own by its content."""
     if isinstance(head, PooledHead):
-        own = [head.pooling, _dense(head.dense), *([head.whole_numbers] if head.whole_numbers else [])]
-        return [type(head).__name__, own]
+        whole = [True] if head.whole_numbers else []  # only where it is so, as above
+        return [type(head).__name__, [head.pooling, _dense(head.dense), *whole]]
     if isinstance(head, AutoEncoderHead):
         own = {"pooled": _head(head.pooled), "weight_file": digest_of(head.weight_file), "k": None}
         return [type(head).__name__, {**vars(head), **own}]

@@ -40,6 +40,8 @@ class Call(Generic[Given]):
     """Whose adapter computes them."""
     on_overlong: str = "truncate"
     max_tokens: int | None = None
+    first: int = 0
+    """The first text's place in what the user gave, for messages."""
     usage: Usage = field(default_factory=Usage)
     errors: dict[int, AkiDBMLXError] | None = None
     """Why texts have no row, by place, where that is not to end the call."""

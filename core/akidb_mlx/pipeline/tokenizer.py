@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as HFTokenizer
 
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
 from akidb_mlx.model.encoding import TokenIds
+from akidb_mlx.pipeline.inputs import valid_unicode
 
 __all__ = ["NO_TOKEN", "Tokenized", "Tokenizer"]
 
@@ -188,7 +189,7 @@ class Tokenizer:
         """
         cut = self._max_characters
         encodings = self._tokenizer.encode_batch_fast(
-            [_valid_unicode(text.strip() if self._strip else text[:cut]) for text in texts],
+            [valid_unicode(text.strip() if self._strip else text[:cut]) for text in texts],
             add_special_tokens=self._special_tokens,
         )
         token_ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
@@ -218,7 +219,7 @@ class Tokenizer:
         With `types` also where each second text starts. The error also where the text that is to be cut is shorter
         than what is too much.
         """
-        valid = [(_valid_unicode(query), _valid_unicode(text)) for query, text in pairs]
+        valid = [(valid_unicode(query), valid_unicode(text)) for query, text in pairs]
         try:
             encodings = self._tokenizer.encode_batch_fast(valid, add_special_tokens=self._special_tokens)
         except Exception as error:  # tokenizers raises bare Exception
@@ -234,7 +235,7 @@ class Tokenizer:
 
     def ids(self, text: str) -> list[int]:
         """All of a text's token ids, also beyond the limit where the end is cut off."""
-        encoding = self._tokenizer.encode(_valid_unicode(text), add_special_tokens=self._special_tokens)
+        encoding = self._tokenizer.encode(valid_unicode(text), add_special_tokens=self._special_tokens)
         rest = encoding.overflowing if self.truncation_side == "right" else []
         return [number for part in (encoding, *rest) for number in part.ids]
 
@@ -251,7 +252,7 @@ class Tokenizer:
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens of a prompt as sentence-transformers counts them: without a special token at its end."""
-        ids = self._tokenizer.encode(_valid_unicode(prompt), add_special_tokens=self._special_tokens).ids
+        ids = self._tokenizer.encode(valid_unicode(prompt), add_special_tokens=self._special_tokens).ids
         added, named = self._tokenizer.get_added_tokens_decoder(), self._named_specials
         special = {i for i, token in added.items() if token.special and (named is None or token.content in named)}
         return len(ids) - 1 if ids and ids[-1] in special else len(ids)
@@ -304,14 +305,3 @@ def _unknown_token(tokenizer: HFTokenizer) -> int | None:
         return unknown
     stated = json.loads(tokenizer.to_str())["model"].get("unk_id")  # Unigram's
     return int(stated) if stated is not None else None
-
-
-def _valid_unicode(text: str) -> str:
-    """Replace lone surrogates, which have no UTF-8 form, by U+FFFD."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
