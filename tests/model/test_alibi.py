@@ -50,7 +50,7 @@ def test_what_it_adds(monkeypatch, most):
 
 def test_far_keys_that_are_not_seen_stay_so():
     """The mask is no number that ALiBi's could be added to: padding is out of sight however near or far."""
-    parts, seen, _ = given(900)
+    _, seen, _ = given(900)
     with mx.stream(mx.cpu):
         bias = alibi_bias(alibi_slopes(6), 900, mx.array(seen), mx.float16)
         one, two = (np.array(bias.block(start, start + 2)[1]) for start in (0, 898))
