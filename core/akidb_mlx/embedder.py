@@ -260,9 +260,9 @@ class Embedder(Face[EmbedderConfig, Recipe]):
     ) -> tuple[Embeddings, Usage]:
         """The rows and what they used, for a server: `aencode_query`, `aencode_document` or `aencode` by `side`.
 
-        `on_overlong` and `task` win over the configuration; more than `max_tokens` in all is an InputError. `first` is the
-        first text's place, for messages. A text that cannot be embedded is an error, or with `errors` stands there by
-        its place and has a row of NaN.
+        `on_overlong` and `task` win over the configuration; more than `max_tokens` in all is an InputError. `first` is
+        the first text's place, for messages. A text that cannot be embedded is an error, or with `errors` stands there
+        by its place and has a row of NaN.
 
         Examples:
             >>> rows, usage = asyncio.run(embedder.aencode_with_usage(["what is MLX?"], "query"))

@@ -177,13 +177,13 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "Jina v3",
-        _ids("jinaai", "jina-embeddings-v3 jina-embeddings-v3-hf"),
+        ids("jinaai", "jina-embeddings-v3 jina-embeddings-v3-hf"),
         "mean",
         matryoshka=(32, 64, 128, 256, 512, 768, 1024),
     ),
     Family(
         "Jina v5",
-        _ids("jinaai", "jina-embeddings-v5-text-nano jina-embeddings-v5-text-small"),
+        ids("jinaai", "jina-embeddings-v5-text-nano jina-embeddings-v5-text-small"),
         "last_token",
         matryoshka=(32, 64, 128, 256, 512, 768, 1024),
     ),
