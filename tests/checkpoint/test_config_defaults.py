@@ -13,7 +13,7 @@ from akidb_mlx.model.architectures import ARCHITECTURES
 from support.checkpoints import REFERENCE
 
 # Transformers has no class for these.
-OWN_CODE = {"bidirectional_pplx_qwen3", "llama_bidirec", "ministral3_bidirec", "new", "static"}
+OWN_CODE = {"bidirectional_pplx_qwen3", "jina_bert", "llama_bidirec", "ministral3_bidirec", "new", "static"}
 TOWERS = {"embedding_gemma2"}  # whose fields are those of the class of its tower for texts
 
 
