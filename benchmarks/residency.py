@@ -47,7 +47,6 @@ def _cycles(folder: Path, args: argparse.Namespace) -> None:
 
     with Embedder.load(folder) as embedder:  # libraries and device threads come with the first model
         embedder.encode(_TEXTS)
-    time.sleep(0.5)
     before = resident_bytes()
     print(f"before: {before / _MIB:.1f} MiB resident; load {os.getloadavg()[0]:.1f}")
     print("| cycle | loaded, MiB | freed, MiB | of before | MLX's arrays, bytes |\n|---|---|---|---|---|")
@@ -68,9 +67,8 @@ def _cycles(folder: Path, args: argparse.Namespace) -> None:
 
 
 def _until_freed(embedder: Embedder) -> None:
-    while embedder.stats()["loaded"]:
+    while (stats := embedder.stats())["unloads"] < stats["loads"]:
         time.sleep(0.01)
-    time.sleep(0.05)  # the memory goes back to the system just after
 
 
 def _budget(folder: Path, args: argparse.Namespace) -> None:
