@@ -1,6 +1,7 @@
 """Edits of a checkpoint folder that turn what transformers 5 writes into what publishers ship, or shipped."""
 
 import json
+import re
 import shutil
 
 import torch
@@ -292,6 +293,19 @@ def published_nomic_config(folder):
     edit_json(folder / "config.json", edit)
 
 
+def nearly_equal_experts(folder):
+    """Every second row of a router a thousandth from the one before: in 16 bit they are hardly told apart."""
+
+    def edit(tensors):
+        for name in [name for name in tensors if name.endswith("router.layer.weight")]:
+            rows = tensors[name].clone()
+            rows[1::2] = rows[::2] + 1e-3 * rows[1::2]
+            tensors[name] = rows
+        return tensors
+
+    edit_weights(folder, edit)
+
+
 def published_nomic_moe_config(folder):
     """nomic-embed-text-v2-moe's own config.json."""
 
@@ -429,6 +443,57 @@ def fold_dense_and_strip(folder):
         shutil.rmtree(path)
     for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
         (folder / name).unlink()
+
+
+def say_num_experts(folder):
+    """Qwen3-MoE's published name, which transformers 5 saves as another."""
+    edit_json(folder / "config.json", lambda config: config.update(num_experts=config.pop("num_local_experts")))
+
+
+def gathered(tensors):
+    """All experts of a layer in one array: layer's name → gate, up, down, (experts, outputs, inputs)."""
+    one = re.compile(r"(.*\.)experts\.(\d+)\.(\w+)\.weight$")
+    found, kinds = {}, {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+    for name in [name for name in tensors if one.match(name)]:
+        parent, expert, kind = one.match(name).groups()
+        found.setdefault(parent, {}).setdefault(kinds.get(kind, kind), {})[int(expert)] = tensors.pop(name)
+    for name in [name for name in tensors if name.endswith("input_linear.weight")]:
+        parent = name.removesuffix("input_linear.weight")
+        gate, up = tensors.pop(name).chunk(2, dim=1)
+        found[parent] = {"gate_proj": gate, "up_proj": up, "down_proj": tensors.pop(f"{parent}output_linear.weight")}
+    stacked = {
+        parent: {
+            kind: part if isinstance(part, torch.Tensor) else torch.stack([part[expert] for expert in sorted(part)])
+            for kind, part in parts.items()
+        }
+        for parent, parts in found.items()
+    }
+    assert stacked
+    return stacked
+
+
+def switch_mlp(folder):
+    """As mlx-lm's converter names experts."""
+
+    def edit(tensors):
+        for parent, parts in gathered(tensors).items():
+            tensors |= {f"{parent}switch_mlp.{kind}.weight": part.contiguous() for kind, part in parts.items()}
+        return tensors
+
+    edit_weights(folder, edit)
+    add_prefix("model.")(folder)
+
+
+def stack_experts(folder):
+    """As transformers 5 holds experts in memory: gate and up side by side, no `.weight`."""
+
+    def edit(tensors):
+        for parent, parts in gathered(tensors).items():
+            gate_up = torch.cat([parts["gate_proj"], parts["up_proj"]], dim=1)
+            tensors |= {f"{parent}experts.gate_up_proj": gate_up, f"{parent}experts.down_proj": parts["down_proj"]}
+        return tensors
+
+    edit_weights(folder, edit)
 
 
 def renamed(old, new):

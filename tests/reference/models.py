@@ -120,6 +120,12 @@ def decoder(cls, **config):
     return lambda: cls(cls.config_class(**{"vocab_size": 300, **DECODER_SHAPE, **config}))
 
 
+def mixture(cls, **config):
+    """Of experts: two are chosen, unless config says otherwise."""
+    count = "moe_k" if cls.config_class.model_type == "ernie4_5_moe" else "num_experts_per_tok"
+    return decoder(cls, **{count: 2, **config})
+
+
 def gemma3(cls=hf.Gemma3TextModel, **config):
     """Three layers, so that windows and bases alternate; a head is wider than width / heads."""
     layers = {"num_hidden_layers": 3, "intermediate_size": 32, "sliding_window": 8}

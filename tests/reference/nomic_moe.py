@@ -127,7 +127,13 @@ class NomicMoe(hf.PreTrainedModel):
     def mixture(self, x, own):
         """Σ p_e · gelu(x · w1_eᵀ) · w2_e over the greatest of the softmax of all, as they are, and a bias once."""
         experts = self.config.num_experts
-        probabilities = softmax(x.float() @ own["mlp.router.layer.weight"].float().T, dim=-1)
+        router = own["mlp.router.layer.weight"]
+        if self.mistake == "router rounded":
+            logits = (x.bfloat16() @ router.bfloat16().T).float()
+        else:
+            exact = torch.promote_types(x.dtype, torch.float32)
+            logits = x.to(exact) @ router.to(exact).T
+        probabilities = softmax(logits, dim=-1)
         chosen = probabilities.topk(1 if self.mistake == "one expert" else self.config.moe_top_k, dim=-1)
         weights = torch.zeros_like(probabilities).scatter(-1, chosen.indices, chosen.values)
         if self.mistake == "renormalised":

@@ -19,15 +19,18 @@ Json = Mapping[str, Any]
 # What decides hidden states or the length of texts; other fields that are absent stay so.
 _DECIDING = """
     activation attention_bias attention_multiplier attention_out_bias attn_logit_softcapping
-    block_auto_adjust_ff_dim block_ffn_dim_multiplier block_multiple_of conv_bias conv_L_cache d_ff d_kv d_model dim
-    embedding_dim embedding_multiplier embedding_size feed_forward_proj head_dim hidden_act hidden_activation
-    hidden_dim hidden_size hidden_size_per_layer_input inner_group_num intermediate_size layer_norm_eps
-    layer_norm_epsilon local_attention logits_scaling max_position_embeddings max_relative_positions
-    max_window_layers mlp_bias n_heads n_layers no_rope_layer_interval norm_bias norm_eps num_attention_heads
-    num_heads num_hidden_groups num_hidden_layers num_key_value_heads num_layers original_max_position_embeddings
-    pad_token_id pooler_hidden_act position_biased_input query_pre_attn_scalar relative_attention
-    relative_attention_max_distance relative_attention_num_buckets residual_multiplier rms_norm_eps sliding_window
-    task_type_vocab_size type_vocab_size use_bias use_qk_norm use_qkv_bias use_task_id vocab_size
+    block_auto_adjust_ff_dim block_ffn_dim_multiplier block_multiple_of conv_bias conv_L_cache d_ff d_kv d_model
+    decoder_sparse_step dim embedding_dim embedding_multiplier embedding_size feed_forward_proj head_dim hidden_act
+    hidden_activation hidden_dim hidden_size hidden_size_per_layer_input inner_group_num intermediate_size
+    layer_norm_eps layer_norm_epsilon local_attention logits_scaling max_position_embeddings max_relative_positions
+    max_window_layers mlp_bias moe_intermediate_size moe_k moe_layer_end_index moe_layer_interval
+    moe_layer_start_index moe_norm_min moe_num_experts moe_num_shared_experts n_heads n_layers
+    no_rope_layer_interval norm_bias norm_eps norm_topk_prob num_attention_heads num_experts num_experts_per_tok
+    num_heads num_hidden_groups num_hidden_layers num_key_value_heads num_layers num_local_experts
+    original_max_position_embeddings pad_token_id pooler_hidden_act position_biased_input qkv_bias
+    query_pre_attn_scalar relative_attention relative_attention_max_distance relative_attention_num_buckets
+    residual_multiplier rms_norm_eps shared_expert_intermediate_size sliding_window task_type_vocab_size
+    type_vocab_size use_bias use_qk_norm use_qkv_bias use_task_id vocab_size
 """
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "bool": (bool,),
@@ -40,13 +43,16 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 }
 # Where the class makes a number of others of a null, or of nothing, and nobody after us does.
 _FROM_OTHERS: Mapping[str, tuple[str, ...]] = {
-    "head_dim": ("ernie4_5", "seed_oss"),
+    "head_dim": ("ernie4_5", "ernie4_5_moe", "seed_oss"),
     "num_key_value_heads": (
         "cohere",
         "ernie4_5",
         "eurobert",
         "granite",
+        "granitemoe",
         "hunyuan_v1_dense",
+        "mixtral",
+        "olmoe",
         "qwen2",
         "qwen3",
         "seed_oss",
@@ -135,7 +141,12 @@ def _table() -> dict[str, Any]:
 def _defaults(kind: str, known: Json, said: Json) -> dict[str, Any]:
     """What the class puts where `said` has nothing."""
     declared = known["fields"]
-    defaults = {name: row[0] for name, row in declared.items() if _may_add(name, row[0], said)}
+    known_as = known["aliases"]  # qwen3_moe's num_experts, which the class keeps as num_local_experts
+    defaults = {
+        known_as.get(name, name): row[0]
+        for name, row in declared.items()
+        if _may_add(name, row[0], said) and known_as.get(name) not in said
+    }
     defaults |= _rotary_defaults(kind, known["rope"], said)
     if kind in _PATTERNS and said.get("layer_types") is None and _PATTERNS[kind][0] not in said:
         defaults |= [_PATTERNS[kind]]
@@ -164,12 +175,9 @@ def _rotary_defaults(kind: str, default: Json | None, said: Json) -> dict[str, A
     if default is None:
         return {}
     if kind in _WHOLE_ROPE:
-        own = {"max_position_embeddings": said.get("max_position_embeddings", default["max_position_embeddings"])}
-        return (
-            {}
-            if {"rope_parameters", "rope_scaling", "rope_theta"} & said.keys()
-            else {"rope_parameters": default | own}
-        )
+        length = said.get("max_position_embeddings", default["max_position_embeddings"])
+        whole = {"rope_parameters": {**default, "max_position_embeddings": length}}
+        return {} if {"rope_parameters", "rope_scaling", "rope_theta"} & said.keys() else whole
     nested = said.get("rope_parameters")
     stated: Json = nested if isinstance(nested, Mapping) else {}
     bases = _BASES.get(kind)

@@ -13,6 +13,7 @@ from akidb_mlx.checkpoint.torch_zip import is_torch_file
 from akidb_mlx.device.choice import Device
 from akidb_mlx.errors import BackendError, UnsupportedModelError
 from akidb_mlx.model.activation_memory import Activations
+from akidb_mlx.model.adapters import adapted_backbones, claim_stacks
 from akidb_mlx.model.architectures import Backbone, make_backbone
 from akidb_mlx.model.heads.base import Head
 from akidb_mlx.model.heads.loading import claim_weights, load_head
@@ -45,6 +46,7 @@ def load_model(
     check_quantization(checkpoint.quantization, packed(weights), checkpoint.config_file)
     # The head claims its weights first; what neither it nor the backbone knows is left over, which `fill` refuses.
     claimed = claim_weights(head_facts, weights, checkpoint)
+    stacks = claim_stacks(checkpoint, weights)
     weights = _backbone_weights(backbone, weights, checkpoint)
     compute = _compute_dtype(backbone, checkpoint, device.dtype(stored, dtype))
     check_computed(weights, dict(backbone.named_modules()), device.kind, compute, checkpoint.config_file)
@@ -54,9 +56,14 @@ def load_model(
     fill(backbone, weights, checkpoint.weight_files[0])
     head = load_head(head_facts, backbone.width, claimed, checkpoint)
     head.settle(getattr(mx, compute))
-    activations = Activations.of(backbone, checkpoint.config, device.kind, getattr(mx, compute))
+    adapted = adapted_backbones(checkpoint, backbone, stacks, getattr(mx, compute))
+    largest = next(iter(adapted.values()), backbone)
+    activations = Activations.of(largest, checkpoint.config, device.kind, getattr(mx, compute))
     model = Network(
-        backbone, head, lambda rows, length: activations.bytes(rows, length) + head.activation_bytes(rows, length)
+        backbone,
+        head,
+        lambda rows, length: activations.bytes(rows, length) + head.activation_bytes(rows, length),
+        adapted,
     )
     model.eval()
     can_shrink = not any(isinstance(layer, nn.QuantizedLinear) for layer in model.modules())

@@ -7,6 +7,7 @@ from typing import Any
 from akidb_mlx.checkpoint.config_defaults import declared_fields
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model.architectures.base import allow
+from akidb_mlx.model.architectures.mixtures import MIXTURES
 
 __all__ = ["DECODERS", "FULL", "SLIDING", "Family", "account_for", "layer_kinds"]
 
@@ -20,6 +21,10 @@ def _all_full(config: Config, count: int) -> Sequence[str]:
 
 def _all_sliding(config: Config, count: int) -> Sequence[str]:
     return [FULL if config.get("sliding_window") is None else SLIDING] * count
+
+
+def _all_sliding_if_used(config: Config, count: int) -> Sequence[str]:
+    return _all_sliding(config, count) if config.get("use_sliding_window") else _all_full(config, count)
 
 
 def _upper_sliding(config: Config, count: int) -> Sequence[str]:
@@ -90,6 +95,7 @@ _QWEN = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_typ
 # transformers' own bidirectional Gemma 1 and 2 is broken (it masks differently by implementation).
 _GEMMA = {"use_bidirectional_attention": (None, False), "hidden_activation": (None, "gelu_pytorch_tanh")}
 
+_NO_WINDOW = {"use_sliding_window": (False,)}
 # Their own attention is causal wherever a batch has no padding, whatever the mask.
 _CAUSAL = {"is_causal": (True,)}
 
@@ -101,6 +107,7 @@ DECODERS: dict[str, Family] = {
     "bidirectional_pplx_qwen3": Family("qwen3", only=_BOTH_WAYS, known=_QWEN, causal=False, plain=True),
     "cohere": Family("cohere", interleaved=True),
     "ernie4_5": Family("ernie4_5", interleaved=True),
+    "ernie4_5_moe": Family("ernie4_5", interleaved=True),
     "gemma": Family("gemma", activation="gelu", scale=_root_of_width, only=_GEMMA),
     "gemma2": Family(
         "gemma2",
@@ -132,6 +139,7 @@ DECODERS: dict[str, Family] = {
     "glm": Family("glm", interleaved=True, partial=True),
     "glm4": Family("glm4", interleaved=True, partial=True),
     "granite": Family("granite", scale=lambda config: float(config["embedding_multiplier"])),
+    "granitemoe": Family("granite", scale=lambda config: float(config["embedding_multiplier"])),
     "helium": Family("helium", interleaved=True),
     "hunyuan_v1_dense": Family("hunyuan_v1_dense", only={"use_qk_norm": (True,)}),
     "llama": Family("llama", plain=True),
@@ -146,14 +154,26 @@ DECODERS: dict[str, Family] = {
         plain=True,
     ),
     "mistral": Family("llama", kinds=_all_sliding, known=("sliding_window",), plain=True),
+    "mixtral": Family("llama", kinds=_all_sliding, known=("sliding_window",), plain=True),
     "nemotron": Family("nemotron", activation="relu2", partial=True, only=_CAUSAL),
     "olmo2": Family("olmo2"),
+    "olmoe": Family("olmoe", only={"clip_qkv": (None,)}),
     "phi3": Family("phi3", kinds=_all_sliding, known=("sliding_window",), partial=True, ropes=("default", "longrope")),
     "qwen2": Family("qwen2", kinds=_upper_sliding, known=_QWEN, plain=True),
+    "qwen2_moe": Family(
+        "qwen2", known=("max_window_layers", "sliding_window"), only={"qkv_bias": (True,)} | _NO_WINDOW, plain=True
+    ),
     "qwen3": Family(
         "qwen3",
         kinds=_upper_sliding,
         known=_QWEN,
+        biases=("q_proj", "k_proj", "v_proj", "o_proj"),
+        plain=True,
+    ),
+    "qwen3_moe": Family(
+        "qwen3",
+        kinds=_all_sliding_if_used,
+        known=("sliding_window", "use_sliding_window"),
         biases=("q_proj", "k_proj", "v_proj", "o_proj"),
         plain=True,
     ),
@@ -214,7 +234,8 @@ def account_for(family: Family, config: Config, fields: Collection[str]) -> None
     accounted = {*fields, *_COMPUTED.split(), *_INERT.split(), *family.known} - (_OURS - set(family.known))
     if family.biases:
         accounted.add("attention_bias")
-    accounted |= _without_effect(config["model_type"])
+    mixture = MIXTURES.get(config["model_type"])
+    accounted |= _without_effect(config["model_type"]) | set(mixture.fields if mixture else ())
     for key, value in config.items():
         if value is None or (key == "layer_types" and set(value) == {FULL}):
             continue
