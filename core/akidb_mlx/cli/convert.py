@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from akidb_mlx.cli.kind import AnyConfig, add_kind_options, load_of_kind, read_config_of_kind
-from akidb_mlx.cli.options import add_model_argument
 from akidb_mlx.convert import MIXES, MODES, Conversion, convert
 from akidb_mlx.doctor.comparison import Comparison, compare, table
 from akidb_mlx.doctor.texts import read_docstrings, read_texts
@@ -21,7 +20,7 @@ _FEW_KEPT = 0.95
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_model_argument(parser)
+    parser.add_argument("model", metavar="MODEL", help="a folder, package:NAME, or a model on the Hub")
     parser.add_argument("out", metavar="OUT", help="the new folder; it must not exist")
     parser.add_argument("--bits", type=int, metavar="N", help="per number: 8 (default), or what the mode has")
     parser.add_argument("--group-size", type=int, metavar="N", help="numbers that share a scale: 64, 32 or 128")
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mix",
         default="alike",
         metavar="|".join(MIXES),
-        help="words8: the table of words in 8 bit; edges8: also the first and the last layer",
+        help="edges8: the table of words, the first and the last layer in 8 bit; layers8: all but the table of words",
     )
     parser.add_argument(
         "--stored-dtype", metavar="float32|float16|bfloat16", help="of what is not packed, and of a GPU's work"

@@ -1,11 +1,13 @@
 """Texts to measure with: those that every Python brings, or the user's."""
 
+import contextlib
 import importlib
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 from akidb_mlx.errors import InputError
@@ -41,21 +43,22 @@ class Texts:
 def docstrings(most: int = 800) -> list[tuple[str, str]]:
     """(first paragraph, the rest) of docstrings of the standard library, each rest once."""
     pairs: dict[str, str] = {}
-    for name in _MODULES.split():
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                module = importlib.import_module(name)
-        except ImportError:
-            continue
-        for _, thing in inspect.getmembers(module):
-            members = [member for _, member in inspect.getmembers(thing)] if inspect.isclass(thing) else []
-            for one in [thing, *members]:
-                doc = (inspect.getdoc(one) or "") if callable(one) else ""
-                first, _, rest = (" ".join(part.split()) for part in doc.partition("\n\n"))
-                if 20 < len(first) < 200 and len(rest) > 80 and "(" not in first[:20]:
-                    pairs[first] = rest
+    with warnings.catch_warnings(action="ignore"):  # what is deprecated says so where it is only looked at
+        for name in _MODULES.split():
+            with contextlib.suppress(ImportError):
+                pairs.update(_pairs_of(importlib.import_module(name)))
     once = {rest: first for first, rest in reversed(sorted(pairs.items())[:most])}
     return [(first, rest) for rest, first in reversed(once.items())]
+
+
+def _pairs_of(module: ModuleType) -> Iterator[tuple[str, str]]:
+    for _, thing in inspect.getmembers(module):
+        members = [member for _, member in inspect.getmembers(thing)] if inspect.isclass(thing) else []
+        for one in [thing, *members]:
+            doc = (inspect.getdoc(one) or "") if callable(one) else ""
+            first, _, rest = (" ".join(part.split()) for part in doc.partition("\n\n"))
+            if 20 < len(first) < 200 and len(rest) > 80 and "(" not in first[:20]:
+                yield first, rest
 
 
 def read_docstrings(most: int = 200) -> Texts:

@@ -68,8 +68,8 @@ def _edges(wanted: Packing, layer: int | None, last: int) -> Packing:
     return _eight(wanted) if layer in (None, 0, last) else wanted
 
 
-def _words(wanted: Packing, layer: int | None, last: int) -> Packing:
-    return _eight(wanted) if layer is None else wanted
+def _layers(wanted: Packing, layer: int | None, last: int) -> Packing:
+    return wanted if layer is None else _eight(wanted)
 
 
 def _eight(wanted: Packing) -> Packing:
@@ -77,7 +77,7 @@ def _eight(wanted: Packing) -> Packing:
     return Packing("affine", 8, wanted.group_size) if wanted.mode == "affine" else Packing("mxfp8", 8, 32)
 
 
-MIXES: Final[Mapping[str, Mix]] = {"alike": _alike, "words8": _words, "edges8": _edges}
+MIXES: Final[Mapping[str, Mix]] = {"alike": _alike, "edges8": _edges, "layers8": _layers}
 """Name → a layer's packing, by its number (None: it is before them, as the table of words) and the last one's."""
 
 
