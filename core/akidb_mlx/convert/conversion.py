@@ -75,7 +75,7 @@ def convert(
         bits: per number; by default 8, or what the mode has.
         group_size: how many numbers share a scale; by default 64, or what the mode has.
         mode: affine, mxfp4, mxfp8 or nvfp4.
-        mix: "alike"; "edges8": the table of words, the first and the last layer in 8 bit; "layers8": all but that table.
+        mix: "alike"; "edges8": the table of words, first and last layer in 8 bit; "layers8": all but that table.
         stored_dtype: of what stays float, scales too, and what a GPU computes in; by default as it is.
         kind: by default what the files say.
         revision: of a model on the Hub.

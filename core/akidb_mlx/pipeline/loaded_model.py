@@ -57,7 +57,7 @@ class Kind(Generic[C, R]):
 EMBEDDER: Kind[EmbedderConfig, Recipe] = Kind(
     "embedder",
     read_recipe,
-    frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong"}),
+    frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong", "calibration"}),
 )
 
 
