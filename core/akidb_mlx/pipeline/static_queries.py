@@ -19,7 +19,7 @@ from akidb_mlx.pipeline.waiting import iterate
 
 __all__ = ["StaticQueryPipeline", "static_query_tokenizer"]
 
-# Up to so many characters are computed in the event loop's own thread.
+# Up to this many characters are computed in the event loop's own thread.
 _INLINE_CHARACTERS = 20_000
 _CHUNK_CHARACTERS = 2**20
 

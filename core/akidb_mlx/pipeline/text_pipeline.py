@@ -27,11 +27,11 @@ _log = logging.getLogger(__name__)
 _PART = {"cpu": 256, "cuda": 1024, "metal": 1024}
 # The first parts are smaller, doubling from this, so that the device starts early.
 _FIRST_PART = 128
-# Up to so many characters are tokenised in the event loop's own thread (well under a millisecond each 1,000).
+# Up to this many characters are tokenised in the event loop's own thread (well under a millisecond per 1,000).
 _INLINE_CHARACTERS = 20_000
 _STREAM_CHUNKS_IN_FLIGHT = 3
 # A chunk of a stream ends early where its texts would take longer than this (seconds), so that the first rows are there
-# soon whatever the texts' length; by the engine's measure and about so many characters per token, within bounds.
+# soon whatever the texts' length; by the engine's measure and about this many characters per token, within bounds.
 _CHUNK_S = 4.0
 _CHARACTERS_PER_TOKEN = 4
 _LEAST_CHUNK_CHARACTERS, _MOST_CHUNK_CHARACTERS = 2**14, 2**20
@@ -74,7 +74,8 @@ class TextPipeline(Generic[Input]):
     async def _encode(self, texts: Sequence[Input], call: Call[Given], show_progress: bool, wait_for: Wait) -> Given:
         texts = self.encoder.check(texts)
         futures: Queued = []
-        with Progress(len(texts), show_progress) as progress, Threads() as threads:
+        in_use = self._loaded.engine.in_use()
+        with Progress(len(texts), show_progress) as progress, Threads() as threads, in_use:
             try:
                 await self._queue(texts, 0, call, futures, progress, threads, wait_for, wait=call.wait)
                 rows = [await wait_for(future) for future in futures]
@@ -88,7 +89,7 @@ class TextPipeline(Generic[Input]):
     ) -> AsyncGenerator[Given, None]:
         chunks: deque[_Chunk[Input]] = deque()
         first = 0
-        with Threads() as threads:
+        with Threads() as threads, self._loaded.engine.in_use():
             try:
                 more = True
                 while more or chunks:
@@ -194,7 +195,7 @@ class TextPipeline(Generic[Input]):
         return int(min(max(tokens * _CHARACTERS_PER_TOKEN, _LEAST_CHUNK_CHARACTERS), _MOST_CHUNK_CHARACTERS))
 
     def _parts(self, count: int) -> list[range]:
-        """The places of so many texts, part by part."""
+        """The places of all texts, part by part."""
         parts: list[range] = []
         size = _FIRST_PART if count > self._part else self._part
         while not parts or parts[-1].stop < count:

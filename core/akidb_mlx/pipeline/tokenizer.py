@@ -1,8 +1,10 @@
 """Texts → token ids: truncated to the usable length, special tokens kept, never padded. No MLX here."""
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +74,11 @@ class Tokenizer:
             named_specials: the only special tokens that count as such at a prompt's end; None for all.
             markers: what is to be one token, whole or its first word, where the vocabulary holds that.
         """
+        self._again: Callable[[], Tokenizer] | None = None
+        self._lock = threading.Lock()
         try:
-            self._tokenizer = HFTokenizer.from_file(str(file)) if state is None else HFTokenizer.from_str(state)
+            self._live: HFTokenizer | None
+            self._live = HFTokenizer.from_file(str(file)) if state is None else HFTokenizer.from_str(state)
         except Exception as error:  # tokenizers raises bare Exception
             raise CheckpointError(f"{file} cannot be read ({error}); download it again") from None
         side = truncation_side or (self._tokenizer.truncation or {}).get("direction", "right")
@@ -110,8 +115,28 @@ class Tokenizer:
         )
         self._zero_if_empty = zero_if_empty
 
+    @property
+    def _tokenizer(self) -> HFTokenizer:
+        live = self._live
+        if live is None:
+            with self._lock:
+                if self._live is None:
+                    assert self._again is not None
+                    self._live = self._again()._tokenizer
+                live = self._live
+        return live
+
+    def sleep(self, again: Callable[[int | None], "Tokenizer"]) -> None:
+        """Free its vocabulary until it is next used; `again` makes the same of its limit."""
+        self._again = partial(again, self.max_seq_length)
+        self._live = None
+
+    def after_fork(self) -> None:
+        """In a forked child, where a thread of its parent's may have held the lock."""
+        self._lock = threading.Lock()
+
     def _characters(self, tokens: int) -> int:
-        """What so many tokens of median length have."""
+        """Characters that this many tokens of median length have."""
         return tokens * int(np.median([len(token) for token in self._tokenizer.get_vocab()]))
 
     def _register(self, marker: str) -> None:
@@ -145,7 +170,7 @@ class Tokenizer:
         if template is not None:  # a second one would not be applied
             template["single"].append({"SpecialToken": {"id": token, "type_id": 0}})
             template["special_tokens"][token] = {"id": token, "ids": [number], "tokens": [token]}
-            self._tokenizer = HFTokenizer.from_str(json.dumps(state))
+            self._live = HFTokenizer.from_str(json.dumps(state))
         else:
             then = processors.TemplateProcessing(single=f"$A {token}", special_tokens=[(token, number)])
             before = self._tokenizer.post_processor

@@ -84,6 +84,7 @@ def document(models: Sequence[str]) -> dict[str, Any]:
                 )
             },
             "/health": {"get": _get("Liveness and readiness", _json("Welcome.", schemas.Health), unhealthy)},
+            "/stats": {"get": _get("Which models are in memory", _json("The models.", schemas.Stats))},
             "/metrics": {"get": _get("Prometheus' figures", _text("text/plain"))},
             "/openapi.json": {"get": _get("This document", _text("application/json", "object"))},
             "/": {"get": _get("A page to try it", _text("text/html"))},
@@ -132,6 +133,7 @@ def _ollama_paths() -> dict[str, Any]:
             "Embed a text, as Ollama did", said.OllamaEmbeddingsRequest, said.OllamaEmbeddingsResponse
         ),
         "/api/show": post("About a model, as Ollama does", said.OllamaShowRequest, said.OllamaShowResponse),
+        "/api/ps": get("The embedders that are in memory, as Ollama lists them", said.OllamaRunningModels),
         "/api/tags": get("The embedders served, as Ollama lists them", said.OllamaModels),
         "/api/version": get("The version, where Ollama's clients ask", said.OllamaVersion),
     }

@@ -15,6 +15,8 @@ __all__ = [
     "Health",
     "ModelCard",
     "ModelList",
+    "ModelStats",
+    "Stats",
 ]
 
 
@@ -59,7 +61,7 @@ class EmbeddingsRequest(RequestBody):
     )
     model: str = Field(min_length=1, description="A name that `/v1/models` lists.")
     dimensions: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Keep only the first so many dimensions; the vectors are scaled to unit length again."
+        None, description="Keep only this many dimensions, the first; the vectors are scaled to unit length again."
     )
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="Numbers (default), or base64 of little-endian float32 (of output_dtype's bytes)."
@@ -93,7 +95,8 @@ class EmbeddingsRequest(RequestBody):
     @property
     def wanted_dtype(self) -> OutputDtype:
         """`output_dtype` by our name."""
-        return "float32" if self.output_dtype in (None, "float") else self.output_dtype
+        said = self.output_dtype
+        return "float32" if said is None or said == "float" else said
 
     @property
     def wanted_dimensions(self) -> int | None:
@@ -177,6 +180,31 @@ class Health(BaseModel):
     ready: bool = Field(description="False while models are preloaded, and from the start of a shutdown.")
     worker: bool = Field(description="False where the thread that computes has ended unexpectedly.")
     version: str
+
+
+class ModelStats(BaseModel):
+    """One model: whether its weights are in memory now, and what it has done."""
+
+    kind: Literal["embedder", "reranker", "sparse", "multi_vector", "hybrid"]
+    loaded: bool = Field(description="False before its first request, and while its weights are freed.")
+    weights_bytes: int = Field(0, description="What they take now.")
+    loads: int = 0
+    unloads: int = 0
+    idle_s: float | None = Field(None, description="Seconds since its last request.")
+    keep_alive: float | None = Field(None, description="Seconds without a request until its weights are freed.")
+    memory_limit_mb: int | None = Field(None, description="What all models together may take, as it was loaded with.")
+    requests: int = 0
+    texts: int = 0
+    tokens: int = 0
+    queued_tokens: int = 0
+
+
+class Stats(BaseModel):
+    """What is in memory, model by model."""
+
+    models: dict[str, ModelStats]
+    weights_bytes: int = Field(description="Of all models of the process; names that share a model count once.")
+    resident_bytes: int = Field(description="RAM of the process.")
 
 
 class _Error(BaseModel):

@@ -20,7 +20,7 @@ class PositionNumbers(Protocol):
     """How many numbers relative positions keep beside the scores of a batch."""
 
     def __call__(self, rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
-        """For so many rows of so many tokens; `in_blocks`: a long text's layers are computed block by block."""
+        """For `rows` × `length` tokens; `in_blocks`: a long text's layers are computed block by block."""
 
 
 def no_positions(rows: int, length: int, heads: int, *, in_blocks: bool) -> int:

@@ -51,7 +51,7 @@ def attention_layer(project: Project, finish: Finish, x: mx.array, mask: Mask, s
 
 
 def first_of_attention_layer(project: Project, finish: Finish, x: mx.array, mask: Mask, scale: float) -> mx.array:
-    """`attention_layer(…)[:, :1]`, a query and a network for one token a row.
+    """`attention_layer(…)[:, :1]`, a query and a network for one token per row.
 
     `mask` is by block, or the same for all tokens.
     """
