@@ -221,6 +221,7 @@ def test_the_fields_of_the_configuration():
         "model",
         "revision",
         "pooling",
+        "calibration",
         "normalize",
         "max_seq_length",
         "truncate_dim",
