@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from akidb_mlx import small_vectors, vectors
+from akidb_mlx.checkpoint.modules import WHOLE_NUMBERS
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.effective.fingerprint import fingerprint
 from akidb_mlx.effective.prompts import effective_normalize, effective_prompts, fingerprint_facts
 from akidb_mlx.effective.recipe import Recipe
-from akidb_mlx.errors import ConfigError, InputError
+from akidb_mlx.effective.tasks import effective_tasks
+from akidb_mlx.errors import AkiDBMLXError, ConfigError, InputError
 from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.chat_renderer import ChatRenderer
 from akidb_mlx.pipeline.chat_tokenizer import ChatTokenizer
@@ -53,6 +55,8 @@ class Embedder(Face[EmbedderConfig, Recipe]):
     All methods may be called from any thread, the async ones from any event loop.
     """
 
+    _kind = EMBEDDER
+
     def __init__(self, config: EmbedderConfig, loaded: LoadedModel[Recipe]) -> None:
         """Use `Embedder.load` instead."""
         self.config = config
@@ -60,6 +64,8 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         self._checkpoint = loaded.recipe.checkpoint
         self._prompts = effective_prompts(config, loaded.recipe)
         self._normalize = effective_normalize(config, loaded.recipe)
+        self._tasks = effective_tasks(config, self._checkpoint)
+        self._tasks.check()
         wanted = config.truncate_dim
         if wanted is None and self._checkpoint.truncate_dim is not None:  # a width that it has not cuts nothing
             wanted = min(self._checkpoint.truncate_dim, self.full_dimension)
@@ -127,10 +133,13 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         normalize: bool | None = None,
         show_progress: bool = False,
         *,
+        task: str | None = None,
         output_dtype: OutputDtype = "float32",
         calibration: Calibration | None = None,
     ) -> NDArray[Any]:
         """Embed texts, each after `prompt`, else the prompt called `prompt_name`, else the checkpoint's default.
+
+        `task` wins over the configuration's; it says which of the model's adapters computes, not which prompt.
 
         Returns:
             (n, dimension) float32, in the order of `texts`; (0, dimension) for no texts. Lone surrogates
@@ -139,8 +148,8 @@ class Embedder(Face[EmbedderConfig, Recipe]):
 
         Raises:
             TypeError: a bare str, or an item that is no str.
-            InputError: an unknown prompt name, a text without tokens, a vector that is not finite, what `quantize`
-            raises.
+            InputError: an unknown prompt name or task, a text without tokens, a vector that is not finite; or what
+            `quantize` raises.
             QueueFullError: too much waits already. ClosedError: after `close`.
 
         Examples:
@@ -150,7 +159,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             (1, 384)
         """
         form = OutputForm(output_dtype, calibration)
-        call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize, form=form)
+        call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize, task=task, form=form)
         return self._path.encode(texts, call, show_progress)
 
     def encode_query(
@@ -205,6 +214,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         normalize: bool | None = None,
         show_progress: bool = False,
         *,
+        task: str | None = None,
         output_dtype: OutputDtype = "float32",
         calibration: Calibration | None = None,
     ) -> NDArray[Any]:
@@ -215,7 +225,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             (1, 384)
         """
         form = OutputForm(output_dtype, calibration)
-        call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize, form=form)
+        call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize, task=task, form=form)
         return await self._path.aencode(texts, call, show_progress)
 
     async def aencode_query(
@@ -268,24 +278,34 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         normalize: bool | None = None,
         on_overlong: Literal["truncate", "error"] | None = None,
         max_tokens: int | None = None,
+        task: str | None = None,
+        *,
+        prompt: str | None = None,
+        first: int = 0,
+        errors: dict[int, AkiDBMLXError] | None = None,
     ) -> tuple[Embeddings, Usage]:
         """The rows and what they used, for a server: `aencode_query`, `aencode_document` or `aencode` by `side`.
 
-        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError.
+        `on_overlong` and `task` win over the configuration; more than `max_tokens` in all is an InputError. `first` is
+        the first text's place, for messages. A text that cannot be embedded is an error, or with `errors` stands there
+        by its place and has a row of NaN.
 
         Examples:
             >>> rows, usage = asyncio.run(embedder.aencode_with_usage(["what is MLX?"], "query"))
             >>> rows.shape, usage.tokens
             ((1, 384), 7)
         """
+        prompts = self._prompts if task is None else effective_prompts(self.config, self._loaded.recipe, task)
         call = self._call(
-            self._prompts.choose(prompt_name, side=side),
+            prompts.choose(prompt_name, prompt, side),
             truncate_dim,
             normalize,
             side,
             on_overlong=on_overlong,
             max_tokens=max_tokens,
+            task=task,
         )
+        call = replace(call, first=first, errors=errors)
         return await self._path.aencode(texts, call, show_progress=False), call.usage
 
     def encode_stream(
@@ -421,6 +441,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         *,
         on_overlong: str | None = None,
         max_tokens: int | None = None,
+        task: str | None = None,
         form: OutputForm = _FLOATS,
     ) -> Call[NDArray[Any]]:
         self._check_open()
@@ -438,7 +459,15 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         if form != _FLOATS:
             finish = partial(self._finish_as, self._checked_form(form, dimension), finish)
         on_overlong = on_overlong or self.config.on_overlong
-        return Call(prompt, finish, urgent=side == "query", side=side, on_overlong=on_overlong, max_tokens=max_tokens)
+        return Call(
+            prompt,
+            finish,
+            urgent=side == "query",
+            side=side,
+            task=self._tasks.choose(task, side),
+            on_overlong=on_overlong,
+            max_tokens=max_tokens,
+        )
 
     def _stream_call(
         self,
@@ -455,6 +484,10 @@ class Embedder(Face[EmbedderConfig, Recipe]):
 
     def _read_calibration(self) -> Calibration | None:
         file = self.config.calibration
+        if file is None and self._checkpoint.output == WHOLE_NUMBERS and not self._normalize:
+            types: tuple[OutputDtype, ...] = ("int8", "ubinary")
+            of_each = [small_vectors.calibrate(dtype, 1.0, whole_numbers=True) for dtype in types]
+            return {**of_each[0], **of_each[1]}
         if file is None:
             return None
         calibration = small_vectors.read_calibration(file)

@@ -74,14 +74,17 @@ def check_output_dtype(output_dtype: str, dimension: int) -> None:
         )
 
 
-def calibrate(output_dtype: str, largest: float) -> dict[str, Any]:
+def calibrate(output_dtype: str, largest: float, *, whole_numbers: bool = False) -> dict[str, Any]:
     """What turns numbers back into floats, from the largest magnitude of a whole corpus.
 
     int8, uint8: number = float / scale, rounded (uint8: plus 128). One scale for all dimensions, so that dot products
-    and cosines of int8 numbers are those of the floats, up to a factor and rounding, in any store.
+    and cosines of int8 numbers are those of the floats, up to a factor and rounding, in any store. Rows of
+    `whole_numbers` (pplx-embed) are bytes already, whose zeros keep the sign of what was rounded.
     """
+    if whole_numbers and output_dtype in _BITS:
+        return {"zeros": "signed", "bit_order": "big"}
     if needs_calibration(output_dtype):
-        return {"scale": largest / _INT8_MAX or 1.0}
+        return {"scale": 1.0 if whole_numbers else largest / _INT8_MAX or 1.0}
     return {"threshold": 0.0, "bit_order": "big"} if output_dtype in _BITS else {}
 
 
@@ -143,7 +146,8 @@ def quantize(vectors: Embeddings, output_dtype: str, calibration: Calibration | 
     """
     check_output_dtype(output_dtype, vectors.shape[1])
     if output_dtype in _BITS:
-        bits = np.packbits(vectors > 0, axis=1)
+        signed = (calibration or {}).get("zeros") == "signed"
+        bits = np.packbits(~np.signbit(vectors) if signed else vectors > 0, axis=1)
         return bits if output_dtype == "ubinary" else (bits ^ np.uint8(_ZERO)).view(np.int8)
     if output_dtype in _BYTES:
         numbers = _numbers(vectors, calibration or {})

@@ -97,7 +97,7 @@ def test_many_tokens_that_count_little_count_right_together(length):
 
 
 @on_cpu
-@pytest.mark.parametrize("name", [*ONE_PER_FAMILY, "deberta-v2-convolution"])
+@pytest.mark.parametrize("name", [*ONE_PER_FAMILY, "deberta-v2-convolution", "heads-64-lfm2", "llama-dynamic"])
 def test_blocks_give_the_references_vectors(tiny_blocks, name):
     folder, facts, reference = read_case(name)
     with Embedder.load(folder, dtype="float32", device="cpu") as embedder:

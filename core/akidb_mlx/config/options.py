@@ -196,6 +196,10 @@ class EmbedderOptions(ModelOptions):
     calibration: _File | None = run_field(
         "File with the scale for calls that want int8 or uint8: an output of `embed --output-dtype int8`, or JSON."
     )
+    task: _Name | None = vectors_field(
+        "Whose adapter computes, of a model that has one for each task (Jina v3, v5). One with a half for queries and "
+        "one for documents may be named whole. None: the halves for retrieval where there are, else none."
+    )
 
 
 class RerankerOptions(ModelOptions):
