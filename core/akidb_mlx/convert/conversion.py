@@ -19,6 +19,7 @@ from akidb_mlx.convert.facts import READERS, changed, head_of, reads_words
 from akidb_mlx.convert.folder import copy_sidecars, files_beside, free_bytes, write_config, write_index, write_readme
 from akidb_mlx.device.choice import choose_device
 from akidb_mlx.errors import BackendError, ConfigError, UnsupportedModelError
+from akidb_mlx.model.adapters import claim_stacks
 from akidb_mlx.model.architectures import make_backbone
 from akidb_mlx.model.heads.loading import claim_weights
 from akidb_mlx.model.loading import backbone_weights
@@ -124,6 +125,8 @@ def _pack(facts: ModelFacts, wanted: Packing, mix: Mix, stored_dtype: str | None
         raise UnsupportedModelError(f"{facts.config_file}: the weights are packed already; convert the original")
     if facts.model_type == "static":
         raise UnsupportedModelError(f"{file}: a static model is one table without layers, which is not packed")
+    if any(adapter.place is not None for adapter in facts.adapters):
+        raise UnsupportedModelError(f"{file}: a stack of adapters lies over each layer, which is not packed")
     weights = read_weights(facts.weight_files)
     if already := packed_layers(weights):
         raise UnsupportedModelError(f"{file}: {min(already)} is packed already; convert the original")
@@ -139,6 +142,7 @@ def _check_loads(facts: ModelFacts, weights: Weights) -> None:
     """As a load would take them; what it computes with is never evaluated."""
     rest, backbone = dict(weights), make_backbone(facts.config)
     claim_weights(head_of(facts), rest, facts)
+    claim_stacks(facts, rest)
     rest = backbone_weights(backbone, rest, facts)
     quantize_modules(backbone, rest, facts.config_file, mx.float32)
     fill(backbone, rest, facts.weight_files[0])

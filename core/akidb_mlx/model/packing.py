@@ -12,7 +12,10 @@ from mlx.utils import tree_flatten
 
 from akidb_mlx.errors import ConfigError, UnsupportedModelError
 from akidb_mlx.model.architectures import Backbone
+from akidb_mlx.model.architectures.base import rename
 from akidb_mlx.model.architectures.decoder import Decoder
+from akidb_mlx.model.architectures.mixtures import own_name, stack_experts
+from akidb_mlx.model.layers.experts import ExpertLinear
 from akidb_mlx.model.quantization import PACKINGS
 from akidb_mlx.model.weights import Weights
 
@@ -115,13 +118,14 @@ def pack(weights: Weights, backbone: Backbone, wanted: Packing, mix: Mix, file: 
     Raises:
         UnsupportedModelError: groups do not divide a layer's input, or no layer can be packed.
     """
+    weights = _as_mlx_lm(backbone, weights) if isinstance(backbone, Decoder) else _with_experts(backbone, weights)
     names = {name: _own_name(backbone, name, weight) for name, weight in weights.items()}
     modules, wide = dict(backbone.named_modules()), dict[str, str]()
     for name, own in names.items():
         path = _module(backbone, own)
         module = modules.get(path) if own.endswith(".weight") else None
         is_table = isinstance(module, nn.Embedding) and path.rpartition(".")[2] in _WORDS
-        if isinstance(module, nn.Linear) or (is_table and words):
+        if isinstance(module, nn.Linear | ExpertLinear) or (is_table and words):
             wide[name] = own
     if not wide:
         raise UnsupportedModelError(f"{file}: this architecture has no layers that are packed")
@@ -129,20 +133,18 @@ def pack(weights: Weights, backbone: Backbone, wanted: Packing, mix: Mix, file: 
     last = max((number for number in numbers.values() if number is not None), default=0)
     packings = {name: mix(wanted, number, last) for name, number in numbers.items()}
     _check_divided({name: (weights[name].shape[-1], packing) for name, packing in packings.items()}, file)
-    theirs = set(dict(tree_flatten(backbone.parameters()))) if isinstance(backbone, Decoder) else set()
     packed: Weights = {}
     settings = wanted.said()
     for name, weight in weights.items():
-        written = names[name] if names[name] in theirs else name
         if name not in packings:
-            packed[written] = weight
+            packed[name] = weight
             continue
-        path, packing = written.removesuffix(".weight"), packings[name]
+        path, packing = name.removesuffix(".weight"), packings[name]
         try:
             parts = mx.quantize(weight, packing.group_size, packing.bits, mode=packing.mode)
         except ValueError as error:  # MLX 0.32's nvfp4 wants numbers by the 32, so that 101 rows of 16 are refused
             raise UnsupportedModelError(f"{file}: MLX does not pack {name} to {packing} ({error})") from None
-        packed.update(zip((written, f"{path}.scales", f"{path}.biases"), parts, strict=False))
+        packed.update(zip((name, f"{path}.scales", f"{path}.biases"), parts, strict=False))
         if packing != wanted:
             settings[path] = packing.said()
     return Packed(packed, settings, len(packings))
@@ -150,7 +152,30 @@ def pack(weights: Weights, backbone: Backbone, wanted: Packing, mix: Mix, file: 
 
 def _own_name(backbone: Backbone, name: str, weight: mx.array) -> str:
     """What the backbone calls it, by itself; "" where it has no use for it."""
+    if isinstance(backbone, Decoder):  # whose sanitize changes layers too
+        return own_name(next(iter(rename({name: weight}, backbone.renames))))
     return next(iter(backbone.sanitize({name: weight})), "")
+
+
+def _as_mlx_lm(backbone: Decoder, weights: Weights) -> Weights:
+    """Under mlx-lm's names, all experts of a layer in one array; heads keep theirs."""
+    own = set(dict(tree_flatten(backbone.parameters())))
+    renamed: Weights = {}
+    for name, weight in weights.items():
+        theirs = next(iter(rename({name: weight}, backbone.renames)))
+        renamed[theirs if backbone.has_experts or theirs in own else name] = weight
+    return stack_experts(renamed) if backbone.has_experts else renamed
+
+
+def _with_experts(backbone: Backbone, weights: Weights) -> Weights:
+    """With all experts of a layer in one array by our name, where an encoder's file has them below one another."""
+    modules = dict(backbone.named_modules())
+    changed: Weights = {}
+    for name, weight in weights.items():
+        own = _own_name(backbone, name, weight)
+        has_experts = isinstance(modules.get(own.removesuffix(".weight")), ExpertLinear)
+        changed.update(backbone.sanitize({name: weight}) if has_experts else {name: weight})
+    return changed
 
 
 def _module(backbone: Backbone, own: str) -> str:
