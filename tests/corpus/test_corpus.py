@@ -527,7 +527,7 @@ def test_bad_inputs_are_refused_at_once(tmp_path, monkeypatch):
 
 def test_impossible_output_types_are_refused(tiny, tmp_path):
     source = jsonl(tmp_path / "in.jsonl", [{"text": "x"}])
-    with pytest.raises(ConfigError, match="it may be float32, float16, int8, binary"):
+    with pytest.raises(ConfigError, match="it may be float32, float16, int8, uint8, binary, ubinary"):
         embed_corpus([source], tmp_path / "o.npy", tiny, output_dtype="int4")
     with (
         Embedder.load(REFERENCE / "bert-prompts", truncate_dim=12) as odd,
