@@ -104,7 +104,7 @@ def test_it_equals_the_floats_that_it_stands_for(tmp_path, name, setting):
 
 
 def test_every_architecture_is_among_them():
-    """But for static models, and those whose tiny checkpoints no group divides, or that are told apart by other fields."""
+    """But for static models, and those that no group divides or that other fields tell apart."""
     models = {json.loads((REFERENCE / name / "config.json").read_text())["model_type"] for name in (*WIDE, *NARROW)}
     others = {"embedding_gemma2", "jina_bert", "ministral3_bidirec", "static"}
     assert ARCHITECTURES.keys() - models == others
