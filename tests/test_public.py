@@ -51,6 +51,10 @@ def test_the_public_names():
             "MultiVectorEmbedderProtocol",
             "MultiVectors",
             "Ranked",
+            "RemoteEmbedder",
+            "RemoteMultiVectorEmbedder",
+            "RemoteReranker",
+            "RemoteSparseEmbedder",
             "Reranker",
             "RerankerConfig",
             "RerankerProtocol",
@@ -107,7 +111,9 @@ def test_what_an_embedder_has():
         "aencode_with_usage",
         "count_tokens",
         "full_dimension",
+        "quantize",
         "stats",
+        "with_settings",
     }
     for name in public:
         assert inspect.getdoc(getattr(Embedder, name)), name
@@ -135,6 +141,7 @@ def test_what_a_reranker_has():
         "fingerprint",
         "info",
         "stats",
+        "with_settings",
         "close",
         "keep_for",
     }
@@ -175,6 +182,7 @@ def test_what_a_multi_vector_embedder_has():
         "fingerprint",
         "info",
         "stats",
+        "with_settings",
         "close",
         "keep_for",
     }
@@ -220,11 +228,13 @@ def test_the_fields_of_the_configuration():
         "model",
         "revision",
         "pooling",
+        "calibration",
         "normalize",
         "max_seq_length",
         "truncate_dim",
         "query_prompt",
         "document_prompt",
+        "task",
         "tokenizer",
         "exact_reference",
         "dtype",

@@ -210,6 +210,8 @@ def test_one_reader_tells_each_fact():
         "sources",
         "chat",
         "side_lengths",
+        "adapters",
+        "task_required",
     }
     # … of the call, of `Said.architecture`, and of what the file says of each call (`processing`)
     parts = {"layout", "architecture", "head", "tokenizer", "usage"}
@@ -242,9 +244,12 @@ def test_each_fact_arrives_with_its_source(folder):
     assert unsaid == [
         "config_defaults",
         "chat",
+        "adapters",
+        "output",
         "left_out",
         "side_lengths",
         "truncation_layer_norm",
+        "task_required",
     ]  # tested elsewhere
     assert checkpoint.sources == {
         "architecture": "config.json",

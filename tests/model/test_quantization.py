@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -23,9 +24,10 @@ from akidb_mlx.model.layers.experts import Mixture
 from akidb_mlx.model.loading import load_model
 from akidb_mlx.model.padded_batch import pad_batch
 from akidb_mlx.model.quantization import check_computed, dequantize, quantize_modules
-from support.checkpoints import REFERENCE
+from support.checkpoints import REFERENCE, read_task_case
 from support.comparison import assert_close, cosines
 from support.device import DEVICE
+from support.packed import dequantise
 
 GPU = Device("cuda", "pretended", 4096, Shapes(), cache_limit_mb=512, survives_fork=False)
 # Rows of a packed checkpoint and of the floats it stands for; a GPU has other kernels for packed numbers.
@@ -103,25 +105,6 @@ def packed_by_hand(weights, packing):
 def add_weights(folder, weights):
     mx.save_safetensors(str(folder / "model.safetensors"), mx.load(str(folder / "model.safetensors")) | weights)
     (folder / "model.safetensors.index.json").unlink(missing_ok=True)
-
-
-def dequantise(folder, target):
-    """The same checkpoint with the floats that its packed weights stand for."""
-    shutil.copytree(folder, target)
-    weights = mx.load(str(target / "model.safetensors"))
-    config = json.loads((target / "config.json").read_text())
-    said = config.pop("quantization")
-    config.pop("quantization_config", None)
-    for path in [key[:-7] for key in weights if key.endswith(".scales")]:
-        packing = said.get(path, {key: said[key] for key in ("group_size", "bits", "mode")})
-        scales, biases = weights.pop(f"{path}.scales"), weights.pop(f"{path}.biases", None)
-        weights[f"{path}.weight"] = mx.dequantize(
-            weights[f"{path}.weight"], scales, biases, **packing, dtype=mx.float32
-        )
-    mx.save_safetensors(str(target / "model.safetensors"), weights)
-    (target / "config.json").write_text(json.dumps(config))
-    (target / "model.safetensors.index.json").unlink(missing_ok=True)
-    return target
 
 
 def encode(folder, texts):
@@ -261,6 +244,7 @@ def test_folded_dense_layers_are_unpacked(tmp_path):
         "ernie-task",
         "deberta-mean",
         "heads-64-deberta-v2",
+        "heads-64-jina-v2",
         "embedding-gemma2",
         "heads-256-embedding-gemma2",
         "lfm2-is-causal-false",
@@ -283,6 +267,29 @@ def test_encoders_with_everything_packed(tmp_path, name, packing):
     assert kept == packed_channels(folder) > 0
     unit = ours / np.linalg.norm(ours, axis=1, keepdims=True)
     assert_close(unit, kept_rows, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["jina-v3-hf", "jina-v5-nano", "jina-v5-small"])
+def test_adapters_over_packed_weights(tmp_path, name):
+    """They are not merged, so that the shared weights stay as they are packed."""
+    source, facts, _ = read_task_case(name)
+    folder, packing = tmp_path / "packed", {"mode": "affine", **PACKINGS["4 bit"]}
+    shutil.copytree(source, folder)
+    weights = {key: weight.astype(mx.float32) for key, weight in mx.load(str(folder / "model.safetensors")).items()}
+    mx.save_safetensors(str(folder / "model.safetensors"), packed_by_hand(weights, packing))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization": packing}))
+    floats, checkpoint = dequantise(folder, tmp_path / "floats"), read_checkpoint(folder)
+    model = load_model(checkpoint, PooledHead(checkpoint.pooling), GPU, "float32")
+    assert any(isinstance(module, nn.QuantizedLinear) for module in model.adapted[facts["tasks"][1]].modules())
+    for task in facts["tasks"][1:3]:
+        with Embedder.load(folder, dtype="float32", task=task) as ours, Embedder.load(floats, task=task) as theirs:
+            rows = ours.encode(facts["texts"])
+            assert_close(rows, theirs.encode(facts["texts"]), 1e-5)
+            ids = ours._path.encoder.encode(facts["texts"], ours._prompts.choose()).encodings
+        encodings = [replace(encoding, task=task) for encoding in ids]
+        kept = np.array(model(pad_batch(encodings, max(map(len, encodings)))))
+        assert_close(rows, kept / np.linalg.norm(kept, axis=1, keepdims=True), 1e-5)
 
 
 def test_layers_with_packings_of_their_own(tmp_path):

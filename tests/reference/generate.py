@@ -21,6 +21,7 @@ import chat_templates
 import conversions
 import decoder_embedders
 import edits
+import jina
 import mistakes
 import models
 import numpy as np
@@ -645,13 +646,18 @@ def main(names: list[str]) -> None:
     hf.utils.logging.set_verbosity_error()
     hf.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    known = [case.name for case in CASES] + [case.name for case in static.CASES]
+    known = [case.name for case in (*CASES, *static.CASES, *jina.CASES)]
     unknown = set(names) - set(known)
     if unknown:
         sys.exit(f"unknown cases: {', '.join(sorted(unknown))}")
     for case in CASES:
         if not names or case.name in names:
             log.info(make(case))
+    for case in jina.CASES:
+        if not names or case.name in names:
+            vectors, facts = jina.make(case, HERE / case.name)
+            write_reference(HERE / case.name, vectors, facts)
+            log.info(describe(case.name, "jina-bert", vectors))
     for case in static.CASES:
         if not names or case.name in names:
             vectors, facts = static.make(case, HERE / case.name)

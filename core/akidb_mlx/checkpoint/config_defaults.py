@@ -175,12 +175,9 @@ def _rotary_defaults(kind: str, default: Json | None, said: Json) -> dict[str, A
     if default is None:
         return {}
     if kind in _WHOLE_ROPE:
-        own = {"max_position_embeddings": said.get("max_position_embeddings", default["max_position_embeddings"])}
-        return (
-            {}
-            if {"rope_parameters", "rope_scaling", "rope_theta"} & said.keys()
-            else {"rope_parameters": default | own}
-        )
+        length = said.get("max_position_embeddings", default["max_position_embeddings"])
+        whole = {"rope_parameters": {**default, "max_position_embeddings": length}}
+        return {} if {"rope_parameters", "rope_scaling", "rope_theta"} & said.keys() else whole
     nested = said.get("rope_parameters")
     stated: Json = nested if isinstance(nested, Mapping) else {}
     bases = _BASES.get(kind)

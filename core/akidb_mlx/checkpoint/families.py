@@ -175,6 +175,18 @@ FAMILIES: tuple[Family, ...] = (
         include_prompt=False,  # which the reference knows by these names too
         dense=1,
     ),
+    Family(
+        "Jina v3",
+        ids("jinaai", "jina-embeddings-v3 jina-embeddings-v3-hf"),
+        "mean",
+        matryoshka=(32, 64, 128, 256, 512, 768, 1024),
+    ),
+    Family(
+        "Jina v5",
+        ids("jinaai", "jina-embeddings-v5-text-nano jina-embeddings-v5-text-small"),
+        "last_token",
+        matryoshka=(32, 64, 128, 256, 512, 768, 1024),
+    ),
     Family("all-MiniLM-L6", ("sentence-transformers/all-MiniLM-L6-v2",), "mean", max_seq_length=256),
     Family("all-mpnet", ("sentence-transformers/all-mpnet-base-v2",), "mean", max_seq_length=384),
 )

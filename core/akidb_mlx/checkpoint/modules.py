@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from akidb_mlx.checkpoint.broken_files import is_there, refuse_broken_files
@@ -14,6 +15,7 @@ from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
 __all__ = [
+    "NO_OTHERS",
     "OURS",
     "POOLING_NAMES",
     "STATIC",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 STATIC = "StaticEmbedding"
+NO_OTHERS: Mapping[str, str] = MappingProxyType({})
 OURS = "sentence_transformers."  # whose classes are computed here
 _PYLATE_DENSE = "pylate.models.Dense.Dense"  # which is sentence-transformers' own
 # pplx-embed's own, known: without a caller's word it makes whole numbers of a row (`WHOLE_NUMBERS`).
@@ -72,10 +75,13 @@ _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 _UNREAD_SIMILARITY = "dot_product"
 
 
-def read_modules(path: Path, first: Sequence[str] = ("Transformer", STATIC)) -> list[tuple[str, str]]:
+def read_modules(
+    path: Path, first: Sequence[str] = ("Transformer", STATIC), known: Mapping[str, str] = NO_OTHERS
+) -> list[tuple[str, str]]:
     """(class name, folder) of each module in modules.json, in order; empty where the file is absent.
 
-    `first`: the classes that the first may be of.
+    `first`: the classes that the first may be of; `known`: names of the checkpoint's own code whose module here stands
+    for it.
     """
     file = path / "modules.json"
     refuse_broken_files(path)
@@ -88,6 +94,7 @@ def read_modules(path: Path, first: Sequence[str] = ("Transformer", STATIC)) -> 
         raise CheckpointError(
             f"{file} is not sentence-transformers' list of modules ({error!r}); download it again"
         ) from None
+    modules = [(known.get(kind, kind), folder) for kind, folder in modules]
     for kind, _ in modules:
         if not kind.startswith(OURS) and kind not in (_PYLATE_DENSE, _QUANTIZER):
             raise UnsupportedModelError(f"{file}: {kind} is code of the checkpoint's own, which is never run")

@@ -103,12 +103,12 @@ def _product_channels(layer: nn.Module) -> int:
 
 
 def _kept_in_blocks(layer: nn.Module) -> int:
-    """Channels of the joined product, where the layer has one of the attentions that are computed in blocks."""
+    """Channels of queries, keys and values, where the layer has one of the attentions that are computed in blocks."""
     for module in layer.modules():
         if isinstance(module, Attention):  # and the embeddings, which all its layers are given
             return int(module.qkv.weight.shape[0] + module.out.weight.shape[0])
         if isinstance(module, SelfAttention | DisentangledAttention):
             return int(module.qkv.weight.shape[0])
         if isinstance(module, JoinedAttention):
-            return int(module.qkv_proj.weight.shape[0])
+            return module.channels
     return 0

@@ -4,13 +4,13 @@ import re
 import threading
 import weakref
 from os import fspath
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.device.precision import describe_error
 from akidb_mlx.effective.recipe import AnyRecipe
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
-from akidb_mlx.errors import BackendError, ClosedError
+from akidb_mlx.errors import BackendError, ClosedError, ConfigError
 from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel, acquire, measure_float32
 from akidb_mlx.restoring import restore
 
@@ -36,6 +36,8 @@ class _Use:
 
 class Face(Generic[C, R]):
     """One user of a loaded model."""
+
+    _kind: ClassVar[Kind[Any, Any]]
 
     def __init__(self, config: C, loaded: LoadedModel[R]) -> None:
         """Hold the model until `close`, or for a while after nobody holds this.
@@ -71,6 +73,30 @@ class Face(Generic[C, R]):
             return kind_of_config(**fields)
         return kind_of_config(model=fspath(model), **fields)
 
+    def with_settings(self, **fields: Any) -> Self:
+        """Another one over the same loaded model, with other settings of those that are applied after it.
+
+        Raises:
+            ConfigError: a bad value, or a setting that the loaded model is made with. ClosedError: after `close`.
+
+        Examples:
+            >>> asking = embedder.with_settings(query_prompt="question: ")
+            >>> asking.fingerprint == embedder.fingerprint
+            False
+            >>> asking.close()
+        """
+        config = self.config.with_changes(**fields)
+        changed = {name for name, value in config if value != getattr(self.config, name)}
+        if fixed := sorted(changed - self._kind.on_the_host - {"keep_alive"}):
+            raise ConfigError(f"the loaded model is made with {', '.join(fixed)}; load another one for that")
+        self._check_open()
+        self._loaded.share(config.keep_alive)
+        try:
+            return type(self)(config, self._loaded)
+        except BaseException:
+            self._loaded.release(config.keep_alive)
+            raise
+
     @property
     def max_seq_length(self) -> int | None:
         """Tokens of a text that count, special tokens and prompt included.
@@ -102,7 +128,7 @@ class Face(Generic[C, R]):
         return {
             **engine.stats.snapshot(),
             **({} if engine.residence is None else engine.residence.snapshot(engine.model is not None)),
-            "weights_bytes": self._loaded.parameter_bytes if engine.model is not None else 0,
+            "weights_bytes": self._weights_bytes(),
             "process_weights_bytes": self._loaded.recipe.device.memory.taken.weights,
             "queued_tokens": engine.scheduler.queued_tokens,
             "max_queued_tokens": engine.queue.max_queued_tokens,
@@ -151,6 +177,9 @@ class Face(Generic[C, R]):
             name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
             raise ClosedError(f"the {name} is closed; load it again")
 
+    def _weights_bytes(self) -> int:
+        return self._loaded.parameter_bytes if self._loaded.engine.model is not None else 0
+
     def _live(self) -> dict[str, Any]:
         """What `info` says beside the recipe."""
         return {
@@ -165,7 +194,12 @@ class Face(Generic[C, R]):
         try:
             return {
                 "float32": describe_error(measure_float32(self._loaded.recipe.device)),
-                "memory": DEVICE_THREADS.run(_memory).result(),
+                "memory": {
+                    **DEVICE_THREADS.run(_memory).result(),
+                    "weights_bytes": self._weights_bytes(),
+                    "process_weights_bytes": self._loaded.recipe.device.memory.taken.weights,
+                    "memory_limit_mb": self.config.memory_limit_mb,
+                },
             }
         except BackendError:
             return {"float32": None, "memory": None}

@@ -18,6 +18,8 @@ from akidb_mlx.model.architectures.ernie import Ernie
 from akidb_mlx.model.architectures.eurobert import EuroBert
 from akidb_mlx.model.architectures.gemma3 import Gemma3
 from akidb_mlx.model.architectures.gte import Gte
+from akidb_mlx.model.architectures.jina_bert import JinaBert
+from akidb_mlx.model.architectures.jina_v3 import JinaV3
 from akidb_mlx.model.architectures.lfm2 import BIDIRECTIONAL, Lfm2
 from akidb_mlx.model.architectures.ministral3 import Ministral3
 from akidb_mlx.model.architectures.mlx_lm import has_model
@@ -49,6 +51,8 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
     "ministral3": Ministral3,
     "ministral3_bidirec": Ministral3,
     "modernbert": ModernBert,
+    "jina_bert": JinaBert,
+    "jina_embeddings_v3": JinaV3,
     "mpnet": MPNet,
     "mt5": T5,
     "new": Gte,
@@ -80,11 +84,6 @@ def make_backbone(config: Mapping[str, Any]) -> Backbone:
         CheckpointError: a field is missing, or of a type or size that cannot be.
     """
     model_type = str(config.get("model_type"))
-    if "lora_adaptations" in config:
-        raise UnsupportedModelError(
-            "config.json: lora_adaptations: Jina v3 switches an adapter on for each task, which is not supported; "
-            "its vectors without them would be others"
-        )
     if model_type not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         reason = "is not supported"

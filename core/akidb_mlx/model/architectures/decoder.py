@@ -33,6 +33,10 @@ class Decoder(Backbone):
     ignored_weights: ClassVar[tuple[str, ...]] = (r".*\.rotary_emb\.inv_freq$",)
     head_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.", r"model\.score\.", r"model\.mtp_")
     renames: ClassVar[tuple[tuple[str, str], ...]] = ((r"^(?!model\.|lm_head\.)", "model."),)
+    joined: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+        "gate_up_proj": ("gate_proj", "up_proj"),
+    }
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Make the backbone that config.json describes; mlx-lm is imported here."""
@@ -48,7 +52,7 @@ class Decoder(Backbone):
         ropes = {kind: self.make_rope(family, config, kind) for kind in set(self._kinds)}
         for index, (layer, kind) in enumerate(zip(self.model.layers, self._kinds, strict=True)):
             _complete(layer, family, config, ropes[kind], index)
-        self._has_experts = config["model_type"] in MIXTURES
+        self.has_experts = config["model_type"] in MIXTURES
         self._plain = family.plain
         self._query_scale: QueryScale | None = None
         self._ropes = [rope for rope in ropes.values() if isinstance(rope, RopeByLength)]
@@ -56,15 +60,15 @@ class Decoder(Backbone):
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """The checkpoint's weights under our names; products of the same input are joined where they can be."""
         weights = super().sanitize(weights)
-        if self._has_experts:
+        if self.has_experts:
             weights = gather_experts(weights)
         if self._plain:
             for index, layer in enumerate(self.model.layers):
                 parent = f"model.layers.{index}"
-                joined = join(weights, f"{parent}.self_attn.", "qkv_proj", ("q_proj", "k_proj", "v_proj"))
+                joined = join(weights, f"{parent}.self_attn.", "qkv_proj", self.joined["qkv_proj"])
                 if joined or self._query_scale is not None:
                     layer.self_attn = JoinedAttention(layer.self_attn, joined=joined, query_scale=self._query_scale)
-                if join(weights, f"{parent}.mlp.", "gate_up_proj", ("gate_proj", "up_proj")):
+                if join(weights, f"{parent}.mlp.", "gate_up_proj", self.joined["gate_up_proj"]):
                     layer.mlp = JoinedNetwork(layer.mlp)
         return weights
 

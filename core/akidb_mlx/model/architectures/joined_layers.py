@@ -28,10 +28,13 @@ class JoinedAttention(nn.Module):
         super().__init__()
         self._heads, self._kv_heads, self._scale = theirs.n_heads, theirs.n_kv_heads, theirs.scale
         self._query_scale = query_scale
+        parts = theirs.q_proj, theirs.k_proj, theirs.v_proj
+        self.channels = sum(int(part.weight.shape[0]) for part in parts)
+        """Of queries, keys and values together."""
         if joined:
-            self.qkv_proj = _side_by_side(theirs.q_proj, theirs.k_proj, theirs.v_proj)
+            self.qkv_proj = _side_by_side(*parts)
         else:
-            self.q_proj, self.k_proj, self.v_proj = theirs.q_proj, theirs.k_proj, theirs.v_proj
+            self.q_proj, self.k_proj, self.v_proj = parts
         self.o_proj, self._rope = theirs.o_proj, theirs.rope
         if "q_norm" in theirs:
             self.q_norm, self.k_norm = theirs.q_norm, theirs.k_norm

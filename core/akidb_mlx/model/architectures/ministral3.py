@@ -25,7 +25,7 @@ class Ministral3(Decoder):
 
     def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope:
         """Rotary positions by `rope_parameters`, which hold the queries' scale and a length that nobody reads too."""
-        own = {"llama_4_scaling_beta", "max_position_embeddings"}
+        own = {"llama_4_scaling_beta", "max_position_embeddings", "model_type"}
         parameters = {key: value for key, value in _rope_parameters(config).items() if key not in own}
         return super().make_rope(family, {**config, "rope_parameters": parameters}, kind)
 
@@ -34,7 +34,7 @@ def _rope_parameters(config: Mapping[str, Any]) -> Mapping[str, Any]:
     said = config.get("rope_parameters")
     if not isinstance(said, Mapping):
         raise CheckpointError(f"config.json: rope_parameters must be an object, not {said!r}")
-    return said
+    return {"model_type": config["model_type"], **said}
 
 
 def _query_scale(parameters: Mapping[str, Any]) -> QueryScale:
