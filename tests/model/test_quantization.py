@@ -27,6 +27,7 @@ from akidb_mlx.model.quantization import check_computed, dequantize, quantize_mo
 from support.checkpoints import REFERENCE, read_task_case
 from support.comparison import assert_close, cosines
 from support.device import DEVICE
+from support.packed import dequantise
 
 GPU = Device("cuda", "pretended", 4096, Shapes(), cache_limit_mb=512, survives_fork=False)
 # Rows of a packed checkpoint and of the floats it stands for; a GPU has other kernels for packed numbers.
@@ -104,25 +105,6 @@ def packed_by_hand(weights, packing):
 def add_weights(folder, weights):
     mx.save_safetensors(str(folder / "model.safetensors"), mx.load(str(folder / "model.safetensors")) | weights)
     (folder / "model.safetensors.index.json").unlink(missing_ok=True)
-
-
-def dequantise(folder, target):
-    """The same checkpoint with the floats that its packed weights stand for."""
-    shutil.copytree(folder, target)
-    weights = mx.load(str(target / "model.safetensors"))
-    config = json.loads((target / "config.json").read_text())
-    said = config.pop("quantization")
-    config.pop("quantization_config", None)
-    for path in [key[:-7] for key in weights if key.endswith(".scales")]:
-        packing = said.get(path, {key: said[key] for key in ("group_size", "bits", "mode")})
-        scales, biases = weights.pop(f"{path}.scales"), weights.pop(f"{path}.biases", None)
-        weights[f"{path}.weight"] = mx.dequantize(
-            weights[f"{path}.weight"], scales, biases, **packing, dtype=mx.float32
-        )
-    mx.save_safetensors(str(target / "model.safetensors"), weights)
-    (target / "config.json").write_text(json.dumps(config))
-    (target / "model.safetensors.index.json").unlink(missing_ok=True)
-    return target
 
 
 def encode(folder, texts):
