@@ -66,7 +66,7 @@ class Kind(Generic[C, R]):
 EMBEDDER: Kind[EmbedderConfig, Recipe] = Kind(
     "embedder",
     read_recipe,
-    frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong"}),
+    frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong", "task", "calibration"}),
 )
 
 
@@ -320,6 +320,7 @@ def _make_engine(
         first_batch_tokens=device.first_batch_tokens,
         cost=model.activation_bytes,
         max_rows=model.head.max_rows,
+        by_task=bool(model.adapted),
     )
     return Engine(
         model,

@@ -210,6 +210,10 @@ class TextPipeline(Generic[Input]):
 
     def _encode_part(self, texts: Sequence[Input], first: int, call: Call[Given]) -> Encoded:
         part = self._encodings_of(texts, first, call)
+        if call.task is not None:
+            for encoding in part.encodings:
+                if encoding is not NO_TOKENS:
+                    encoding.task = call.task
         if part.truncated and call.on_overlong == "error":
             self._refuse_overlong(part, first, call)
         return part

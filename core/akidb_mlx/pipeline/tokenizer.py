@@ -54,6 +54,7 @@ class Tokenizer:
         truncation: str = "longest_first",
         named_specials: Sequence[str] | None = None,
         markers: Sequence[str] = (),
+        strip: bool = False,
     ) -> None:
         """Configure truncation once; what the file says of it (but for the side) and of padding does not count.
 
@@ -74,6 +75,7 @@ class Tokenizer:
             truncation: which of two texts is cut, as `tokenizers` calls it, or "do_not_truncate".
             named_specials: the only special tokens that count as such at a prompt's end; None for all.
             markers: what is to be one token, whole or its first word, where the vocabulary holds that.
+            strip: leave out white space around a text and the prompt before it.
         """
         self._again: Callable[[], Tokenizer] | None = None
         self._lock = threading.Lock()
@@ -115,6 +117,7 @@ class Tokenizer:
             self._characters(max_seq_length) if cut_characters and max_seq_length is not None else None
         )
         self._zero_if_empty = zero_if_empty
+        self._strip = strip
 
     @property
     def _tokenizer(self) -> HFTokenizer:
@@ -186,7 +189,7 @@ class Tokenizer:
         """
         cut = self._max_characters
         encodings = self._tokenizer.encode_batch_fast(
-            [valid_unicode(text if cut is None else text[:cut]) for text in texts],
+            [valid_unicode(text.strip() if self._strip else text[:cut]) for text in texts],
             add_special_tokens=self._special_tokens,
         )
         token_ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]

@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
-from akidb_mlx.server import akidb, forms, monitoring, ollama, openai, rerank, rows
+from akidb_mlx.server import akidb, cohere, forms, monitoring, ollama, openai, rerank, rows
 from akidb_mlx.server.middleware import Gate
 from akidb_mlx.server.models import Models
 from akidb_mlx.server.problems import HANDLERS
@@ -29,6 +29,7 @@ _ROUTES = [
     Route("/api/tags", ollama.tags, methods=["GET"]),
     Route("/api/show", ollama.show, methods=["POST"]),
     Route("/api/version", ollama.version, methods=["GET"]),
+    Route("/v2/embed", cohere.embed, methods=["POST"]),
     Route("/rerank", rerank.rerank, methods=["POST"]),
     Route("/v1/rerank", rerank.rerank_documents, methods=["POST"]),
     Route("/v2/rerank", rerank.rerank_documents, methods=["POST"]),

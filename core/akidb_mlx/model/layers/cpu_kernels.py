@@ -27,6 +27,7 @@ __all__ = [
     "gelu",
     "gelu_tanh",
     "in_blocks",
+    "in_blocks_of_neighbours",
 ]
 
 LONG = 512
@@ -216,6 +217,26 @@ def in_blocks(compute: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
     for start in range(0, length, size):
         blocks.append(compute(x[:, start : start + size]))
         mx.eval(blocks[-1])
+    return mx.concatenate(blocks, axis=1)
+
+
+def in_blocks_of_neighbours(
+    compute: Callable[[mx.array, slice], mx.array], x: mx.array, before: int, after: int
+) -> mx.array:
+    """`compute(x, slice(None))` of a long (rows, length, width), so many tokens at a time.
+
+    It makes the same shape of tokens and their place, and reads of each token so many before and after it.
+    """
+    rows, length, _ = x.shape
+    size = max(1, LONG // rows)
+    blocks = []
+    for start in range(0, length, size):
+        stop = min(start + size, length)
+        first = max(0, start - before)
+        place = slice(first, min(length, stop + after))
+        blocks.append(compute(x[:, place], place)[:, start - first : stop - first])
+        mx.eval(blocks[-1])
+        _drop_freed()
     return mx.concatenate(blocks, axis=1)
 
 
