@@ -14,7 +14,7 @@ from akidb_mlx.checkpoint.modules import WHOLE_NUMBERS
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.effective.fingerprint import fingerprint
-from akidb_mlx.effective.prompts import effective_normalize, effective_prompts, fingerprint_facts
+from akidb_mlx.effective.prompts import Prompts, effective_normalize, effective_prompts, fingerprint_facts
 from akidb_mlx.effective.recipe import Recipe
 from akidb_mlx.effective.tasks import effective_tasks
 from akidb_mlx.errors import AkiDBMLXError, ConfigError, InputError
@@ -30,9 +30,9 @@ from akidb_mlx.pipeline.tokenizer import Tokenizer
 from akidb_mlx.small_vectors import Calibration, OutputDtype, OutputForm
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["Embedder", "EmbedderProtocol", "Usage"]
+__all__ = ["FLOATS", "Embedder", "EmbedderProtocol", "Usage"]
 
-_FLOATS: Final = OutputForm()
+FLOATS: Final = OutputForm()
 
 
 @runtime_checkable
@@ -295,7 +295,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             >>> rows.shape, usage.tokens
             ((1, 384), 7)
         """
-        prompts = self._prompts if task is None else effective_prompts(self.config, self._loaded.recipe, task)
+        prompts = self._prompts_of(task)
         call = self._call(
             prompts.choose(prompt_name, prompt, side),
             truncate_dim,
@@ -442,7 +442,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         on_overlong: str | None = None,
         max_tokens: int | None = None,
         task: str | None = None,
-        form: OutputForm = _FLOATS,
+        form: OutputForm = FLOATS,
     ) -> Call[NDArray[Any]]:
         self._check_open()
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
@@ -456,7 +456,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             layer_norm=self._checkpoint.truncation_layer_norm,
             normalize_first=first,
         )
-        if form != _FLOATS:
+        if form != FLOATS:
             finish = partial(self._finish_as, self._checked_form(form, dimension), finish)
         on_overlong = on_overlong or self.config.on_overlong
         return Call(
@@ -481,6 +481,10 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         call = self._call(self._prompts.choose(prompt_name, prompt, side), truncate_dim, normalize, side)
         # A stream is bulk work, also one of queries.
         return replace(call, urgent=False, errors=None if on_error is None else {})
+
+    def _prompts_of(self, task: str | None) -> Prompts:
+        """The prompts of a call."""
+        return self._prompts if task is None else effective_prompts(self.config, self._loaded.recipe, task)
 
     def _read_calibration(self) -> Calibration | None:
         file = self.config.calibration

@@ -122,6 +122,37 @@ def test_prompts_dimensions_and_normalisation_of_a_call(server):
         assert (there.dimension, there.full_dimension, there.max_seq_length) == (16, 16, 48)
 
 
+@pytest.mark.parametrize("output_dtype", ["float16", "binary", "ubinary"])
+def test_small_vectors_are_made_of_the_same_rows(server, output_dtype):
+    there, here = both(server, PROMPTS)
+    with there, here:
+        for method in ("encode", "encode_query", "encode_document"):
+            found = getattr(there, method)(["tea"], output_dtype=output_dtype)
+            assert_same(found, getattr(here, method)(["tea"], output_dtype=output_dtype))
+        assert there.encode([], output_dtype=output_dtype).dtype == found.dtype
+        assert_refused_alike(there, here, "encode", (["a"],), {"output_dtype": "int8"}, errors.InputError)
+        assert_refused_alike(there, here, "encode", (["a"],), {"output_dtype": "odd"}, errors.InputError)
+
+
+def test_a_calibration_is_the_clients_or_the_servers(server, tmp_path):
+    file = tmp_path / "calibration.json"
+    file.write_text('{"scale": 0.005}')
+    there, here = both(server, PROMPTS, calibration=file)
+    with there, here:
+        expected = here.encode(["tea"], output_dtype="int8")
+        assert_same(there.encode(["tea"], output_dtype="int8"), expected)
+    with serving({"m": EmbedderConfig(model=PROMPTS, calibration=file)}) as other:
+        with RemoteEmbedder.load("m", base_url=other.url) as there:
+            assert_same(there.encode(["tea"], output_dtype="int8"), expected)
+
+
+def test_a_task_of_a_model_without_tasks_is_refused_alike(server):
+    there, here = both(server, PROMPTS)
+    with there, here:
+        assert_refused_alike(there, here, "encode", (["a"],), {"task": "retrieval.query"}, errors.InputError)
+        assert_refused_alike(there, here, "encode", (["a"],), {"task": 3}, TypeError)
+
+
 def assert_refused_alike(there, here, method, arguments, options, error):
     said = []
     for one in (there, here):

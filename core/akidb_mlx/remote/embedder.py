@@ -2,14 +2,18 @@
 
 from typing import Any, ClassVar
 
+from numpy.typing import NDArray
+
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
-from akidb_mlx.embedder import Embedder
+from akidb_mlx.effective.prompts import Prompts
+from akidb_mlx.embedder import FLOATS, Embedder
 from akidb_mlx.errors import InputError
 from akidb_mlx.remote.face import RemoteFace, concatenated
 from akidb_mlx.remote.model import Kind, RemoteModel
 from akidb_mlx.remote.path import RemoteCall
+from akidb_mlx.small_vectors import OutputForm
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["RemoteEmbedder"]
@@ -28,7 +32,12 @@ class RemoteEmbedder(RemoteFace[EmbedderConfig], Embedder):
     def __init__(self, config: EmbedderConfig, model: RemoteModel, fingerprint: str | None = None) -> None:
         """Use `load` instead."""
         self._dimension = int(model.described["dimension"])
+        self._normalize = False  # what is not a file's calibration is as the server has it
         super().__init__(config, model, fingerprint)
+        self._calibration = self._read_calibration() or model.described["calibration"]
+
+    def _prompts_of(self, task: str | None) -> Prompts:
+        return self._prompts  # of a side the server has the task's
 
     def _call(
         self,
@@ -40,15 +49,22 @@ class RemoteEmbedder(RemoteFace[EmbedderConfig], Embedder):
         on_overlong: str | None = None,
         max_tokens: int | None = None,
         task: str | None = None,
-    ) -> RemoteCall[Embeddings]:
+        form: OutputForm = FLOATS,
+    ) -> RemoteCall[NDArray[Any]]:
         self._check_open()
-        if task is not None:
-            raise self._refuse("task", f"take with_settings(task={task!r}), which shares the server's model")
+        if not isinstance(task, str | None):
+            raise TypeError(f"task must be a str, not a {type(task).__name__}")
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
-        options: dict[str, Any] = {"truncate_dim": truncate_dim, "normalize": normalize}
+        options: dict[str, Any] = {"truncate_dim": truncate_dim, "normalize": normalize, "task": task}
+        wanted = FLOATS if form == FLOATS else self._checked_form(form, dimension)
+
+        def finish(parts: Any) -> NDArray[Any]:
+            rows: Embeddings = concatenated(parts, (0, dimension))
+            return rows if wanted == FLOATS else self._quantized(rows, wanted)
+
         return RemoteCall(
             prompt,
-            lambda parts: concatenated(parts, (0, dimension)),
+            finish,
             urgent=side == "query",
             side=side,
             on_overlong=on_overlong or self.config.on_overlong,

@@ -24,6 +24,7 @@ class _Described:
     """What the local classes read of a checkpoint's files, as the server says it."""
 
     matryoshka = True  # whether not is the server's to warn of
+    output = None  # the server tells the calibration that is in it
 
     def __init__(self, described: dict[str, Any]) -> None:
         self.name = described["info"]["model_name"]

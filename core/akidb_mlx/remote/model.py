@@ -173,7 +173,7 @@ def settings_of(config: ModelConfig) -> dict[str, Any]:
     Raises:
         ConfigError: an argument that says how to compute, which is the server's business.
     """
-    run_fields = fields_that_change(type(config), "run") - {"on_overlong"}
+    run_fields = fields_that_change(type(config), "run") - {"on_overlong", "calibration"}
     if given := sorted(name for name in run_fields if config.source_of(name) == "argument"):
         raise ConfigError(f"{', '.join(given)}: how to compute is the server's business; leave it out with base_url")
     names = fields_that_change(type(config), "vectors") - {"model"}

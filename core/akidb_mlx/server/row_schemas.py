@@ -14,6 +14,7 @@ _Count = Annotated[int, Field(ge=1)]
 _OPTIONS: dict[str, RowKind] = {
     "truncate_dim": "embedder",
     "normalize": "embedder",
+    "task": "embedder",
     "max_active_dims": "sparse",
     "token_pooling": "multi_vector",
     "activation": "reranker",
@@ -64,6 +65,9 @@ class RowsRequest(_InputsRequest):
 
     truncate_dim: _Count | None = Field(None, description="An embedder's: keep only the first so many dimensions.")
     normalize: bool | None = Field(None, description="An embedder's: whether rows are scaled to unit length.")
+    task: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="An embedder's with an adapter for each task: which of them computes."
+    )
     max_active_dims: _Count | None = Field(None, description="A sparse encoder's: most entries of a row.")
     token_pooling: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = Field(
         None, description="A multi-vector model's: about one of so many vectors of a document is left."
@@ -133,6 +137,7 @@ class DescribeResponse(BaseModel):
     full_dimension: int | None
     num_labels: int | None
     max_seq_length: int | None
+    calibration: dict[str, Any] | None = Field(description="An embedder's for int8 and uint8, where it has one.")
     prompts: _Prompts
     limits: _Limits
     version: str

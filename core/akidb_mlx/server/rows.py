@@ -103,6 +103,7 @@ async def describe(request: Request) -> Response:
             "full_dimension": getattr(face, "full_dimension", None),
             "num_labels": getattr(face, "num_labels", None),
             "max_seq_length": face.max_seq_length,
+            "calibration": getattr(face, "_calibration", None),
             "prompts": {
                 "named": dict(prompts.named),
                 "default_name": prompts.default_name,
