@@ -1,5 +1,6 @@
 """Tasks beyond the embedder: the server, the frameworks' classes, pickles, the corpus's recipe, Hub downloads."""
 
+import asyncio
 import pickle
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_the_server_takes_jinas_task_and_sides():
         assert (contrary.status, "is not for what is a document" in contrary.error["message"]) == (400, True)
 
 
-def test_a_remote_embedder_has_the_task_of_its_settings():
+def test_a_remote_embedder_has_the_task_of_its_settings_or_of_a_call():
     _, facts, arrays = read_task_case("jina-v3")
     texts = facts["texts"]
     with (
@@ -93,8 +94,11 @@ def test_a_remote_embedder_has_the_task_of_its_settings():
         assert_close(remote.encode(texts), arrays["encode"], 1e-5)
         assert_close(remote.encode_query(texts), arrays["query retrieval.query"], 1e-5)
         assert_close(separating.encode(texts), arrays["encode separation"], 1e-5)
-        with pytest.raises(errors.ConfigError, match="take with_settings"):
-            remote.encode(texts, task="separation")
+        assert_close(remote.encode(texts, task="separation"), arrays["encode separation"], 1e-5)
+        rows, _ = asyncio.run(remote.aencode_with_usage(texts, "query", task="retrieval"))
+        assert_close(rows, arrays["query retrieval.query"], 1e-5)
+        with pytest.raises(errors.InputError, match="has no task 'clustering'"):
+            remote.encode(texts, task="clustering")
 
 
 def test_adapters_are_fetched_with_the_weights():

@@ -37,7 +37,8 @@ class RemoteEmbedder(RemoteFace[EmbedderConfig], Embedder):
         self._calibration = self._read_calibration() or model.described["calibration"]
 
     def _prompts_of(self, task: str | None) -> Prompts:
-        return self._prompts  # of a side the server has the task's
+        prompts: Prompts = self._prompts  # of a side the server has the task's
+        return prompts
 
     def _call(
         self,
