@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 
 from akidb_mlx.adapters.base import EmbedderAdapter
 from akidb_mlx.adapters.lazy import Lazy
+from akidb_mlx.adapters.progress import progress_over
 from akidb_mlx.errors import InputError
 from llama_index_akidb_mlx.cache import CachePerRecipe, for_queries
 from llama_index_akidb_mlx.settled import SettledComponent
@@ -98,6 +99,22 @@ class AkiDBMLXEmbedding(SettledComponent, EmbedderAdapter, BaseEmbedding):
         """As BaseEmbedding."""
         with for_queries():
             return await super().aget_query_embedding(query)
+
+    @functools.wraps(BaseEmbedding.get_text_embedding_batch)
+    def get_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[list[float]]:
+        """As BaseEmbedding; the bar moves within a batch too."""
+        with progress_over(len(texts), show_progress):
+            return super().get_text_embedding_batch(texts, **kwargs)
+
+    @functools.wraps(BaseEmbedding.aget_text_embedding_batch)
+    async def aget_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[list[float]]:
+        """As BaseEmbedding; the bar moves within a batch too."""
+        with progress_over(len(texts), show_progress):
+            return await super().aget_text_embedding_batch(texts, **kwargs)
 
     @functools.wraps(BaseEmbedding.__call__)
     def __call__(  # type: ignore[override]

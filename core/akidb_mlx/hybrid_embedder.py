@@ -19,6 +19,7 @@ from akidb_mlx.model.host_rows import Rows
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
 from akidb_mlx.multi_vectors import MultiVectors
 from akidb_mlx.pipeline.call import Call, OnError, Usage
+from akidb_mlx.pipeline.face import Face
 from akidb_mlx.pipeline.inputs import as_async, checked_async, checked_stream, positive
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
 from akidb_mlx.restoring import restore
@@ -26,7 +27,7 @@ from akidb_mlx.sparse_embedder import SparseEmbedder
 from akidb_mlx.sparse_rows import SparseRows
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["Hybrid", "HybridEmbedder", "HybridScores", "config_as"]
+__all__ = ["Hybrid", "HybridEmbedder", "HybridScores", "config_as", "expect_long_texts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,3 +288,9 @@ def config_as(kind: type[ModelConfig], config: EmbedderConfig) -> Any:
     """Another kind's configuration with the same settings, but for those that are dense rows' own."""
     shared = (*ModelOptions.model_fields, "model", "query_prompt", "document_prompt")
     return kind.exact(**{name: getattr(config, name) for name in shared})
+
+
+def expect_long_texts(model: Face[Any, Any] | HybridEmbedder) -> None:
+    """Do not warn of texts that are cut: what is sent from now on is longer on purpose."""
+    for face in (model.dense, model.sparse, model.multi) if isinstance(model, HybridEmbedder) else (model,):
+        face._loaded.expect_long_texts()

@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except errors.AkiDBMLXError as error:
         return _fail(str(error), 2 if isinstance(error, _USERS_MISTAKES) else 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except KeyboardInterrupt as error:
+        return _fail(str(error) or "interrupted", 130)
     except BrokenPipeError:  # the reader of our output has gone; the interpreter's own flush would complain again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -30,7 +30,7 @@ from akidb_mlx.doctor import (
 )
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError
-from akidb_mlx.hybrid_embedder import HybridEmbedder
+from akidb_mlx.hybrid_embedder import HybridEmbedder, expect_long_texts
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
 from akidb_mlx.reranker import Reranker
 from akidb_mlx.sparse_embedder import SparseEmbedder
@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--reference compares vectors; {config.model} is {what}")
     with contextlib.ExitStack() as stack:
         model, found = _examined(config, args.reference, stack)
+        expect_long_texts(model)
         findings += _shown(found, args)
         return _end(findings, args, model, machine)
 

@@ -30,6 +30,9 @@ from akidb_mlx.errors import BackendError, ConfigError, InputError
 
 __all__ = ["Corpus", "Summary", "embed_corpus", "read_corpus"]
 
+# What all parts have together, which the output's recipe tells too.
+_TOTALS = ("rows", "rejected", "given", "truncated")
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -67,16 +70,18 @@ class Corpus:
             stats, began = encoder.stats(), time.perf_counter()
             with Progress(self.sources, show_progress) as progress, _kept_for_next_run(parts):
                 schema = self._settle(parts)
-                progress.start(parts.after[0], parts.facts[-1].position if parts.facts else 0)
+                progress.start(parts.after[0], parts.facts[-1].position if parts.facts else 0, before)
                 rows = read_rows(self.sources, self.columns, schema, parts.after)
                 for part in embed_parts(rows, encoder, form, progress):
                     parts.add(*finish_part(part, form, self.columns, schema))
-                progress.finish(f"writing {self.output.name}")
-                totals = {name: sum(getattr(f, name) for f in parts.facts) for name in ("rows", "rejected", "given")}
+                progress.end(f"writing {self.output.name}")
+                totals = {name: sum(getattr(facts, name) for facts in parts.facts) for name in _TOTALS}
                 write_output(
                     self.output, parts, schema, form, recipe | totals | {"calibration": self._calibration(parts)}
                 )
             seconds, after = time.perf_counter() - began, encoder.stats()
+            if not totals["truncated"]:  # an encoder elsewhere tells only how many
+                totals["truncated"] = after["truncated_texts"] - stats["truncated_texts"]
             parts.remove()
             return Summary(
                 self.output,
@@ -84,7 +89,6 @@ class Corpus:
                 bytes=size_of(self.output),
                 resumed=before,
                 tokens=after["tokens"] - stats["tokens"],
-                truncated=after["truncated_texts"] - stats["truncated_texts"],
                 seconds=seconds,
             )
         finally:
@@ -125,8 +129,9 @@ class Corpus:
             raise ConfigError(f"{self.output} was made otherwise: {changes}; write to another file, or overwrite it")
         if Parts.exist(self.output):  # of a run that was killed at its very end
             Parts(self.output).remove()
-        done = made["rows"] + made["rejected"]
-        return Summary(self.output, made["rows"], made["rejected"], made["given"], done, finished_before=True)
+        totals = {name: made.get(name, 0) for name in _TOTALS}
+        done = totals["rows"] + totals["rejected"]
+        return Summary(self.output, **totals, resumed=done, finished_before=True)
 
     def _check_parts(self, parts: Parts, recipe: dict[str, Any]) -> None:
         made = parts.recipe
@@ -173,12 +178,16 @@ def _kept_for_next_run(parts: Parts) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"{error.strerror} ({error.filename or parts.output})" if error.strerror else str(error)
-        rows = sum(facts.rows for facts in parts.facts)
-        raise OSError(f"{reason}; {rows:,} rows are safe in {parts.folder}: run the same again to go on") from error
+        raise OSError(f"{reason}; {_safe(parts)}") from error
     except BackendError as error:
-        rows = sum(facts.rows for facts in parts.facts)
-        told = f"{error}; {rows:,} rows are safe in {parts.folder}: run the same again to go on"
-        raise BackendError(told, error.retry_after_s) from error
+        raise BackendError(f"{error}; {_safe(parts)}", error.retry_after_s) from error
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"interrupted; {_safe(parts)}") from error
+
+
+def _safe(parts: Parts) -> str:
+    rows = sum(facts.rows for facts in parts.facts)
+    return f"{rows:,} rows are safe in {parts.folder}: run the same again to go on"
 
 
 def read_corpus(

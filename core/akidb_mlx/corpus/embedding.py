@@ -19,6 +19,7 @@ from akidb_mlx.corpus.progress import Progress
 from akidb_mlx.corpus.quantization import LARGEST
 from akidb_mlx.corpus.row import Row
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError
+from akidb_mlx.pipeline.watching import watched_by
 
 __all__ = ["Encoder", "PlacedRow", "embed_parts", "finish_part"]
 
@@ -60,7 +61,7 @@ def embed_parts(
     part = _Part(form, progress)
     try:
         yield from _embed_parts(rows, encoder, form, part)
-    except BackendError:  # what is embedded so far is kept for the next run
+    except (BackendError, KeyboardInterrupt):  # what is embedded so far is kept for the next run
         if part.rows:
             yield part.take()
         raise
@@ -71,9 +72,11 @@ def _embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, form: Form, part: 
     largest = min(_LARGEST_CHUNK, form.largest_chunk)
     chunk_size, ahead = min(_FIRST_CHUNK, largest), None
     while ahead is None or not ahead.exhausted:
-        ahead = _Ahead(rows, form, unit_length)
+        ahead = _Ahead(rows, form, unit_length, part.progress)
         began, embedded = time.monotonic(), 0
-        for chunk in encoder.encode_stream(ahead.texts(), chunk_size, side="document", on_error=ahead.refuse):
+        with watched_by(ahead):
+            chunks = encoder.encode_stream(ahead.texts(), chunk_size, side="document", on_error=ahead.refuse)
+        for chunk in chunks:
             ahead.fill(chunk)
             part.add(ahead.done())
             if part.due:
@@ -119,6 +122,7 @@ def finish_part(
         number=last.number,
         position=last.position,
         vectors=len(computed["vectors"].values) if "vectors" in computed else 0,
+        truncated=sum(row.cut for row in good),
     )
     for place, own in enumerate(form.fields(), 1):
         table = table.add_column(place, own, computed[own.name])
@@ -137,7 +141,7 @@ class _Part:
     def __init__(self, form: Form, progress: Progress) -> None:
         """Begin with no rows."""
         self._form = form
-        self._progress = progress
+        self.progress = progress
         self._seconds = _FIRST_PART_S
         self._begin()
 
@@ -154,7 +158,7 @@ class _Part:
             self._size += placed[1].size + self._form.size(placed[1].vector)
         if len(self.rows) > before:
             index, last = self.rows[-1]
-            self._progress.update(index, last.position, len(self.rows) - before)
+            self.progress.finished(index, last.position, len(self.rows) - before)
 
     @property
     def due(self) -> bool:
@@ -167,9 +171,9 @@ class _Part:
 
 
 class _Ahead:
-    """Rows that wait for their vectors, and finished ones behind them."""
+    """Rows that wait for their vectors, and finished ones behind them; it watches how these are computed."""
 
-    def __init__(self, rows: Iterator[PlacedRow], form: Form, unit_length: bool) -> None:
+    def __init__(self, rows: Iterator[PlacedRow], form: Form, unit_length: bool, progress: Progress) -> None:
         """Read from `rows`; another reads on from there."""
         self.exhausted = False
         self.stopped = False
@@ -177,6 +181,7 @@ class _Ahead:
         self._rows = rows
         self._form = form
         self._unit_length = unit_length
+        self._progress = progress
         self._waiting: deque[PlacedRow] = deque()
         self._wanted: deque[Row] = deque()
         self._filled = 0
@@ -196,10 +201,20 @@ class _Ahead:
                 _check_vector(row, self._form.widths["embedding"], self._unit_length)
             row.size += _ROW_BYTES + len(row.text or "") + len(row.query or "")
             self._waiting.append(placed)
+            self._progress.read(placed[0], row.position)
             self._size += row.size + self._form.size(row.vector) * row.given
             if row.reason is None and row.vector is None and row.text is not None:
                 self._wanted.append(row)
                 yield row.asked
+
+    def computed(self, texts: int) -> None:
+        """So many texts more have their vectors, in any order."""
+        self._progress.computed(texts)
+
+    def cut(self, places: Sequence[int]) -> None:
+        """The texts at these places of the stream are longer than the model reads."""
+        for place in places:
+            self._wanted[place - self._filled].cut = True
 
     def refuse(self, place: int, error: AkiDBMLXError) -> None:
         """The text at this place of the stream has no vector."""
@@ -216,6 +231,7 @@ class _Ahead:
             if row.reason is None:
                 row.vector, self._any_vector = vector, True
         self._filled += len(chunk)
+        self._progress.handed_over(len(chunk))
         if len(self._failures) >= _HOPELESS and not self._any_vector:
             raise self._failures[-1]
 

@@ -43,6 +43,8 @@ class PartFacts:
     """Up to where the input is read: index of the source, number of the row, bytes of the source."""
     vectors: int = 0
     """Where each token has a vector: how many there are."""
+    truncated: int = 0
+    """Texts that were cut at max_seq_length."""
 
 
 class Parts:

@@ -30,6 +30,8 @@ class Row:
     """in this row."""
     reason: str | None = None
     """Why it has no place in the output."""
+    cut: bool = False
+    """Whether the model read only a part of its text."""
     size: int = 0
     """About how much memory it takes, without a computed vector (bytes)."""
 

@@ -20,7 +20,7 @@ class Summary:
     tokens: int = 0
     """Tokens that this run embedded."""
     truncated: int = 0
-    """Texts of this run that were cut at max_seq_length."""
+    """Texts in the output that were cut at max_seq_length."""
     bytes: int = 0
     """What the output takes on the disk, with its side files."""
     seconds: float = 0.0
@@ -33,6 +33,8 @@ class Summary:
             told.append(f"{self.given:,} of them with the vector they had")
         if self.rejected:
             told.append(f"{self.rejected:,} rejected ({self.output.name}.rejects.jsonl says why)")
+        if self.truncated and self.finished_before:
+            told.append(f"{self.truncated:,} cut at max_seq_length")
         if self.finished_before:
             return f"{self.output} is finished: {', '.join(told)}; nothing to do"
         if self.resumed:

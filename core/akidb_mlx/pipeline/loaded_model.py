@@ -28,15 +28,19 @@ from akidb_mlx.engine.scheduler import Scheduler
 from akidb_mlx.errors import AkiDBMLXError, BackendError
 from akidb_mlx.model.host_rows import RowForm
 from akidb_mlx.pipeline.joint_engines import join
+from akidb_mlx.pipeline.progress import above_bars
 from akidb_mlx.pipeline.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from akidb_mlx.model.heads.base import Head
     from akidb_mlx.model.network import Network
 
-__all__ = ["EMBEDDER", "AnyLoadedModel", "Kind", "LoadedModel", "acquire", "measure_float32"]
+__all__ = ["EMBEDDER", "TRUNCATED", "AnyLoadedModel", "Kind", "LoadedModel", "acquire", "measure_float32"]
 
 _log = logging.getLogger(__name__)
+
+TRUNCATED = "truncated"
+"""The kind of warning that says that texts are cut."""
 
 C = TypeVar("C", bound=ModelConfig)
 R = TypeVar("R", bound=AnyRecipe)
@@ -83,12 +87,17 @@ class LoadedModel(Generic[R]):
     users: int = 0
     warned: set[str] = field(default_factory=set)
 
+    def expect_long_texts(self) -> None:
+        """Do not warn of texts that are cut: whoever uses it now sends such on purpose."""
+        self.warned.add(TRUNCATED)
+
     def warn_once(self, message: str, kind: str | None = None) -> None:
         """Log a warning, but one of a kind only once for this model."""
         kind = kind or message
         if kind not in self.warned:
             self.warned.add(kind)
-            _log.warning(message)
+            with above_bars():
+                _log.warning(message)
 
     def release(self) -> None:
         """One user less; the last one closes the engine."""

@@ -15,9 +15,10 @@ from akidb_mlx.model.host_rows import Rows
 from akidb_mlx.pipeline import inputs as given
 from akidb_mlx.pipeline.call import Call, Given, OnError
 from akidb_mlx.pipeline.encoders import NO_TOKENS, Encoded, Encoder
-from akidb_mlx.pipeline.loaded_model import AnyLoadedModel
-from akidb_mlx.pipeline.progress import Progress
+from akidb_mlx.pipeline.loaded_model import TRUNCATED, AnyLoadedModel
+from akidb_mlx.pipeline.progress import Progress, above_bars
 from akidb_mlx.pipeline.waiting import Threads, Wait, after, blocking, in_event_loop, iterate, run
+from akidb_mlx.pipeline.watching import Watch, watch_of_caller
 
 __all__ = ["TextPipeline"]
 
@@ -63,18 +64,19 @@ class TextPipeline(Generic[Input]):
         self, texts: Iterator[Input], chunk_size: int, call: Call[Given], on_error: OnError | None
     ) -> Iterator[Given]:
         """Rows chunk by chunk, a few chunks ahead of who takes them."""
-        return iterate(self._stream(given.as_async(texts), chunk_size, call, on_error, blocking))
+        watch = watch_of_caller()
+        return iterate(self._stream(given.as_async(texts), chunk_size, call, on_error, watch, blocking))
 
     def astream(
         self, texts: AsyncIterator[Input], chunk_size: int, call: Call[Given], on_error: OnError | None
     ) -> AsyncIterator[Given]:
         """`stream` for an event loop."""
-        return self._stream(texts, chunk_size, call, on_error, in_event_loop)
+        return self._stream(texts, chunk_size, call, on_error, watch_of_caller(), in_event_loop)
 
     async def _encode(self, texts: Sequence[Input], call: Call[Given], show_progress: bool, wait_for: Wait) -> Given:
         texts = self.encoder.check(texts)
         futures: Queued = []
-        with Progress(len(texts), show_progress) as progress, Threads() as threads:
+        with Progress(len(texts), show_progress, watch_of_caller()) as progress, Threads() as threads:
             try:
                 await self._queue(texts, 0, call, futures, progress, threads, wait_for, wait=call.wait)
                 rows = [await wait_for(future) for future in futures]
@@ -84,7 +86,13 @@ class TextPipeline(Generic[Input]):
                 raise
 
     async def _stream(
-        self, texts: AsyncIterator[Input], chunk_size: int, call: Call[Given], on_error: OnError | None, wait_for: Wait
+        self,
+        texts: AsyncIterator[Input],
+        chunk_size: int,
+        call: Call[Given],
+        on_error: OnError | None,
+        watch: Watch | None,
+        wait_for: Wait,
     ) -> AsyncGenerator[Given, None]:
         chunks: deque[_Chunk[Input]] = deque()
         first = 0
@@ -99,7 +107,7 @@ class TextPipeline(Generic[Input]):
                     )
                     more = bool(some)
                     if some:
-                        chunks.append(_Chunk(first, some))
+                        chunks.append(_Chunk(first, some, watch))
                         await self._queue_chunk(chunks[-1], call, threads, wait_for)
                         first += len(some)
                     if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT or (chunks and not more):
@@ -113,9 +121,8 @@ class TextPipeline(Generic[Input]):
 
     async def _queue_chunk(self, chunk: "_Chunk[Input]", call: Call[Given], threads: Threads, wait_for: Wait) -> None:
         chunk.futures.clear()
-        await self._queue(
-            chunk.texts, chunk.places.start, call, chunk.futures, Progress.none, threads, wait_for, wait=True
-        )
+        chunk.begin_anew()
+        await self._queue(chunk.texts, chunk.first, call, chunk.futures, chunk, threads, wait_for, wait=True)
 
     async def _await_chunk(
         self, chunk: "_Chunk[Input]", call: Call[Given], threads: Threads, wait_for: Wait
@@ -138,7 +145,8 @@ class TextPipeline(Generic[Input]):
                 short = error
             if pause is None:
                 raise short
-            _log.warning("%s; trying again in %d s", short, pause)
+            with above_bars():
+                _log.warning("%s; trying again in %d s", short, pause)
             _cancel(chunk.futures)
             await wait_for(after(pause))
             for place in chunk.places:
@@ -153,7 +161,7 @@ class TextPipeline(Generic[Input]):
         first: int,
         call: Call[Given],
         futures: "Queued",
-        progress: "Progress",
+        watch: Watch,
         threads: Threads,
         wait_for: Wait,
         *,
@@ -177,14 +185,16 @@ class TextPipeline(Generic[Input]):
             start, tokenizing = ahead.popleft()
             part = await wait_for(tokenizing)
             self._account(part, call)
+            if part.truncated:
+                watch.cut([start + place for place in part.truncated])
             for encodings in _pieces(part.encodings, most // 4):
                 tokens = sum(map(len, encodings))
                 while pending and sum(waiting for waiting, _ in pending) + tokens > most:
                     await wait_for(pending.popleft()[1])
-                while (future := self._submit(encodings, start, call, wait=wait or start > first)) is None:
+                while (future := self._submit(encodings, start, call, watch, wait=wait or start > first)) is None:
                     await wait_for(self._loaded.engine.room(tokens, query=call.urgent))
                 pending.append((tokens, future))
-                futures.append(progress.watch(future, len(encodings)))
+                futures.append(future)
                 start += len(encodings)
 
     def _chunk_characters(self) -> int:
@@ -222,7 +232,7 @@ class TextPipeline(Generic[Input]):
             self._loaded.warn_once(
                 f"{len(part.truncated)} of {len(part.encodings)} {self.encoder.noun}s have more than "
                 f"{self.encoder.limit(call.side)} tokens and are cut there; later ones are only counted (info())",
-                kind="truncated",
+                kind=TRUNCATED,
             )
 
     def _encodings_of(self, texts: Sequence[Input], first: int, call: Call[Given]) -> Encoded:
@@ -254,7 +264,7 @@ class TextPipeline(Generic[Input]):
         part.truncated.clear()
 
     def _submit(
-        self, encodings: Sequence[Encoding], first: int, call: Call[Given], *, wait: bool
+        self, encodings: Sequence[Encoding], first: int, call: Call[Given], watch: Watch, *, wait: bool
     ) -> "Future[Rows] | None":
         """Queue some inputs; None where they must wait for room."""
         engine = self._loaded.engine
@@ -267,6 +277,7 @@ class TextPipeline(Generic[Input]):
                 first_index=first,
                 errors=call.errors,
                 wants=self._wants,
+                computed=watch.computed,
             )
         except QueueFullError:
             if wait:
@@ -298,7 +309,26 @@ class _Chunk(Generic[Input]):
 
     first: int
     texts: Sequence[Input]
+    watch: Watch | None = None
     futures: Queued = field(default_factory=list)
+    told: int = 0
+    """Texts that `watch` was told of."""
+
+    def computed(self, texts: int) -> None:
+        """Pass it on."""
+        self.told += texts
+        if self.watch is not None:
+            self.watch.computed(texts)
+
+    def cut(self, places: Sequence[int]) -> None:
+        """Pass it on."""
+        if self.watch is not None:
+            self.watch.cut(places)
+
+    def begin_anew(self) -> None:
+        """Its texts are to be computed, whichever were."""
+        if self.told:
+            self.computed(-self.told)
 
     @property
     def places(self) -> range:
