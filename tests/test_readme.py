@@ -16,7 +16,11 @@ from support.places import DOCS, ROOT
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PYTHON = [
+    (f"{page.stem}-{number}", block)
+    for page in (PAGES[0], DOCS / "splitting.md")
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
+]
 SHELL = [
     (f"{page.stem}-{number}", block)
     for page in PAGES
@@ -54,12 +58,11 @@ def test_an_interactive_zsh_runs_them():
         assert "#" not in done.stdout
 
 
-@pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_readmes_python_runs_as_a_script(number, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("name", "code"), PYTHON, ids=[name for name, _ in PYTHON])
+def test_python_runs_as_a_script(name, code, tmp_path, monkeypatch, capsys):
     from llama_index.core import Settings
 
     monkeypatch.setattr(Settings, "_embed_model", None)
-    code = PYTHON[number]
     if "BAAI/bge-m3" in code:
         code = code.replace("BAAI/bge-m3", str(make_joint_folder(tmp_path)))
     for published, here in STANDS_FOR.items():

@@ -215,9 +215,9 @@ class HybridEmbedder:
             self.multi.similarity(queries.multi, documents.multi),
         )
 
-    def count_tokens(self, texts: Sequence[str], prompt: str = "") -> list[int]:
+    def count_tokens(self, texts: Sequence[str], prompt: str = "", *, truncate: bool = True) -> list[int]:
         """Tokens of each text with prompt and special tokens, after truncation: what the model reads."""
-        return self.dense.count_tokens(texts, prompt)
+        return self.dense.count_tokens(texts, prompt, truncate=truncate)
 
     def info(self) -> dict[str, Any]:
         """The dense recipe with the source of each fact, and under `sparse` and `multi_vector` the others' own."""

@@ -144,6 +144,19 @@ class EmbedderAdapter(EmbedderOptions, AdapterModel):
         """The embedder behind, loaded now if it is not yet: to warm up, or for its NumPy face."""
         return self._lazy.load()
 
+    @property
+    def max_chunk_tokens(self) -> int:
+        """The most tokens that a chunk may have, as `token_length` counts them, to be read whole. Loads the model."""
+        return self._lazy.splitter().chunk_tokens
+
+    def token_length(self, text: str) -> int:
+        """Tokens that a text adds within a document: a splitter's length function. Loads the model."""
+        return self._lazy.splitter().length(text)
+
+    def tokenize(self, text: str) -> list[str]:
+        """The tokens that `token_length` counts: for splitters that take a tokenizer. Loads the model."""
+        return self._lazy.splitter().tokens(text)
+
 
 class RerankerAdapter(RerankerOptions, AdapterModel):
     """A framework's reranking class: the options, and a reranker behind them."""

@@ -42,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output-dtype", default="float32", metavar="TYPE", help="float32 (default), float16, int8 or binary"
     )
+    parser.add_argument(
+        "--split",
+        type=_tokens,
+        metavar="TOKENS",
+        help="cut longer texts into chunks of so many tokens, a row each; max: as many as the model reads",
+    )
+    parser.add_argument("--overlap", type=int, default=0, metavar="N", help="tokens that two chunks have in common")
     parser.add_argument("--calibration", metavar="FILE", help="an earlier int8 output whose scale this one takes")
     parser.add_argument("--overwrite", action="store_true", help="replace an OUT that was made otherwise")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="embed here, or on a Ray cluster")
@@ -68,8 +75,12 @@ def run(args: argparse.Namespace) -> int:
         output_dtype=args.output_dtype,
         calibration=args.calibration,
         overwrite=args.overwrite,
+        split=args.split,
+        overlap=args.overlap,
     )
     encoder: Any
+    if args.engine == "ray" and args.split is not None:
+        raise ConfigError("--split cuts by the model's own tokens, which is done here: leave --engine ray out")
     if args.engine == "ray":
         from akidb_mlx.ray import RayEncoder
 
@@ -80,6 +91,13 @@ def run(args: argparse.Namespace) -> int:
         summary = corpus.embed(encoder, show_progress=args.progress)
     sys.stdout.write(f"{summary}\n")
     return 0
+
+
+def _tokens(said: str) -> int | str:
+    """A number of tokens, or "max"."""
+    if said != "max" and not (said.isdecimal() and int(said)):
+        raise argparse.ArgumentTypeError(f"takes a number of tokens or max, not {said!r}")
+    return said if said == "max" else int(said)
 
 
 def _checked(args: argparse.Namespace) -> type[ModelConfig]:

@@ -24,6 +24,7 @@ from akidb_mlx.corpus.readers import read_rows
 from akidb_mlx.corpus.schema import Table, settle_schema
 from akidb_mlx.corpus.siblings import check_siblings
 from akidb_mlx.corpus.sources import Source, describe_sources, find_sources
+from akidb_mlx.corpus.splitting import make_splitter, split_rows
 from akidb_mlx.corpus.summary import Summary
 from akidb_mlx.corpus.writers import check_format, write_output
 from akidb_mlx.errors import BackendError, ConfigError, InputError
@@ -31,7 +32,7 @@ from akidb_mlx.errors import BackendError, ConfigError, InputError
 __all__ = ["Corpus", "Summary", "embed_corpus", "read_corpus"]
 
 # What all parts have together, which the output's recipe tells too.
-_TOTALS = ("rows", "rejected", "given", "truncated")
+_TOTALS = ("rows", "rejected", "given", "texts", "truncated")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Corpus:
     output_dtype: str = "float32"
     calibrated_by: Mapping[str, Any] | None = None
     overwrite: bool = False
+    split: int | str | None = None
+    overlap: int = 0
 
     def embed(self, encoder: Encoder, *, show_progress: bool = False) -> Summary:
         """Compute what is not computed yet and write the output; rows that cannot be used go to the rejects.
@@ -59,6 +62,7 @@ class Corpus:
         check_output_dtype(self.output_dtype, encoder.dimension)
         self._check_given_vectors(encoder)
         recipe = self._recipe(encoder)
+        splitter = None if self.split is None else make_splitter(encoder, self.split, self.overlap)
         if self.output.exists() and not self.overwrite:
             return self._finished_before(recipe)
         if not self.output.exists():
@@ -72,6 +76,7 @@ class Corpus:
                 schema = self._settle(parts)
                 progress.start(parts.after[0], parts.facts[-1].position if parts.facts else 0, before)
                 rows = read_rows(self.sources, self.columns, schema, parts.after)
+                rows = rows if splitter is None else split_rows(rows, splitter)
                 for part in embed_parts(rows, encoder, form, progress):
                     parts.add(*finish_part(part, form, self.columns, schema))
                 progress.end(f"writing {self.output.name}")
@@ -117,6 +122,7 @@ class Corpus:
             keep=self.columns.keep,
             on_overlong=encoder.config.on_overlong,
             inputs=describe_sources(self.sources),
+            **({} if self.split is None else {"split": self.split, "overlap": self.overlap}),
             **(embedding if self.columns.query is None else {"query_column": self.columns.query}),
         )
 
@@ -203,6 +209,8 @@ def read_corpus(
     output_dtype: str = "float32",
     calibration: str | PathLike[str] | None = None,
     overwrite: bool = False,
+    split: int | str | None = None,
+    overlap: int = 0,
 ) -> Corpus:
     """Find the inputs and check that they can be read and have these columns; needs no model.
 
@@ -218,6 +226,9 @@ def read_corpus(
         output_dtype: float32, float16, int8 or binary.
         calibration: an earlier int8 output, so that both files' numbers have one scale.
         overwrite: replace an output, or unfinished parts, that another recipe or other inputs made.
+        split: cut texts of more tokens than this, prompt and special tokens included, into chunks with a row each;
+            "max": than the model reads. The rows keep their text's id, and say in `chunk` which of its chunks they are.
+        overlap: tokens that two chunks of a text have in common.
 
     Raises:
         InputError: an input cannot be read or lacks a column. ConfigError: the output's name or folder.
@@ -239,13 +250,18 @@ def read_corpus(
         keep,
         query_column,
         kind if query_column is None else "reranker",
+        split is not None,
     )
+    if overlap and split is None:
+        raise ConfigError("overlap is for chunks; say how many tokens these have with split")
+    if split is not None and query_column is not None:
+        raise ConfigError("split is for texts that are embedded; a pair is scored whole")
     calibrated_by = None
     if calibration is not None:
         calibrated_by = read_recipe(calibration)["calibration"]
         if output_dtype != "int8" or "scale" not in calibrated_by:
             raise ConfigError("a calibration is for output_dtype int8, and taken from an int8 output")
-    return Corpus(sources, columns, path, output_dtype, calibrated_by, overwrite)
+    return Corpus(sources, columns, path, output_dtype, calibrated_by, overwrite, split, overlap)
 
 
 def embed_corpus(

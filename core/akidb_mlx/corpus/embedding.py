@@ -18,6 +18,7 @@ from akidb_mlx.corpus.parts import PartFacts
 from akidb_mlx.corpus.progress import Progress
 from akidb_mlx.corpus.quantization import LARGEST
 from akidb_mlx.corpus.row import Row
+from akidb_mlx.corpus.splitting import chunk_columns
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError
 from akidb_mlx.pipeline.watching import watched_by
 
@@ -62,7 +63,7 @@ def embed_parts(
     try:
         yield from _embed_parts(rows, encoder, form, part)
     except (BackendError, KeyboardInterrupt):  # what is embedded so far is kept for the next run
-        if part.rows:
+        if part.ends:
             yield part.take()
         raise
 
@@ -105,13 +106,22 @@ def finish_part(
                 row.reason = f"a number of its vector is {largest:.4g}, beyond {form.output_dtype}; write float32"
         good = [row for row in good if row.reason is None]
     rejects = [
-        {"source": row.source, "row": row.number, "reason": row.reason, "id": row.id, **_asked(row, columns)}
+        {
+            "source": row.source,
+            "row": row.number,
+            "reason": row.reason,
+            "id": row.id,
+            **({"chunk": row.chunk} if columns.chunked else {}),
+            **_asked(row, columns),
+        }
         for _, row in part
         if row.reason is not None
     ]
     computed = form.columns([row.vector for row in good])
     dense = computed.get("embedding")
     table = pa.Table.from_batches(gather(good), schema.remove_metadata()).combine_chunks()
+    if columns.chunked:
+        table = chunk_columns(table, good, columns.text)
     index, last = part[-1]
     facts = PartFacts(
         rows=len(good),
@@ -122,6 +132,7 @@ def finish_part(
         number=last.number,
         position=last.position,
         vectors=len(computed["vectors"].values) if "vectors" in computed else 0,
+        texts=sum(row.chunk == 0 for row in good),
         truncated=sum(row.cut for row in good),
     )
     for place, own in enumerate(form.fields(), 1):
@@ -162,11 +173,19 @@ class _Part:
 
     @property
     def due(self) -> bool:
-        return bool(self.rows) and (self._size > _PART_BYTES or time.monotonic() > self._until)
+        return bool(self.rows) and (self._size > _PART_BYTES or time.monotonic() > self._until) and self.ends > 0
+
+    @property
+    def ends(self) -> int:
+        """How many rows end where a later run may begin: all but the first chunks of the last text."""
+        return next((place for place in range(len(self.rows), 0, -1) if self.rows[place - 1][1].ends), 0)
 
     def take(self) -> list[PlacedRow]:
-        rows = self.rows
+        """Those rows; the others wait for the rest of their text."""
+        rows, rest = self.rows[: self.ends], self.rows[self.ends :]
         self._begin()
+        self.rows = rest
+        self._size = sum(row.size + self._form.size(row.vector) for _, row in rest)
         return rows
 
 

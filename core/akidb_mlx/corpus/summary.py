@@ -19,6 +19,8 @@ class Summary:
     """Rows and rejects of an earlier run that was interrupted; all of them where nothing was left to do."""
     tokens: int = 0
     """Tokens that this run embedded."""
+    texts: int = 0
+    """Where texts were split: how many there are."""
     truncated: int = 0
     """Texts in the output that were cut at max_seq_length."""
     bytes: int = 0
@@ -28,7 +30,7 @@ class Summary:
 
     def __str__(self) -> str:
         """One line for people."""
-        told = [f"{self.rows:,} rows"]
+        told = [f"{self.rows:,} rows{f' of {self.texts:,} texts' if self.texts else ''}"]
         if self.given:
             told.append(f"{self.given:,} of them with the vector they had")
         if self.rejected:

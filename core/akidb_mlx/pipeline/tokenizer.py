@@ -1,6 +1,7 @@
 """Texts → token ids: truncated to the usable length, special tokens kept, never padded. No MLX here."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer as HFTokenizer
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
 from akidb_mlx.model.encoding import TokenIds
 
-__all__ = ["NO_TOKEN", "Tokenized", "Tokenizer"]
+__all__ = ["NO_TOKEN", "Tokenized", "Tokenizer", "valid_unicode"]
 
 NO_TOKEN = -1  # what a static model gives a zero vector
 
@@ -160,7 +161,7 @@ class Tokenizer:
         """
         cut = self._max_characters
         encodings = self._tokenizer.encode_batch_fast(
-            [_valid_unicode(text if cut is None else text[:cut]) for text in texts],
+            [valid_unicode(text if cut is None else text[:cut]) for text in texts],
             add_special_tokens=self._special_tokens,
         )
         token_ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
@@ -190,7 +191,7 @@ class Tokenizer:
         With `types` also where each second text starts. The error also where the text that is to be cut is shorter
         than what is too much.
         """
-        valid = [(_valid_unicode(query), _valid_unicode(text)) for query, text in pairs]
+        valid = [(valid_unicode(query), valid_unicode(text)) for query, text in pairs]
         try:
             encodings = self._tokenizer.encode_batch_fast(valid, add_special_tokens=self._special_tokens)
         except Exception as error:  # tokenizers raises bare Exception
@@ -204,9 +205,45 @@ class Tokenizer:
         truncated = [i for i, one in enumerate(encodings) if len(token_ids[i]) == limit and one.overflowing]
         return Tokenized(token_ids, truncated, [_second_start(one.type_ids) for one in encodings if types])
 
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text with special tokens, also of what is cut off.
+
+        Where characters are cut too, a text of more of them has as many more tokens than `max_seq_length`.
+        """
+        encodings = self._tokenizer.encode_batch_fast(
+            [valid_unicode(text) for text in texts], add_special_tokens=self._special_tokens
+        )
+        specials = self._tokenizer.num_special_tokens_to_add(is_pair=False) if self._special_tokens else 0
+        wholes = [(len(one.overflowing), (one, *one.overflowing)) for one in encodings]
+        counts = [sum(self._known(part.ids) for part in parts) - specials * more for more, parts in wholes]
+        if self._max_characters is not None and self.max_seq_length is not None:
+            shares = [len(text) / self._max_characters for text in texts]
+            counts = [
+                max(count, math.ceil(share * self.max_seq_length)) if share > 1 else count
+                for count, share in zip(counts, shares, strict=True)
+            ]
+        return [max(1, count) for count in counts] if self._zero_if_empty else counts
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where each token stands in the text, in order, also beyond the limit; special tokens are not added.
+
+        A text with lone surrogates is read as `valid_unicode` gives it.
+        """
+        encoding = self._tokenizer.encode(valid_unicode(text), add_special_tokens=False)
+        found = [
+            place
+            for part in (encoding, *encoding.overflowing)
+            for place, number in zip(part.offsets, part.ids, strict=True)
+            if number != self._unknown
+        ]
+        return found if self.truncation_side == "right" else sorted(found)
+
+    def _known(self, ids: Sequence[int]) -> int:
+        return len(ids) if self._unknown is None else sum(number != self._unknown for number in ids)
+
     def ids(self, text: str) -> list[int]:
         """All of a text's token ids, also beyond the limit where the end is cut off."""
-        encoding = self._tokenizer.encode(_valid_unicode(text), add_special_tokens=self._special_tokens)
+        encoding = self._tokenizer.encode(valid_unicode(text), add_special_tokens=self._special_tokens)
         rest = encoding.overflowing if self.truncation_side == "right" else []
         return [number for part in (encoding, *rest) for number in part.ids]
 
@@ -223,7 +260,7 @@ class Tokenizer:
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens of a prompt as sentence-transformers counts them: without a special token at its end."""
-        ids = self._tokenizer.encode(_valid_unicode(prompt), add_special_tokens=self._special_tokens).ids
+        ids = self._tokenizer.encode(valid_unicode(prompt), add_special_tokens=self._special_tokens).ids
         added, named = self._tokenizer.get_added_tokens_decoder(), self._named_specials
         special = {i for i, token in added.items() if token.special and (named is None or token.content in named)}
         return len(ids) - 1 if ids and ids[-1] in special else len(ids)
@@ -278,7 +315,7 @@ def _unknown_token(tokenizer: HFTokenizer) -> int | None:
     return int(stated) if stated is not None else None
 
 
-def _valid_unicode(text: str) -> str:
+def valid_unicode(text: str) -> str:
     """Replace lone surrogates, which have no UTF-8 form, by U+FFFD."""
     if text.isascii():
         return text

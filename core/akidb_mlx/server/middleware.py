@@ -56,10 +56,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = number
-                if self._state.stopping:
-                    headers["Connection"] = "close"
+                self._add_headers(MutableHeaders(scope=message), number, fields)
             await send(message)
 
         self._in_flight += 1
@@ -85,6 +82,13 @@ class Gate:
             self._in_flight -= 1
             self._state.metrics.in_flight.dec()
             self._record(scope, status or _CLIENT_LEFT, time.monotonic() - began, number, fields)
+
+    def _add_headers(self, headers: MutableHeaders, number: str, fields: dict[str, Any]) -> None:
+        headers["X-Request-Id"] = number
+        if truncated := fields.get("truncated_texts"):
+            headers["X-Truncated-Texts"] = str(truncated)
+        if self._state.stopping:
+            headers["Connection"] = "close"
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
