@@ -237,8 +237,8 @@ class _Ahead:
 
     def refuse(self, place: int, error: AkiDBMLXError) -> None:
         """The text at this place of the stream has no vector."""
-        # Its place in the stream tells the user nothing.
-        reason = re.sub(r"\btext \d+\b", "the text", str(error), count=1)
+        # Its place in the stream tells the user nothing, and the text stands beside the reason.
+        reason = re.sub(r"\b(?:text|input) \d+\b", "the text", str(error).partition(" (it begins ")[0], count=1)
         self._wanted[place - self._filled].reason = reason
         if isinstance(error, BackendError):
             self._failures.append(error)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -81,8 +81,9 @@ class TextPipeline(Generic[Input]):
                 await self._queue(texts, 0, call, futures, progress, threads, wait_for, wait=call.wait)
                 rows = [await wait_for(future) for future in futures]
                 return await wait_for(threads.do(len(texts) > self._part, self._finish, rows, call))
-            except BaseException:
+            except BaseException as error:
                 _cancel(futures)
+                _name_text(error, texts)
                 raise
 
     async def _stream(
@@ -113,9 +114,13 @@ class TextPipeline(Generic[Input]):
                     if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT or (chunks and not more):
                         parts = await self._await_chunk(chunks[0], call, threads, wait_for)
                         rows = await wait_for(threads.do(len(parts) > 1, self._finish, parts, call))
-                        _report(call, chunks[0].places, on_error)
+                        _report(call, chunks[0], on_error)
                         yield rows
                         chunks.popleft()  # not sooner: a chunk that is waited for is cancelled with the others
+            except AkiDBMLXError as error:
+                for chunk in chunks:
+                    _name_text(error, chunk.texts, chunk.first)
+                raise
             finally:
                 _cancel(future for chunk in chunks for future in chunk.futures)
 
@@ -257,7 +262,7 @@ class TextPipeline(Generic[Input]):
             error = InputError(
                 f"{self.encoder.noun} {first + index} has more than {limit} tokens (max_seq_length); split it, "
                 'raise max_seq_length, or set on_overlong="truncate"'
-            )
+            ).at(first + index)
             if call.errors is None:
                 raise error
             call.errors[first + index], part.encodings[index] = error, NO_TOKENS
@@ -341,12 +346,21 @@ def _is_short(error: AkiDBMLXError | None) -> bool:
     return isinstance(error, BackendError) and error.retry_after_s is not None
 
 
-def _report(call: Call[Given], places: range, on_error: OnError | None) -> None:
+def _report(call: Call[Given], chunk: _Chunk[Any], on_error: OnError | None) -> None:
     """Tell which of a chunk's texts have no row."""
     if call.errors and on_error is not None:
-        for place in places:
+        for place in chunk.places:
             if place in call.errors:
-                on_error(place, call.errors.pop(place))
+                error = call.errors.pop(place)
+                _name_text(error, chunk.texts, chunk.first)
+                on_error(place, error)
+
+
+def _name_text(error: BaseException, texts: Sequence[Any], first: int = 0) -> None:
+    """Say which of these texts (or pairs) an error is about, if it is one of them."""
+    if isinstance(error, AkiDBMLXError) and error.place is not None and first <= error.place < first + len(texts):
+        text = texts[error.place - first]
+        error.about(text if isinstance(text, str) else text[-1])
 
 
 def _tokens(part: Encoded) -> int:

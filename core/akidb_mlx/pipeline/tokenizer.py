@@ -160,10 +160,7 @@ class Tokenizer:
         `first_index` is the first text's place in what the user gave; errors name that.
         """
         cut = self._max_characters
-        encodings = self._tokenizer.encode_batch_fast(
-            [valid_unicode(text if cut is None else text[:cut]) for text in texts],
-            add_special_tokens=self._special_tokens,
-        )
+        encodings = self._encoded([valid_unicode(text if cut is None else text[:cut]) for text in texts], first_index)
         token_ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         limit = self.max_seq_length
         truncated = [
@@ -177,11 +174,25 @@ class Tokenizer:
             if not len(ids) and self._zero_if_empty:
                 token_ids[index] = ids = np.array([NO_TOKEN], dtype=np.int32)
             if not len(ids):
+                place = first_index + index
                 raise InputError(
-                    f"text {first_index + index} ({texts[index][:40]!r}) has no tokens, hence no vector; leave it out"
-                )
+                    f"text {place} ({texts[index][:40]!r}) has no tokens, hence no vector; leave it out"
+                ).at(place)
         self._refuse_unknown_ids(token_ids, first_index)
         return Tokenized(token_ids, truncated)
+
+    def _encoded(self, texts: Sequence[str], first_index: int) -> list[Any]:
+        """Each text's encoding; InputError names the first one that the tokenizer has no tokens for."""
+        try:
+            return list(self._tokenizer.encode_batch_fast(texts, add_special_tokens=self._special_tokens))
+        except Exception as error:  # tokenizers raises bare Exception
+            for place, text in enumerate(texts, first_index):
+                try:
+                    self._tokenizer.encode(text, add_special_tokens=self._special_tokens)
+                except Exception as reason:
+                    told = f"text {place} cannot be tokenised ({reason}); leave it out"
+                    raise InputError(told).at(place) from None
+            raise InputError(f"the texts from {first_index} on cannot be tokenised ({error})") from None
 
     def tokenize_pairs(
         self, pairs: Sequence[tuple[str, str]], first_index: int = 0, *, types: bool = False
@@ -199,7 +210,8 @@ class Tokenizer:
         token_ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         for index, ids in enumerate(token_ids):
             if not len(ids):
-                raise InputError(f"pair {first_index + index} has no tokens, hence no score; leave it out")
+                place = first_index + index
+                raise InputError(f"pair {place} has no tokens, hence no score; leave it out").at(place)
         self._refuse_unknown_ids(token_ids, first_index)
         limit = self.max_seq_length
         truncated = [i for i, one in enumerate(encodings) if len(token_ids[i]) == limit and one.overflowing]
@@ -256,7 +268,7 @@ class Tokenizer:
         raise InputError(
             f"text {first_index + index} has the token {token!r} ({ids.max()}), but the model knows only "
             f"{self._vocab_size} (vocab_size); leave it out"
-        )
+        ).at(first_index + index)
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens of a prompt as sentence-transformers counts them: without a special token at its end."""
