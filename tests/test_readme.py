@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
 PYTHON = [
     (f"{page.stem}-{number}", block)
-    for page in (PAGES[0], DOCS / "splitting.md")
+    for page in (PAGES[0], DOCS / "coming-from.md", DOCS / "splitting.md")
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
 ]
 SHELL = [

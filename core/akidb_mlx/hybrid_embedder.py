@@ -60,6 +60,12 @@ class HybridEmbedder:
     event loop.
     """
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse what other libraries' classes are called with."""
+        if not (args and isinstance(args[0], Embedder)):
+            raise TypeError(f"a {cls.__name__} is loaded: {cls.__name__}.load({', '.join(map(repr, args[:1]))}…)")
+        return super().__new__(cls)
+
     def __init__(self, dense: Embedder, sparse: SparseEmbedder, multi: MultiVectorEmbedder) -> None:
         """Use `HybridEmbedder.load` instead."""
         self.dense, self.sparse, self.multi = dense, sparse, multi

