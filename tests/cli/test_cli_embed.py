@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import resource
 import subprocess
@@ -164,6 +165,58 @@ def test_another_fingerprint_in_the_output_is_exit_2(rows, capsys):
     assert embed("--to", "out.parquet", "--no-progress", "--document-prompt", "") == 2
     assert 'out.parquet was made otherwise: document_prompt was null and is now ""' in error(capsys)
     assert embed("--to", "out.parquet", "--no-progress", "--document-prompt", "", "--overwrite") == 0
+
+
+def test_an_input_that_was_moved_or_touched_is_the_same(rows, capsys, monkeypatch, tmp_path):
+    assert embed("--to", "out.parquet", "--no-progress", "--id-column", "key") == 0
+    os.utime(rows, (1, 1))
+    assert embed("--to", "out.parquet", "--no-progress", "--id-column", "key") == 0
+    assert "is finished" in capsys.readouterr().out.splitlines()[-1]
+    moved = tmp_path / "elsewhere.jsonl"
+    rows.rename(moved)
+    command = ["--text-column", "body", "--model", TINY, "--no-progress", "--to", "out.parquet"]
+    assert main(["embed", str(moved), *command, "--id-column", "key"]) == 0
+    text = moved.read_text()
+    moved.write_text(text.replace("row 7 ", "row 8 "))
+    assert main(["embed", str(moved), *command, "--id-column", "key"]) == 2
+    assert "an input file was changed or renamed since; write to another file, or overwrite it (--overwrite)" in error(
+        capsys
+    )
+
+
+def test_ids_that_say_a_files_name_make_another_output_of_a_renamed_one(rows, capsys, tmp_path):
+    command = ["--text-column", "body", "--model", TINY, "--no-progress", "--to", "out.parquet"]
+    assert main(["embed", "in.jsonl", *command]) == 0
+    assert main(["embed", str(rows.absolute()), *command]) == 0  # the same place
+    rows.rename("other.jsonl")
+    assert main(["embed", "other.jsonl", *command]) == 2
+    assert "was changed or renamed since" in error(capsys)
+
+
+def test_parts_go_on_after_their_input_was_moved(rows, capsys, monkeypatch):
+    from akidb_mlx.corpus.parts import Parts
+
+    real = Parts.add
+
+    def interrupted(self, *args):
+        real(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(embedding, "_FIRST_CHUNK", 20)
+    monkeypatch.setattr(embedding, "_FIRST_PART_S", 0)
+    monkeypatch.setattr(Parts, "add", interrupted)
+    command = ["--text-column", "body", "--model", TINY, "--no-progress", "--to", "out.parquet", "--id-column", "key"]
+    assert main(["embed", "in.jsonl", *command]) == 130
+    monkeypatch.setattr(Parts, "add", real)
+    rows.rename("moved.jsonl")
+    assert main(["embed", "moved.jsonl", *command]) == 0
+    assert " from an earlier run" in capsys.readouterr().out
+
+
+def test_a_run_that_rejects_everything_fails(rows, capsys):
+    rows.write_text("[]\n")
+    assert embed("--to", "out.parquet", "--no-progress") == 1
+    assert "0 rows, 1 rejected" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_exit_1_and_the_next_run_goes_on(rows):

@@ -15,7 +15,9 @@ from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import AkiDBMLXError
 
-__all__ = ["Bridge", "add_arguments", "run"]
+__all__ = ["EXAMPLE", "Bridge", "add_arguments", "run"]
+
+EXAMPLE = "akidb-mlx bridge --local-files-only"
 
 _log = logging.getLogger(__name__)
 

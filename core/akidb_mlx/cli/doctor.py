@@ -35,7 +35,9 @@ from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
 from akidb_mlx.reranker import Reranker
 from akidb_mlx.sparse_embedder import SparseEmbedder
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "akidb-mlx doctor sentence-transformers/all-MiniLM-L6-v2"
 
 _MARKS = {True: "pass", False: "FAIL", None: "note"}
 _DEVICES = ("gpu", "cpu")
@@ -86,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     examines_model = _names_model(args, config)
     if args.reference is not None and not examines_model:
         raise ConfigError("--reference compares a MODEL's vectors; say which model")
+    if args.reference is not None and not args.reference.is_file():
+        raise ConfigError(f"--reference {args.reference}: no such file; python -m akidb_mlx.make_reference makes it")
     if machine is None and not examines_model:
         raise ConfigError("doctor examines a MODEL, this machine's device (--device), or both; say which")
     findings = [] if machine is None else list(_shown(examine_device(machine), args))

@@ -4,14 +4,16 @@ import argparse
 import sys
 from typing import Any
 
-from akidb_mlx.cli.options import add_config_options, add_more_options, read_config
+from akidb_mlx.cli.options import add_config_options, add_model_option, add_more_options, read_config
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.sparse_config import SparseConfig
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "akidb-mlx embed articles.jsonl --to articles.parquet --model sentence-transformers/all-MiniLM-L6-v2"
 
 _CONFIGS: dict[str, type[ModelConfig]] = {
     "dense": EmbedderConfig,
@@ -26,6 +28,7 @@ _OWN = frozenset({"output_dtype"})
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="JSONL, CSV, TSV, Parquet or text files, or folders")
+    add_model_option(parser)
     parser.add_argument("--to", required=True, metavar="OUT", help="the file to write: .parquet, .jsonl or .npy")
     parser.add_argument(
         "--kind",
@@ -54,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="embed here, or on a Ray cluster")
     parser.add_argument("--actors", type=int, metavar="N", help="Ray: how many load the model (default: one a device)")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="on standard error")
-    add_config_options(parser, model_option=True)
+    add_config_options(parser)
     for config, title in ((SparseConfig, "sparse"), (MultiVectorConfig, "multi")):
         add_more_options(parser, config, f"configuration of --kind {title}", but=_OWN)
 
@@ -90,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     with encoder:
         summary = corpus.embed(encoder, show_progress=args.progress)
     sys.stdout.write(f"{summary}\n")
-    return 0
+    return 1 if summary.rejected and not summary.rows else 0
 
 
 def _tokens(said: str) -> int | str:

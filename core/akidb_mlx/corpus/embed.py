@@ -23,7 +23,7 @@ from akidb_mlx.corpus.quantization import calibrate, check_output_dtype
 from akidb_mlx.corpus.readers import read_rows
 from akidb_mlx.corpus.schema import Table, settle_schema
 from akidb_mlx.corpus.siblings import check_siblings
-from akidb_mlx.corpus.sources import Source, describe_sources, find_sources
+from akidb_mlx.corpus.sources import Source, describe_sources, digest_contents, find_sources
 from akidb_mlx.corpus.splitting import make_splitter, split_rows
 from akidb_mlx.corpus.summary import Summary
 from akidb_mlx.corpus.writers import check_format, write_output
@@ -131,8 +131,9 @@ class Corpus:
             made = read_recipe(self.output)
         except InputError as error:
             raise ConfigError(f"{error}; write to another file, or overwrite it") from None
-        if changes := differences(made, recipe):
-            raise ConfigError(f"{self.output} was made otherwise: {changes}; write to another file, or overwrite it")
+        if changes := differences(made, self._with_inputs_of(made, recipe)):
+            told = f"{self.output} was made otherwise: {changes}"
+            raise ConfigError(f"{told}; write to another file, or overwrite it (--overwrite)")
         if Parts.exist(self.output):  # of a run that was killed at its very end
             Parts(self.output).remove()
         totals = {name: made.get(name, 0) for name in _TOTALS}
@@ -141,15 +142,33 @@ class Corpus:
 
     def _check_parts(self, parts: Parts, recipe: dict[str, Any]) -> None:
         made = parts.recipe
-        changes = differences(made, recipe) if made else ""
+        changes = differences(made, self._with_inputs_of(made, recipe)) if made else ""
         if changes and not self.overwrite:
             raise ConfigError(
                 f"{parts.folder} was begun otherwise: {changes}; go on with that, write to another file, or "
-                "overwrite it"
+                "overwrite it (--overwrite)"
             )
         if changes or not made:
             parts.clear()
+            recipe["inputs"]["content"] = digest_contents(self.sources, names=self._ids_say_files)
             parts.recipe = recipe
+        else:
+            recipe["inputs"] = made["inputs"]
+
+    def _with_inputs_of(self, made: Mapping[str, Any], recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The recipe as `made` says its inputs, where they are the same: unmoved and untouched, or equal in content."""
+        old, new = made.get("inputs", {}), recipe["inputs"]
+        same = old.get("digest") == new["digest"] or (
+            "content" in old
+            and all(old.get(name) == new[name] for name in ("files", "bytes"))
+            and old["content"] == digest_contents(self.sources, names=self._ids_say_files)
+        )
+        return {**recipe, "inputs": old} if same else recipe
+
+    @property
+    def _ids_say_files(self) -> bool:
+        """Whether an id, FILE:NUMBER or a text file's name, says how a file was named."""
+        return self.columns.id is None or not all(source.is_table for source in self.sources)
 
     def _check_given_vectors(self, encoder: Encoder) -> None:
         """Vectors in a file of ours must be this model's; of other files nobody can tell."""

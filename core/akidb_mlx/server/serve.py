@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import math
 import signal
@@ -40,7 +41,14 @@ def serve(models: Models, settings: ServerSettings, api_key: str | None) -> None
 def listen(host: str, port: int) -> socket.socket:
     """A socket that takes connections; port 0 is a free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=1024)
+    both = host == "::" and socket.has_dualstack_ipv6()
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            taken = f"port {port} of {host} is taken by another program"
+            raise OSError(f"{taken}; serve at another with --port N, or --port 0 for any free one") from None
+        raise OSError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from None
     # asyncio sets it only where a socket names its protocol; each answer would wait 40 ms for the head's ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

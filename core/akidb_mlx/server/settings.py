@@ -73,7 +73,8 @@ def make_settings(said: Mapping[str, Any]) -> ServerSettings:
         return ServerSettings(**said)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        raise ConfigError("; ".join(f"{p['loc'][0]} = {p['input']!r}: {p['msg']}" for p in problems)) from None
+        told = [f"{p['loc'][0]} = {p['input']!r}: {p['msg'].removeprefix('Input ')}" for p in problems]
+        raise ConfigError("; ".join(told)) from None
 
 
 def read_server_file(path: Path, **given: Any) -> tuple[dict[str, ServedConfig], dict[str, Any]] | None:
