@@ -19,10 +19,11 @@ async def create_embeddings(request: Request) -> Response:
     state = state_of(request)
     asked = await read_request(request, EmbeddingsRequest, state.settings)
     check_texts(asked.input, state.settings)
-    wanted = Wanted(asked.model, asked.input_type, asked.prompt_name, asked.wanted_dimensions, asked.wanted_truncate)
+    name = state.only_name(asked.model, "embedder")
+    wanted = Wanted(name, asked.input_type, asked.prompt_name, asked.wanted_dimensions, asked.wanted_truncate)
     rows, usage = await state.answer(request, embed(state, asked.input, wanted))
-    note(request, asked.model, len(asked.input), usage)
-    return await openai_response(rows, asked.model, usage.tokens, as_base64=asked.encoding_format == "base64")
+    note(request, name, len(asked.input), usage)
+    return await openai_response(rows, name, usage.tokens, as_base64=asked.encoding_format == "base64")
 
 
 async def list_models(request: Request) -> Response:

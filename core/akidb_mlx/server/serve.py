@@ -7,6 +7,7 @@ import logging
 import math
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from functools import partial
 
@@ -60,7 +61,7 @@ async def _serve(listener: socket.socket, models: Models, settings: ServerSettin
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     _log.info("listening", extra={"fields": {"url": url, "models": list(models.configs)}})
-    preload = asyncio.create_task(_preload(app.state.server, server))
+    preload = asyncio.create_task(_preload(app.state.server, server, url))
     await server.serve(sockets=[listener])
     _log.info("stopped")
     preload.cancel()
@@ -68,10 +69,20 @@ async def _serve(listener: socket.socket, models: Models, settings: ServerSettin
         await preload
 
 
-async def _preload(state: State, server: uvicorn.Server) -> None:
-    if state.preloads:
+def _greet(url: str, state: State) -> None:
+    """A line for people, on standard output: the log is for machines."""
+    with contextlib.suppress(OSError, ValueError):  # nobody may be there to read it
+        sys.stdout.write(f"akidb-mlx serves {', '.join(state.models.configs)}: open {url}/ (Ctrl-C ends it)\n")
+        sys.stdout.flush()
+
+
+async def _preload(state: State, server: uvicorn.Server, url: str) -> None:
+    if not state.preloads:
+        _greet(url, state)
+    else:
         try:
             await state.models.preload()
+            _greet(url, state)
         except BaseException:
             server.should_exit = True
             raise
