@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings.loading import RECOGNIZED_EMBEDDINGS
@@ -62,6 +62,16 @@ class AkiDBMLXEmbedding(SettledComponent, EmbedderAdapter, BaseEmbedding):
     embeddings_cache: Any = Field(
         default=None, exclude=True, repr=False, description="A BaseKVStore of vectors, kept apart by recipe and side."
     )
+
+    if TYPE_CHECKING:  # type checkers learn from fields which arguments there are; a path is taken too
+        model: Any = Field(default="")
+        model_name: Any = Field(default="")
+    else:
+
+        @property
+        def model(self) -> str:
+            """`model_name` by LangChain's name."""
+            return self.model_name
 
     def _fill(self, lazy: Lazy[Any, Any], given: Mapping[str, Any]) -> None:
         super()._fill(lazy, given)

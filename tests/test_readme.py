@@ -12,14 +12,26 @@ from akidb_mlx.cli import COMMANDS
 from akidb_mlx.config.options import DEFAULT_MODEL
 from support.checkpoints import MINILM, PROMPTS, TINY_RERANKER
 from support.joint import make_joint_folder
+from support.packages import needs
 from support.places import DOCS, ROOT
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
+PAGES_THAT_RUN = [PAGES[0], *(DOCS / f"{name}.md" for name in ("coming-from", "langchain", "llama-index", "splitting"))]
+# Pieces of a longer program, which say so by what they use.
+PIECES = (
+    "store.as_retriever",
+    "index.as_query_engine",
+    "by_mark",
+    "async def rerank",
+    "chunk,",
+    "documents, embeddings",
+)
 PYTHON = [
     (f"{page.stem}-{number}", block)
-    for page in (PAGES[0], DOCS / "coming-from.md", DOCS / "splitting.md")
+    for page in PAGES_THAT_RUN
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
+    if not any(piece in block for piece in (*PIECES, "enable_hybrid"))
 ]
 SHELL = [
     (f"{page.stem}-{number}", block)
@@ -31,6 +43,7 @@ STANDS_FOR = {
     "sentence-transformers/all-MiniLM-L6-v2": MINILM,
     "Qwen/Qwen3-Embedding-0.6B": str(PROMPTS),
     "cross-encoder/ms-marco-MiniLM-L6-v2": str(TINY_RERANKER),
+    "intfloat/e5-small-v2": str(PROMPTS),
     "truncate_dim=256": "truncate_dim=8",
 }
 # An interactive zsh takes no comments, and looks for files wherever one of these stands outside quotation marks.
@@ -59,7 +72,9 @@ def test_an_interactive_zsh_runs_them():
 
 
 @pytest.mark.parametrize(("name", "code"), PYTHON, ids=[name for name, _ in PYTHON])
+@pytest.mark.filterwarnings("default")  # the stores' own warnings are not ours
 def test_python_runs_as_a_script(name, code, tmp_path, monkeypatch, capsys):
+    needs(*(module for module in re.findall(r"^(?:from|import) ([\w.]+)", code, re.MULTILINE)))
     from llama_index.core import Settings
 
     monkeypatch.setattr(Settings, "_embed_model", None)
@@ -67,10 +82,14 @@ def test_python_runs_as_a_script(name, code, tmp_path, monkeypatch, capsys):
         code = code.replace("BAAI/bge-m3", str(make_joint_folder(tmp_path)))
     for published, here in STANDS_FOR.items():
         code = code.replace(published, here)
+    if name.startswith("README"):
+        assert "print(" in code
     script = tmp_path / "script.py"
     script.write_text(code, encoding="utf-8")
     runpy.run_path(str(script), run_name="__main__")
-    assert capsys.readouterr().out.strip()
+    assert capsys.readouterr().out.strip() or "print(" not in code
+    if "os.path.exists(" in code:  # built; now it is loaded
+        runpy.run_path(str(script), run_name="__main__")
 
 
 def test_readme_names_what_a_newcomer_needs():

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation
+from pydantic.json_schema import SkipJsonSchema
 
 from akidb_mlx.adapters.lazy import Lazy
 from akidb_mlx.adapters.lazy_embedder import LazyEmbedder
@@ -53,10 +54,21 @@ class AdapterModel(BaseModel):
         """A copy; with `update` one that is checked and settled anew."""
         if not update:
             return self.__copy__()
-        own = self._own()
+        argument = self.lazy_class.argument
+        own = {name: update.get(name, value) for name, value in self._own().items()}
         fields = {_field(name): value for name, value in update.items() if name not in own}
-        config = self._lazy.picklable_config().with_changes(**fields)
-        return self.from_config(config, **{name: update.get(name, value) for name, value in own.items()})
+        if fields.get(argument) is not None:
+            return type(self)(**fields, **own)
+        fields.pop(argument, None)
+        if not fields:  # the same face, or configuration
+            copied = type(self).__new__(type(self))
+            copied._fill(self._lazy, {argument: getattr(self, argument), **own})
+            return copied
+        if self._lazy.config is None:
+            raise ConfigError(
+                f"{argument}= brings its own settings; to change {', '.join(fields)} give another {argument}"
+            )
+        return self.from_config(self._lazy.config.with_changes(**fields), **own)
 
     @classmethod
     def settled_names(cls) -> frozenset[str]:
@@ -136,7 +148,7 @@ class EmbedderAdapter(EmbedderOptions, AdapterModel):
 
     lazy_class = LazyEmbedder
     _lazy: LazyEmbedder = PrivateAttr()
-    embedder: SkipValidation[EmbedderProtocol | None] = Field(
+    embedder: SkipJsonSchema[SkipValidation[EmbedderProtocol | None]] = Field(
         default=None, exclude=True, repr=False, description="A ready embedder in place of a model and its settings."
     )
 
@@ -163,7 +175,7 @@ class RerankerAdapter(RerankerOptions, AdapterModel):
 
     lazy_class = LazyReranker
     _lazy: LazyReranker = PrivateAttr()
-    reranker: SkipValidation[RerankerProtocol | None] = Field(
+    reranker: SkipJsonSchema[SkipValidation[RerankerProtocol | None]] = Field(
         default=None, exclude=True, repr=False, description="A ready reranker in place of a model and its settings."
     )
 
@@ -177,7 +189,7 @@ class SparseAdapter(SparseOptions, AdapterModel):
 
     lazy_class = LazySparseEmbedder
     _lazy: LazySparseEmbedder = PrivateAttr()
-    embedder: SkipValidation[SparseEmbedderProtocol | None] = Field(
+    embedder: SkipJsonSchema[SkipValidation[SparseEmbedderProtocol | None]] = Field(
         default=None, exclude=True, repr=False, description="A ready sparse embedder in place of a model and settings."
     )
 
