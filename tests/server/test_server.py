@@ -249,7 +249,6 @@ def test_token_ids_are_refused_with_the_remedy(client, token_ids):
         ('{"input": "a", "model": "minilm"', None, "JSON"),
         (b"\xff\xfe", None, "JSON"),
         ("[" * 100_000, None, "JSON"),
-        ('{"input": "\\ud800", "model": "minilm"}', None, "JSON"),
         ('{"input": "a", "model": "minilm", "dimensions": ' + "9" * 6000 + "}", None, "JSON"),
     ],
 )
