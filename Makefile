@@ -16,7 +16,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check -q install -c constr
 DEMO_OPTIONS = $(if $(ASK),--ask "$(ASK)") $(if $(DOCS),--docs "$(DOCS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pretended-metal test-wheel test-all test-stores test-readers check format bench fuzz reference clean
+.PHONY: help demo test test-pretended-metal test-wheel test-all test-stores test-readers check types docs coverage format bench fuzz reference clean
 
 help:  ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,7 +57,23 @@ check: $(VENV)/.dev  ## Format, lint, types and the direction of imports
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing/client.py
 	$(BIN)/lint-imports
+
+types: $(VENV)/.types  ## What a user's pyright says of the public classes (`make check` asks mypy)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.docs  ## Write the generated pages and build the site into .site, strictly
+	$(BIN)/python docs/reference_pages.py
+	$(BIN)/python tests/reference/published_table.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Processes that the tests start are measured too (`patch`); the least that passes is fail_under of pyproject.toml.
+coverage: $(VENV)/.dev  ## Run the tests and say which lines ran, in child processes too
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report --skip-covered
 
 format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff format
@@ -83,7 +99,7 @@ reference: $(VENV)/.demo  ## Make the tests' expected vectors anew (REFERENCE_PY
 		tests/minilm_texts.json tests/reference_minilm_reranker.npz
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) $(WHEEL) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(WHEEL) .site .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -104,6 +120,14 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(PIP) -e ".[dev,bench,$(BACKEND)]"
+	@touch $@
+
+$(VENV)/.types: $(VENV)/.dev
+	$(PIP) -e ".[dev,types,$(BACKEND)]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(PIP) -e ".[dev,docs,$(BACKEND)]"
 	@touch $@
 
 $(VENV)/.readers: $(VENV)/.all

@@ -54,7 +54,7 @@ class AkiDBMLXEmbedding(SettledComponent, EmbedderAdapter, BaseEmbedding):
         gt=0,
         le=2048,
         exclude=True,
-        description="Texts a call; the engine makes its own batches, by tokens.",
+        description="Texts per call; the engine makes its own batches, by tokens.",
     )
     num_workers: int | None = Field(
         default=None, exclude=True, description="Concurrent calls of the async batch methods."

@@ -51,6 +51,10 @@ def test_the_public_names():
             "MultiVectorEmbedderProtocol",
             "MultiVectors",
             "Ranked",
+            "RemoteEmbedder",
+            "RemoteMultiVectorEmbedder",
+            "RemoteReranker",
+            "RemoteSparseEmbedder",
             "Reranker",
             "RerankerConfig",
             "RerankerProtocol",
@@ -103,10 +107,13 @@ def test_what_an_embedder_has():
         "fingerprint",
         "info",
         "close",
+        "keep_for",
         "aencode_with_usage",
         "count_tokens",
         "full_dimension",
+        "quantize",
         "stats",
+        "with_settings",
     }
     for name in public:
         assert inspect.getdoc(getattr(Embedder, name)), name
@@ -134,7 +141,9 @@ def test_what_a_reranker_has():
         "fingerprint",
         "info",
         "stats",
+        "with_settings",
         "close",
+        "keep_for",
     }
     for name in public:
         assert inspect.getdoc(getattr(Reranker, name)), name
@@ -173,7 +182,9 @@ def test_what_a_multi_vector_embedder_has():
         "fingerprint",
         "info",
         "stats",
+        "with_settings",
         "close",
+        "keep_for",
     }
     for name in public:
         assert inspect.getdoc(getattr(MultiVectorEmbedder, name)), name
@@ -217,11 +228,13 @@ def test_the_fields_of_the_configuration():
         "model",
         "revision",
         "pooling",
+        "calibration",
         "normalize",
         "max_seq_length",
         "truncate_dim",
         "query_prompt",
         "document_prompt",
+        "task",
         "tokenizer",
         "exact_reference",
         "dtype",
@@ -232,6 +245,7 @@ def test_the_fields_of_the_configuration():
         "query_latency_target_ms",
         "cache_limit_mb",
         "memory_limit_mb",
+        "keep_alive",
         "cache_dir",
         "local_files_only",
     }

@@ -83,7 +83,16 @@ class HybridEmbedder:
 
         Raises:
             UnsupportedModelError: a model that has not all three heads.
-            ConfigError, ModelNotFoundError, CheckpointError, BackendError.
+            ConfigError: an unknown option, a bad value or a bad file of settings.
+            ModelNotFoundError: no model of that name is here or on the Hub.
+            CheckpointError: a file of the model is missing, broken or contradicts another.
+            BackendError: the device is not there, or has too little memory.
+
+        Examples:
+            >>> with HybridEmbedder.load("BAAI/bge-m3") as hybrid:  # doctest: +SKIP
+            ...     rows = hybrid.encode_document(["a text", "another"])
+            ...     rows.dense.shape, len(rows.sparse), len(rows.multi)
+            ((2, 1024), 2, 2)
         """
         config = Embedder._settled(EmbedderConfig, model, fields)
         source = resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
@@ -101,22 +110,42 @@ class HybridEmbedder:
 
     @property
     def dimension(self) -> int:
-        """Width of the dense rows."""
+        """Width of the dense rows.
+
+        Examples:
+            >>> hybrid.dimension == hybrid.encode(["a text"]).dense.shape[1]
+            True
+        """
         return self.dense.dimension
 
     @property
     def max_seq_length(self) -> int | None:
-        """Tokens of a text that count, special tokens and prompt included."""
+        """Tokens of a text that count, special tokens and prompt included.
+
+        Examples:
+            >>> hybrid.max_seq_length == hybrid.dense.max_seq_length
+            True
+        """
         return self.dense.max_seq_length
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides the rows of all three forms (hex); equal on every machine."""
+        """SHA-256 of everything that decides the rows of all three forms (hex); equal on every machine.
+
+        Examples:
+            >>> len(hybrid.fingerprint)
+            64
+        """
         return combined([face.fingerprint for face in (self.dense, self.sparse, self.multi)])
 
     @property
     def healthy(self) -> bool:
-        """Whether the device threads are able to answer."""
+        """Whether the device threads are able to answer.
+
+        Examples:
+            >>> hybrid.healthy
+            True
+        """
         return self.dense.healthy
 
     def encode(
@@ -132,17 +161,31 @@ class HybridEmbedder:
             TypeError: a bare str, or an item that is no str.
             InputError: an unknown prompt name, a text without tokens, a row that is not finite.
             QueueFullError: too much waits already. ClosedError: after `close`.
+
+        Examples:
+            >>> rows = hybrid.encode(["a text", "another"])
+            >>> len(rows.dense), len(rows.sparse), len(rows.multi)
+            (2, 2, 2)
         """
         return self._path.encode(texts, self._call(None, prompt_name, prompt), show_progress)
 
     def encode_query(self, texts: Sequence[str], *, show_progress: bool = False) -> Hybrid:
-        """Embed queries with the query prompt; they overtake documents. Otherwise as `encode`."""
+        """Embed queries with the query prompt; they overtake documents. Otherwise as `encode`.
+
+        Examples:
+            >>> len(hybrid.encode_query(["what is MLX?"]).sparse)
+            1
+        """
         return self._path.encode(texts, self._call("query"), show_progress)
 
     def encode_document(self, texts: Sequence[str], *, show_progress: bool = False, wait: bool = False) -> Hybrid:
         """Embed documents with the document prompt. Otherwise as `encode`.
 
         With `wait` it waits for room in a full queue rather than raise QueueFullError.
+
+        Examples:
+            >>> len(hybrid.encode_document(["MLX is an array framework."]).multi)
+            1
         """
         return self._path.encode(texts, replace(self._call("document"), wait=wait), show_progress)
 
@@ -153,17 +196,32 @@ class HybridEmbedder:
         prompt: str | None = None,
         show_progress: bool = False,
     ) -> Hybrid:
-        """`encode` without blocking the event loop; cancelling it takes its texts out of the queue."""
+        """`encode` without blocking the event loop; cancelling it takes its texts out of the queue.
+
+        Examples:
+            >>> len(asyncio.run(hybrid.aencode(["a text"])).dense)
+            1
+        """
         return await self._path.aencode(texts, self._call(None, prompt_name, prompt), show_progress)
 
     async def aencode_query(self, texts: Sequence[str], *, show_progress: bool = False) -> Hybrid:
-        """`encode_query` without blocking the event loop."""
+        """`encode_query` without blocking the event loop.
+
+        Examples:
+            >>> len(asyncio.run(hybrid.aencode_query(["what is MLX?"])).dense)
+            1
+        """
         return await self._path.aencode(texts, self._call("query"), show_progress)
 
     async def aencode_document(
         self, texts: Sequence[str], *, show_progress: bool = False, wait: bool = False
     ) -> Hybrid:
-        """`encode_document` without blocking the event loop."""
+        """`encode_document` without blocking the event loop.
+
+        Examples:
+            >>> len(asyncio.run(hybrid.aencode_document(["MLX is an array framework."])).dense)
+            1
+        """
         return await self._path.aencode(texts, replace(self._call("document"), wait=wait), show_progress)
 
     async def aencode_with_usage(
@@ -174,7 +232,13 @@ class HybridEmbedder:
         on_overlong: str | None = None,
         max_tokens: int | None = None,
     ) -> tuple[Hybrid, Usage]:
-        """The rows and what they used, for a server: `aencode_query`, `aencode_document` or `aencode` by `side`."""
+        """The rows and what they used, for a server: `aencode_query`, `aencode_document` or `aencode` by `side`.
+
+        Examples:
+            >>> rows, usage = asyncio.run(hybrid.aencode_with_usage(["what is MLX?"], "query"))
+            >>> len(rows.dense), usage.tokens > 0
+            (1, True)
+        """
         call = self._call(side, prompt_name)
         call = replace(call, on_overlong=on_overlong or self.config.on_overlong, max_tokens=max_tokens)
         return await self._path.aencode(texts, call, show_progress=False), call.usage
@@ -194,6 +258,11 @@ class HybridEmbedder:
         Less urgent than the other calls; waits for room in the queue rather than raise QueueFullError. A text that
         cannot be embedded ends the stream, or with `on_error` has a row of NaN, no entries and no vectors, after
         `on_error(place, error)`.
+
+        Examples:
+            >>> texts = (f"text {number}" for number in range(25))
+            >>> [len(rows.dense) for rows in hybrid.encode_stream(texts, chunk_size=10)]
+            [10, 10, 5]
         """
         call = self._stream_call(prompt_name, prompt, side, on_error)
         return self._path.stream(checked_stream(texts), positive(chunk_size), call, on_error)
@@ -208,13 +277,27 @@ class HybridEmbedder:
         side: Side | None = None,
         on_error: OnError | None = None,
     ) -> AsyncIterator[Hybrid]:
-        """`encode_stream` for an event loop; `texts` may be an async iterable."""
+        """`encode_stream` for an event loop; `texts` may be an async iterable.
+
+        Examples:
+            >>> async def count(texts):
+            ...     return sum([len(rows.dense) async for rows in hybrid.aencode_stream(texts)])
+            >>> asyncio.run(count(["a text", "another"]))
+            2
+        """
         call = self._stream_call(prompt_name, prompt, side, on_error)
         source = checked_async(texts) if isinstance(texts, AsyncIterable) else as_async(checked_stream(texts))
         return self._path.astream(source, positive(chunk_size), call, on_error)
 
     def similarity(self, queries: Hybrid, documents: Hybrid) -> HybridScores:
-        """(n, m) scores in each form: cosine, dot product, mean MaxSim. Nothing is mixed: mixes vary."""
+        """(n, m) scores in each form: cosine, dot product, mean MaxSim. Nothing is mixed: mixes vary.
+
+        Examples:
+            >>> rows = hybrid.encode_document(["a text", "another"])
+            >>> scores = hybrid.similarity(hybrid.encode_query(["a question"]), rows)
+            >>> scores.dense.shape, scores.sparse.shape, scores.multi.shape
+            ((1, 2), (1, 2), (1, 2))
+        """
         return HybridScores(
             self.dense.similarity(queries.dense, documents.dense),
             self.sparse.similarity(queries.sparse, documents.sparse),
@@ -222,11 +305,21 @@ class HybridEmbedder:
         )
 
     def count_tokens(self, texts: Sequence[str], prompt: str = "", *, truncate: bool = True) -> list[int]:
-        """Tokens of each text with prompt and special tokens, after truncation: what the model reads."""
+        """Tokens of each text with prompt and special tokens, after truncation: what the model reads.
+
+        Examples:
+            >>> len(hybrid.count_tokens(["what is MLX?"]))
+            1
+        """
         return self.dense.count_tokens(texts, prompt, truncate=truncate)
 
     def info(self) -> dict[str, Any]:
-        """The dense recipe with the source of each fact, and under `sparse` and `multi_vector` the others' own."""
+        """The dense recipe with the source of each fact, and under `sparse` and `multi_vector` the others' own.
+
+        Examples:
+            >>> "sparse" in hybrid.info()
+            True
+        """
         dense = self.dense.info()
         others = {"sparse": self.sparse.info(), "multi_vector": self.multi.info()}
         own = {
@@ -236,11 +329,30 @@ class HybridEmbedder:
         return {**dense, "kind": "hybrid", **own}
 
     def stats(self) -> dict[str, Any]:
-        """The counters of the passes that all three share; plain values, at once."""
+        """The counters of the passes that all three share; plain values, at once.
+
+        Examples:
+            >>> isinstance(hybrid.stats(), dict)
+            True
+        """
         return self.dense.stats()
 
+    def keep_for(self, seconds: float | None) -> None:
+        """Free the weights after this many seconds without a call, in place of `keep_alive`; None: never.
+
+        Examples:
+            >>> hybrid.keep_for(300)  # seconds
+            >>> hybrid.keep_for(None)
+        """
+        for face in (self.dense, self.sparse, self.multi):
+            face.keep_for(seconds)
+
     def close(self) -> None:
-        """Give the model back; the last one that uses it frees its memory. Closing twice is fine."""
+        """Give the model back; the last one that uses it frees its memory. Closing twice is fine.
+
+        Examples:
+            >>> hybrid.close()  # doctest: +SKIP
+        """
         for face in (self.dense, self.sparse, self.multi):
             face.close()
 
@@ -299,4 +411,5 @@ def config_as(kind: type[ModelConfig], config: EmbedderConfig) -> Any:
 def expect_long_texts(model: Face[Any, Any] | HybridEmbedder) -> None:
     """Do not warn of texts that are cut: what is sent from now on is longer on purpose."""
     for face in (model.dense, model.sparse, model.multi) if isinstance(model, HybridEmbedder) else (model,):
-        face._loaded.expect_long_texts()
+        if isinstance(face, Face):  # not a stand-in, which cuts nothing
+            face._loaded.expect_long_texts()

@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("model", help="a Hub id or a folder")
     parser.add_argument("output", type=Path, help="the .npz file to write")
-    parser.add_argument("--texts", type=Path, metavar="FILE", help="one text a line, or a list in .json; else our own")
+    parser.add_argument("--texts", type=Path, metavar="FILE", help="a text per line, or a list in .json; else our own")
     parser.add_argument("--trust-remote-code", action="store_true", help="run the checkpoint's own code")
     args = parser.parse_args(arguments)
     texts = read_texts(args.texts) if args.texts else list(TEXTS)

@@ -98,7 +98,7 @@ def refuse_other_widths(queries: MultiVectors, documents: MultiVectors) -> None:
 
 
 def _blocks(queries: MultiVectors, documents: MultiVectors) -> Sequence[tuple[slice, slice]]:
-    """Queries of at most so many vectors with all documents, block by block: the products fit into `_BLOCK`."""
+    """Queries with all documents, block by block: the products fit into `_BLOCK`."""
     by_query = _cut(np.diff(queries.offsets), int(_BLOCK**0.5))
     pairs = []
     for part in by_query:

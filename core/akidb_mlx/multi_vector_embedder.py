@@ -21,7 +21,7 @@ from akidb_mlx.effective.multi_vector_recipe import (
     multi_vector_prompts,
     read_multi_vector_recipe,
 )
-from akidb_mlx.errors import InputError
+from akidb_mlx.errors import AkiDBMLXError, InputError
 from akidb_mlx.maxsim import maxsim, maxsim_pairs
 from akidb_mlx.model.host_rows import Rows
 from akidb_mlx.multi_vectors import MultiVectors
@@ -48,14 +48,14 @@ from akidb_mlx.scores import Ranked, ranking
 from akidb_mlx.token_pooling import pool_tokens
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["MultiVectorEmbedder", "MultiVectorEmbedderProtocol", "TokenRows", "as_multi_vectors"]
+__all__ = ["MultiVectorEmbedder", "MultiVectorEmbedderProtocol", "TokenRows", "as_multi_vectors", "checked_factor"]
 
 MULTI_VECTOR: Kind[MultiVectorConfig, MultiVectorRecipe] = Kind(
     "multi_vector",
     read_multi_vector_recipe,
     frozenset({"query_prompt", "document_prompt", "output_dtype", "token_pooling", "on_overlong"}),
 )
-# As of a reranker: so many batches of a ranking's tokens are as urgent as a query.
+# As for a reranker: this many batches of a ranking are as urgent as a query.
 _URGENT_BATCHES = 8
 Pair = tuple[str, str] | list[str]
 TokenRows = MultiVectors | Sequence[ArrayLike]
@@ -84,6 +84,8 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
     reranker too (`RerankerProtocol`).
     """
 
+    _kind = MULTI_VECTOR
+
     def __init__(self, config: MultiVectorConfig, loaded: LoadedModel[MultiVectorRecipe]) -> None:
         """Use `MultiVectorEmbedder.load` instead."""
         self.config = config
@@ -101,19 +103,37 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         `fields` are MultiVectorConfig's and win over its other sources.
 
         Raises:
-            ConfigError, ModelNotFoundError, CheckpointError, UnsupportedModelError, BackendError.
+            ConfigError: an unknown option, a bad value or a bad file of settings.
+            ModelNotFoundError: no model of that name is here or on the Hub.
+            CheckpointError: a file of the model is missing, broken or contradicts another.
+            UnsupportedModelError: the model's files ask for what is not computed here.
+            BackendError: the device is not there, or has too little memory.
+
+        Examples:
+            >>> with MultiVectorEmbedder.load("lightonai/GTE-ModernColBERT-v1") as multi:  # doctest: +SKIP
+            ...     multi.rank("what is MLX?", ["MLX is an array framework.", "Tides follow the moon."], top_k=1)
         """
         return cls._open(MultiVectorConfig, MULTI_VECTOR, model, fields)
 
     @property
     def dimension(self) -> int:
-        """Width of the vectors."""
+        """Width of the vectors.
+
+        Examples:
+            >>> multi.dimension == multi.encode(["a text"]).dimension
+            True
+        """
         return self._loaded.dimension
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides the vectors (hex); equal on every machine. Computed on first use."""
-        return fingerprint(multi_vector_fingerprint_facts(self.config, self._loaded.recipe))
+        """SHA-256 of everything that decides the vectors (hex); equal on every machine. Computed on first use.
+
+        Examples:
+            >>> len(multi.fingerprint)
+            64
+        """
+        return fingerprint(multi_vector_fingerprint_facts(self.config, self._loaded.recipe_of_files))
 
     def encode(
         self,
@@ -135,12 +155,21 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
             TypeError: a bare str, or an item that is no str.
             InputError: an unknown prompt name, a text without tokens, a vector that is not finite.
             QueueFullError: too much waits already. ClosedError: after `close`.
+
+        Examples:
+            >>> len(multi.encode(["a text", "another"]))
+            2
         """
         call = self._call(self._prompts.choose(prompt_name, prompt), None, token_pooling)
         return self._path.encode(texts, call, show_progress)
 
     def encode_query(self, texts: Sequence[str], *, show_progress: bool = False) -> MultiVectors:
-        """Embed queries with the query prompt, filled up as the checkpoint says; they overtake documents."""
+        """Embed queries with the query prompt, filled up as the checkpoint says; they overtake documents.
+
+        Examples:
+            >>> multi.encode_query(["what is MLX?"])[0].shape[1] == multi.dimension
+            True
+        """
         return self._path.encode(texts, self._call(self._prompts.query, "query"), show_progress)
 
     def encode_document(
@@ -154,6 +183,10 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         """Embed documents with the document prompt. Otherwise as `encode`.
 
         With `wait` it waits for room in a full queue rather than raise QueueFullError.
+
+        Examples:
+            >>> len(multi.encode_document(["MLX is an array framework."]))
+            1
         """
         call = replace(self._call(self._prompts.document, "document", token_pooling), wait=wait)
         return self._path.encode(texts, call, show_progress)
@@ -166,12 +199,22 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         token_pooling: float | None = None,
         show_progress: bool = False,
     ) -> MultiVectors:
-        """`encode` without blocking the event loop; cancelling it takes its texts out of the queue."""
+        """`encode` without blocking the event loop; cancelling it takes its texts out of the queue.
+
+        Examples:
+            >>> len(asyncio.run(multi.aencode(["a text"])))
+            1
+        """
         call = self._call(self._prompts.choose(prompt_name, prompt), None, token_pooling)
         return await self._path.aencode(texts, call, show_progress)
 
     async def aencode_query(self, texts: Sequence[str], *, show_progress: bool = False) -> MultiVectors:
-        """`encode_query` without blocking the event loop."""
+        """`encode_query` without blocking the event loop.
+
+        Examples:
+            >>> len(asyncio.run(multi.aencode_query(["what is MLX?"])))
+            1
+        """
         return await self._path.aencode(texts, self._call(self._prompts.query, "query"), show_progress)
 
     async def aencode_document(
@@ -182,7 +225,12 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         show_progress: bool = False,
         wait: bool = False,
     ) -> MultiVectors:
-        """`encode_document` without blocking the event loop."""
+        """`encode_document` without blocking the event loop.
+
+        Examples:
+            >>> len(asyncio.run(multi.aencode_document(["MLX is an array framework."])))
+            1
+        """
         call = replace(self._call(self._prompts.document, "document", token_pooling), wait=wait)
         return await self._path.aencode(texts, call, show_progress)
 
@@ -194,13 +242,25 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         token_pooling: float | None = None,
         on_overlong: Literal["truncate", "error"] | None = None,
         max_tokens: int | None = None,
+        *,
+        prompt: str | None = None,
+        first: int = 0,
+        errors: dict[int, AkiDBMLXError] | None = None,
     ) -> tuple[MultiVectors, Usage]:
         """The rows and what they used, for a server: `aencode_query`, `aencode_document` or `aencode` by `side`.
 
-        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError.
+        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError. `first` is the
+        first text's place, for messages. A text that cannot be embedded is an error, or with `errors` stands there by
+        its place and has no vectors.
+
+        Examples:
+            >>> rows, usage = asyncio.run(multi.aencode_with_usage(["what is MLX?"], "query"))
+            >>> len(rows), usage.tokens > 0
+            (1, True)
         """
-        call = self._call(self._prompts.choose(prompt_name, side=side), side, token_pooling)
-        call = replace(call, on_overlong=on_overlong or self.config.on_overlong, max_tokens=max_tokens)
+        call = self._call(self._prompts.choose(prompt_name, prompt, side), side, token_pooling)
+        on_overlong = on_overlong or self.config.on_overlong
+        call = replace(call, on_overlong=on_overlong, max_tokens=max_tokens, first=first, errors=errors)
         return await self._path.aencode(texts, call, show_progress=False), call.usage
 
     def encode_stream(
@@ -219,6 +279,11 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         `side` takes the query's or the document's way. Less urgent than the other calls; waits for room in the queue
         rather than raise QueueFullError. A text that cannot be embedded ends the stream, or with `on_error` has no
         vectors, after `on_error(place, error)`.
+
+        Examples:
+            >>> texts = (f"text {number}" for number in range(25))
+            >>> [len(rows) for rows in multi.encode_stream(texts, chunk_size=10)]
+            [10, 10, 5]
         """
         call = self._stream_call(prompt_name, prompt, token_pooling, side, on_error)
         return self._path.stream(checked_stream(texts), positive(chunk_size), call, on_error)
@@ -234,7 +299,14 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         side: Side | None = None,
         on_error: OnError | None = None,
     ) -> AsyncIterator[MultiVectors]:
-        """`encode_stream` for an event loop; `texts` may be an async iterable."""
+        """`encode_stream` for an event loop; `texts` may be an async iterable.
+
+        Examples:
+            >>> async def count(texts):
+            ...     return sum([len(rows) async for rows in multi.aencode_stream(texts)])
+            >>> asyncio.run(count(["a text", "another"]))
+            2
+        """
         call = self._stream_call(prompt_name, prompt, token_pooling, side, on_error)
         source = checked_async(texts) if isinstance(texts, AsyncIterable) else as_async(checked_stream(texts))
         return self._path.astream(source, positive(chunk_size), call, on_error)
@@ -244,6 +316,10 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
 
         A document without vectors scores −1e9, a query without any 0. Computed on the caller's thread, or `on_device`
         between the batches there: on a GPU worth it for large collections.
+
+        Examples:
+            >>> multi.similarity(multi.encode_query(["a question"]), multi.encode_document(["a text", "another"])).shape
+            (1, 2)
         """
         some, others = (as_multi_vectors(side, self.dimension) for side in (queries, documents))
         if not on_device:
@@ -252,7 +328,13 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         return device_maxsim(some, others, self._checkpoint.similarity, self._loaded.recipe.device)
 
     def similarity_pairwise(self, queries: TokenRows, documents: TokenRows) -> Embeddings:
-        """(n,) float32 scores of query i against document i, as `similarity`."""
+        """(n,) float32 scores of query i against document i, as `similarity`.
+
+        Examples:
+            >>> rows = multi.encode_document(["a text", "another"])
+            >>> multi.similarity_pairwise(multi.encode_query(["one", "two"]), rows).shape
+            (2,)
+        """
         some, others = (as_multi_vectors(side, self.dimension) for side in (queries, documents))
         return maxsim_pairs(some, others, self._checkpoint.similarity)
 
@@ -263,6 +345,11 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
 
         Raises:
             InputError: a negative `top_k`; otherwise as `encode_query` and `encode_document`.
+
+        Examples:
+            >>> best = multi.rank("what is MLX?", ["MLX is an array framework.", "Tides follow the moon."], top_k=1)
+            >>> len(best)
+            1
         """
         documents = checked_ranking(query, documents, top_k)
         if not documents:
@@ -273,7 +360,12 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
     async def arank(
         self, query: str, documents: Sequence[str], top_k: int | None = None, *, show_progress: bool = False
     ) -> list[Ranked]:
-        """`rank` without blocking the event loop."""
+        """`rank` without blocking the event loop.
+
+        Examples:
+            >>> len(asyncio.run(multi.arank("what is MLX?", ["MLX is an array framework."])))
+            1
+        """
         documents = checked_ranking(query, documents, top_k)
         if not documents:
             return []
@@ -283,7 +375,12 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         return ranking((await asyncio.to_thread(self.similarity, *rows))[0], top_k)
 
     def predict(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> Embeddings:
-        """Score pairs (query, text): (n,) float32 in their order; each text is embedded once."""
+        """Score pairs (query, text): (n,) float32 in their order; each text is embedded once.
+
+        Examples:
+            >>> multi.predict([("what is MLX?", "MLX is an array framework.")]).shape
+            (1,)
+        """
         queries, documents, places = _sides(pairs)
         rows = (
             self._path.encode(queries, self._scored("query"), show_progress),
@@ -292,7 +389,12 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         return self._pair_scores(rows, places)
 
     async def apredict(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> Embeddings:
-        """`predict` without blocking the event loop."""
+        """`predict` without blocking the event loop.
+
+        Examples:
+            >>> asyncio.run(multi.apredict([("what is MLX?", "MLX is an array framework.")])).shape
+            (1,)
+        """
         queries, documents, places = _sides(pairs)
         rows = await asyncio.gather(
             self._path.aencode(queries, self._scored("query"), show_progress),
@@ -304,11 +406,20 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         """Tokens of each text with prompt and special tokens, after truncation: what the model reads.
 
         Of queries (`side`) also those that fill them up. Not all of them give a vector: `tokens` tells which.
+
+        Examples:
+            >>> len(multi.count_tokens(["what is MLX?"]))
+            1
         """
         return [len(encoding) for encoding in self._path.encoder.encode(checked(texts), prompt, 0, side).encodings]
 
     def tokens(self, texts: Sequence[str], *, side: Side | None = None) -> list[list[str]]:
-        """The token of each vector, as the vocabulary spells it, where token pooling merges none."""
+        """The token of each vector, as the vocabulary spells it, where token pooling merges none.
+
+        Examples:
+            >>> len(multi.tokens(["a text"]))
+            1
+        """
         prompt = self._prompts.choose(side=side)
         encodings = self._path.encoder.encode(checked(texts), prompt, 0, side).encodings
         first = self._checkpoint.head.first  # those before it give no vector
@@ -316,7 +427,12 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         return [[str(self._loaded.tokenizer.token(int(number))) for number in ids] for ids in kept]
 
     def info(self) -> dict[str, Any]:
-        """The recipe with the source of each fact, the device, memory and counters; plain values."""
+        """The recipe with the source of each fact, the device, memory and counters; plain values.
+
+        Examples:
+            >>> multi.info()["dimension"] == multi.dimension
+            True
+        """
         from akidb_mlx.effective.describe import describe
 
         facts = describe(self.config, self._loaded.recipe, MULTI_VECTOR_FACTS)
@@ -327,7 +443,7 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
 
     def _call(self, prompt: str, side: Side | None, token_pooling: float | None = None) -> Call[MultiVectors]:
         self._check_open()
-        wanted = self.config.token_pooling if token_pooling is None else _checked_factor(token_pooling)
+        wanted = self.config.token_pooling if token_pooling is None else checked_factor(token_pooling)
         own = self._checkpoint.token_pooling
         poolings = [own, None if wanted in (None, 1) else TokenPooling(float(wanted or 1))]
         finish = partial(
@@ -392,11 +508,12 @@ def _finish(rows: Rows, dimension: int, poolings: Sequence[TokenPooling], dtype:
     return whole if whole.vectors.dtype == dtype else MultiVectors(whole.vectors.astype(dtype), whole.offsets)
 
 
-def _checked_factor(factor: float) -> float:
+def checked_factor(factor: float) -> float:
+    """A factor of token pooling."""
     if isinstance(factor, bool) or not isinstance(factor, int | float):
         raise TypeError(f"token_pooling must be a number, not {factor!r}")
     if not 1 <= factor < float("inf"):
-        raise InputError(f"token_pooling is {factor}; it must be at least 1: about one of so many vectors is left")
+        raise InputError(f"token_pooling is {factor}; it must be at least 1: about one vector in this many is left")
     return factor
 
 

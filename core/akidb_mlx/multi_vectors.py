@@ -26,7 +26,13 @@ class MultiVectors:
 
     @classmethod
     def of(cls, rows: Iterable[TokenVectors | None], dimension: int) -> Self:
-        """Texts one by one, (tokens, dimension) each; None is one without vectors."""
+        """Texts one by one, (tokens, dimension) each; None is one without vectors.
+
+        Examples:
+            >>> rows = MultiVectors.of([np.ones((3, 8)), None], dimension=8)
+            >>> len(rows), rows[0].shape
+            (2, (3, 8))
+        """
         blank = np.empty((0, dimension), np.float32)
         kept = [blank if row is None else row for row in rows]
         offsets = np.zeros(len(kept) + 1, np.int64)
@@ -35,7 +41,13 @@ class MultiVectors:
 
     @classmethod
     def concatenate(cls, parts: Sequence["MultiVectors"]) -> Self:
-        """The texts of all parts, which have one dimension, in turn."""
+        """The texts of all parts, which have one dimension, in turn.
+
+        Examples:
+            >>> rows = MultiVectors.of([np.ones((3, 8))], dimension=8)
+            >>> len(MultiVectors.concatenate([rows, rows]))
+            2
+        """
         if len({part.dimension for part in parts}) != 1:
             raise InputError(f"rows of one dimension are needed, not of {sorted({part.dimension for part in parts})}")
         offsets = np.zeros(sum(map(len, parts)) + 1, np.int64)
@@ -44,7 +56,12 @@ class MultiVectors:
 
     @property
     def dimension(self) -> int:
-        """Width of the vectors."""
+        """Width of the vectors.
+
+        Examples:
+            >>> MultiVectors.of([np.ones((3, 8))], dimension=8).dimension
+            8
+        """
         return int(self.vectors.shape[1])
 
     def __len__(self) -> int:

@@ -122,7 +122,7 @@ class RayEmbedder:
 
 
 def actor_options(config: ModelConfig, actors: int | None = None) -> tuple[int, dict[str, Any]]:
-    """How many actors, and what each asks of Ray: one a GPU; without GPUs one a machine, with its cores shared."""
+    """How many actors, and what each asks of Ray: one per GPU; without GPUs one per machine, with its cores shared."""
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray's telemetry is on by default
         ray.init(log_to_driver=False, logging_level="ERROR")
@@ -156,7 +156,7 @@ def embed_dataset(
 ) -> "ray.data.Dataset":
     """The dataset with a column of vectors (fixed-size float32 lists), embedded lazily by a pool of actors.
 
-    The order of rows may change: carry an id. `actors`: None is one a device. `map_batches` goes to Ray as it is.
+    The order of rows may change: carry an id. `actors`: None is one per device. `map_batches` goes to Ray as it is.
     `kind` sparse, multi or hybrid wants that kind's configuration (a hybrid's is EmbedderConfig) and gives its columns.
 
     Raises:

@@ -17,7 +17,7 @@ from akidb_mlx.effective.reranker_recipe import (
     reranker_prompts,
     settled_activation,
 )
-from akidb_mlx.errors import InputError
+from akidb_mlx.errors import AkiDBMLXError, InputError
 from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.chat_renderer import ChatRenderer
 from akidb_mlx.pipeline.chat_tokenizer import ChatTokenizer
@@ -60,6 +60,8 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
     All methods may be called from any thread, the async ones from any event loop.
     """
 
+    _kind = RERANKER
+
     def __init__(self, config: RerankerConfig, loaded: LoadedModel[RerankerRecipe]) -> None:
         """Use `Reranker.load` instead."""
         self.config = config
@@ -77,24 +79,47 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
         `fields` are RerankerConfig's and win over its other sources.
 
         Raises:
-            ConfigError, ModelNotFoundError, CheckpointError, UnsupportedModelError, BackendError.
+            ConfigError: an unknown option, a bad value or a bad file of settings.
+            ModelNotFoundError: no model of that name is here or on the Hub.
+            CheckpointError: a file of the model is missing, broken or contradicts another.
+            UnsupportedModelError: the model's files ask for what is not computed here.
+            BackendError: the device is not there, or has too little memory.
+
+        Examples:
+            >>> with Reranker.load("cross-encoder/ms-marco-MiniLM-L6-v2") as reranker:  # doctest: +SKIP
+            ...     reranker.rank("what is MLX?", ["MLX is an array framework.", "Tides follow the moon."], top_k=1)
         """
         return cls._open(RerankerConfig, RERANKER, model, fields)
 
     @property
     def num_labels(self) -> int:
-        """Scores of a pair."""
+        """Scores of a pair.
+
+        Examples:
+            >>> reranker.num_labels
+            1
+        """
         return self._checkpoint.num_labels
 
     @property
     def activation(self) -> str:
-        """What makes scores of the model's numbers: "identity", "sigmoid", "softmax" or "tanh"."""
+        """What makes scores of the model's numbers: "identity", "sigmoid", "softmax" or "tanh".
+
+        Examples:
+            >>> reranker.activation
+            'sigmoid'
+        """
         return self._activation
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides the scores (hex); equal on every machine. Computed on first use."""
-        return fingerprint(reranker_fingerprint_facts(self.config, self._loaded.recipe))
+        """SHA-256 of everything that decides the scores (hex); equal on every machine. Computed on first use.
+
+        Examples:
+            >>> len(reranker.fingerprint)
+            64
+        """
+        return fingerprint(reranker_fingerprint_facts(self.config, self._loaded.recipe_of_files))
 
     def predict(
         self,
@@ -114,6 +139,10 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
             TypeError: an item that is no pair of str; put a single pair in a list.
             InputError: an unknown prompt name or activation, a pair without tokens, a score that is not finite.
             QueueFullError: too much waits already. ClosedError: after `close`.
+
+        Examples:
+            >>> reranker.predict([("what is MLX?", "MLX is an array framework.")]).shape
+            (1,)
         """
         return self._path.encode(_tuples(pairs), self._call(prompt_name, prompt, activation), show_progress)
 
@@ -125,7 +154,12 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
         activation: Activation | None = None,
         show_progress: bool = False,
     ) -> Embeddings:
-        """`predict` without blocking the event loop; cancelling it takes its pairs out of the queue."""
+        """`predict` without blocking the event loop; cancelling it takes its pairs out of the queue.
+
+        Examples:
+            >>> asyncio.run(reranker.apredict([("what is MLX?", "MLX is an array framework.")])).shape
+            (1,)
+        """
         return await self._path.aencode(_tuples(pairs), self._call(prompt_name, prompt, activation), show_progress)
 
     async def apredict_with_usage(
@@ -136,12 +170,23 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
         activation: Activation | None = None,
         on_overlong: Literal["truncate", "error"] | None = None,
         max_tokens: int | None = None,
+        *,
+        first: int = 0,
+        errors: dict[int, AkiDBMLXError] | None = None,
     ) -> tuple[Embeddings, Usage]:
         """The scores and what they used, for a server.
 
-        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError.
+        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError. `first` is the
+        first pair's place, for messages. A pair that cannot be scored is an error, or with `errors` stands there by
+        its place and has NaN.
+
+        Examples:
+            >>> scores, usage = asyncio.run(reranker.apredict_with_usage([("a question", "a text")]))
+            >>> scores.shape, usage.tokens > 0
+            ((1,), True)
         """
         call = self._call(prompt_name, prompt, activation, on_overlong, max_tokens)
+        call = replace(call, first=first, errors=errors)
         return await self._path.aencode(_tuples(pairs), call, show_progress=False), call.usage
 
     def rank(
@@ -158,6 +203,11 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
 
         Raises:
             InputError: a model of several labels; a negative `top_k`; otherwise as `predict`.
+
+        Examples:
+            >>> best = reranker.rank("what is MLX?", ["MLX is an array framework.", "Tides follow the moon."], top_k=1)
+            >>> len(best), best[0]._fields
+            (1, ('corpus_id', 'score'))
         """
         pairs = self._pairs(query, documents, top_k)
         return ranking(self.predict(pairs, prompt_name, prompt, activation, show_progress), top_k)
@@ -172,7 +222,12 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
         activation: Activation | None = None,
         show_progress: bool = False,
     ) -> list[Ranked]:
-        """`rank` without blocking the event loop."""
+        """`rank` without blocking the event loop.
+
+        Examples:
+            >>> len(asyncio.run(reranker.arank("what is MLX?", ["MLX is an array framework."])))
+            1
+        """
         pairs = self._pairs(query, documents, top_k)
         return ranking(await self.apredict(pairs, prompt_name, prompt, activation, show_progress), top_k)
 
@@ -190,18 +245,33 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
 
         Less urgent than the other calls; waits for room in the queue rather than raise QueueFullError. A pair that
         cannot be scored ends the stream, or with `on_error` gives NaN, after `on_error(place, error)`.
+
+        Examples:
+            >>> pairs = (("a question", f"text {number}") for number in range(25))
+            >>> [len(scores) for scores in reranker.predict_stream(pairs, chunk_size=10)]
+            [10, 10, 5]
         """
         call = replace(self._call(prompt_name, prompt, activation), urgent=False)
         call = call if on_error is None else replace(call, errors={})
         return self._path.stream(checked_pair_stream(pairs), positive(chunk_size), call, on_error)
 
     def count_tokens(self, pairs: Sequence[Pair], prompt: str = "") -> list[int]:
-        """Tokens of each pair with prompt, template and special tokens, after truncation: what the model reads."""
+        """Tokens of each pair with prompt, template and special tokens, after truncation: what the model reads.
+
+        Examples:
+            >>> len(reranker.count_tokens([("a question", "a text")]))
+            1
+        """
         encoder = self._path.encoder
         return [len(encoding) for encoding in encoder.encode(encoder.check(_tuples(pairs)), prompt).encodings]
 
     def info(self) -> dict[str, Any]:
-        """The recipe with the source of each fact, the device, memory and counters; plain values."""
+        """The recipe with the source of each fact, the device, memory and counters; plain values.
+
+        Examples:
+            >>> reranker.info()["activation"]
+            'sigmoid'
+        """
         from akidb_mlx.effective.describe import describe
 
         return {**describe(self.config, self._loaded.recipe, RERANKER_FACTS), **self._live()}

@@ -19,7 +19,7 @@ from akidb_mlx.effective.sparse_recipe import (
     sparse_fingerprint_facts,
     sparse_prompts,
 )
-from akidb_mlx.errors import InputError
+from akidb_mlx.errors import AkiDBMLXError, InputError
 from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.encoders import CountingEncoder, SideEncoder, TextEncoder
 from akidb_mlx.pipeline.face import Face
@@ -60,6 +60,8 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
     All methods may be called from any thread, the async ones from any event loop.
     """
 
+    _kind = SPARSE
+
     def __init__(self, config: SparseConfig, loaded: LoadedModel[SparseRecipe]) -> None:
         """Use `SparseEmbedder.load` instead."""
         self.config = config
@@ -79,24 +81,46 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         `fields` are SparseConfig's and win over its other sources.
 
         Raises:
-            ConfigError, ModelNotFoundError, CheckpointError, UnsupportedModelError, BackendError.
+            ConfigError: an unknown option, a bad value or a bad file of settings.
+            ModelNotFoundError: no model of that name is here or on the Hub.
+            CheckpointError: a file of the model is missing, broken or contradicts another.
+            UnsupportedModelError: the model's files ask for what is not computed here.
+            BackendError: the device is not there, or has too little memory.
+
+        Examples:
+            >>> with SparseEmbedder.load("naver/splade-v3", max_active_dims=128) as sparse:  # doctest: +SKIP
+            ...     sparse.encode_document(["MLX is an array framework."]).to_dicts()
         """
         return cls._open(SparseConfig, SPARSE, model, fields)
 
     @property
     def dimension(self) -> int:
-        """Width of the rows: the model's vocabulary, or an autoencoder's latents."""
+        """Width of the rows: the model's vocabulary, or an autoencoder's latents.
+
+        Examples:
+            >>> sparse.dimension == sparse.encode(["a text"]).dimension
+            True
+        """
         return self._checkpoint.dimension
 
     @property
     def max_active_dims(self) -> int | None:
-        """Most entries of a row, where a call says nothing else; None for any number."""
+        """Most entries of a row, where a call says nothing else; None for any number.
+
+        Examples:
+            >>> sparse.max_active_dims  # None: all that are not zero
+        """
         return self._active_dims
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides the rows (hex); equal on every machine. Computed on first use."""
-        return fingerprint(sparse_fingerprint_facts(self.config, self._loaded.recipe))
+        """SHA-256 of everything that decides the rows (hex); equal on every machine. Computed on first use.
+
+        Examples:
+            >>> len(sparse.fingerprint)
+            64
+        """
+        return fingerprint(sparse_fingerprint_facts(self.config, self._loaded.recipe_of_files))
 
     def encode(
         self,
@@ -108,7 +132,7 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
     ) -> SparseRows:
         """Encode texts, each after `prompt`, else the prompt called `prompt_name`, else the checkpoint's default.
 
-        `max_active_dims` keeps so many entries of each row, those of the greatest absolute value, of equal ones those
+        `max_active_dims` keeps that many entries of each row, those of the greatest absolute value, of equal ones those
         of the lower place; it wins over the model's number, upwards too. Where the model has another way for queries
         than for documents the texts take the one that its files call the default.
 
@@ -122,6 +146,10 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
             InputError: an unknown prompt name, a text without tokens, a row that is not finite; a `max_active_dims`
                 below 1, or above an autoencoder's latents; a model whose files name no default way.
             QueueFullError: too much waits already. ClosedError: after `close`.
+
+        Examples:
+            >>> len(sparse.encode(["a text", "another"]))
+            2
         """
         return self._encode(
             texts, self._call(self._prompts.choose(prompt_name, prompt), max_active_dims), show_progress
@@ -134,6 +162,11 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
 
         Where the model has a weight per token for queries, nothing is computed on the device, and an empty query has an
         empty row.
+
+        Examples:
+            >>> rows = sparse.encode_query(["what is MLX?"], max_active_dims=4)
+            >>> len(rows.values) <= 4
+            True
         """
         return self._encode(texts, self._call(self._prompts.query, max_active_dims, "query"), show_progress)
 
@@ -148,6 +181,10 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         """Encode documents with the document prompt. Otherwise as `encode`.
 
         With `wait` it waits for room in a full queue rather than raise QueueFullError.
+
+        Examples:
+            >>> sparse.encode_document(["MLX is an array framework."]).to_dense().shape == (1, sparse.dimension)
+            True
         """
         call = replace(self._call(self._prompts.document, max_active_dims, "document"), wait=wait)
         return self._encode(texts, call, show_progress)
@@ -160,14 +197,24 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         max_active_dims: int | None = None,
         show_progress: bool = False,
     ) -> SparseRows:
-        """`encode` without blocking the event loop; cancelling it takes its texts out of the queue."""
+        """`encode` without blocking the event loop; cancelling it takes its texts out of the queue.
+
+        Examples:
+            >>> len(asyncio.run(sparse.aencode(["a text"])))
+            1
+        """
         call = self._call(self._prompts.choose(prompt_name, prompt), max_active_dims)
         return await self._aencode(texts, call, show_progress)
 
     async def aencode_query(
         self, texts: Sequence[str], *, max_active_dims: int | None = None, show_progress: bool = False
     ) -> SparseRows:
-        """`encode_query` without blocking the event loop."""
+        """`encode_query` without blocking the event loop.
+
+        Examples:
+            >>> len(asyncio.run(sparse.aencode_query(["what is MLX?"])))
+            1
+        """
         return await self._aencode(texts, self._call(self._prompts.query, max_active_dims, "query"), show_progress)
 
     async def aencode_document(
@@ -178,7 +225,12 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         show_progress: bool = False,
         wait: bool = False,
     ) -> SparseRows:
-        """`encode_document` without blocking the event loop."""
+        """`encode_document` without blocking the event loop.
+
+        Examples:
+            >>> len(asyncio.run(sparse.aencode_document(["MLX is an array framework."])))
+            1
+        """
         call = replace(self._call(self._prompts.document, max_active_dims, "document"), wait=wait)
         return await self._aencode(texts, call, show_progress)
 
@@ -190,13 +242,26 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         max_active_dims: int | None = None,
         on_overlong: Literal["truncate", "error"] | None = None,
         max_tokens: int | None = None,
+        *,
+        prompt: str | None = None,
+        first: int = 0,
+        errors: dict[int, AkiDBMLXError] | None = None,
     ) -> tuple[SparseRows, Usage]:
         """The rows and what they used, for a server: `aencode_query`, `aencode_document` or `aencode` by `side`.
 
-        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError.
+        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError. `first` is the
+        first text's place, for messages. A text that cannot be embedded is an error, or with `errors` stands there by
+        its place and has a row without entries.
+
+        Examples:
+            >>> rows, usage = asyncio.run(sparse.aencode_with_usage(["what is MLX?"], "query"))
+            >>> len(rows), usage.tokens > 0
+            (1, True)
         """
-        call = self._call(self._prompts.choose(prompt_name, side=side), max_active_dims, side)
-        call = replace(call, on_overlong=on_overlong or call.on_overlong, max_tokens=max_tokens)
+        call = self._call(self._prompts.choose(prompt_name, prompt, side), max_active_dims, side)
+        call = replace(
+            call, on_overlong=on_overlong or call.on_overlong, max_tokens=max_tokens, first=first, errors=errors
+        )
         return await self._aencode(texts, call, show_progress=False), call.usage
 
     def encode_stream(
@@ -216,6 +281,11 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         prompt. Waits for room in the queue rather than raise QueueFullError. Closing the iterator early takes
         what is queued out again. A text that cannot be encoded ends the stream, or with `on_error` gives a
         row without entries, after `on_error(place, error)`.
+
+        Examples:
+            >>> texts = (f"text {number}" for number in range(25))
+            >>> [len(rows) for rows in sparse.encode_stream(texts, chunk_size=10)]
+            [10, 10, 5]
         """
         call = self._stream_call(prompt_name, prompt, max_active_dims, side, on_error)
         source, size = checked_stream(texts), positive(chunk_size)
@@ -234,7 +304,14 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         side: Side | None = None,
         on_error: OnError | None = None,
     ) -> AsyncIterator[SparseRows]:
-        """`encode_stream` for an event loop; `texts` may be an async iterable."""
+        """`encode_stream` for an event loop; `texts` may be an async iterable.
+
+        Examples:
+            >>> async def count(texts):
+            ...     return sum([len(rows) async for rows in sparse.aencode_stream(texts)])
+            >>> asyncio.run(count(["a text", "another"]))
+            2
+        """
         call = self._stream_call(prompt_name, prompt, max_active_dims, side, on_error)
         source = checked_async(texts) if isinstance(texts, AsyncIterable) else as_async(checked_stream(texts))
         if (static := self._static_for(call)) is not None:
@@ -245,6 +322,10 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         """Tokens of each text with prompt and special tokens, after truncation: what is read of it as a document.
 
         With `side` "query" what is read of a query, where a model has another way for those.
+
+        Examples:
+            >>> len(sparse.count_tokens(["what is MLX?"]))
+            1
         """
         texts = checked(texts)
         if side == "query" and self._static is not None:
@@ -252,11 +333,23 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         return [len(encoding) for encoding in self._path.encoder.encode(texts, prompt, side=side).encodings]
 
     def similarity(self, a: SparseRows, b: SparseRows) -> Embeddings:
-        """(n, m) float32 scores of rows `a` against rows `b`, by the checkpoint's similarity function."""
+        """(n, m) float32 scores of rows `a` against rows `b`, by the checkpoint's similarity function.
+
+        Examples:
+            >>> rows = sparse.encode(["a text", "another"])
+            >>> sparse.similarity(rows[:1], rows).shape
+            (1, 2)
+        """
         return sparse_scores.similarity(a, b, self._checkpoint.similarity)
 
     def similarity_pairwise(self, a: SparseRows, b: SparseRows) -> Embeddings:
-        """(n,) float32 scores of row i of `a` against row i of `b`, by the checkpoint's similarity function."""
+        """(n,) float32 scores of row i of `a` against row i of `b`, by the checkpoint's similarity function.
+
+        Examples:
+            >>> rows = sparse.encode(["a text", "another"])
+            >>> sparse.similarity_pairwise(rows, rows).shape
+            (2,)
+        """
         return sparse_scores.similarity_pairwise(a, b, self._checkpoint.similarity)
 
     def decode(self, rows: SparseRows, top_k: int | None = None) -> list[list[tuple[str | None, float]]]:
@@ -266,6 +359,11 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
 
         Raises:
             InputError: `top_k` below 1; rows of another dimension; an autoencoder, whose latents are no words.
+
+        Examples:
+            >>> words = sparse.decode(sparse.encode(["a text"]), top_k=2)
+            >>> len(words), len(words[0]) <= 2
+            (1, True)
         """
         if isinstance(self._loaded.recipe.head, AutoEncoderHead):
             raise InputError(f"{self._checkpoint.name} is a sparse autoencoder: its latents are no words")
@@ -274,7 +372,12 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         return sparse_scores.decode(rows, self._loaded.tokenizer.token, top_k)
 
     def info(self) -> dict[str, Any]:
-        """The recipe with the source of each fact, the device, memory and counters; plain values."""
+        """The recipe with the source of each fact, the device, memory and counters; plain values.
+
+        Examples:
+            >>> sparse.info()["dimension"] == sparse.dimension
+            True
+        """
         from akidb_mlx.effective.describe import describe
 
         return {

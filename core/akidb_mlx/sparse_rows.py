@@ -33,7 +33,13 @@ class SparseRows:
 
     @classmethod
     def of(cls, rows: Iterable[SparseRow | None], dimension: int) -> Self:
-        """Rows one by one; None is one without entries."""
+        """Rows one by one; None is one without entries.
+
+        Examples:
+            >>> rows = SparseRows.of([(np.array([1, 4]), np.array([0.5, 2.0])), None], dimension=6)
+            >>> len(rows), rows.dimension
+            (2, 6)
+        """
         kept = [(np.empty(0, np.int32), np.empty(0, np.float32)) if row is None else row for row in rows]
         indptr = np.zeros(len(kept) + 1, np.int64)
         np.cumsum([len(indices) for indices, _ in kept], out=indptr[1:])
@@ -43,7 +49,13 @@ class SparseRows:
 
     @classmethod
     def concatenate(cls, parts: Sequence["SparseRows"]) -> Self:
-        """The rows of all parts, which have one dimension, in turn."""
+        """The rows of all parts, which have one dimension, in turn.
+
+        Examples:
+            >>> rows = SparseRows.of([(np.array([1]), np.array([0.5]))], dimension=6)
+            >>> len(SparseRows.concatenate([rows, rows]))
+            2
+        """
         if len({part.dimension for part in parts}) != 1:
             raise InputError(f"rows of one dimension are needed, not of {sorted({part.dimension for part in parts})}")
         counts = np.concatenate([np.diff(part.indptr) for part in parts])
@@ -73,11 +85,21 @@ class SparseRows:
         return (self[place] for place in range(len(self)))
 
     def to_dicts(self) -> list[dict[int, float]]:
-        """Position → value of each row, plain numbers, as Milvus and LlamaIndex want them."""
+        """Position → value of each row, plain numbers, as Milvus and LlamaIndex want them.
+
+        Examples:
+            >>> SparseRows.of([(np.array([1, 4]), np.array([0.5, 2.0]))], dimension=6).to_dicts()
+            [{1: 0.5, 4: 2.0}]
+        """
         return [dict(zip(indices.tolist(), values.tolist(), strict=True)) for indices, values in self]
 
     def to_dense(self) -> NDArray[np.float32]:
-        """(n, dimension) float32: 122 kB per row at 30,522 words."""
+        """(n, dimension) float32: 122 kB per row at 30,522 words.
+
+        Examples:
+            >>> SparseRows.of([(np.array([1, 4]), np.array([0.5, 2.0]))], dimension=6).to_dense()
+            array([[0. , 0.5, 0. , 0. , 2. , 0. ]], dtype=float32)
+        """
         dense = np.zeros((len(self), self.dimension), np.float32)
         dense[np.repeat(np.arange(len(self)), np.diff(self.indptr)), self.indices] = self.values
         return dense

@@ -1,4 +1,4 @@
-"""Fakes of the faces: deterministic vectors, rows and scores without a model, for users' own tests."""
+"""Fakes of the public classes: deterministic vectors, rows and scores without a model, for users' own tests."""
 
 import hashlib
 import re

@@ -123,7 +123,7 @@ def test_every_config_field_is_an_option(rows):
         (["--to", "out.txt"], "its name must end in .parquet, .jsonl, .npy"),
         (["--to", "no/out.npy"], "the folder no of the output does not exist"),
         (["--to", "out.npy", "--id-column", "isbn"], "in.jsonl has no column 'isbn' (it has key, body, n)"),
-        (["--to", "out.npy", "--output-dtype", "int4"], "float32, float16, int8, binary"),
+        (["--to", "out.npy", "--output-dtype", "int4"], "float32, float16, int8, uint8, binary"),
         (["--to", "out.npy", "--truncate-dim", "900"], "truncate_dim is 900"),
         (["--to", "out.npy", "--calibration", "in.jsonl"], "in.jsonl carries no recipe"),
         (["--to", "in.jsonl"], "both input and output"),

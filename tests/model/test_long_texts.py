@@ -97,7 +97,7 @@ def test_many_tokens_that_count_little_count_right_together(length):
 
 
 @on_cpu
-@pytest.mark.parametrize("name", [*ONE_PER_FAMILY, "deberta-v2-convolution"])
+@pytest.mark.parametrize("name", [*ONE_PER_FAMILY, "deberta-v2-convolution", "heads-64-lfm2", "llama-dynamic"])
 def test_blocks_give_the_references_vectors(tiny_blocks, name):
     folder, facts, reference = read_case(name)
     with Embedder.load(folder, dtype="float32", device="cpu") as embedder:
@@ -111,7 +111,7 @@ def test_blocks_give_the_references_vectors(tiny_blocks, name):
 def test_a_layer_keeps_keys_values_and_one_more(request, mask):
     """Beside its input: queries or results, keys, values and a block's arrays; and what MLX keeps for reuse."""
     length, width = 4096, 256
-    limit = mx.set_cache_limit(512 << 20)  # as an Embedder's
+    limit = mx.set_cache_limit(512 << 20)  # all that is freed is kept, and seen
     request.addfinalizer(lambda: mx.set_cache_limit(limit))
     with mx.stream(mx.cpu):
         layer = PostNormLayer(width, 4, 2 * width, ACTIVATIONS["gelu"], 1e-12)

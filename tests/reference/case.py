@@ -79,10 +79,14 @@ class Case:
     prepare: Callable[[Path], None] | None = None  # edits that the reference sees too
     disguise: Callable[[Path], None] | None = None  # edits after the reference was computed
     rebuilt: bool = False  # transformers 5 makes another tokenizer than tokenizer.json holds
+    # What the checkpoint's own module makes of the reference's rows, and whether those are exact.
+    output: Callable[[Any, bool], Any] | None = None
     usable_length: int | None = None  # tokens the position table has room for, if less than stated
     lengths: tuple[int, ...] = ()  # tokens of further texts
     causal: bool = False
+    amend: Callable[[torch.nn.Module], None] | None = None  # what own code changes in the class that is loaded
     padding_matters: bool = False  # the reference itself changes with left padding: compare with texts alone
+    neighbours_matter: bool = False  # the same where a batch's longest text decides the others' positions
     refusal_allowed: bool = False  # rare; an implementation may refuse it, but not compute something else
     # Changes of the config, or of the loaded transformer.
     must_matter: Mapping[str, Mapping[str, Any] | Callable[[torch.nn.Module], None]] = field(default_factory=dict)
@@ -100,9 +104,14 @@ def write_checkpoint(case: Case, folder: Path) -> None:
     randomise(model, case.name)
     model.to(case.dtype).save_pretrained(home, max_shard_size=case.shard_size)
     write_tokenizer(case, home)
-    write_modules(case, folder, model.config.hidden_size)
+    write_modules(case, folder, width_of(model.config.get_text_config()))
     if case.prepare:
         case.prepare(folder)
+
+
+def width_of(config: Any) -> int:
+    """Channels of the hidden states: EmbeddingGemma 2 brings them to the width of the embeddings."""
+    return getattr(config, "embedding_dim", None) or config.hidden_size
 
 
 def randomise(model: torch.nn.Module, name: str) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 TYPES = """
-    albert bert camembert cohere deberta deberta-v2 distilbert electra ernie ernie4_5 eurobert gemma gemma2
-    gemma3_text glm glm4 granite gte helium hunyuan_v1_dense llama mistral modernbert mpnet mt5 nemotron
-    nomic_bert olmo2 phi3 qwen2 qwen3 roberta seed_oss smollm3 stablelm t5 umt5 xlm-roberta
+    albert bert camembert cohere deberta deberta-v2 distilbert electra embedding_gemma2_text ernie ernie4_5
+    ernie4_5_moe eurobert gemma gemma2 gemma3_text glm glm4 granite granitemoe gte helium hunyuan_v1_dense
+    jina_embeddings_v3 lfm2 llama ministral3 mistral mixtral modernbert mpnet mt5 nemotron nomic_bert olmo2 olmoe
+    phi3 qwen2 qwen2_moe qwen3 qwen3_moe roberta seed_oss smollm3 stablelm t5 umt5 xlm-roberta
 """
 FILE = Path(__file__).parents[2] / "core" / "akidb_mlx" / "checkpoint" / "config_fields.json"
 NAMES = {

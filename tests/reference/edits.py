@@ -1,6 +1,7 @@
 """Edits of a checkpoint folder that turn what transformers 5 writes into what publishers ship, or shipped."""
 
 import json
+import re
 import shutil
 
 import torch
@@ -97,6 +98,19 @@ def transformers_4_config(folder):
     edit_json(folder / "config.json", edit)
 
 
+def published_phi3(folder):
+    """Phi-3-mini-128k's form: flat, the trained length beside the settings and not in them."""
+    transformers_4_config(folder)
+
+    def edit(config):
+        scaling = config["rope_scaling"]
+        config["partial_rotary_factor"] = scaling.pop("partial_rotary_factor")
+        del scaling["rope_type"], scaling["original_max_position_embeddings"]
+        scaling["type"] = "longrope"
+
+    edit_json(folder / "config.json", edit)
+
+
 def transformers_4_modernbert(folder):
     def edit(config):
         rope = config.pop("rope_parameters")
@@ -142,6 +156,96 @@ def published_embeddinggemma_config(folder):
     edit_json(folder / "config.json", edit)
 
 
+def published_embedding_gemma2(folder):
+    """embeddinggemma-2's form: towers for texts, images and sounds, whose processor the reference would need."""
+    others = (
+        "vision_tower.patch_embedder.weight",
+        "embed_vision.embedding_projection.weight",
+        "audio_tower.conv.weight",
+    )
+
+    def towers(tensors):
+        own = {f"language_model.{name}": tensor for name, tensor in tensors.items()}
+        return own | {name: torch.ones(4, 4) for name in (*others, "embed_audio.embedding_projection.weight")}
+
+    def edit(config):
+        text = {**config, "dtype": "bfloat16"}
+        config.clear()
+        config |= {
+            "architectures": ["EmbeddingGemma2Model"],
+            "audio_config": {"model_type": "gemma4_audio", "hidden_size": 4, "num_hidden_layers": 1},
+            "audio_token_id": 258881,
+            "boa_token_id": 256000,
+            "boi_token_id": 255999,
+            "dtype": "bfloat16",
+            "eoa_token_index": 258883,
+            "eoi_token_id": 258882,
+            "image_token_id": 258880,
+            "initializer_range": 0.02,
+            "model_type": "embedding_gemma2",
+            "text_config": text,
+            "transformers_version": "5.24.0",
+            "video_token_id": 258884,
+            "vision_config": {"model_type": "gemma4_vision", "hidden_size": 4, "num_hidden_layers": 1},
+        }
+
+    def modalities(said):
+        call = {"method": "forward", "method_output_name": "last_hidden_state"}
+        said["modality_config"] = dict.fromkeys(("text", "image", "audio", "video", "image+text"), call)
+        said["module_output_name"] = "token_embeddings"
+
+    edit_weights(folder, towers)
+    edit_json(folder / "config.json", edit)
+    edit_json(folder / "sentence_bert_config.json", modalities)
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "EmbeddingGemma2Processor"}) + "\n")
+
+
+# Of LFM2's published files: names for other fields, and for how it was trained.
+LFM2_FIELDS = {
+    "block_mlp_init_scale": 1.0,
+    "block_out_init_scale": 1.0,
+    "block_use_swiglu": True,
+    "block_use_xavier_init": True,
+    "conv_use_xavier_init": True,
+    "use_pos_enc": True,
+}
+
+
+def _published_lfm2(config):
+    width, eps, heads = config["hidden_size"], config["norm_eps"], config["num_attention_heads"]
+    config |= {**LFM2_FIELDS, "block_dim": width, "block_norm_eps": eps, "conv_dim": width, "num_heads": heads}
+
+
+def earlier_lfm2(folder):
+    """LFM2-350M's form, by transformers 4."""
+
+    def edit(config):
+        _published_lfm2(config)
+        kinds = config.pop("layer_types")
+        config["full_attn_idxs"] = [place for place, kind in enumerate(kinds) if kind == "full_attention"]
+        config["block_ff_dim"] = config.pop("intermediate_size")
+        config["conv_dim_out"] = config["hidden_size"]
+        config["rope_theta"] = config["theta"] = config.pop("rope_parameters")["rope_theta"]
+        config["torch_dtype"] = config.pop("dtype")
+        config["transformers_version"] = "4.54.0.dev0"
+
+    edit_json(folder / "config.json", edit)
+
+
+def published_lfm2_embedding(folder):
+    """LFM2.5-Embedding-350M's form: the class of its own code, which nothing else declares."""
+
+    def edit(config):
+        _published_lfm2(config)
+        del config["is_causal"]
+        config["architectures"] = ["Lfm2BidirectionalModel"]
+        config["auto_map"] = {"AutoModel": "modeling_lfm2_bidirectional.Lfm2BidirectionalModel"}
+        config["full_attn_idxs"] = None
+        config["tie_embedding"] = True
+
+    edit_json(folder / "config.json", edit)
+
+
 def state_unused_window(folder):
     """Qwen's published configs state a window that `use_sliding_window: false` switches off."""
     edit_json(folder / "config.json", lambda config: config.update(sliding_window=8, use_sliding_window=False))
@@ -181,6 +285,96 @@ def published_nomic_config(folder):
             "type_vocab_size": config["type_vocab_size"],
             "use_cache": True,
             "use_rms_norm": False,
+            "vocab_size": config["vocab_size"],
+        }
+        config.clear()
+        config.update(published)
+
+    edit_json(folder / "config.json", edit)
+
+
+def nearly_equal_experts(folder):
+    """Every second row of a router a thousandth from the one before: in 16 bit they are hardly told apart."""
+
+    def edit(tensors):
+        for name in [name for name in tensors if name.endswith("router.layer.weight")]:
+            rows = tensors[name].clone()
+            rows[1::2] = rows[::2] + 1e-3 * rows[1::2]
+            tensors[name] = rows
+        return tensors
+
+    edit_weights(folder, edit)
+
+
+def published_nomic_moe_config(folder):
+    """nomic-embed-text-v2-moe's own config.json."""
+
+    def edit(config):
+        published = {
+            "activation_function": "gelu",
+            "add_pooling_layer": False,
+            "architectures": ["NomicBertModel"],
+            "attn_pdrop": 0.0,
+            "auto_map": {
+                "AutoConfig": "nomic-ai/nomic-bert-2048--configuration_hf_nomic_bert.NomicBertConfig",
+                "AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel",
+                "AutoModelForMaskedLM": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertForPreTraining",
+            },
+            "bos_token_id": 0,
+            "causal": False,
+            "dense_seq_output": True,
+            "embd_pdrop": 0.1,
+            "eos_token_id": 2,
+            "expert_choice_router": False,
+            "ffn_div": 1,
+            "fused_bias_fc": True,
+            "fused_dropout_add_ln": True,
+            "initializer_range": 0.02,
+            "layer_norm_epsilon": config["layer_norm_eps"],
+            "max_trained_positions": config["max_position_embeddings"],
+            "mlp_fc1_bias": True,
+            "mlp_fc2_bias": True,
+            "model_type": "nomic_bert",
+            "moe_every_n_layers": config["moe_every_n_layers"],
+            "moe_impl": "megablocks",
+            "moe_normalize_expert_weights": False,
+            "moe_resid_pdrop": 0.0,
+            "moe_top_k": config["moe_top_k"],
+            "n_embd": config["hidden_size"],
+            "n_head": config["num_attention_heads"],
+            "n_inner": config["intermediate_size"],
+            "n_layer": config["num_hidden_layers"],
+            "n_positions": config["max_position_embeddings"],
+            "num_experts": config["num_experts"],
+            "num_shared_experts": 0,
+            "pad_token_id": 1,
+            "pad_vocab_size_multiple": 64,
+            "parallel_block": False,
+            "parallel_block_tied_norm": False,
+            "prenorm": False,
+            "qkv_proj_bias": True,
+            "reorder_and_upcast_attn": False,
+            "resid_pdrop": 0.0,
+            "rotary_emb_base": config["rope_theta"],
+            "rotary_emb_fraction": 1.0,
+            "rotary_emb_interleaved": False,
+            "rotary_emb_scale_base": None,
+            "rotary_scaling_factor": None,
+            "router_aux_loss_coef": 0.1,
+            "scale_attn_by_inverse_layer_idx": False,
+            "scale_attn_weights": True,
+            "summary_activation": None,
+            "summary_first_dropout": 0.1,
+            "summary_proj_to_labels": True,
+            "summary_type": "cls_index",
+            "summary_use_proj": True,
+            "torch_dtype": config["dtype"],
+            "transformers_version": "4.44.2",
+            "type_vocab_size": config["type_vocab_size"],
+            "use_cache": True,
+            "use_flash_attn": True,
+            "use_rms_norm": None,
+            "use_xentropy": True,
             "vocab_size": config["vocab_size"],
         }
         config.clear()
@@ -249,6 +443,57 @@ def fold_dense_and_strip(folder):
         shutil.rmtree(path)
     for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
         (folder / name).unlink()
+
+
+def say_num_experts(folder):
+    """Qwen3-MoE's published name, which transformers 5 saves as another."""
+    edit_json(folder / "config.json", lambda config: config.update(num_experts=config.pop("num_local_experts")))
+
+
+def gathered(tensors):
+    """All experts of a layer in one array: layer's name → gate, up, down, (experts, outputs, inputs)."""
+    one = re.compile(r"(.*\.)experts\.(\d+)\.(\w+)\.weight$")
+    found, kinds = {}, {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+    for name in [name for name in tensors if one.match(name)]:
+        parent, expert, kind = one.match(name).groups()
+        found.setdefault(parent, {}).setdefault(kinds.get(kind, kind), {})[int(expert)] = tensors.pop(name)
+    for name in [name for name in tensors if name.endswith("input_linear.weight")]:
+        parent = name.removesuffix("input_linear.weight")
+        gate, up = tensors.pop(name).chunk(2, dim=1)
+        found[parent] = {"gate_proj": gate, "up_proj": up, "down_proj": tensors.pop(f"{parent}output_linear.weight")}
+    stacked = {
+        parent: {
+            kind: part if isinstance(part, torch.Tensor) else torch.stack([part[expert] for expert in sorted(part)])
+            for kind, part in parts.items()
+        }
+        for parent, parts in found.items()
+    }
+    assert stacked
+    return stacked
+
+
+def switch_mlp(folder):
+    """As mlx-lm's converter names experts."""
+
+    def edit(tensors):
+        for parent, parts in gathered(tensors).items():
+            tensors |= {f"{parent}switch_mlp.{kind}.weight": part.contiguous() for kind, part in parts.items()}
+        return tensors
+
+    edit_weights(folder, edit)
+    add_prefix("model.")(folder)
+
+
+def stack_experts(folder):
+    """As transformers 5 holds experts in memory: gate and up side by side, no `.weight`."""
+
+    def edit(tensors):
+        for parent, parts in gathered(tensors).items():
+            gate_up = torch.cat([parts["gate_proj"], parts["up_proj"]], dim=1)
+            tensors |= {f"{parent}experts.gate_up_proj": gate_up, f"{parent}experts.down_proj": parts["down_proj"]}
+        return tensors
+
+    edit_weights(folder, edit)
 
 
 def renamed(old, new):

@@ -16,9 +16,12 @@ from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
+import amendments
 import chat_templates
 import conversions
+import decoder_embedders
 import edits
+import jina
 import mistakes
 import models
 import numpy as np
@@ -52,6 +55,7 @@ QWEN_PROMPTS = {"query": "Instruct: Find what answers the query\nQuery:", "docum
 INSTRUCT_PROMPTS = {"query": "Instruct: Find what answers the query\nQuery: "}
 QWEN3_QUERY = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 GEMMA_PROMPTS = {"query": "task: search result | query: ", "document": "title: none | text: "}
+GEMMA2_PROMPTS = GEMMA_PROMPTS | {"question answering": "task: question answering | query: "}
 
 bert_tokens = make_wordpiece
 cased_tokens = partial(make_wordpiece, lowercase=False)
@@ -78,6 +82,11 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+LONG = {  # of heads of 16, half of which turns
+    "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1, 1.3, 1.8], "long_factor": [1.0, 2.0, 5.0, 9.0],
+}  # fmt: skip
+PROPORTIONAL = {"rope_type": "proportional", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "factor": 2.0}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 24}
 TWO_BASES = {
     "full_attention": {"rope_type": "default", "rope_theta": 50000.0},
@@ -87,11 +96,14 @@ ONE_BASE = {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 100
 
 left_padding = {"padding_side": "left"}
 T5 = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "additional_special_tokens": []}
+# As trained routers are: of nearly equal experts, which 16 bit cannot tell apart, neither counts much.
+sure_router = edits.each(*(edits.scaled(name, 6.0) for name in ("router.layer.weight", ".gate.weight")))
 small_queries = edits.scaled("SelfAttention.q.weight", 0.25)
 
 # GPUs have attention kernels of their own for at most 8 tokens (4 where eight heads share keys), else work in tiles of
 # 32 and 64.
 TILES: dict[str, Any] = {"max_seq_length": 96, "lengths": (4, 5, 8, 9, 32, 33, 64, 65)}
+TWO_HEADS: dict[str, Any] = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
 TWO_HEADS_OF_64 = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 98}
 
 # One row a checkpoint: name, family, what a wrong implementation gets wrong there, transformer, tokenizer, pooling, the rest.
@@ -194,6 +206,10 @@ CASES: tuple[Case, ...] = (
          must_matter={"bases": ONE_BASE, "activation": {"hidden_activation": "relu"}}),
     Case("nomic-published", "nomic_bert", "the published config's names (n_embd, rotary_emb_base …)", models.nomic_bert(), bert_tokens,
          prompts=NOMIC_PROMPTS, disguise=edits.published_nomic_config, must_matter={"base": DEFAULT_BASE}),
+    Case("nomic-moe-published", "nomic_bert", "experts in every other layer, their weights as the softmax of all has them, nearly equal ones, one bias; GELU, biases, 512 tokens",
+         models.nomic_moe(), xlm_tokens, max_seq_length=512, tokenizer_config={"tokenizer_class": "XLMRobertaTokenizer"}, rebuilt=True,
+         prompts={"query": "search_query: ", "passage": "search_document: "}, prepare=edits.nearly_equal_experts, disguise=edits.published_nomic_moe_config,
+         must_matter={**mistakes.NOMIC_MOE, "router": mistakes.experts("router rounded"), "base": {"rope_theta": 77.0}}),
     Case("nomic-transformers-5", "nomic_bert", "transformers' own config, another base, float16, unnormalised",
          models.nomic_bert(rope_parameters={"rope_type": "default", "rope_theta": 77.0}), bert_tokens, "cls", dtype=HALF, normalize=False,
          must_matter={"base": DEFAULT_BASE}),
@@ -350,6 +366,50 @@ CASES: tuple[Case, ...] = (
          prompts=GEMMA_PROMPTS, dense=(Dense(64, bias=False, activation=IDENTITY), Dense(32, bias=False, activation=IDENTITY)),
          length_from="tokenizer_config.json", dtype=BRAIN, prepare=edits.published_embeddinggemma_config, disguise=edits.fold_dense_and_strip,
          must_matter={"window off by one": {"sliding_window": 6}}),
+    # ── EmbeddingGemma 2: |q − k| <= sliding_window in local layers; norms store their weights whole ──
+    Case("embedding-gemma2", "embedding_gemma2", "the published form: text_config, `language_model.` keys, other towers to leave out; full layers have wider heads",
+         models.embedding_gemma2(rope_parameters=TWO_BASES), embeddinggemma_tokens, dtype=BRAIN, prompts=GEMMA2_PROMPTS,
+         disguise=edits.published_embedding_gemma2,
+         must_matter={"factor": mistakes.no_layer_factor, "given": mistakes.no_layer_input}),
+    Case("embedding-gemma2-text", "embedding_gemma2", "the tower alone, whose class knows bases, order of layers and full layers' heads; biases",
+         models.embedding_gemma2(attention_bias=True, num_hidden_layers=2, sliding_window_pattern=2, per_layer_config={1: {"head_dim": 32, "num_key_value_heads": 1}}),
+         embeddinggemma_tokens, prompts=GEMMA2_PROMPTS, length_from="tokenizer_config.json", dtype=BRAIN,
+         prepare=edits.leave_to_the_class("layer_types", "rope_parameters", "per_layer_config", "rms_norm_eps", "hidden_activation",
+                                          sliding_window_pattern=2, global_head_dim=32, num_global_key_value_heads=1),
+         must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 3}, "factor": mistakes.no_layer_factor}),
+    # ── LFM2: gated convolutions over few tokens between layers of attention ──
+    Case("lfm2-causal-lm", "lfm2", "the earlier form of its files: full_attn_idxs, block_ff_dim, flat base, `model.` keys; a biased convolution of four tokens, in which padding on the left counts",
+         models.lfm2(hf.Lfm2ForCausalLM, conv_bias=True, conv_L_cache=4, rope_parameters={"rope_type": "default", "rope_theta": 500.0}), llama_tokens, "lasttoken",
+         causal=True, dtype=BRAIN, tokenizer_config=left_padding, padding_matters=True, prepare=edits.earlier_lfm2,
+         must_matter={"base": DEFAULT_BASE, "gates": mistakes.gates_in_turn}),
+    Case("lfm2-is-causal-false", "lfm2", "is_causal false opens attention, and no convolution; a network's width as it is said; what the class knows by itself",
+         models.lfm2(is_causal=False, block_auto_adjust_ff_dim=False), llama_tokens, dtype=HALF,
+         prepare=edits.leave_to_the_class("rope_parameters", "norm_eps", "conv_bias", "conv_L_cache"),
+         must_matter={"mask": {"is_causal": True}, "gates": mistakes.gates_in_turn}),
+    Case("lfm2-embedding", "lfm2", "LFM2.5-Embedding-350M's form: own code whose convolutions are centred, first token, no Normalize; the formula is ours, for no class has it",
+         models.lfm2(is_causal=False), llama_tokens, "cls", dtype=BRAIN, normalize=False, prompts={"query": "query: ", "document": "document: "},
+         amend=amendments.centre_convolutions, disguise=edits.published_lfm2_embedding,
+         must_matter={"mask": {"is_causal": True}, "convolution": amendments.causal_convolutions, "gates": mistakes.gates_in_turn}),
+    # ── Rotary positions by a text's own length: in a batch the reference takes the longest one's, and remembers it ──
+    Case("llama-dynamic", "llama", "dynamic scaling: a base for each length beyond 24 tokens, plain up to there",
+         models.decoder(hf.LlamaModel, max_position_embeddings=24, rope_parameters=DYNAMIC), llama_tokens, causal=True, dtype=BRAIN, lengths=(23, 24, 25, 30, 40),
+         neighbours_matter=True, amend=amendments.forget_lengths, must_matter={"scaling": DEFAULT_BASE}),
+    Case("qwen2-dynamic-flat", "qwen2", "the same in transformers 4's form, both ways, biases; the trained length it names counts for nothing",
+         models.decoder(hf.Qwen2Model, is_causal=False, max_position_embeddings=30, rope_parameters=DYNAMIC | {"original_max_position_embeddings": 12}), bare_tokens, dtype=HALF,
+         lengths=(29, 30, 31, 36), neighbours_matter=True, amend=amendments.forget_lengths, prepare=edits.transformers_4_config, must_matter={"scaling": DEFAULT_BASE}),
+    Case("phi3-longrope", "phi3", "divisors for texts of up to 20 tokens and for longer ones, one factor on both; Phi-3's place for the trained length",
+         models.decoder(hf.Phi3Model, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=80, original_max_position_embeddings=20, partial_rotary_factor=0.5,
+                        rope_parameters=LONG | {"partial_rotary_factor": 0.5}), bare_tokens, "lasttoken", causal=True, dtype=BRAIN, lengths=(19, 20, 21, 30),
+         neighbours_matter=True, prepare=edits.published_phi3, must_matter={"long": mistakes.short_divisors, "factor": mistakes.no_rope_factor}),
+    Case("llama-longrope", "llama", "longrope with a factor of its own and the trained length among the settings",
+         models.decoder(hf.LlamaModel, head_dim=8, max_position_embeddings=64, rope_parameters=LONG | {"factor": 5.0, "original_max_position_embeddings": 24}), llama_tokens,
+         causal=True, dtype=HALF, lengths=(23, 24, 25, 40), neighbours_matter=True, must_matter={"long": mistakes.short_divisors, "factor": mistakes.no_rope_factor}),
+    Case("llama-proportional", "llama", "the first quarter of a head's pairs turns by the whole head's frequencies, each by half",
+         models.decoder(hf.LlamaModel, head_dim=16, rope_parameters=PROPORTIONAL), llama_tokens, causal=True, dtype=BRAIN, must_matter={"scaling": DEFAULT_BASE}),
+    Case("qwen3-yarn-corners", "qwen3", "yarn whose factor is left to the lengths; mscale beside mscale_all_dim, betas of 0, no truncation",
+         models.decoder(hf.Qwen3Model, head_dim=16, max_position_embeddings=96,
+                        rope_parameters=YARN | {"factor": None, "mscale": 0.707, "mscale_all_dim": 1.0, "beta_fast": 0, "beta_slow": 0, "truncate": False}),
+         qwen_tokens, "lasttoken", causal=True, dtype=HALF, must_matter={"scaling": DEFAULT_BASE, "factor": mistakes.no_rope_factor}),
     # ── The conversions that AkiDB's aliases name; MLX_PYTHON has MLX, which packs them ──
     Case("qwen3-embedding-4bit-dwq", "qwen3", "mlx-community's Qwen3-Embedding-0.6B-4bit-DWQ: 4 bits, `model.` keys, no sidecars, the family's prompts",
          models.decoder(hf.Qwen3Model, head_dim=16), qwen_tokens, "lasttoken", causal=True, length_from="tokenizer_config.json", tokenizer_config=left_padding,
@@ -405,6 +465,34 @@ CASES: tuple[Case, ...] = (
          models.decoder(hf.Qwen3Model, head_dim=16), qwen_tokens, "weightedmean", causal=True, max_seq_length=64, prompts=QWEN_PROMPTS,
          tokenizer_config={"truncation_side": "left"}, template=chat_templates.TASKS, must_matter={"template": mistakes.no_template}),
     # ── Heads as wide as real models', for which GPUs have fused attention; narrow otherwise ──
+    Case("mixtral-causal-lm", "mixtral", "experts one by one (w1, w2, w3), two of four, their weights one in all; `model.` keys, lm_head",
+         models.mixture(hf.MixtralForCausalLM, num_local_experts=4, sliding_window=8), llama_tokens, "lasttoken", causal=True, max_seq_length=40,
+         must_matter={"chosen": {"num_experts_per_tok": 1}, "window": {"sliding_window": 512}, **mistakes.EXPERTS}),
+    Case("mixtral-stacked", "mixtral", "tokens see both ways (GritLM's kind), all experts in one array with gate and up side by side, bare keys",
+         models.mixture(hf.MixtralModel, num_local_experts=4, is_causal=False), llama_tokens, dtype=BRAIN, prompts={"query": "<|user|>\nfind\n<|embed|>\n", "document": "<|embed|>\n"},
+         disguise=edits.stack_experts, must_matter={"mask": {"is_causal": True}, "chosen": {"num_experts_per_tok": 3}, **mistakes.EXPERTS}),
+    Case("qwen3-moe", "qwen3_moe", "num_experts and transformers 4's config; weights one in all (norm_topk_prob); flat base",
+         models.mixture(hf.Qwen3MoeModel, head_dim=16, num_experts=8, num_experts_per_tok=3, norm_topk_prob=True, moe_intermediate_size=24,
+                        rope_parameters={"rope_type": "default", "rope_theta": 500.0}), qwen_tokens, "lasttoken", causal=True,
+         prompts=QWEN_PROMPTS, tokenizer_config=left_padding, prepare=edits.each(edits.transformers_4_config, edits.say_num_experts),
+         must_matter={"sum": {"norm_topk_prob": False}, "chosen": {"num_experts_per_tok": 2}, "base": DEFAULT_BASE, **mistakes.EXPERTS}),
+    Case("qwen3-moe-some-layers", "qwen3_moe", "experts in the second layer alone (mlp_only_layers, decoder_sparse_step), biases, weights as they are; transformers 5's num_local_experts",
+         models.mixture(hf.Qwen3MoeModel, head_dim=16, num_hidden_layers=4, num_experts=4, moe_intermediate_size=24, decoder_sparse_step=2, mlp_only_layers=[3],
+                        attention_bias=True, intermediate_size=40), qwen_tokens, causal=True,
+         must_matter={"sum": {"norm_topk_prob": True}, **mistakes.EXPERTS}),
+    Case("qwen2-moe", "qwen2_moe", "an expert for all tokens behind a gate; weights as they are", models.mixture(hf.Qwen2MoeModel, num_experts=4, moe_intermediate_size=24,
+         shared_expert_intermediate_size=40), qwen_tokens, causal=True, must_matter={"sum": {"norm_topk_prob": True}, **mistakes.EXPERTS, **mistakes.SHARED}),
+    Case("qwen2-moe-normalised", "qwen2_moe", "norm_topk_prob, which mlx-lm ignores; the first layer without experts; bfloat16", models.mixture(hf.Qwen2MoeForCausalLM, num_experts=4,
+         moe_intermediate_size=24, shared_expert_intermediate_size=40, norm_topk_prob=True, mlp_only_layers=[0]), qwen_tokens, "lasttoken", causal=True, dtype=BRAIN,
+         must_matter={"sum": {"norm_topk_prob": False}, **mistakes.SHARED}),
+    Case("olmoe", "olmoe", "query and key norms over the whole width, weights as they are", models.mixture(hf.OlmoeModel, num_experts=8, num_experts_per_tok=3, intermediate_size=24), bare_tokens,
+         causal=True, must_matter={"sum": {"norm_topk_prob": True}, "chosen": {"num_experts_per_tok": 2}, **mistakes.EXPERTS}),
+    Case("granitemoe", "granitemoe", "input_linear and output_linear, the four multipliers", models.mixture(hf.GraniteMoeModel, num_local_experts=4, intermediate_size=24,
+         embedding_multiplier=3.0, attention_multiplier=0.3, residual_multiplier=0.6, logits_scaling=2.0), bare_tokens, causal=True,
+         must_matter={"chosen": {"num_experts_per_tok": 1}, "residual": {"residual_multiplier": 1.0}, **mistakes.EXPERTS}),
+    Case("ernie4_5-moe", "ernie4_5_moe", "a correction of each expert that counts in the choice alone, two networks for all tokens, the first layer without experts",
+         models.mixture(hf.Ernie4_5_MoeModel, moe_num_experts=6, moe_k=2, moe_intermediate_size=16, moe_num_shared_experts=2, use_bias=True), bare_tokens, causal=True,
+         must_matter={"chosen": {"moe_k": 3}, "correction": mistakes.no_correction, **mistakes.EXPERTS}),
     Case("heads-64-bert", "bert", "heads of 64", models.bert(**TWO_HEADS_OF_64), bert_tokens, "cls", dtype=HALF, **TILES,
          must_matter={"keys": mistakes.keys_of_the_next_head}),
     Case("heads-64-mpnet", "mpnet", "heads of 64 with a bias", models.mpnet(**TWO_HEADS_OF_64), mpnet_tokens, dtype=HALF, **TILES,
@@ -425,6 +513,9 @@ CASES: tuple[Case, ...] = (
     Case("heads-64-deberta-v2", "deberta-v2", "heads of 64, 32 buckets, narrow tables and a layer to the width",
          models.deberta_v2(**TWO_HEADS_OF_64, num_hidden_layers=1, position_buckets=32, embedding_size=32), deberta_v2_tokens, "cls",
          dtype=HALF, **TILES, must_matter={"sides": mistakes.positions_reversed, "one kind": {"pos_att_type": ["c2p"]}}),
+    Case("heads-64-nomic-moe", "nomic_bert", "heads of 64, two of four experts",
+         models.nomic_moe(hidden_size=128, num_attention_heads=2, num_hidden_layers=2, intermediate_size=32, num_experts=4), xlm_tokens, dtype=HALF,
+         disguise=edits.published_nomic_moe_config, **TILES, must_matter={**mistakes.NOMIC_MOE, "base": {"rope_theta": 77.0}}),
     Case("heads-64-modernbert", "modernbert", "heads of 64, a window of 4 to each side in the second layer",
          models.modernbert(**TWO_HEADS_OF_64, num_hidden_layers=2, global_attn_every_n_layers=2, local_attention=8, rope_parameters=TWO_BASES),
          bert_tokens, dtype=BRAIN, **TILES,
@@ -433,6 +524,30 @@ CASES: tuple[Case, ...] = (
          models.decoder(hf.LlamaModel, head_dim=64, num_attention_heads=16, intermediate_size=32, rope_parameters=LLAMA3), llama_tokens,
          causal=True, dtype=BRAIN, **TILES,
          must_matter={"scaling": {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}}, "grouping": mistakes.keys_in_turn}),
+    Case("heads-64-mixtral", "mixtral", "two causal heads of 64",
+         models.mixture(hf.MixtralModel, head_dim=64, hidden_size=64, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32, num_local_experts=4, num_experts_per_tok=3), llama_tokens,
+         causal=True, dtype=HALF, prepare=sure_router, **TILES, must_matter={"chosen": {"num_experts_per_tok": 1}, **mistakes.EXPERTS}),
+    Case("heads-128-qwen3-moe", "qwen3_moe", "two causal heads of 128; mlx-lm's switch_mlp",
+         models.mixture(hf.Qwen3MoeModel, head_dim=128, hidden_size=64, num_attention_heads=2, num_key_value_heads=1, moe_intermediate_size=32, num_experts=8,
+                        num_experts_per_tok=4, norm_topk_prob=True), qwen_tokens, "lasttoken", causal=True, dtype=HALF, **TILES, disguise=edits.switch_mlp,
+         must_matter={"sum": {"norm_topk_prob": False}, **mistakes.EXPERTS}),
+    Case("heads-64-qwen2-moe", "qwen2_moe", "two causal heads of 64; mlx-lm's switch_mlp",
+         models.mixture(hf.Qwen2MoeModel, **TWO_HEADS, num_experts=4, num_experts_per_tok=3, moe_intermediate_size=16, shared_expert_intermediate_size=32), qwen_tokens,
+         causal=True, dtype=HALF, prepare=sure_router, **TILES, disguise=edits.switch_mlp, must_matter=mistakes.SHARED),
+    Case("heads-64-olmoe", "olmoe", "two causal heads of 64; mlx-lm's switch_mlp", models.mixture(hf.OlmoeModel, **TWO_HEADS, intermediate_size=16, num_experts=4), bare_tokens,
+         causal=True, dtype=HALF, **TILES, disguise=edits.switch_mlp, must_matter={"sum": {"norm_topk_prob": True}, **mistakes.EXPERTS}),
+    Case("heads-64-granitemoe", "granitemoe", "two causal heads of 64; mlx-lm's switch_mlp", models.mixture(hf.GraniteMoeModel, **TWO_HEADS, intermediate_size=16, num_local_experts=4, num_experts_per_tok=3,
+         attention_multiplier=0.125), bare_tokens, causal=True, dtype=HALF, prepare=sure_router, **TILES, disguise=edits.switch_mlp, must_matter=mistakes.EXPERTS),
+    Case("heads-64-ernie4_5-moe", "ernie4_5_moe", "two causal heads of 64", models.mixture(hf.Ernie4_5_MoeModel, **TWO_HEADS, moe_num_experts=4, moe_k=3, moe_intermediate_size=16,
+         moe_num_shared_experts=1), bare_tokens, causal=True, dtype=HALF, prepare=sure_router, **TILES, must_matter=mistakes.EXPERTS),
+    Case("heads-96-llama-dynamic", "llama", "four causal heads of 96 with dynamic scaling beyond 40 tokens",
+         models.decoder(hf.LlamaModel, head_dim=96, intermediate_size=16, max_position_embeddings=40, rope_parameters=DYNAMIC), llama_tokens, causal=True, dtype=BRAIN, **TILES,
+         neighbours_matter=True, amend=amendments.forget_lengths, must_matter={"scaling": DEFAULT_BASE, "grouping": mistakes.keys_in_turn}),
+    Case("heads-64-phi3", "phi3", "two causal heads of 64 with longrope beyond 40 tokens",
+         models.decoder(hf.Phi3Model, hidden_size=128, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=1, intermediate_size=16, max_position_embeddings=160,
+                        original_max_position_embeddings=40, rope_parameters={"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 1.0,
+                                                                              "short_factor": [1.0 + 0.02 * i for i in range(32)], "long_factor": [1.0 + 0.5 * i for i in range(32)], "attention_factor": 1.6}),
+         bare_tokens, causal=True, dtype=BRAIN, **TILES, neighbours_matter=True, must_matter={"long": mistakes.short_divisors, "factor": mistakes.no_rope_factor}),
     Case("heads-96-qwen3", "qwen3", "eight causal heads of 96, four to each head of keys; the second layer sees 20 tokens back",
          models.decoder(hf.Qwen3Model, head_dim=96, num_attention_heads=8, intermediate_size=32, use_sliding_window=True, sliding_window=20,
                         max_window_layers=1), bare_tokens, causal=True, dtype=HALF, **TILES,
@@ -449,10 +564,20 @@ CASES: tuple[Case, ...] = (
          models.gemma3(head_dim=256, num_hidden_layers=2, sliding_window=20, sliding_window_pattern=2, rope_parameters=TWO_BASES), gemma_tokens,
          causal=True, dtype=BRAIN, **TILES,
          must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 21}, "bases": ONE_BASE}),
+    Case("heads-64-lfm2", "lfm2", "four heads of 64 of one head of keys that see both ways, centred convolutions of three tokens",
+         models.lfm2(is_causal=False, hidden_size=64, head_dim=64, num_key_value_heads=1, layer_types=["conv", "full_attention"], num_hidden_layers=2), llama_tokens, "cls", dtype=BRAIN, **TILES,
+         amend=amendments.centre_convolutions, disguise=edits.published_lfm2_embedding,
+         must_matter={"mask": {"is_causal": True}, "convolution": amendments.causal_convolutions}),
+    Case("heads-256-embedding-gemma2", "embedding_gemma2", "two heads of 64 of two heads of keys, with a window of 8 to each side; then two of 256 of one",
+         models.embedding_gemma2(head_dim=64, num_attention_heads=2, num_hidden_layers=2, sliding_window=8, layer_types=["sliding_attention", "full_attention"],
+                                 per_layer_config={1: {"head_dim": 256, "num_key_value_heads": 1}}, rope_parameters=TWO_BASES),
+         embeddinggemma_tokens, dtype=BRAIN, **TILES, prepare=edits.scaled("q_norm", 0.15),
+         must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 7}, "bases": ONE_BASE}),
     Case("heads-256-embeddinggemma", "embeddinggemma", "two heads of 256 of one head of keys; a window of 8 to each side in the first layer",
          models.gemma3(head_dim=256, num_attention_heads=2, num_hidden_layers=2, sliding_window=16, sliding_window_pattern=2,
                        use_bidirectional_attention=True, rope_parameters=TWO_BASES), embeddinggemma_tokens, dtype=BRAIN, **TILES,
          must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 14}, "bases": ONE_BASE}),
+    *decoder_embedders.CASES,
 )
 # fmt: on
 
@@ -462,7 +587,7 @@ def make(case: Case) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / case.name
         write_checkpoint(case, folder)
-        model = reference.load(folder)
+        model = reference.load(folder, amend=case.amend)
         assert model.max_seq_length == case.max_seq_length, model.max_seq_length
         model.max_seq_length = case.usable_length or case.max_seq_length
         labelled, without_tokens = reference.make_texts(model, case.lengths)
@@ -473,11 +598,14 @@ def make(case: Case) -> str:
         reference.check_vectors(case, model, texts, vectors)
         reference.check_pooling(case, model, texts, vectors["embeddings"])
         reference.check_order(case, model)
+        plain = vectors["embeddings"]
         moved = reference.check_changes_show(case, folder, texts, vectors["embeddings"])
         if case.dtype != torch.float32:
-            stored = reference.load(folder, case.dtype)
+            stored = reference.load(folder, case.dtype, case.amend)
             stored.max_seq_length = model.max_seq_length
             vectors["stored_dtype_embeddings"] = reference.compute(case, stored, texts)["embeddings"]
+        if case.output:
+            vectors = {name: case.output(rows, name != "stored_dtype_embeddings") for name, rows in vectors.items()}
         if case.disguise:
             case.disguise(folder)
         facts = {
@@ -493,7 +621,7 @@ def make(case: Case) -> str:
             "texts_without_tokens": without_tokens,
             "config_changes_that_must_show": moved,
         }
-        reference.check_precision(model, texts, vectors["embeddings"])
+        reference.check_precision(model, texts, plain)
         write_reference(folder, vectors, facts)
         copy_checkpoint(folder, HERE / case.name)
     return describe(case.name, case.family, vectors)
@@ -518,13 +646,18 @@ def main(names: list[str]) -> None:
     hf.utils.logging.set_verbosity_error()
     hf.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    known = [case.name for case in CASES] + [case.name for case in static.CASES]
+    known = [case.name for case in (*CASES, *static.CASES, *jina.CASES)]
     unknown = set(names) - set(known)
     if unknown:
         sys.exit(f"unknown cases: {', '.join(sorted(unknown))}")
     for case in CASES:
         if not names or case.name in names:
             log.info(make(case))
+    for case in jina.CASES:
+        if not names or case.name in names:
+            vectors, facts = jina.make(case, HERE / case.name)
+            write_reference(HERE / case.name, vectors, facts)
+            log.info(describe(case.name, "jina-bert", vectors))
     for case in static.CASES:
         if not names or case.name in names:
             vectors, facts = static.make(case, HERE / case.name)

@@ -48,9 +48,12 @@ SHARED_TEXTS = {
 }
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> MultiVectorEncoder:
+def load(case: MultiVectorCase, folder: Path, dtype: torch.dtype = torch.float32) -> MultiVectorEncoder:
     """The reference, computing in `dtype`: transformers 5 would else compute in the stored one."""
-    return MultiVectorEncoder(str(folder), device="cpu", model_kwargs={"dtype": dtype}).eval()
+    model = MultiVectorEncoder(str(folder), device="cpu", model_kwargs={"dtype": dtype})
+    if case.amend is not None:
+        case.amend(model[0].model)
+    return model.eval()
 
 
 def encode(model: MultiVectorEncoder, texts: list[str], side: str, **options: Any) -> list[np.ndarray]:
@@ -90,7 +93,7 @@ def fit(model: MultiVectorEncoder, wanted: int) -> str:
         taken += 1
     text = " ".join(words[:taken])
     while count(model, text) < wanted:
-        text += " a"
+        text += "." if count(model, text + " a") > wanted else " a"
     assert count(model, text) == wanted, (text, count(model, text), wanted)
     return text
 
@@ -99,7 +102,7 @@ def make(case: MultiVectorCase) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / case.name
         write_model(case, folder)
-        model = load(folder)
+        model = load(case, folder)
         labelled = make_texts(case, model)
         texts = list(labelled.values())
         arrays: dict[str, np.ndarray] = {}
@@ -134,6 +137,8 @@ def make(case: MultiVectorCase) -> str:
             "token_ids": token_ids,
             "versions": {one.__name__: one.__version__ for one in (sentence_transformers, hf, torch)},
         }
+        if case.disguise:
+            case.disguise(folder)
         np.savez_compressed(folder / "expected.npz", **arrays)
         write_facts(folder / "expected.json", facts)
         copy_checkpoint(folder, HERE / case.name)
@@ -164,7 +169,7 @@ def check_precision(case: MultiVectorCase, folder: Path, texts: list[str], array
     """The reference's own rounding leaves room within a tolerance of 1e-5."""
     if case.token_pooling is not None:
         return
-    exact = load(folder).double()
+    exact = load(case, folder).double()
     for side in SIDES:
         method = {"query": exact.encode_query, "document": exact.encode_document, "plain": exact.encode}[side]
         found = np.concatenate([method([text])[0].numpy() for text in texts])

@@ -3,6 +3,7 @@
 import math
 
 import transformers as hf
+from nomic_moe import NomicMoe, NomicMoeConfig
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 # Smaller, for BERT has many cases.
@@ -61,6 +62,11 @@ def nomic_bert(cls=hf.NomicBertModel, **config):
     return lambda: cls(hf.NomicBertConfig(**{**sizes, **SHAPE, **config}))
 
 
+def nomic_moe(**config):
+    """NomicBERT with experts in the second layer of three, by our own formulas."""
+    return lambda: NomicMoe(NomicMoeConfig(**config))
+
+
 def gte(cls=hf.GteModel, **config):
     sizes = {"vocab_size": 220, "max_position_embeddings": 512}
     return lambda: cls(hf.GteConfig(**{**sizes, **SHAPE, **config}))
@@ -114,11 +120,40 @@ def decoder(cls, **config):
     return lambda: cls(cls.config_class(**{"vocab_size": 300, **DECODER_SHAPE, **config}))
 
 
+def mixture(cls, **config):
+    """Of experts: two are chosen, unless config says otherwise."""
+    count = "moe_k" if cls.config_class.model_type == "ernie4_5_moe" else "num_experts_per_tok"
+    return decoder(cls, **{count: 2, **config})
+
+
 def gemma3(cls=hf.Gemma3TextModel, **config):
     """Three layers, so that windows and bases alternate; a head is wider than width / heads."""
     layers = {"num_hidden_layers": 3, "intermediate_size": 32, "sliding_window": 8}
     heads = {"head_dim": 16, "num_key_value_heads": 1, "query_pre_attn_scalar": 24}
     return decoder(cls, **{"vocab_size": 340, **layers, **heads, **config})
+
+
+def embedding_gemma2(**config):
+    """EmbeddingGemma 2's tower for texts: the last of three layers is full, with wider heads and one head of keys."""
+    sizes = {"vocab_size": 340, "num_hidden_layers": 3, "intermediate_size": 32, "head_dim": 8, "sliding_window": 4}
+    own = {"hidden_size_per_layer_input": 8, "embedding_dim": 24}
+    wide = {"per_layer_config": {2: {"head_dim": 16, "num_key_value_heads": 1}}}
+
+    def make():
+        model = hf.EmbeddingGemma2TextModel(
+            hf.EmbeddingGemma2TextConfig(**{**DECODER_SHAPE, **sizes, **own, **wide, **config})
+        )
+        for index, layer in enumerate(model.layers):  # no parameters, so that nothing else makes them random
+            layer.layer_scalar.fill_(0.5 + 0.3 * index)
+        return model
+
+    return make
+
+
+def lfm2(cls=hf.Lfm2Model, **config):
+    """Two convolutions around a layer of attention; a network of 48 channels, two thirds of 64 up to a multiple."""
+    layers = {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
+    return decoder(cls, **{**layers, "block_multiple_of": 16, **config})
 
 
 def ntk(rope_theta, factor, head_dim):

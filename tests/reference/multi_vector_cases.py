@@ -1,14 +1,16 @@
 """The table of late-interaction models: one row a checkpoint."""
 
+import functools
 import string
 
+import amendments
 import models
 import torch
 import transformers as hf
 from multi_vector_case import Layer, MultiVectorCase
-from multi_vector_edits import changed, pylate, stanford, with_added, with_unused
-from reranker_tokenizers import bert_tokens, qwen_end_tokens, roberta_tokens
-from tiny_tokenizers import make_wordpiece
+from multi_vector_edits import changed, each, jinas_colbert, pylate, stanford, with_added, with_unused
+from reranker_tokenizers import bert_tokens, llama_tokens, qwen_end_tokens, roberta_tokens
+from tiny_tokenizers import XLM_SPECIALS, make_unigram, make_wordpiece
 
 PUNCTUATION = {"skiplist_words": list(string.punctuation)}
 FIXED = {"strategy": "fixed", "length": 14}
@@ -21,6 +23,28 @@ GELU, TANH = torch.nn.GELU, torch.nn.Tanh
 NARROW = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 WIDE = {"hidden_size": 64, "num_attention_heads": 1, "intermediate_size": 32, "num_hidden_layers": 1}
 Q_AND_D = {"query_prefix": "[Q] ", "document_prefix": "[D] "}
+LFM2 = {"vocab_size": 304, "hidden_size": 16, "intermediate_size": 48, "num_key_value_heads": 1}
+LFM2_PYLATE = {**Q_AND_D, "query_length": 14, "document_length": 24, "attend_to_expansion_tokens": False, **PUNCTUATION}
+
+
+JINA_MARKS = ("<mask>", "[QueryMarker]", "[DocumentMarker]")
+JINA_METADATA = {
+    "query_maxlen": 14,
+    "doc_maxlen": 22,
+    "mask_punctuation": True,
+    "attend_to_mask_tokens": True,
+    "query_token_id": "[QueryMarker]",
+    "doc_token_id": "[DocumentMarker]",
+}
+JINA = {"tokenizer_class": "XLMRobertaTokenizer", "mask_token": "<mask>"}
+jina_tokens = functools.partial(make_unigram, specials=(*XLM_SPECIALS, *JINA_MARKS))
+
+
+def jina_v3(**config):
+    rope = {"rope_type": "default", "rope_theta": 300.0}
+    sizes = {"vocab_size": 220, "intermediate_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 64}
+    settings = hf.JinaEmbeddingsV3Config(**{**sizes, "rope_parameters": rope, **config})
+    return lambda: hf.JinaEmbeddingsV3Model(settings, add_pooling_layer=False)
 
 
 def bert(name, checks, tokenizer=bert_tokens, model=None, **facts):
@@ -191,6 +215,27 @@ CASES = [
         ),
     ),
     MultiVectorCase(
+        "jina-colbert-v2",
+        "jina-xlm-roberta",
+        "Jina's rotary XLM-R under Stanford's layer; markers of its own, all tokens see the added ones",
+        jina_v3(hidden_size=16, num_attention_heads=2),
+        jina_tokens,
+        tokenizer_config=JINA,
+        prepare=stanford(JINA_METADATA, "roberta."),
+        disguise=jinas_colbert,
+    ),
+    MultiVectorCase(
+        "jina-colbert-v2-heads-64",
+        "jina-xlm-roberta",
+        "the same with two heads of 64, in bfloat16",
+        jina_v3(hidden_size=128, num_attention_heads=2, num_hidden_layers=1),
+        jina_tokens,
+        tokenizer_config=JINA,
+        prepare=stanford(JINA_METADATA, "roberta."),
+        disguise=jinas_colbert,
+        dtype=torch.bfloat16,
+    ),
+    MultiVectorCase(
         "modernbert",
         "modernbert",
         "windows beside tokens that nobody sees",
@@ -231,5 +276,26 @@ CASES = [
         mask=PUNCTUATION,
         expansion={**FIXED, "attend": True},
         tokenizer_config=LEFT,
+    ),
+    MultiVectorCase(
+        "lfm2",
+        "lfm2",
+        "LFM2-ColBERT-350M's kind: no mask token; convolutions take the end tokens that fill up for padding",
+        models.lfm2(**LFM2),
+        with_added("[Q] ", "[D] ", to=llama_tokens),
+        dtype=torch.bfloat16,
+        prepare=pylate(**LFM2_PYLATE, do_query_expansion=True),
+    ),
+    MultiVectorCase(
+        "lfm2-bidirectional",
+        "lfm2",
+        "LFM2.5-ColBERT-350M's kind: own code, whose centred convolutions take the end tokens that fill up for text",
+        models.lfm2(**LFM2, is_causal=False),
+        with_added("[Q] ", "[D] ", to=llama_tokens),
+        prepare=each(
+            pylate(**LFM2_PYLATE, do_query_expansion=True),
+            changed("config.json", architectures=["Lfm2BidirectionalModel"], disable_flash_attention=True),
+        ),
+        amend=functools.partial(amendments.centre_convolutions, zeroes_padding=False),
     ),
 ]

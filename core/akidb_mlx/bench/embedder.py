@@ -45,7 +45,7 @@ class Measured:
     query_p50_ms: float = 0.0
     query_p95_ms: float = 0.0
     tokens_per_s: dict[int, float] = field(default_factory=dict)
-    """Words of a text → tokens a second over a list of such texts."""
+    """Words of a text → tokens per second over a list of such texts."""
     mixed_tokens_per_s: float = 0.0
     """Over texts of 1 word to the longest, in random order."""
     padding_share: float = 0.0
@@ -105,7 +105,7 @@ def load_pyplot() -> Any:
 
 
 def plot(result: Measured, file: Path) -> None:
-    """Tokens a second by length of the texts."""
+    """Tokens per second by length of the texts."""
     figure, axes = load_pyplot().subplots(figsize=(7, 4))
     axes.plot(list(result.tokens_per_s), list(result.tokens_per_s.values()), "o-", label="texts of one length")
     axes.axhline(result.mixed_tokens_per_s, linestyle="--", label="texts of all lengths")

@@ -29,7 +29,7 @@ class MeasuredReranker:
     dtype: str
     load_s: float = 0.0
     pairs_per_s: dict[int, float] = field(default_factory=dict)
-    """Candidates of a question → pairs a second, the median."""
+    """Candidates of a question → pairs per second, the median."""
     rank_ms: dict[int, float] = field(default_factory=dict)
     """Candidates of a question → milliseconds, the median."""
     tokens_per_pair: float = 0.0
@@ -62,7 +62,7 @@ def measure_reranker(config: RerankerConfig, seconds: float = 2.0) -> MeasuredRe
 
 
 def _median_s(reranker: Reranker, rng: random.Random, count: int, seconds: float) -> float:
-    """Seconds that a question with so many candidates takes; new ones each time."""
+    """Seconds that a question with this many candidates takes; new ones each time."""
     reranker.predict(_pairs(rng, count))
     taken: list[float] = []
     while len(taken) < _LEAST_ROUNDS or sum(taken) < seconds:

@@ -18,15 +18,19 @@ __all__ = ["Completed", "complete_config", "declared_fields"]
 Json = Mapping[str, Any]
 # What decides hidden states or the length of texts; other fields that are absent stay so.
 _DECIDING = """
-    activation attention_bias attention_multiplier attention_out_bias attn_logit_softcapping d_ff d_kv d_model dim
-    embedding_multiplier embedding_size feed_forward_proj head_dim hidden_act hidden_activation hidden_dim
-    hidden_size inner_group_num intermediate_size layer_norm_eps layer_norm_epsilon local_attention logits_scaling
-    max_position_embeddings max_relative_positions max_window_layers mlp_bias n_heads n_layers
-    no_rope_layer_interval norm_bias norm_eps num_attention_heads num_heads num_hidden_groups num_hidden_layers
-    num_key_value_heads num_layers pad_token_id pooler_hidden_act position_biased_input query_pre_attn_scalar
-    relative_attention relative_attention_max_distance relative_attention_num_buckets residual_multiplier
-    rms_norm_eps sliding_window task_type_vocab_size type_vocab_size use_bias use_qk_norm use_qkv_bias use_task_id
-    vocab_size
+    activation attention_bias attention_multiplier attention_out_bias attn_logit_softcapping
+    block_auto_adjust_ff_dim block_ffn_dim_multiplier block_multiple_of conv_bias conv_L_cache d_ff d_kv d_model
+    decoder_sparse_step dim embedding_dim embedding_multiplier embedding_size feed_forward_proj head_dim hidden_act
+    hidden_activation hidden_dim hidden_size hidden_size_per_layer_input inner_group_num intermediate_size
+    layer_norm_eps layer_norm_epsilon local_attention logits_scaling max_position_embeddings max_relative_positions
+    max_window_layers mlp_bias moe_intermediate_size moe_k moe_layer_end_index moe_layer_interval
+    moe_layer_start_index moe_norm_min moe_num_experts moe_num_shared_experts n_heads n_layers
+    no_rope_layer_interval norm_bias norm_eps norm_topk_prob num_attention_heads num_experts num_experts_per_tok
+    num_heads num_hidden_groups num_hidden_layers num_key_value_heads num_layers num_local_experts
+    original_max_position_embeddings pad_token_id pooler_hidden_act position_biased_input qkv_bias
+    query_pre_attn_scalar relative_attention relative_attention_max_distance relative_attention_num_buckets
+    residual_multiplier rms_norm_eps shared_expert_intermediate_size sliding_window task_type_vocab_size
+    type_vocab_size use_bias use_qk_norm use_qkv_bias use_task_id vocab_size
 """
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "bool": (bool,),
@@ -39,27 +43,39 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 }
 # Where the class makes a number of others of a null, or of nothing, and nobody after us does.
 _FROM_OTHERS: Mapping[str, tuple[str, ...]] = {
-    "head_dim": ("ernie4_5", "seed_oss"),
+    "head_dim": ("ernie4_5", "ernie4_5_moe", "seed_oss"),
     "num_key_value_heads": (
         "cohere",
         "ernie4_5",
         "eurobert",
         "granite",
+        "granitemoe",
         "hunyuan_v1_dense",
+        "mixtral",
+        "olmoe",
         "qwen2",
         "qwen3",
         "seed_oss",
     ),
 }
+# Earlier names of fields, which win over them; no attribute map has them.
+_RENAMED = {"lfm2": {"block_ff_dim": "intermediate_size"}}
 # Earlier names of the rotary base: kind of layer → where files from before rope_parameters say it.
 _BASES = {
     "gemma3_text": {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
     "modernbert": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
 }
+# Whose rotary settings are the class's all together, where the file has none.
+_WHOLE_ROPE = frozenset({"ministral3"})
 # Numbers from which a class makes layer_types where there are none; it does not declare them.
 _PATTERNS = {"gemma3_text": ("sliding_window_pattern", 6), "modernbert": ("global_attn_every_n_layers", 3)}
-# Machinery of any class that would change the model layer by layer.
-_NEVER = ("per_layer_config",)
+# Models of several kinds of input: where the tower for texts is described, and which class describes it.
+_TOWERS = {"embedding_gemma2": ("text_config", "embedding_gemma2_text")}
+_OF_ALL = """
+    architectures audio_token_id image_token_id model_type quantization quantization_config video_token_id
+"""
+# Machinery of any class that changes the model layer by layer, and whose layers are made so here.
+_BY_LAYER, _KNOWN_BY_LAYER = "per_layer_config", ("embedding_gemma2", "embedding_gemma2_text")
 
 
 @dataclass(frozen=True)
@@ -78,15 +94,15 @@ def complete_config(config: Json, file: Path) -> Completed:
         CheckpointError: a field is of a type that transformers refuses.
         UnsupportedModelError: the file asks for what no class here computes.
     """
-    for key in _NEVER:
-        if config.get(key):
-            raise UnsupportedModelError(f"{file}: {key} is not supported")
     kind = str(config.get("model_type"))
+    if config.get(_BY_LAYER) and kind not in _KNOWN_BY_LAYER:
+        raise UnsupportedModelError(f"{file}: {_BY_LAYER} is not supported")
+    config, kind = _tower(config, kind, file)
     known = _table().get(kind)
     if known is None or "n_embd" in config:  # the published NomicBERT's, whose class is its own
         return Completed(config)
     said = dict(config)
-    for alias, name in known["aliases"].items():
+    for alias, name in {**known["aliases"], **_RENAMED.get(kind, {})}.items():
         if alias in said:  # set after the fields, as attributes of other names
             said[name] = said.pop(alias)
     declared = known["fields"]
@@ -95,6 +111,18 @@ def complete_config(config: Json, file: Path) -> Completed:
             _check_type(file, name, said[name], types)
     defaults = _defaults(kind, known, said)
     return Completed({**said, **defaults}, defaults)
+
+
+def _tower(config: Json, kind: str, file: Path) -> tuple[Json, str]:
+    """What config.json says of texts in place of what it says of all, and the class for it; the model_type stays."""
+    if kind not in _TOWERS:
+        return config, kind
+    name, kind = _TOWERS[kind]
+    said = config.get(name) or {}
+    if not isinstance(said, dict):
+        raise CheckpointError(f"{file}: {name} must be an object, not {said!r}")
+    whole = {key: value for key, value in config.items() if key in _OF_ALL.split()}
+    return {**said, **whole}, kind
 
 
 def declared_fields(kind: str | None = None) -> frozenset[str]:
@@ -113,7 +141,12 @@ def _table() -> dict[str, Any]:
 def _defaults(kind: str, known: Json, said: Json) -> dict[str, Any]:
     """What the class puts where `said` has nothing."""
     declared = known["fields"]
-    defaults = {name: row[0] for name, row in declared.items() if _may_add(name, row[0], said)}
+    known_as = known["aliases"]  # qwen3_moe's num_experts, which the class keeps as num_local_experts
+    defaults = {
+        known_as.get(name, name): row[0]
+        for name, row in declared.items()
+        if _may_add(name, row[0], said) and known_as.get(name) not in said
+    }
     defaults |= _rotary_defaults(kind, known["rope"], said)
     if kind in _PATTERNS and said.get("layer_types") is None and _PATTERNS[kind][0] not in said:
         defaults |= [_PATTERNS[kind]]
@@ -141,9 +174,15 @@ def _rotary_defaults(kind: str, default: Json | None, said: Json) -> dict[str, A
     """The base, and the part of a head that is turned, where neither form of the settings says them."""
     if default is None:
         return {}
+    if kind in _WHOLE_ROPE:
+        length = said.get("max_position_embeddings", default["max_position_embeddings"])
+        whole = {"rope_parameters": {**default, "max_position_embeddings": length}}
+        return {} if {"rope_parameters", "rope_scaling", "rope_theta"} & said.keys() else whole
     nested = said.get("rope_parameters")
     stated: Json = nested if isinstance(nested, Mapping) else {}
     bases = _BASES.get(kind)
+    if bases is None and any(isinstance(value, Mapping) for value in default.values()):  # by kind of layer
+        return {} if nested is not None else {"rope_parameters": default}
     if bases is None:
         return {name: value for name, value in default.items() if name not in {"rope_type", *said, *stated}}
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from akidb_mlx.checkpoint.hub import sha256_of
 
-__all__ = ["cache_folder", "digest_of", "write_whole"]
+__all__ = ["cache_folder", "digest_of", "known_digest", "write_whole"]
 
 
 def cache_folder() -> Path:
@@ -22,7 +22,7 @@ def cache_folder() -> Path:
 def digest_of(file: Path) -> str:
     """SHA-256 (hex) of a file, remembered by path, size and time of change."""
     status = file.stat()
-    key = f"{file.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+    key = _key(file, status.st_size, status.st_mtime_ns)
     memory = cache_folder() / "digests.json"
     known = _read(memory)
     if key not in known:
@@ -30,6 +30,15 @@ def digest_of(file: Path) -> str:
         with contextlib.suppress(OSError):  # the next process computes it again
             write_whole(memory, json.dumps(known))
     return known[key]
+
+
+def known_digest(file: Path, size: int, changed_ns: int) -> str | None:
+    """The remembered digest of what a file was at a size and time of change; None where nobody asked then."""
+    return _read(cache_folder() / "digests.json").get(_key(file, size, changed_ns))
+
+
+def _key(file: Path, size: int, changed_ns: int) -> str:
+    return f"{file.resolve()}:{size}:{changed_ns}"
 
 
 def _read(memory: Path) -> dict[str, str]:

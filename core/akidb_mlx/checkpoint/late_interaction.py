@@ -48,7 +48,7 @@ class Expansion:
     """How a query is made longer, by tokens that count as its own."""
 
     strategy: Literal["fixed", "min"]
-    """"fixed": each query has `length` tokens, longer ones are cut there; "min": at least so many."""
+    """"fixed": each query has `length` tokens, longer ones are cut there; "min": at least `length`."""
     length: int
     attend: bool = False
     """Whether other tokens see those that were added."""

@@ -14,6 +14,8 @@ __all__ = ["SentenceConfig", "read_sentence_config"]
 _KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 _NAMES = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)
 _FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
+# What a model may take too; its texts are computed as if it did not.
+_BESIDE_TEXTS = frozenset({"audio", "image", "text", "video"})
 # Key → the values under which rows are those that are computed here.
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "transformer_task": ("feature-extraction",),
@@ -93,9 +95,13 @@ def _account_for(file: Path, said: Mapping[str, Any]) -> None:
 
 
 def _is_of_texts(modalities: Any) -> bool:
-    """Whether it tells of texts alone, plain or as messages of a chat, and of hidden states."""
+    """Whether it tells of texts, plain or as messages of a chat, and of hidden states; images or sounds beside them."""
+    if not isinstance(modalities, dict):
+        return False
+    texts = [said for name, said in modalities.items() if name in ("text", "message")]
+    others = {part for name in modalities.keys() - {"text", "message"} for part in name.split("+")}
     return (
-        isinstance(modalities, dict)
-        and {"text", "message"}.issuperset(modalities)
-        and all({**said, "format": None} == {**_FORWARD, "format": None} for said in modalities.values())
+        bool(texts or not modalities)
+        and others <= _BESIDE_TEXTS
+        and all({**said, "format": None} == {**_FORWARD, "format": None} for said in texts)
     )

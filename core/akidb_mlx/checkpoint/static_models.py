@@ -1,4 +1,4 @@
-"""Facts of static models (a vector a token, no transformer): StaticEmbedding's and model2vec's. No MLX here."""
+"""Facts of static models (a vector per token, no transformer): StaticEmbedding's and model2vec's. No MLX here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The command line `akidb-mlx`: one module a command, in COMMANDS.
+"""The command line `akidb-mlx`: one module per command, in COMMANDS.
 
 Exit code 2 for a user's mistake, 1 for a failure at run time, with one line on standard error, 130 for Ctrl-C.
 """
@@ -25,10 +25,12 @@ COMMANDS = {
     "info": "show a model's recipe and which file says what; loads no weights",
     "doctor": "probe whether a model behaves as it must, and whether this machine's device computes right",
     "bench": "measure a model on this machine",
+    "convert": "pack a model's weights to 8 or 4 bit, with all its other files, and measure what that costs",
     "download": "bring a model's files here",
     "embed": "turn files of texts into a file of vectors; run it again after an interruption and it goes on",
     "rerank": "score pairs in tables: how well each text answers its query; it too goes on after an interruption",
     "serve": "answer HTTP requests for vectors and rankings, in OpenAI's, AkiDB's, Cohere's words; a page to try them",
+    "service": "have serve run in the background from login on (launchd, systemd); remove it again; ask how it is",
     "bridge": "answer AkiDB's line protocol on standard input and output",
 }
 _USERS_MISTAKES = (
@@ -91,7 +93,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _spelled(word: argparse.Action) -> str:
     """A positional argument as usage shows it."""
-    return {"?": f"[{word.metavar}]", "*": f"[{word.metavar} …]", "+": f"{word.metavar} …"}[str(word.nargs)]
+    name = word.metavar or "|".join(word.choices or [word.dest])
+    return {"?": f"[{name}]", "*": f"[{name} …]", "+": f"{name} …"}.get(str(word.nargs), str(name))
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -99,6 +102,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     args, rest = parser.parse_known_args(arguments)
     if rest:
         commands.get(args.command, parser).refuse(rest)
+    del args.command  # what is left are the command's own
     return args
 
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_model_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw tokens a second by length (PNG, SVG, PDF)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw tokens per second by length (PNG, SVG, PDF)")
     parser.add_argument(
         "--seconds",
         type=float,

@@ -1,6 +1,7 @@
 """The options' fields and types, each marked by what it changes: vectors or only the run."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -33,6 +34,7 @@ __all__ = [
     "RerankerOptions",
     "SparseOptions",
     "SpladePooling",
+    "read_duration",
     "vectors_field",
 ]
 
@@ -74,6 +76,14 @@ def _refuse_bool(value: Any) -> Any:
     return value
 
 
+def read_duration(value: Any) -> Any:
+    """Seconds of a text such as "5m", "1h30m" or "-1s", as Ollama writes them; anything else as it is."""
+    if isinstance(value, str) and (said := _DURATION.fullmatch(value.strip())):
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(said[0]))
+        return -seconds if said[0].startswith("-") else seconds
+    return _refuse_bool(value)
+
+
 def _path_as_text(value: Any) -> Any:
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     return str(expand_home(Path(value))) if isinstance(value, str) and value.startswith("~") else value
@@ -93,6 +103,10 @@ def _spelled(spellings: Mapping[str, str]) -> BeforeValidator:
     return BeforeValidator(lambda value: spellings.get(value, value) if isinstance(value, str) else value)
 
 
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
+_DURATION: Final = re.compile(f"-?(?:{_PART.pattern})+", re.ASCII)
+
 _Limit = Annotated[int, Field(gt=0), BeforeValidator(_refuse_bool)]
 
 _Duration = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_refuse_bool)]
@@ -100,6 +114,8 @@ _Duration = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_
 _Factor = Annotated[float, Field(ge=1, allow_inf_nan=False), BeforeValidator(_refuse_bool)]
 
 _Folder = Annotated[Path, AfterValidator(expand_home)]
+
+_File = Annotated[Path, AfterValidator(expand_home)]
 
 _Name = Annotated[str, Field(min_length=1)]
 
@@ -155,11 +171,17 @@ class ModelOptions(BaseModel):
         "While queries wait, batches of documents shrink to take about this many milliseconds.", 20.0
     )
     cache_limit_mb: Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool)] | None = run_field(
-        "Most freed memory in MiB that MLX keeps for reuse; 0 keeps none. None: by device."
+        "Most freed memory in MiB that MLX keeps for reuse, for all of the process; 0 keeps none. None: MLX's own "
+        "limit, and on a GPU less, by device."
     )
     memory_limit_mb: _Limit | None = run_field(
-        "Most memory in MiB that weights and batches may take. None: what the machine leaves, on a Mac what macOS "
-        "recommends for the GPU."
+        "Most memory in MiB that weights and batches of all models of the process may take: for a model that has no "
+        "room the least recently used one is freed, until it is called again. None: what the machine leaves, on a Mac "
+        "what macOS recommends for the GPU."
+    )
+    keep_alive: Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(read_duration)] | None = run_field(
+        "Seconds without a call until a model's weights are freed, to be loaded again by the next call; also text such "
+        'as "5m". None: not while anybody holds the model, and a minute after nobody does.'
     )
     cache_dir: _Folder | None = run_field(
         "Folder of downloaded models. None takes the Hub's own (HF_HOME, HF_HUB_CACHE)."
@@ -175,11 +197,18 @@ class EmbedderOptions(ModelOptions):
     )
     normalize: bool | None = vectors_field("Scale each embedding to unit length. None follows the checkpoint.")
     truncate_dim: _Limit | None = vectors_field(
-        "Keep only the first so many dimensions (Matryoshka models). None keeps all."
+        "Keep only this many dimensions, the first (Matryoshka models). None keeps all."
     )
     query_prompt: str | None = vectors_field('Text put before each query; "" puts none. None takes the checkpoint\'s.')
     document_prompt: str | None = vectors_field(
         'Text put before each document; "" puts none. None takes the checkpoint\'s.'
+    )
+    calibration: _File | None = run_field(
+        "File with the scale for calls that want int8 or uint8: an output of `embed --output-dtype int8`, or JSON."
+    )
+    task: _Name | None = vectors_field(
+        "Whose adapter computes, of a model that has one for each task (Jina v3, v5). One with a half for queries and "
+        "one for documents may be named whole. None: the halves for retrieval where there are, else none."
     )
 
 
@@ -203,7 +232,7 @@ class SparseOptions(ModelOptions):
         "needs it."
     )
     max_active_dims: _Limit | None = vectors_field(
-        "Keep only so many entries of a row, the greatest. None follows the checkpoint."
+        "Keep only this many entries of a row, the greatest. None follows the checkpoint."
     )
     query_prompt: str | None = vectors_field('Text put before each query; "" puts none. None takes the checkpoint\'s.')
     document_prompt: str | None = vectors_field(
@@ -229,6 +258,6 @@ class MultiVectorOptions(ModelOptions):
         "Number format of the vectors that come out; float16 takes half the space.", "float32"
     )
     token_pooling: _Factor | None = vectors_field(
-        "Merge a document's vectors that are much alike, so that about one of so many is left. None merges no more "
+        "Merge a document's vectors that are much alike, so that about one in this many is left. None merges no more "
         "than the checkpoint says."
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from akidb_mlx.checkpoint.modules import WHOLE_NUMBERS
 from akidb_mlx.config.sources import expanded
 from akidb_mlx.corpus.columns import Columns, settle_columns
 from akidb_mlx.corpus.embedding import Encoder, embed_parts, finish_part
@@ -28,6 +29,7 @@ from akidb_mlx.corpus.splitting import make_splitter, split_rows
 from akidb_mlx.corpus.summary import Summary
 from akidb_mlx.corpus.writers import check_format, write_output
 from akidb_mlx.errors import BackendError, ConfigError, InputError
+from akidb_mlx.small_vectors import needs_calibration
 
 __all__ = ["Corpus", "Summary", "embed_corpus", "read_corpus"]
 
@@ -82,7 +84,11 @@ class Corpus:
                 progress.end(f"writing {self.output.name}")
                 totals = {name: sum(getattr(facts, name) for facts in parts.facts) for name in _TOTALS}
                 write_output(
-                    self.output, parts, schema, form, recipe | totals | {"calibration": self._calibration(parts)}
+                    self.output,
+                    parts,
+                    schema,
+                    form,
+                    recipe | totals | {"calibration": self._calibration(parts, encoder)},
                 )
             seconds, after = time.perf_counter() - began, encoder.stats()
             if not totals["truncated"]:  # an encoder elsewhere tells only how many
@@ -182,10 +188,12 @@ class Corpus:
             if made.get("output_dtype", "float32") not in ("float32", "float16"):
                 raise ConfigError(f"the vectors in {source.name} are {made['output_dtype']}; keep float32 ones")
 
-    def _calibration(self, parts: Parts) -> Mapping[str, Any]:
+    def _calibration(self, parts: Parts, encoder: Encoder) -> Mapping[str, Any]:
         if self.calibrated_by is not None:
             return self.calibrated_by
-        return calibrate(self.output_dtype, max((facts.largest for facts in parts.facts), default=0.0))
+        info, largest = encoder.info(), max((facts.largest for facts in parts.facts), default=0.0)
+        whole = info.get("output") == WHOLE_NUMBERS and not info.get("normalize")
+        return calibrate(self.output_dtype, largest, whole_numbers=whole)
 
 
 def _tables(parts: Parts) -> list[Table]:
@@ -242,8 +250,8 @@ def read_corpus(
         kind: dense, sparse, multi or hybrid: what the encoder gives.
         embedding_column: where rows may have their vector already; those are checked and kept.
         keep: columns that go into the output; None: all.
-        output_dtype: float32, float16, int8 or binary.
-        calibration: an earlier int8 output, so that both files' numbers have one scale.
+        output_dtype: float32, float16, int8, uint8, ubinary or binary, which is the same here.
+        calibration: an earlier int8 or uint8 output, so that both files' numbers have one scale.
         overwrite: replace an output, or unfinished parts, that another recipe or other inputs made.
         split: cut texts of more tokens than this, prompt and special tokens included, into chunks with a row each;
             "max": than the model reads. The rows keep their text's id, and say in `chunk` which of its chunks they are.
@@ -278,8 +286,8 @@ def read_corpus(
     calibrated_by = None
     if calibration is not None:
         calibrated_by = read_recipe(calibration)["calibration"]
-        if output_dtype != "int8" or "scale" not in calibrated_by:
-            raise ConfigError("a calibration is for output_dtype int8, and taken from an int8 output")
+        if not needs_calibration(output_dtype) or "scale" not in calibrated_by:
+            raise ConfigError("a calibration is for output_dtype int8 or uint8, and taken from such an output")
     return Corpus(sources, columns, path, output_dtype, calibrated_by, overwrite, split, overlap)
 
 

@@ -16,20 +16,20 @@ from akidb_mlx.corpus.forms import Form
 from akidb_mlx.corpus.kept import gather
 from akidb_mlx.corpus.parts import PartFacts
 from akidb_mlx.corpus.progress import Progress
-from akidb_mlx.corpus.quantization import LARGEST
 from akidb_mlx.corpus.row import Row
 from akidb_mlx.corpus.splitting import chunk_columns
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError
 from akidb_mlx.pipeline.watching import watched_by
+from akidb_mlx.small_vectors import LARGEST
 
 __all__ = ["Encoder", "PlacedRow", "embed_parts", "finish_part"]
 
-# A part ends after so many seconds, or when its texts and vectors take so much memory. The first ones end sooner, each
+# A part ends after this many seconds, or at this much memory of texts and vectors. The first ones end sooner, each
 # after twice the time of the one before, so that an early interruption costs little.
 _FIRST_PART_S, _PART_S = 2.0, 20.0
 _PART_BYTES = 64 * 2**20
 _ROW_BYTES = 3000  # a row's Python objects, about
-# A chunk takes about so many seconds: on a slow device a kill costs little, a fast one has enough at a time.
+# A chunk takes about this many seconds: on a slow device a kill costs little, a fast one has enough at a time.
 _CHUNK_S = 1.0
 _FIRST_CHUNK, _SMALLEST_CHUNK, _LARGEST_CHUNK = 256, 128, 4096
 # So many texts in a row on which the device fails are no fault of the texts.

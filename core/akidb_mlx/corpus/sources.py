@@ -18,7 +18,7 @@ TEXTS = (".txt", ".text", ".md", ".markdown", ".rst")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file: a table with a row a record, or a text that is one row."""
+    """One file: a table with a row per record, or a text that is one row."""
 
     name: str
     """As the user wrote it; within a folder, with the folder's name before it."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from akidb_mlx.device.cores import available_cores
-from akidb_mlx.device.memory import Memory, Room, measure_host
+from akidb_mlx.device.memory import Memory, Room, Taken, measure_host
 from akidb_mlx.device.shapes import Shapes
 from akidb_mlx.errors import BackendError, ConfigError
 
@@ -62,8 +62,8 @@ class Device:
     """Padded tokens of a batch that fill the device."""
     shapes: Shapes
     """What batches are padded to: few shapes suit a GPU, little padding a CPU."""
-    cache_limit_mb: int
-    """Freed memory that MLX may keep for reuse."""
+    cache_limit_mb: int | None
+    """Freed memory that MLX may keep for reuse after a batch; None for as much as it does by itself."""
     survives_fork: bool
     full_batch_ms: int = 60
     """What a batch takes that fills the device, while no queries are about."""
@@ -150,7 +150,7 @@ def _cpu(memory: Memory, *, beside_gpu: bool) -> Device:
 
     name = str(mx.device_info(mx.cpu).get("device_name", "CPU"))
     lanes = 1 if beside_gpu else available_cores()
-    return Device("cpu", name, 1024, Shapes(32), 512, survives_fork=not beside_gpu, cpu_lanes=lanes, memory=memory)
+    return Device("cpu", name, 1024, Shapes(32), None, survives_fork=not beside_gpu, cpu_lanes=lanes, memory=memory)
 
 
 def _metal(memory: Memory) -> Device:
@@ -216,19 +216,24 @@ _MEASURES = {"cpu": measure_host, "metal": _measure_metal, "cuda": _measure_cuda
 
 
 @functools.cache
+def _taken(kind: str) -> Taken:
+    """One count for all models on a device: a limit counts those that were loaded with another one too."""
+    return Taken()
+
+
+@functools.cache
 def _memory(kind: str, limit_mb: int | None) -> Memory:
-    measure = _MEASURES[kind]
+    measure, taken = _MEASURES[kind], _taken(kind)
     if limit_mb is None:
-        return Memory(measure)
+        return Memory(measure, taken)
 
     def limited() -> Room:
-        import mlx.core as mx
-
-        left = max(0, limit_mb * _MIB - mx.get_active_memory())
+        # Our models' alone: what others in this process hold in MLX, a language model perhaps, is not ours to count.
+        left = max(0, limit_mb * _MIB - taken.weights)
         free = left if kind == "metal" else min(left, measure().free)  # macOS only recommends
         return Room(left, free, f"memory_limit_mb={limit_mb}")
 
-    return Memory(limited)
+    return Memory(limited, taken)
 
 
 _gpu_opened_by: int | None = None

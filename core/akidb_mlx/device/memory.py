@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Memory", "NoMemoryError", "Room", "measure_host"]
+__all__ = ["Memory", "NoMemoryError", "Room", "Taken", "measure_host", "resident_bytes"]
 
 # Free memory is looked up anew after this time (seconds), or where more than this share of it is needed; what batches
 # take meanwhile is counted by `Memory`.
@@ -34,39 +34,61 @@ class Room:
     """What `possible` is bounded by, in words."""
 
 
+@dataclass
+class Taken:
+    """Bytes that the models of this process take on a device, whatever limit each was loaded with."""
+
+    weights: int = 0
+    batches: int = 0
+    """Of those that compute now."""
+
+
 class Memory:
     """The free memory of a device, less what batches that compute are going to take. The caller holds a lock."""
 
-    def __init__(self, measure: Callable[[], Room]) -> None:
+    def __init__(self, measure: Callable[[], Room], taken: Taken | None = None) -> None:
         """`measure` looks the numbers up; it is asked a few times per second at most."""
         self._measure = measure
         self._room = Room(0, 0, "")
         self._until = 0.0
-        self._reserved = 0
+        self.taken = Taken() if taken is None else taken
 
     @property
     def reserved(self) -> int:
         """Bytes of the batches that compute now."""
-        return self._reserved
+        return self.taken.batches
 
     def reserve(self, size: int) -> None:
-        """A batch is going to take so many bytes."""
-        self._reserved += size
+        """A batch is going to take this many bytes."""
+        self.taken.batches += size
 
     def release(self, size: int) -> None:
         """It has ended."""
-        self._reserved -= size
+        self.taken.batches -= size
+
+    def hold(self, size: int) -> None:
+        """A model's weights take this many bytes."""
+        self.taken.weights += size
+
+    def let_go(self, size: int) -> None:
+        """They are freed."""
+        self.taken.weights -= size
 
     def forget(self) -> None:
         """In a forked child no batch computes."""
-        self._reserved, self._until = 0, 0.0
+        self.taken.batches, self._until = 0, 0.0
+
+    @staticmethod
+    def share_of(size: int) -> int:
+        """What `room` grows by where `size` bytes are freed."""
+        return int(_SHARE * size)
 
     def room(self, needed: int = 0, *, fresh: bool = False) -> int:
         """Bytes that another batch may take now; looked up with more care where much is `needed`."""
         room = self._look(fresh)
-        if not fresh and needed + self._reserved > _SMALL_SHARE * room.free:
+        if not fresh and needed + self.reserved > _SMALL_SHARE * room.free:
             room = self._look(fresh=True)
-        return int(_SHARE * room.free) - self._reserved
+        return int(_SHARE * room.free) - self.reserved
 
     def possible(self) -> tuple[int, str]:
         """Bytes that one batch could have with nothing beside it, and what bounds them."""
@@ -148,6 +170,11 @@ def _own_bytes() -> tuple[int, int]:
         return int(size) * os.sysconf("SC_PAGE_SIZE"), int(resident) * os.sysconf("SC_PAGE_SIZE")
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return most, most
+
+
+def resident_bytes() -> int:
+    """RAM that this process takes; on macOS the most it ever took."""
+    return _own_bytes()[1]
 
 
 def _lines(file: Path) -> dict[str, int]:

@@ -17,12 +17,12 @@ class Shapes:
     length_multiple: int = 1
     """All lengths are multiples of it, but for a model's own limit."""
     full_tokens: int | None = None
-    """Rows that fill so many tokens, a half, a quarter, a sixteenth … of them are allowed; None for any number."""
+    """Numbers of rows that fill `tokens`, a half, a quarter, a sixteenth … of them are allowed; None for any number."""
     small_tokens: int = 0
     """Padded tokens that take hardly longer than one: up to them lengths are powers of two."""
 
     def length(self, length: int, limit: int | None = None) -> int:
-        """What a batch whose longest row has so many tokens is padded to; `limit` is the model's own."""
+        """What a batch whose longest row has `length` tokens is padded to; `limit` is the model's own."""
         padded = padded_length(length, None, self.length_steps)
         padded = -(-padded // self.length_multiple) * self.length_multiple
         return padded if limit is None else max(length, min(padded, limit))

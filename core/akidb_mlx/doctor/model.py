@@ -207,5 +207,5 @@ def _cosine(a: Embeddings, b: Embeddings) -> float:
 
 
 def _long_text(embedder: Embedder, tokens: int) -> str:
-    """At least so many tokens before any limit: each repetition has one at least."""
+    """A text of at least `tokens` tokens before any limit: each repetition has one at least."""
     return " ".join([TEXTS[3]] * (tokens // 8 + 1))

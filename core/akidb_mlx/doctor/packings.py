@@ -79,7 +79,7 @@ def unpacked(device: Device) -> Iterator[Case]:
 
 
 def _pack(rng: np.random.Generator, mode: str, bits: int, group_size: int, dtype: str) -> _Packed:
-    """Random numbers of so many bits, with random scales for each group."""
+    """Random numbers of `bits` bits, with random scales for each group."""
     words = rng.integers(0, 2**32, (_COLUMNS, _TERMS * bits // 32), dtype=np.uint32)
     groups = (_COLUMNS, _TERMS // group_size)
     if mode == "affine":

@@ -41,7 +41,7 @@ Weights = dict[str, NDArray[np.float32]]
 
 
 def make_text(rng: np.random.Generator, tokens: int) -> str:
-    """A text of so many of the model's words, each a token."""
+    """A text of this many of the model's words, each of them a token."""
     return " ".join(f"w{number}" for number in rng.integers(1, _WORDS, tokens))
 
 

@@ -16,6 +16,7 @@ from akidb_mlx.engine.companions import Companions
 from akidb_mlx.engine.device_threads import DeviceThreads
 from akidb_mlx.engine.request_queue import RequestQueue
 from akidb_mlx.engine.requests import BatchPlan, Request, Row
+from akidb_mlx.engine.residency import Residence
 from akidb_mlx.engine.speed import SpeedMeter
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError
 from akidb_mlx.model.host_rows import RowForm
@@ -50,6 +51,9 @@ class Runtime:
     memory: Memory | None = None
     cost: Callable[[int, int], int] | None = None
     companions: Companions | None = None
+    residence: Residence | None = None
+    cache_limit_mb: int | None = None
+    """Freed memory that MLX may keep for reuse after a batch on a GPU; None for as much as it does by itself."""
     surprise: float = 1.0
     """How many times its `cost` a batch is taken to need."""
     shapes: set[tuple[int, int]] = field(default_factory=set)
@@ -68,6 +72,7 @@ class Batch:
         self.began = 0.0
         self.urgent, self.padded_tokens, self.cpu = plan.urgent, plan.padded_tokens, not runtime.gpu
         self._runtime, self.plan = runtime, plan
+        self.source: object = runtime
         self._size = 0 if runtime.cost is None else int(runtime.surprise * runtime.cost(plan.padded_rows, plan.length))
         self._reserved = False
         self._started: tuple[PaddedBatch, Computed] | None = None
@@ -85,6 +90,8 @@ class Batch:
     def ended(self) -> None:
         """It is answered or failed: its memory is free. The caller holds the lock."""
         self._started = None
+        if self._runtime.residence is not None:
+            self._runtime.residence.used()
         if self._reserved and self._runtime.memory is not None:
             self._runtime.memory.release(self._size)
         self._reserved = False
@@ -144,6 +151,8 @@ class Batch:
             queue.stats.padded_tokens += plan.padded_tokens
         queue.answer(places, rows)
         self._refuse(np.flatnonzero(~finite).tolist())
+        if self._runtime.gpu and self._runtime.cache_limit_mb is not None:
+            self._runtime.threads.trim_cache(self._runtime.cache_limit_mb)
 
     def _refuse(self, positions: list[int]) -> None:
         """Tell whose rows are not finite."""
@@ -227,6 +236,7 @@ class Batch:
             if self._size <= memory.room(self._size - own) + own:
                 return
         threads.clear_cache()
+        threads.residency.make_room(self._size - own, memory, "for another model's batch")
         with threads.condition:
             free, (possible, limit) = memory.room(fresh=True) + own, memory.possible()
         if self._size > free:

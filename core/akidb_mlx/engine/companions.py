@@ -25,7 +25,7 @@ class Companions:
     """Rows of texts by head, the oldest given up first. Each is given away once."""
 
     def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
-        """Keep at most so many bytes of numbers."""
+        """Keep at most this many bytes of numbers."""
         self.most_bytes = most_bytes
         self.bytes = 0
         self._rows: OrderedDict[RowKey, dict[str, Any]] = OrderedDict()

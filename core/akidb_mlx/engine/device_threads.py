@@ -19,11 +19,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
 from akidb_mlx.engine.query_clock import QueryClock
+from akidb_mlx.engine.residency import Holder, Residency
 from akidb_mlx.engine.worker import Source, Worker, sleep_for_ever
 from akidb_mlx.errors import BackendError, ClosedError
 
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 _EXIT_S = 10.0
 # A shorter wait means that the batch had ended before, so that its end is not known (seconds).
 _SEEN_S = 0.0002
-# After a GPU's failure so many batches compute one at a time, so that the next error has one cause.
+# After a GPU's failure this many batches compute one at a time, so that the next error has one cause.
 _CAREFUL_BATCHES = 32
 # How often a GPU is asked whether it still computes before it is given up.
 _ANSWERS = 3
@@ -53,6 +54,7 @@ class DeviceThreads:
         """Start nothing yet."""
         self.deaths = 0
         self.query_clock = QueryClock()
+        self.residency = Residency(self)
         self._broken: BackendError | None = None
         self._engines: list[Source] = []
         # Before they touch the cache MLX waits for all CPU streams, which never answers in a forked child:
@@ -102,6 +104,15 @@ class DeviceThreads:
             if engine in self._engines:
                 self._engines.remove(engine)
 
+    @property
+    def holders(self) -> Sequence[Holder]:
+        """The engines whose weights can be freed. The caller holds the lock, as for the next one."""
+        return [engine for engine in self._engines if engine.residence is not None]
+
+    def computes(self, holder: Holder) -> bool:
+        """Whether a batch of this engine is under way."""
+        return any(batch.source is holder.runtime for worker in self._workers for batch in worker.batches)
+
     def run(self, work: Callable[[], T]) -> "Future[T]":
         """Run something that touches MLX on the first thread, while no batch computes; see `check_usable`."""
         future: Future[T] = Future()
@@ -129,11 +140,22 @@ class DeviceThreads:
             _trim_heap()
 
     def set_cache_limit(self, megabytes: int) -> None:
-        """Bound the freed memory that is kept; a forked child keeps its parent's bound. On a thread."""
+        """Bound the freed memory that MLX keeps in this process; a forked child keeps its parent's. On a thread."""
         import mlx.core as mx
 
         if not self.inherits_streams:
             mx.set_cache_limit(megabytes * 2**20)
+
+    def trim_cache(self, megabytes: int) -> None:
+        """Leave MLX so much freed GPU memory to keep, but its limit, which others in this process share, as it was."""
+        import mlx.core as mx
+
+        if mx.get_cache_memory() <= megabytes * 2**20:
+            return
+        with self.condition:
+            theirs = mx.set_cache_limit(megabytes * 2**20)
+            mx.array([0.0] * 16)  # what is beyond the limit goes when memory is asked for, here without the device
+            mx.set_cache_limit(theirs)
 
     def wake(self) -> None:
         """Something waits: call the threads that are free, or start one. The caller holds the lock."""
@@ -242,6 +264,8 @@ class DeviceThreads:
         """Wait for a task (returned) or a batch to start or end (the worker's); neither when all ends."""
         with self.condition:
             while True:
+                now = time.monotonic()
+                self._look_after_weights(now)
                 task = None if self._pauses else self._next_task(worker)
                 if task:
                     self._task_runs = True
@@ -255,7 +279,15 @@ class DeviceThreads:
                     self.condition.notify_all()  # who waits for that
                 if self._stopping:
                     return None
-                self.condition.wait()
+                self.condition.wait(None if worker.lane else self.residency.wait_s(now))
+
+    def _look_after_weights(self, now: float) -> None:
+        """Where some are to be freed or loaded, that is the first thread's next task."""
+        if self._pauses or self._stopping or self._tasks or self._task_runs:
+            return
+        if self.residency.due(now):
+            self._tasks.append(self.residency.work)
+            self.condition.notify_all()
 
     def _next_task(self, worker: Worker) -> Callable[[], None] | None:
         others = any(other.busy for other in self._workers if other is not worker)

@@ -1,9 +1,10 @@
 """Requests in, rows out: callers hand in encodings and wait on a future; the device threads compute batches."""
 
 import contextlib
+import math
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from akidb_mlx.engine.companions import Companions
 from akidb_mlx.engine.device_threads import DEVICE_THREADS, DeviceThreads
 from akidb_mlx.engine.request_queue import RequestQueue
 from akidb_mlx.engine.requests import Request
+from akidb_mlx.engine.residency import Keep, Residence
 from akidb_mlx.engine.scheduler import Scheduler
 from akidb_mlx.errors import AkiDBMLXError, BackendError, ClosedError
 from akidb_mlx.model.encoding import Encoding
@@ -49,6 +51,8 @@ class Engine:
         cost: Callable[[int, int], int] | None = None,
         form: RowForm | None = None,
         companions: Companions | None = None,
+        residence: Residence | None = None,
+        cache_limit_mb: int | None = None,
         threads: DeviceThreads = DEVICE_THREADS,
     ) -> None:
         """Serve `model`, which was loaded on the first device thread.
@@ -56,6 +60,8 @@ class Engine:
         `cpu_lanes` batches compute at the same time, each on a core; 0 stands for a GPU. With `memory` a batch starts
         only where its `cost(rows, length)` in bytes is free. `form` says what the model's rows are; None: dense ones.
         `companions`: its rows have several heads' numbers, and what nobody asked for is kept there.
+        `residence`: how its weights, which are here, are loaded again once they were freed; None: they stay.
+        `cache_limit_mb`: what MLX may keep of freed GPU memory.
         """
         self.scheduler = scheduler
         self.form = form or DenseRows(model.dimension)
@@ -74,16 +80,22 @@ class Engine:
             memory,
             cost,
             companions,
+            residence,
+            cache_limit_mb,
         )
         self._threads = threads
         scheduler.clock = threads.query_clock
         self._survives_fork = survives_fork
         self._process = os.getpid()
+        self.residence = residence
+        if residence is not None:
+            with threads.condition:
+                residence.memory.hold(residence.size)
         self._threads.add(self)
 
     @property
     def model(self) -> "Network | None":
-        """What computes its batches; None once it is dropped."""
+        """What computes its batches; None while its weights are freed, and once it is closed."""
         return self.runtime.model
 
     @model.setter
@@ -95,6 +107,44 @@ class Engine:
         """The same, where it is known to be there."""
         assert self.runtime.model is not None
         return self.runtime.model
+
+    def place(self, network: "Network | None") -> None:
+        """Compute with this from now on; None where its weights are freed. The caller holds the lock."""
+        self.runtime.model = network
+        if network is not None:
+            self.runtime.form = network.head
+        elif self.companions is not None:
+            self.companions.forget()
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While a call is under way, even where no row of it waits; weights that are freed are loaded meanwhile."""
+        residence = self.residence
+        if residence is None:
+            yield
+            return
+        with self._threads.condition:
+            residence.calls += 1
+            if self.model is None and not self.closed:
+                residence.wanted = True
+                self._threads.wake()
+        try:
+            yield
+        finally:
+            with self._threads.condition:
+                residence.calls = max(0, residence.calls - 1)  # in a forked child nobody else's count
+                residence.used()
+                if residence.keep_s < math.inf:
+                    self._threads.condition.notify_all()  # the first thread looks at the time
+
+    def keep_for(self, keeper: object, keep: Keep | None) -> None:
+        """For how long its weights stay for `keeper`, None: not for him."""
+        if self.residence is not None:
+            with self._threads.condition:
+                self.residence.keeps.pop(keeper, None)
+                if keep is not None:
+                    self.residence.keeps[keeper] = keep
+                self._threads.condition.notify_all()
 
     @property
     def closed(self) -> bool:
@@ -168,7 +218,10 @@ class Engine:
         self.queue.offer_room()
 
         def drop() -> None:
-            self.model = None
+            with self._threads.condition:
+                if self.model is not None and self.residence is not None:
+                    self.residence.memory.let_go(self.residence.size)
+                self.model = None
             self._threads.clear_cache()
 
         if self._survives_fork or self._process == os.getpid():
@@ -185,7 +238,12 @@ class Engine:
 
     @property
     def waits(self) -> bool:
-        """Whether any row waits. The caller holds the lock, as for the next two."""
+        """Whether any row waits that can be computed now. The caller holds the lock, as for the next three."""
+        return self.model is not None and bool(self.scheduler)
+
+    @property
+    def rows_wait(self) -> bool:
+        """Whether any row waits, also for the weights."""
         return bool(self.scheduler)
 
     def next_batch(self, in_flight: Sequence[worker.Batch], now: float, *, reserved: bool, alone: bool) -> Batch | None:
@@ -213,6 +271,8 @@ class Engine:
             self.companions.forget()
         if self.runtime.memory is not None:
             self.runtime.memory.forget()
+        if self.residence is not None:
+            self.residence.calls, self.residence.wanted = 0, False
 
     def _may_run_ahead(self, in_flight: Sequence[worker.Batch], now: float) -> bool:
         """Whether a thread may start another batch behind those: only a GPU's, and none beside queries."""

@@ -4,7 +4,7 @@ import numpy as np
 
 __all__ = ["SpeedMeter"]
 
-# A batch that takes so many times as long as expected says more about the machine than about the model.
+# Clip outliers: a batch that takes this many times as long as expected was stalled by something else.
 _MOST_SURPRISE = 3.0
 _BATCHES_TO_KNOW = 6
 

@@ -6,12 +6,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from akidb_mlx.engine.residency import Holder
+
 __all__ = ["Batch", "Source", "Worker", "sleep_for_ever"]
 
 
 class Batch(Protocol):
     """What a thread starts and finishes."""
 
+    source: object
+    """What gave it."""
     urgent: bool
     padded_tokens: int
     cpu: bool
@@ -38,14 +42,14 @@ class Batch(Protocol):
         """Take note of its time. The caller holds the lock."""
 
 
-class Source(Protocol):
+class Source(Holder, Protocol):
     """What gives batches: the engine of one model. The caller holds the lock, but for `after_fork`."""
 
     cpu_lanes: int
 
     @property
     def waits(self) -> bool:
-        """Whether any row waits."""
+        """Whether any row waits that can be computed now."""
 
     def next_batch(self, in_flight: Sequence[Batch], now: float, *, reserved: bool, alone: bool) -> Batch | None:
         """The next batch for a thread that computes `in_flight`; None where it may take none, or none beside them."""

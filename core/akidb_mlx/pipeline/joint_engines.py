@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["join"]
 
 
+LoadHead = Callable[["Network"], "Head"]
+
+
 @dataclass(eq=False)
 class _Shared:
     engine: Engine
     heads: dict[str, int] = field(default_factory=dict)
     """Head → how many use it."""
+    loads: dict[str, LoadHead] = field(default_factory=dict)
+    """Head → how it is loaded, where it is in use."""
 
 
 _lock = threading.Lock()
@@ -30,9 +35,9 @@ _shared: dict[Hashable, _Shared] = {}
 
 
 def join(
-    key: Hashable, name: str, make_engine: Callable[[], Engine], load_head: Callable[["Network"], "Head"]
-) -> "tuple[Engine, Head, Callable[[], None]]":
-    """The engine of all that say `key`, with the head `name` in it, that head, and what leaves it again.
+    key: Hashable, name: str, make_engine: Callable[[], Engine], load_head: LoadHead
+) -> "tuple[Engine, Head, Callable[[], None], int]":
+    """The engine of all that say `key`, with the head `name` in it, that head, what leaves it again, all its bytes.
 
     Heads are loaded and put in on the first device thread, while no batch computes.
     """
@@ -40,22 +45,39 @@ def join(
         shared = _shared.get(key)
         if shared is None or shared.engine.closed:
             shared = _shared[key] = _Shared(make_engine())
+            _load_again_with_heads(shared)
         try:
-            head = DEVICE_THREADS.run(lambda: _put_in(shared.engine, name, load_head)).result()
+            head, size = DEVICE_THREADS.run(lambda: _put_in(shared.engine, name, load_head)).result()
         except BaseException:
             _close_unused(key, shared)
             raise
         shared.heads[name] = shared.heads.get(name, 0) + 1
-    return shared.engine, head, lambda: _leave(key, shared, name)
+        shared.loads[name] = load_head
+    return shared.engine, head, lambda: _leave(key, shared, name), size
 
 
-def _put_in(engine: Engine, name: str, load_head: Callable[["Network"], "Head"]) -> "Head":
-    network = engine.model
-    assert network is not None  # closed by its last user alone, who holds the lock
+def _load_again_with_heads(shared: _Shared) -> None:
+    """Where its weights are freed and loaded again, those of the heads in use are too."""
+    residence = shared.engine.residence
+    assert residence is not None
+    load_backbone = residence.load
+
+    def load() -> "Network":
+        network = load_backbone()
+        _joint(network).heads.update({name: load_head(network) for name, load_head in shared.loads.items()})
+        return network
+
+    residence.load = load
+
+
+def _put_in(engine: Engine, name: str, load_head: LoadHead) -> "tuple[Head, int]":
+    if engine.model is None:  # freed; it is closed by its last user alone, who holds the lock
+        DEVICE_THREADS.residency.load_now(engine)
+    network = engine.live_model
     heads = _joint(network).heads
     if name not in heads:
         heads[name] = load_head(network)
-    return heads[name]
+    return heads[name], network.parameter_bytes()
 
 
 def _joint(network: "Network") -> "Joint":
@@ -69,7 +91,7 @@ def _leave(key: Hashable, shared: _Shared, name: str) -> None:
     with _lock:
         shared.heads[name] -= 1
         if not shared.heads[name]:
-            del shared.heads[name]
+            del shared.heads[name], shared.loads[name]
             if shared.heads:
                 _take_out(shared.engine, name)
         _close_unused(key, shared)

@@ -1,8 +1,13 @@
-"""A loaded model and who uses it: equal settings share one, loaded once, dropped with its last user."""
+"""A loaded model and who uses it: equal settings share one, loaded once, dropped some time after its last user.
+
+Its weights and tokenizers may be freed meanwhile (`engine/residency.py`); the next call loads them again.
+"""
 
 import logging
+import math
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -15,6 +20,7 @@ from akidb_mlx.checkpoint.joint_heads import has_joint_heads
 from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.checkpoint.processing import Side
+from akidb_mlx.checkpoint.unchanged import Stamps
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.config.options import ModelOptions
@@ -24,8 +30,9 @@ from akidb_mlx.effective.recipe import AnyRecipe, Recipe, read_recipe, warn_once
 from akidb_mlx.engine.companions import Companions
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.engine.model_engine import Engine
+from akidb_mlx.engine.residency import Keep, Residence
 from akidb_mlx.engine.scheduler import Scheduler
-from akidb_mlx.errors import AkiDBMLXError, BackendError
+from akidb_mlx.errors import AkiDBMLXError, BackendError, ClosedError
 from akidb_mlx.model.host_rows import RowForm
 from akidb_mlx.pipeline.joint_engines import join
 from akidb_mlx.pipeline.progress import above_bars
@@ -46,6 +53,8 @@ C = TypeVar("C", bound=ModelConfig)
 R = TypeVar("R", bound=AnyRecipe)
 # Settled once the files are found.
 _LOCATION_FIELDS = frozenset({"model", "revision", "cache_dir", "local_files_only"})
+# How long a model without a user stays where nobody says it: objects that are made for each request load it once.
+_KEPT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Kind(Generic[C, R]):
 EMBEDDER: Kind[EmbedderConfig, Recipe] = Kind(
     "embedder",
     read_recipe,
-    frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong"}),
+    frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong", "task", "calibration"}),
 )
 
 
@@ -81,11 +90,31 @@ class LoadedModel(Generic[R]):
     """Width of the rows, before truncation."""
     parameter_bytes: int
     give_back: Callable[[], None]
-    """What its last user calls."""
+    """What closes the engine, or this kind's part of it."""
+    make_tokenizer: Callable[[int | None], Tokenizer]
+    """Of a limit, from the files."""
+    stamps: Stamps
+    """Of the files as they were before they were read."""
     wants: Collection[str] = ()
     """Its head, where the engine computes several."""
-    users: int = 0
+    keeps: Counter[float] = field(default_factory=Counter)
+    """Of its users, how long each has the weights stay without a call (seconds)."""
     warned: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Be told when the weights are freed."""
+        if self.engine.residence is not None:
+            self.engine.residence.on_freed.append(self._freed)
+
+    @property
+    def users(self) -> int:
+        """How many use it."""
+        return self.keeps.total()
+
+    @property
+    def tokenizers(self) -> tuple[Tokenizer, ...]:
+        """That of all texts, then those of sides."""
+        return (self.tokenizer, *self.side_tokenizers.values())
 
     def expect_long_texts(self) -> None:
         """Do not warn of texts that are cut: whoever uses it now sends such on purpose."""
@@ -99,14 +128,63 @@ class LoadedModel(Generic[R]):
             with above_bars():
                 _log.warning(message)
 
-    def release(self) -> None:
-        """One user less; the last one closes the engine."""
+    def share(self, keep_alive: float | None) -> None:
+        """One user more; ClosedError where the last one has gone."""
         with _lock:
-            self.users -= 1
-            if self.users:
+            if not self.users:
+                raise ClosedError("the model is closed; load it again")
+            self.keeps[_seconds(keep_alive)] += 1
+            self.engine.keep_for(self, Keep(max(self.keeps)))
+
+    @property
+    def recipe_of_files(self) -> R:
+        """The recipe, where the files are still those that were loaded; CheckpointError otherwise."""
+        self.stamps.refuse_changed(self.recipe.checkpoint.name)
+        return self.recipe
+
+    def release(self, keep_alive: float | None, *, close: bool = True) -> None:
+        """One user less; the last one closes the engine at once, or leaves it for a while to who comes next."""
+        with _lock:
+            self.keeps[_seconds(keep_alive)] -= 1
+            self.keeps += Counter()  # without zeros
+            if not self.users and not close:
+                self.engine.keep_for(self, Keep(_KEPT_S if keep_alive is None else keep_alive, held=False))
+                close = self.engine.model is None
+            elif self.users:
+                self.engine.keep_for(self, Keep(max(self.keeps)))
+        if close:
+            self.close_unused()
+
+    def keep_for(self, before: float | None, now: float | None) -> None:
+        """A user says anew how long the weights stay without a call (seconds)."""
+        with _lock:
+            self.keeps[_seconds(before)] -= 1
+            self.keeps[_seconds(now)] += 1
+            self.keeps += Counter()
+            self.engine.keep_for(self, Keep(max(self.keeps)))
+
+    def close_unused(self) -> None:
+        """Close the engine unless somebody uses it."""
+        with _lock:
+            future = _loaded.get(self.key)
+            if self.users or future is None or not future.done() or future.result() is not self:
                 return
-            _loaded.pop(self.key, None)
+            del _loaded[self.key]
+        if self.engine.residence is not None:
+            self.engine.residence.on_freed.remove(self._freed)
+        self.engine.keep_for(self, None)
         self.give_back()
+
+    def _freed(self) -> None:
+        """The weights are: nor are the tokenizers wanted, and without a user nothing at all. On a device thread."""
+        for tokenizer in self.tokenizers:
+            tokenizer.sleep(self._tokenizer_again)
+        if not self.users:
+            threading.Thread(target=self.close_unused, name="akidb-mlx-close").start()  # it waits for this one
+
+    def _tokenizer_again(self, limit: int | None) -> Tokenizer:
+        self.stamps.refuse_changed(self.recipe.checkpoint.name)
+        return self.make_tokenizer(limit)
 
 
 AnyLoadedModel = LoadedModel[Any]
@@ -117,7 +195,8 @@ _loaded: dict[Hashable, Future[AnyLoadedModel]] = {}
 def acquire(config: C, kind: Kind[C, R]) -> LoadedModel[R]:
     """The model for these settings, loaded by the first caller while the others wait; counts one user."""
     source = resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
-    settings = tuple((name, value) for name, value in config if name not in kind.on_the_host | _LOCATION_FIELDS)
+    not_of_the_model = kind.on_the_host | _LOCATION_FIELDS | {"keep_alive"}
+    settings = tuple((name, value) for name, value in config if name not in not_of_the_model)
     key: Hashable = (kind.name, source.path.resolve(), settings)
     while True:
         with _lock:
@@ -127,17 +206,26 @@ def acquire(config: C, kind: Kind[C, R]) -> LoadedModel[R]:
                 future = _loaded[key] = Future()
         if first:
             try:
-                future.set_result(_load(key, config, kind.read_recipe(config, source), kind.name))
+                stamps = Stamps.of(source.path)
+                future.set_result(_load(key, config, kind.read_recipe(config, source), kind.name, stamps))
             except BaseException as error:
                 with _lock:
                     _loaded.pop(key, None)
                 future.set_exception(error)
                 raise
         loaded = future.result()
+        if not first and not loaded.users and loaded.stamps.changed():
+            loaded.close_unused()  # left by its last user, and the files are others by now
+            continue
         with _lock:
             if not loaded.engine.closed and _loaded.get(key) is future:
-                loaded.users += 1
+                loaded.keeps[_seconds(config.keep_alive)] += 1
+                loaded.engine.keep_for(loaded, Keep(max(loaded.keeps)))
                 return loaded
+
+
+def _seconds(keep_alive: float | None) -> float:
+    return math.inf if keep_alive is None else keep_alive
 
 
 def measure_float32(device: Device) -> float:
@@ -160,7 +248,7 @@ def _warn_of_lower_precision(device: Device) -> None:
         )
 
 
-def _load(key: Hashable, config: ModelConfig, recipe: R, kind: str) -> LoadedModel[R]:
+def _load(key: Hashable, config: ModelConfig, recipe: R, kind: str, stamps: Stamps) -> LoadedModel[R]:
     checkpoint, device = recipe.checkpoint, recipe.device
     if DEVICE_THREADS.inherits_streams and not device.survives_fork:
         raise BackendError(FORKED)
@@ -177,11 +265,12 @@ def _load(key: Hashable, config: ModelConfig, recipe: R, kind: str) -> LoadedMod
             loading.result()  # a model that is not computed at all is what to tell
         raise
     if loading is None:
-        engine, head, give_back = _join(config, recipe, kind)
+        engine, head, give_back, size = _join(config, recipe, kind, stamps)
     else:
+        network = loading.result()
         # Last, for the threads know the engine from then on: nothing may fail after it.
-        engine = _make_engine(config, recipe, loading.result())
-        head, give_back = engine.live_model.head, engine.close
+        engine = _make_engine(config, recipe, network, recipe.head, stamps)
+        head, give_back, size = network.head, engine.close, network.parameter_bytes()
     return LoadedModel(
         key,
         recipe,
@@ -190,30 +279,46 @@ def _load(key: Hashable, config: ModelConfig, recipe: R, kind: str) -> LoadedMod
         engine,
         head,
         head.width,
-        engine.live_model.parameter_bytes(),
+        size,
         give_back,
+        lambda limit: _tokenizer_maker(checkpoint, config)(limit),
+        stamps,
         (kind,) if joint else (),
     )
 
 
 def _start_loading(config: ModelConfig, recipe: AnyRecipe, head: HeadFacts) -> "Future[Network]":
-    device = recipe.device
+    return DEVICE_THREADS.run(partial(_load_network, config, recipe, head))
 
-    def load() -> "Network":
-        from akidb_mlx.model.loading import load_model
 
-        limit = device.cache_limit_mb if config.cache_limit_mb is None else config.cache_limit_mb
-        DEVICE_THREADS.set_cache_limit(limit)
-        with device.stream():
-            return load_model(recipe.checkpoint, head, device, config.dtype)
+def _load_network(config: ModelConfig, recipe: AnyRecipe, head: HeadFacts, stamps: Stamps | None = None) -> "Network":
+    """The weights; with `stamps` those of before, or CheckpointError. On a device thread."""
+    from akidb_mlx.model.loading import load_model
 
-    return DEVICE_THREADS.run(load)
+    device, checkpoint = recipe.device, recipe.checkpoint
+    if stamps is not None:
+        stamps.refuse_changed(checkpoint.name)
+    if config.cache_limit_mb is not None:
+        DEVICE_THREADS.set_cache_limit(config.cache_limit_mb)
+
+    def make_room(size: int) -> None:
+        DEVICE_THREADS.residency.make_room(size, device.memory, f"for {checkpoint.name}")
+
+    with device.stream():
+        return load_model(checkpoint, head, device, config.dtype, make_room)
 
 
 def _make_engine(
-    config: ModelConfig, recipe: AnyRecipe, model: "Network", companions: Companions | None = None
+    config: ModelConfig,
+    recipe: AnyRecipe,
+    model: "Network",
+    head: HeadFacts,
+    stamps: Stamps,
+    companions: Companions | None = None,
 ) -> Engine:
     device, limits = recipe.device, [recipe.max_seq_length, *recipe.side_lengths.values()]
+    again = partial(_load_network, config, recipe, head, stamps)
+    residence = Residence(recipe.checkpoint.name, model.parameter_bytes(), again, device.memory)
     scheduler = Scheduler(
         config.max_batch_tokens or device.max_batch_tokens,
         config.query_latency_target_ms / 1000,
@@ -224,6 +329,7 @@ def _make_engine(
         first_batch_tokens=device.first_batch_tokens,
         cost=model.activation_bytes,
         max_rows=model.head.max_rows,
+        by_task=bool(model.adapted),
     )
     return Engine(
         model,
@@ -236,14 +342,19 @@ def _make_engine(
         cost=model.activation_bytes,
         form=model.head,
         companions=companions,
+        residence=residence,
+        cache_limit_mb=device.cache_limit_mb if config.cache_limit_mb is None else None,
     )
 
 
-def _join(config: ModelConfig, recipe: AnyRecipe, kind: str) -> "tuple[Engine, Head, Callable[[], None]]":
+def _join(
+    config: ModelConfig, recipe: AnyRecipe, kind: str, stamps: Stamps
+) -> "tuple[Engine, Head, Callable[[], None], int]":
     """The engine that all kinds of this checkpoint with these settings share, with this kind's head in it."""
 
     def make_engine() -> Engine:
-        return _make_engine(config, recipe, _start_loading(config, recipe, JointHead()).result(), Companions())
+        network = _start_loading(config, recipe, JointHead()).result()
+        return _make_engine(config, recipe, network, JointHead(), stamps, Companions())
 
     def load(network: "Network") -> "Head":
         from akidb_mlx.model.loading import load_own_head
@@ -251,7 +362,8 @@ def _join(config: ModelConfig, recipe: AnyRecipe, kind: str) -> "tuple[Engine, H
         with recipe.device.stream():
             return load_own_head(network, recipe.head, recipe.checkpoint)
 
-    own = [name for name in ModelOptions.model_fields if name not in _LOCATION_FIELDS | {"on_overlong"}]
+    not_of_the_model = _LOCATION_FIELDS | {"on_overlong", "keep_alive"}
+    own = [name for name in ModelOptions.model_fields if name not in not_of_the_model]
     key = (recipe.checkpoint.path.resolve(), *(getattr(config, name) for name in own))
     return join(key, kind, make_engine, load)
 
@@ -274,8 +386,12 @@ def _tokenizer_maker(checkpoint: ModelFacts, config: ModelConfig) -> Callable[[i
 def _after_fork() -> None:
     """In a forked child: a load that another thread had begun never ends here."""
     _lock.release()
-    for key in [key for key, future in _loaded.items() if not future.done()]:
-        del _loaded[key]
+    for key, future in list(_loaded.items()):
+        if not future.done():
+            del _loaded[key]
+        elif future.exception() is None:
+            for tokenizer in future.result().tokenizers:
+                tokenizer.after_fork()
 
 
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)

@@ -19,7 +19,7 @@ from akidb_mlx.pipeline.waiting import iterate
 
 __all__ = ["StaticQueryPipeline", "static_query_tokenizer"]
 
-# Up to so many characters are computed in the event loop's own thread.
+# Up to this many characters are computed in the event loop's own thread.
 _INLINE_CHARACTERS = 20_000
 _CHUNK_CHARACTERS = 2**20
 
@@ -41,7 +41,7 @@ class StaticQueryPipeline:
 
     def encode(self, texts: Sequence[str], call: Call[Given]) -> Given:
         """All of a call's rows, finished."""
-        return call.finish(self._rows(given.checked(texts), 0, call))
+        return call.finish(self._rows(given.checked(texts), call.first, call))
 
     async def aencode(self, texts: Sequence[str], call: Call[Given]) -> Given:
         """`encode` for an event loop."""

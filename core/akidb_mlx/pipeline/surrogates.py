@@ -3,7 +3,7 @@
 import json
 import re
 
-from akidb_mlx.pipeline.tokenizer import valid_unicode
+from akidb_mlx.pipeline.inputs import valid_unicode
 
 __all__ = ["mended_json"]
 

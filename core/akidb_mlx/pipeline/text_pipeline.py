@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -28,11 +29,11 @@ _log = logging.getLogger(__name__)
 _PART = {"cpu": 256, "cuda": 1024, "metal": 1024}
 # The first parts are smaller, doubling from this, so that the device starts early.
 _FIRST_PART = 128
-# Up to so many characters are tokenised in the event loop's own thread (well under a millisecond each 1,000).
+# Up to this many characters are tokenised in the event loop's own thread (well under a millisecond per 1,000).
 _INLINE_CHARACTERS = 20_000
 _STREAM_CHUNKS_IN_FLIGHT = 3
 # A chunk of a stream ends early where its texts would take longer than this (seconds), so that the first rows are there
-# soon whatever the texts' length; by the engine's measure and about so many characters per token, within bounds.
+# soon whatever the texts' length; by the engine's measure and about this many characters per token, within bounds.
 _CHUNK_S = 4.0
 _CHARACTERS_PER_TOKEN = 4
 _LEAST_CHUNK_CHARACTERS, _MOST_CHUNK_CHARACTERS = 2**14, 2**20
@@ -76,14 +77,15 @@ class TextPipeline(Generic[Input]):
     async def _encode(self, texts: Sequence[Input], call: Call[Given], show_progress: bool, wait_for: Wait) -> Given:
         texts = self.encoder.check(texts)
         futures: Queued = []
-        with Progress(len(texts), show_progress, watch_of_caller()) as progress, Threads() as threads:
+        watch = watch_of_caller()
+        with Progress(len(texts), show_progress, watch) as progress, Threads() as threads, self._in_use():
             try:
-                await self._queue(texts, 0, call, futures, progress, threads, wait_for, wait=call.wait)
+                await self._queue(texts, call.first, call, futures, progress, threads, wait_for, wait=call.wait)
                 rows = [await wait_for(future) for future in futures]
                 return await wait_for(threads.do(len(texts) > self._part, self._finish, rows, call))
             except BaseException as error:
                 _cancel(futures)
-                _name_text(error, texts)
+                _name_text(error, texts, call.first)
                 raise
 
     async def _stream(
@@ -97,7 +99,7 @@ class TextPipeline(Generic[Input]):
     ) -> AsyncGenerator[Given, None]:
         chunks: deque[_Chunk[Input]] = deque()
         first = 0
-        with Threads() as threads:
+        with Threads() as threads, self._in_use():
             try:
                 more = True
                 while more or chunks:
@@ -202,6 +204,10 @@ class TextPipeline(Generic[Input]):
                 futures.append(future)
                 start += len(encodings)
 
+    def _in_use(self) -> AbstractContextManager[None]:
+        """The model stays while a call lasts."""
+        return self._loaded.engine.in_use()
+
     def _chunk_characters(self) -> int:
         """Characters that a chunk of a stream may have."""
         line = self._loaded.engine.scheduler.speed.line()
@@ -209,7 +215,7 @@ class TextPipeline(Generic[Input]):
         return int(min(max(tokens * _CHARACTERS_PER_TOKEN, _LEAST_CHUNK_CHARACTERS), _MOST_CHUNK_CHARACTERS))
 
     def _parts(self, count: int) -> list[range]:
-        """The places of so many texts, part by part."""
+        """The places of all texts, part by part."""
         parts: list[range] = []
         size = _FIRST_PART if count > self._part else self._part
         while not parts or parts[-1].stop < count:
@@ -220,6 +226,10 @@ class TextPipeline(Generic[Input]):
 
     def _encode_part(self, texts: Sequence[Input], first: int, call: Call[Given]) -> Encoded:
         part = self._encodings_of(texts, first, call)
+        if call.task is not None:
+            for encoding in part.encodings:
+                if encoding is not NO_TOKENS:
+                    encoding.task = call.task
         if part.truncated and call.on_overlong == "error":
             self._refuse_overlong(part, first, call)
         return part

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.errors import ConfigError
 from akidb_mlx.pipeline.encoders import CountingEncoder
-from akidb_mlx.pipeline.tokenizer import Tokenizer, valid_unicode
+from akidb_mlx.pipeline.inputs import valid_unicode
+from akidb_mlx.pipeline.tokenizer import Tokenizer
 
 __all__ = ["Chunk", "TextSplitter"]
 

@@ -2,8 +2,10 @@
 
 import json
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from tokenizers import Tokenizer as HFTokenizer
 
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
 from akidb_mlx.model.encoding import TokenIds
+from akidb_mlx.pipeline.inputs import valid_unicode
 
 __all__ = ["NO_TOKEN", "Tokenized", "Tokenizer", "valid_unicode"]
 
@@ -52,6 +55,7 @@ class Tokenizer:
         truncation: str = "longest_first",
         named_specials: Sequence[str] | None = None,
         markers: Sequence[str] = (),
+        strip: bool = False,
     ) -> None:
         """Configure truncation once; what the file says of it (but for the side) and of padding does not count.
 
@@ -72,9 +76,13 @@ class Tokenizer:
             truncation: which of two texts is cut, as `tokenizers` calls it, or "do_not_truncate".
             named_specials: the only special tokens that count as such at a prompt's end; None for all.
             markers: what is to be one token, whole or its first word, where the vocabulary holds that.
+            strip: leave out white space around a text and the prompt before it.
         """
+        self._again: Callable[[], Tokenizer] | None = None
+        self._lock = threading.Lock()
         try:
-            self._tokenizer = HFTokenizer.from_file(str(file)) if state is None else HFTokenizer.from_str(state)
+            self._live: HFTokenizer | None
+            self._live = HFTokenizer.from_file(str(file)) if state is None else HFTokenizer.from_str(state)
         except Exception as error:  # tokenizers raises bare Exception
             raise CheckpointError(f"{file} cannot be read ({error}); download it again") from None
         side = truncation_side or (self._tokenizer.truncation or {}).get("direction", "right")
@@ -110,9 +118,30 @@ class Tokenizer:
             self._characters(max_seq_length) if cut_characters and max_seq_length is not None else None
         )
         self._zero_if_empty = zero_if_empty
+        self._strip = strip
+
+    @property
+    def _tokenizer(self) -> HFTokenizer:
+        live = self._live
+        if live is None:
+            with self._lock:
+                if self._live is None:
+                    assert self._again is not None
+                    self._live = self._again()._tokenizer
+                live = self._live
+        return live
+
+    def sleep(self, again: Callable[[int | None], "Tokenizer"]) -> None:
+        """Free its vocabulary until it is next used; `again` makes the same of its limit."""
+        self._again = partial(again, self.max_seq_length)
+        self._live = None
+
+    def after_fork(self) -> None:
+        """In a forked child, where a thread of its parent's may have held the lock."""
+        self._lock = threading.Lock()
 
     def _characters(self, tokens: int) -> int:
-        """What so many tokens of median length have."""
+        """Characters that this many tokens of median length have."""
         return tokens * int(np.median([len(token) for token in self._tokenizer.get_vocab()]))
 
     def _register(self, marker: str) -> None:
@@ -146,7 +175,7 @@ class Tokenizer:
         if template is not None:  # a second one would not be applied
             template["single"].append({"SpecialToken": {"id": token, "type_id": 0}})
             template["special_tokens"][token] = {"id": token, "ids": [number], "tokens": [token]}
-            self._tokenizer = HFTokenizer.from_str(json.dumps(state))
+            self._live = HFTokenizer.from_str(json.dumps(state))
         else:
             then = processors.TemplateProcessing(single=f"$A {token}", special_tokens=[(token, number)])
             before = self._tokenizer.post_processor
@@ -160,7 +189,8 @@ class Tokenizer:
         `first_index` is the first text's place in what the user gave; errors name that.
         """
         cut = self._max_characters
-        encodings = self._encoded([valid_unicode(text if cut is None else text[:cut]) for text in texts], first_index)
+        valid = [valid_unicode(text.strip() if self._strip else text[:cut]) for text in texts]
+        encodings = self._encoded(valid, first_index)
         token_ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         limit = self.max_seq_length
         truncated = [
@@ -223,7 +253,8 @@ class Tokenizer:
         Where characters are cut too, a text of more of them has as many more tokens than `max_seq_length`.
         """
         encodings = self._tokenizer.encode_batch_fast(
-            [valid_unicode(text) for text in texts], add_special_tokens=self._special_tokens
+            [valid_unicode(text.strip() if self._strip else text) for text in texts],
+            add_special_tokens=self._special_tokens,
         )
         specials = self._tokenizer.num_special_tokens_to_add(is_pair=False) if self._special_tokens else 0
         wholes = [(len(one.overflowing), (one, *one.overflowing)) for one in encodings]
@@ -325,14 +356,3 @@ def _unknown_token(tokenizer: HFTokenizer) -> int | None:
         return unknown
     stated = json.loads(tokenizer.to_str())["model"].get("unk_id")  # Unigram's
     return int(stated) if stated is not None else None
-
-
-def valid_unicode(text: str) -> str:
-    """Replace lone surrogates, which have no UTF-8 form, by U+FFFD."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text

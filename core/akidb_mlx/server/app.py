@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
-from akidb_mlx.server import akidb, forms, monitoring, ollama, openai, rerank
+from akidb_mlx.server import akidb, cohere, forms, monitoring, ollama, openai, rerank, rows
 from akidb_mlx.server.middleware import Gate
 from akidb_mlx.server.models import Models
 from akidb_mlx.server.problems import HANDLERS
@@ -24,9 +24,11 @@ _ROUTES = [
     Route("/api/v1/embed", akidb.embed, methods=["POST"]),
     Route("/api/embed", ollama.embed, methods=["POST"]),
     Route("/api/embeddings", ollama.embeddings, methods=["POST"]),
+    Route("/api/ps", ollama.running, methods=["GET"]),
     Route("/api/tags", ollama.tags, methods=["GET"]),
     Route("/api/show", ollama.show, methods=["POST"]),
     Route("/api/version", ollama.version, methods=["GET"]),
+    Route("/v2/embed", cohere.embed, methods=["POST"]),
     Route("/rerank", rerank.rerank, methods=["POST"]),
     Route("/v1/rerank", rerank.rerank_documents, methods=["POST"]),
     Route("/v2/rerank", rerank.rerank_documents, methods=["POST"]),
@@ -36,7 +38,11 @@ _ROUTES = [
     Route("/api/v1/hybrid", forms.hybrid, methods=["POST"]),
     Route("/api/v1/terms", forms.terms, methods=["POST"]),
     Route("/api/v1/matches", forms.matches, methods=["POST"]),
+    Route("/api/v1/rows", rows.rows, methods=["POST"]),
+    Route("/api/v1/tokens", rows.count_tokens, methods=["POST"]),
+    Route("/api/v1/describe", rows.describe, methods=["POST"]),
     Route("/health", monitoring.health, methods=["GET"]),
+    Route("/stats", monitoring.stats, methods=["GET"]),
     Route("/metrics", monitoring.metrics, methods=["GET"]),
     Route("/openapi.json", monitoring.openapi, methods=["GET"]),
     Route("/", monitoring.page, methods=["GET"]),

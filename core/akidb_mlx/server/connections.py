@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # So long after it ran short, or looking for room, it tries again (seconds).
 _PAUSE_S, _LOOK_S = 1.0, 0.25
-# A connection that nobody used for so long is closed where others wait (seconds).
+# A connection that has been idle for this many seconds is closed where others wait.
 _IDLE_S = 1.0
 # Connections taken in one go, so that the event loop has its turn.
 _TURN = 64

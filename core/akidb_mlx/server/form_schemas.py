@@ -50,7 +50,7 @@ class SparseRequest(_FormRequest):
         None, description="Where texts are cut, in any case; the model decides, another direction is refused."
     )
     max_active_dims: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Keep the so many heaviest entries of each row. By default as the model says."
+        None, description="Keep this many entries of each row, the heaviest. By default as the model says."
     )
 
 
@@ -65,7 +65,7 @@ class TermsRequest(_FormRequest):
     """The strongest terms of texts."""
 
     texts: _Texts
-    top_k: Annotated[int, Field(ge=1)] | None = Field(20, description="At most so many of each.")
+    top_k: Annotated[int, Field(ge=1)] | None = Field(20, description="At most this many of each.")
 
 
 class _Term(BaseModel):
@@ -118,7 +118,7 @@ class MatchesRequest(RequestBody):
     query: str
     text: str
     model: _Name | None = Field(None, description=_MODEL)
-    top_k: Annotated[int, Field(ge=1)] | None = Field(20, description="At most so many pairs.")
+    top_k: Annotated[int, Field(ge=1)] | None = Field(20, description="At most this many pairs.")
 
 
 class _Match(BaseModel):

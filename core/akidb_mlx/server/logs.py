@@ -12,7 +12,7 @@ from typing import TextIO
 
 __all__ = ["CountedLines", "JsonLines", "configure_logging"]
 
-# Equal messages are written once in so many seconds.
+# Equal messages are written once in this many seconds.
 _REPEATS_S = 1.0
 
 

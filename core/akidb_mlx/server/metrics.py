@@ -25,8 +25,12 @@ _COUNTERS = {
     "rows": "Rows computed; equal texts that wait together are one.",
     "row_tokens": "Tokens computed.",
     "padded_tokens": "Tokens computed, with padding.",
+    "loads": "How often the model's weights were loaded.",
+    "unloads": "How often they were freed.",
 }
 _GAUGES = {
+    "loaded": "Whether the model's weights are in memory.",
+    "weights_bytes": "What they take; names that share a model say the same.",
     "queued_tokens": "Tokens of the requests that are not answered yet.",
     "max_queued_tokens": "Tokens that may wait before requests are refused.",
 }

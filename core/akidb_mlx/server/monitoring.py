@@ -1,4 +1,4 @@
-"""What operators ask for: /health, /metrics, the OpenAPI document and the page at /."""
+"""What operators ask for: /health, /metrics, /stats, the OpenAPI document and the page at /."""
 
 import asyncio
 import base64
@@ -11,11 +11,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import akidb_mlx
+from akidb_mlx.device.memory import resident_bytes
 from akidb_mlx.server.openapi import document
-from akidb_mlx.server.schemas import Health
+from akidb_mlx.server.schemas import Health, ModelStats, Stats
 from akidb_mlx.server.state import State, state_of
 
-__all__ = ["health", "metrics", "openapi", "page"]
+__all__ = ["health", "metrics", "openapi", "page", "stats"]
 
 
 async def health(request: Request) -> Response:
@@ -40,6 +41,24 @@ def _revive(state: State) -> None:
 async def metrics(request: Request) -> Response:
     """Prometheus' text."""
     return Response(state_of(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def stats(request: Request) -> Response:
+    """Which models are in memory, since when unused, and what they take."""
+    models = state_of(request).models
+    known = {model.name: model.model for model in models.loaded}
+    counted = {name: model.stats() for name, model in known.items()}
+    told = {
+        name: ModelStats.model_validate(
+            {"loaded": False, "memory_limit_mb": config.memory_limit_mb, "keep_alive": config.keep_alive}
+            | counted.get(name, {})
+            | {"kind": models.kind(name)}
+        )
+        for name, config in models.configs.items()
+    }
+    weights = max((model.get("process_weights_bytes", 0) for model in counted.values()), default=0)
+    answer = Stats(models=told, weights_bytes=weights, resident_bytes=resident_bytes())
+    return JSONResponse(answer.model_dump())
 
 
 async def openapi(request: Request) -> Response:

@@ -1,15 +1,16 @@
 """Ollama's interface for embeddings, for applications that speak nothing else."""
 
 import asyncio
+import contextlib
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 import akidb_mlx
 from akidb_mlx.embedder import Usage
-from akidb_mlx.errors import InputError
+from akidb_mlx.errors import CheckpointError, InputError
 from akidb_mlx.server import embedding
 from akidb_mlx.server.embedding import Wanted
 from akidb_mlx.server.models import ServedModel
@@ -18,6 +19,8 @@ from akidb_mlx.server.ollama_schemas import (
     OllamaEmbedRequest,
     OllamaModel,
     OllamaModels,
+    OllamaRunning,
+    OllamaRunningModels,
     OllamaShowRequest,
     OllamaShowResponse,
     OllamaVersion,
@@ -28,8 +31,10 @@ from akidb_mlx.server.responses import json_response, ollama_response
 from akidb_mlx.server.state import State, note, state_of
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["embed", "embeddings", "show", "tags", "version"]
+__all__ = ["embed", "embeddings", "running", "show", "tags", "version"]
 
+# What Ollama says of a model that is never freed.
+_FOR_EVER = timedelta(days=292 * 365)
 _TAGS = ("latest", "query", "document")
 # Ollama's words, by which clients know that they should cut a text in two.
 _TOO_LONG = "the input length exceeds the context length"
@@ -42,7 +47,7 @@ async def embed(request: Request) -> Response:
     asked = await read_request(request, OllamaEmbedRequest, state.settings)
     check_texts(asked.input, state.settings)
     wanted = Wanted(asked.model, asked.input_type, dimensions=asked.dimensions or None, truncate=asked.truncate)
-    rows, usage, load = await state.answer(request, _embed(state, asked.input, wanted, asked.num_ctx))
+    rows, usage, load = await state.answer(request, _embed(state, asked.input, wanted, asked))
     note(request, asked.model, len(asked.input), usage)
     about = {"total_duration": time.monotonic_ns() - began, "load_duration": load, "prompt_eval_count": usage.tokens}
     return await ollama_response(rows, asked.model, about)
@@ -54,7 +59,7 @@ async def embeddings(request: Request) -> Response:
     asked = await read_request(request, OllamaEmbeddingsRequest, state.settings)
     texts = [] if asked.prompt is None else [asked.prompt]
     wanted = Wanted(asked.model, asked.input_type)
-    rows, usage, _ = await state.answer(request, _embed(state, texts, wanted, asked.num_ctx))
+    rows, usage, _ = await state.answer(request, _embed(state, texts, wanted, asked))
     note(request, asked.model, len(texts), usage)
     return json_response({"embedding": rows[0] if len(rows) else []})
 
@@ -65,6 +70,22 @@ async def tags(request: Request) -> Response:
     loaded = {model.name: model for model in state.models.loaded}
     entries = [_entry(state, f"{name}:{tag}", loaded.get(name)) for name in _served(state) for tag in _TAGS]
     return JSONResponse(OllamaModels(models=entries).model_dump())
+
+
+async def running(request: Request) -> Response:
+    """GET /api/ps: the embedders whose weights are in memory, and until when."""
+    state = state_of(request)
+    entries = []
+    for model in state.models.loaded:
+        stats = model.model.stats()
+        if model.name in _served(state) and stats.get("loaded"):
+            entry, keep = _entry(state, f"{model.name}:latest", model), stats["keep_alive"]
+            left = _FOR_EVER if keep is None else timedelta(seconds=max(0.0, keep - stats["idle_s"]))
+            size = stats["weights_bytes"]
+            about = entry.model_dump(include={"name", "model", "digest", "details"})
+            expires = (datetime.now(UTC) + left).isoformat()
+            entries.append(OllamaRunning(**about, size=size, size_vram=size, expires_at=expires))
+    return JSONResponse(OllamaRunningModels(models=entries).model_dump())
 
 
 async def show(request: Request) -> Response:
@@ -89,12 +110,16 @@ async def version(_: Request) -> Response:
     return JSONResponse(OllamaVersion(version=akidb_mlx.__version__).model_dump())
 
 
-async def _embed(state: State, texts: list[str], wanted: Wanted, num_ctx: int | None) -> tuple[Embeddings, Usage, int]:
+async def _embed(
+    state: State, texts: list[str], wanted: Wanted, asked: OllamaEmbedRequest | OllamaEmbeddingsRequest
+) -> tuple[Embeddings, Usage, int]:
     """Rows, their usage, and the nanoseconds that loading took."""
     began = time.monotonic_ns()
     model = await state.model(wanted.model, "embedder")
     load = time.monotonic_ns() - began
-    await _check_num_ctx(model, texts, num_ctx)
+    if asked.keep_alive is not None:
+        model.model.keep_for(None if asked.keep_alive < 0 else asked.keep_alive)
+    await _check_num_ctx(model, texts, asked.num_ctx)
     try:
         rows, usage = await embedding.embed(state, texts, wanted)
     except InputError as error:
@@ -114,6 +139,13 @@ async def _check_num_ctx(model: ServedModel, texts: list[str], num_ctx: int | No
         raise Problem(400, f"{_TOO_LONG}: {said}", param="options")
 
 
+def _fingerprint(model: ServedModel | None) -> str:
+    """Nothing where it is not loaded, or its files are no longer those that were."""
+    with contextlib.suppress(CheckpointError):
+        return "" if model is None else model.embedder.fingerprint
+    return ""
+
+
 def _served(state: State) -> list[str]:
     return state.models.names("embedder")
 
@@ -127,7 +159,7 @@ def _entry(state: State, name: str, model: ServedModel | None) -> OllamaModel:
         model=name,
         modified_at=created,
         size=facts.get("parameter_bytes") or 0,
-        digest=model.embedder.fingerprint if model is not None else "",
+        digest=_fingerprint(model),
         details={
             "family": family,
             "families": [family] if family else [],

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from akidb_mlx.config.options import read_duration
 from akidb_mlx.server.schemas import INPUT_TYPE, InputType, RequestBody
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "OllamaErrorResponse",
     "OllamaModel",
     "OllamaModels",
+    "OllamaRunning",
+    "OllamaRunningModels",
     "OllamaShowRequest",
     "OllamaShowResponse",
     "OllamaVersion",
@@ -44,7 +47,13 @@ class _OllamaRequest(RequestBody):
     options: dict[str, Any] | None = Field(
         None, description="Of these only `num_ctx` bears on vectors: texts longer than it says are refused."
     )
-    keep_alive: str | float | None = Field(None, description="Taken and ignored: models stay loaded.")
+    keep_alive: Annotated[float | None, BeforeValidator(read_duration)] = Field(
+        None,
+        allow_inf_nan=False,
+        description="From now on, seconds without a request until the model's weights are freed, or a text such as "
+        '"5m"; a negative number: never. By default as configured.',
+        json_schema_extra={"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "null"}]},
+    )
     input_type: InputType | None = Field(None, description=f"{INPUT_TYPE} Or say it in the name: MODEL:query.")
 
     @property
@@ -62,7 +71,7 @@ class OllamaEmbedRequest(_OllamaRequest):
         None, description="Whether texts beyond the model's limit are cut, or refused. By default as configured."
     )
     dimensions: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Keep only the first so many dimensions; 0 or nothing: all."
+        None, description="Keep only this many dimensions, the first; 0 or nothing: all."
     )
 
 
@@ -112,6 +121,24 @@ class OllamaModels(BaseModel):
     """The embedders that are served."""
 
     models: list[OllamaModel]
+
+
+class OllamaRunning(BaseModel):
+    """A model whose weights are in memory."""
+
+    name: str
+    model: str
+    size: int
+    size_vram: int
+    digest: str
+    details: dict[str, Any]
+    expires_at: str
+
+
+class OllamaRunningModels(BaseModel):
+    """Those whose weights are in memory."""
+
+    models: list[OllamaRunning]
 
 
 class OllamaShowRequest(RequestBody):

@@ -5,7 +5,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from akidb_mlx.server.embedding import Wanted, embed
+from akidb_mlx.server.embedding import Wanted, embed_as
 from akidb_mlx.server.request_body import check_texts, read_request
 from akidb_mlx.server.responses import openai_response
 from akidb_mlx.server.schemas import EmbeddingsRequest, ModelCard, ModelList
@@ -20,10 +20,18 @@ async def create_embeddings(request: Request) -> Response:
     asked = await read_request(request, EmbeddingsRequest, state.settings)
     check_texts(asked.input, state.settings)
     name = state.only_name(asked.model, "embedder")
-    wanted = Wanted(name, asked.input_type, asked.prompt_name, asked.wanted_dimensions, asked.wanted_truncate)
-    rows, usage = await state.answer(request, embed(state, asked.input, wanted))
+    wanted = Wanted(
+        name,
+        asked.input_type,
+        asked.prompt_name,
+        asked.wanted_dimensions,
+        asked.wanted_truncate,
+        task=asked.task,
+    )
+    dtype = asked.wanted_dtype
+    rows, usage = await state.answer(request, embed_as(state, asked.input, wanted, [dtype]))
     note(request, name, len(asked.input), usage)
-    return await openai_response(rows, name, usage.tokens, as_base64=asked.encoding_format == "base64")
+    return await openai_response(rows[dtype], name, usage.tokens, as_base64=asked.encoding_format == "base64")
 
 
 async def list_models(request: Request) -> Response:

@@ -80,7 +80,7 @@ class RerankTextsRequest(_RerankOptions):
 
     query: str
     texts: _Texts
-    top_n: _Count | None = Field(None, description="At most so many results; 0 or nothing: all.")
+    top_n: _Count | None = Field(None, description="At most this many results; 0 or nothing: all.")
     return_text: bool | None = Field(None, description="Send each text back.")
     truncation_direction: _Direction | None = Field(
         None, description="Where texts are cut, in any case; the model decides, another direction is refused."
@@ -92,7 +92,7 @@ class RerankRequest(_RerankOptions):
 
     query: str
     documents: Annotated[list[_Document], Field(min_length=1)]
-    top_n: _Count | None = Field(None, description="At most so many results; 0 or nothing: all.")
+    top_n: _Count | None = Field(None, description="At most this many results; 0 or nothing: all.")
     top_k: _Count | None = Field(None, description="Voyage's name for top_n.")
     return_documents: bool | None = Field(None, description="Send each document back.")
     truncation: bool | None = Field(None, description="Voyage's name for truncate.")

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from akidb_mlx.small_vectors import OutputDtype
+
 __all__ = [
     "AkiDBEmbedRequest",
     "AkiDBEmbedResponse",
@@ -13,6 +15,8 @@ __all__ = [
     "Health",
     "ModelCard",
     "ModelList",
+    "ModelStats",
+    "Stats",
 ]
 
 
@@ -50,7 +54,7 @@ _OneOrMany = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": 
 
 
 class EmbeddingsRequest(RequestBody):
-    """OpenAI's request; `input_type`, `prompt_name` and `truncate` are this server's own."""
+    """OpenAI's request; `input_type`, `prompt_name`, `task` and `truncate` are this server's own."""
 
     input: Annotated[list[str], BeforeValidator(_one_or_many), WithJsonSchema(_OneOrMany)] = Field(
         description="One text, or a list."
@@ -59,20 +63,28 @@ class EmbeddingsRequest(RequestBody):
         None, description="A name that `/v1/models` lists; may be left out where just one embedder is served."
     )
     dimensions: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Keep only the first so many dimensions; the vectors are scaled to unit length again."
+        None, description="Keep only this many dimensions, the first; the vectors are scaled to unit length again."
     )
     encoding_format: Literal["float", "base64"] | None = Field(
-        None, description="Numbers (default), or base64 of little-endian float32."
+        None, description="Numbers (default), or base64 of little-endian float32 (of output_dtype's bytes)."
     )
     user: str | None = Field(None, description="Taken and ignored.")
     input_type: InputType | None = Field(None, description=INPUT_TYPE)
     prompt_name: str | None = Field(None, description="Apply the model's prompt of this name.")
+    task: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="Jina's name for what the vectors are for, of a model with an adapter for each task; "
+        '"retrieval.query" and "retrieval.passage" say the side, and with it the prompt, too.',
+    )
     truncate: bool | None = Field(
         None, description="Whether texts beyond the model's limit are cut, or refused. By default as configured."
     )
     truncation: bool | None = Field(None, description="Voyage's name for truncate.")
     output_dimension: Annotated[int, Field(ge=1)] | None = Field(None, description="Voyage's name for dimensions.")
-    output_dtype: Literal["float"] | None = Field(None, description="Voyage's; only float32 is made here.")
+    output_dtype: Literal["float", "int8", "uint8", "binary", "ubinary"] | None = Field(
+        None,
+        description="Voyage's: of this type, in base64 its bytes. int8 and uint8 need the model's calibration.",
+    )
 
     @model_validator(mode="after")
     def _one_name_each(self) -> Self:
@@ -86,6 +98,12 @@ class EmbeddingsRequest(RequestBody):
     def wanted_truncate(self) -> bool | None:
         """`truncate` under either name."""
         return self.truncation if self.truncate is None else self.truncate
+
+    @property
+    def wanted_dtype(self) -> OutputDtype:
+        """`output_dtype` by our name."""
+        said = self.output_dtype
+        return "float32" if said is None or said == "float" else said
 
     @property
     def wanted_dimensions(self) -> int | None:
@@ -113,7 +131,7 @@ class TokenUsage(BaseModel):
 class _EmbeddingItem(BaseModel):
     object: Literal["embedding"]
     index: int
-    embedding: list[float] | str
+    embedding: list[float] | list[int] | str
 
 
 class EmbeddingsResponse(BaseModel):
@@ -169,6 +187,31 @@ class Health(BaseModel):
     ready: bool = Field(description="False while models are preloaded, and from the start of a shutdown.")
     worker: bool = Field(description="False where the thread that computes has ended unexpectedly.")
     version: str
+
+
+class ModelStats(BaseModel):
+    """One model: whether its weights are in memory now, and what it has done."""
+
+    kind: Literal["embedder", "reranker", "sparse", "multi_vector", "hybrid"]
+    loaded: bool = Field(description="False before its first request, and while its weights are freed.")
+    weights_bytes: int = Field(0, description="What they take now.")
+    loads: int = 0
+    unloads: int = 0
+    idle_s: float | None = Field(None, description="Seconds since its last request.")
+    keep_alive: float | None = Field(None, description="Seconds without a request until its weights are freed.")
+    memory_limit_mb: int | None = Field(None, description="What all models together may take, as it was loaded with.")
+    requests: int = 0
+    texts: int = 0
+    tokens: int = 0
+    queued_tokens: int = 0
+
+
+class Stats(BaseModel):
+    """What is in memory, model by model."""
+
+    models: dict[str, ModelStats]
+    weights_bytes: int = Field(description="Of all models of the process; names that share a model count once.")
+    resident_bytes: int = Field(description="RAM of the process.")
 
 
 class _Error(BaseModel):

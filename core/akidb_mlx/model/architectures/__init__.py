@@ -13,10 +13,15 @@ from akidb_mlx.model.architectures.decoder import Decoder
 from akidb_mlx.model.architectures.decoder_table import DECODERS
 from akidb_mlx.model.architectures.distilbert import DistilBert
 from akidb_mlx.model.architectures.electra import Electra
+from akidb_mlx.model.architectures.embedding_gemma2 import EmbeddingGemma2
 from akidb_mlx.model.architectures.ernie import Ernie
 from akidb_mlx.model.architectures.eurobert import EuroBert
 from akidb_mlx.model.architectures.gemma3 import Gemma3
 from akidb_mlx.model.architectures.gte import Gte
+from akidb_mlx.model.architectures.jina_bert import JinaBert
+from akidb_mlx.model.architectures.jina_v3 import JinaV3
+from akidb_mlx.model.architectures.lfm2 import BIDIRECTIONAL, Lfm2
+from akidb_mlx.model.architectures.ministral3 import Ministral3
 from akidb_mlx.model.architectures.mlx_lm import has_model
 from akidb_mlx.model.architectures.modernbert import ModernBert
 from akidb_mlx.model.architectures.mpnet import MPNet
@@ -36,11 +41,18 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
     "deberta-v2": DebertaV2,
     "distilbert": DistilBert,
     "electra": Electra,
+    "embedding_gemma2": EmbeddingGemma2,
+    "embedding_gemma2_text": EmbeddingGemma2,
     "ernie": Ernie,
     "eurobert": EuroBert,
     "gemma3_text": Gemma3,
     "gte": Gte,
+    "lfm2": Lfm2,
+    "ministral3": Ministral3,
+    "ministral3_bidirec": Ministral3,
     "modernbert": ModernBert,
+    "jina_bert": JinaBert,
+    "jina_embeddings_v3": JinaV3,
     "mpnet": MPNet,
     "mt5": T5,
     "new": Gte,
@@ -56,7 +68,12 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
 # What sizes of nought, or less, or of another type raise, here and in mlx-lm's classes.
 _ODD = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 # Published with code of their own, which transformers or we compute alike.
-_OWN_CODE_KNOWN = frozenset({"eurobert", "gte", "llama_bidirec", "new", "nomic_bert"})
+_OWN_CODE_KNOWN = frozenset(
+    {"bidirectional_pplx_qwen3", "eurobert", "gte", "llama_bidirec", "ministral3_bidirec", "new", "nomic_bert"}
+)
+_OWN_CLASSES_KNOWN = frozenset({("lfm2", BIDIRECTIONAL)})
+# Whose tokens see what is before them alone unless config.json says otherwise (is_causal).
+_CAUSAL = DECODERS.keys() | {"lfm2"}
 
 
 def make_backbone(config: Mapping[str, Any]) -> Backbone:
@@ -67,11 +84,6 @@ def make_backbone(config: Mapping[str, Any]) -> Backbone:
         CheckpointError: a field is missing, or of a type or size that cannot be.
     """
     model_type = str(config.get("model_type"))
-    if "lora_adaptations" in config:
-        raise UnsupportedModelError(
-            "config.json: lora_adaptations: Jina v3 switches an adapter on for each task, which is not supported; "
-            "its vectors without them would be others"
-        )
     if model_type not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         reason = "is not supported"
@@ -80,14 +92,15 @@ def make_backbone(config: Mapping[str, Any]) -> Backbone:
         raise UnsupportedModelError(f"model_type {model_type!r} {reason}; supported: {known}")
     named = config.get("auto_map")
     own_code = named.get("AutoModel") if isinstance(named, Mapping) else named
-    stated = model_type in DECODERS and "is_causal" in config
-    if own_code and model_type not in _OWN_CODE_KNOWN and not stated:
+    known = model_type in _OWN_CODE_KNOWN or (model_type, str(own_code).rsplit(".", 1)[-1]) in _OWN_CLASSES_KNOWN
+    stated = model_type in _CAUSAL and "is_causal" in config
+    if own_code and not known and not stated:
         hint = "; if it differs only in what tokens see, say so there with is_causal (true or false)"
         raise UnsupportedModelError(
             f"config.json: auto_map names the checkpoint's own code ({own_code}), which is never run and may compute "
-            f"something else than {model_type}{hint if model_type in DECODERS else ''}"
+            f"something else than {model_type}{hint if model_type in _CAUSAL else ''}"
         )
-    if model_type not in DECODERS and config.get("is_causal"):
+    if model_type not in _CAUSAL and config.get("is_causal"):
         raise UnsupportedModelError(
             f"config.json: is_causal is true, with which the reference gives a {model_type} text one vector alone and "
             "another in a batch; delete it: tokens of such models see both ways"

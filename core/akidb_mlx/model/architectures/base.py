@@ -20,7 +20,7 @@ class PositionNumbers(Protocol):
     """How many numbers relative positions keep beside the scores of a batch."""
 
     def __call__(self, rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
-        """For so many rows of so many tokens; `in_blocks`: a long text's layers are computed block by block."""
+        """For `rows` × `length` tokens; `in_blocks`: a long text's layers are computed block by block."""
 
 
 def no_positions(rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
@@ -41,6 +41,8 @@ class Backbone(nn.Module):
     """(pattern, replacement) pairs that turn the checkpoint's names into ours, applied in order."""
     fused: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Our layer → the checkpoint's layers whose outputs it gives side by side."""
+    joined: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The same, where that is done only of weights that are alike."""
     overflows_in_float16: ClassVar[bool] = False
     """Whether hidden states of its checkpoints are too large for float16."""
     may_give_zeros: ClassVar[bool] = False

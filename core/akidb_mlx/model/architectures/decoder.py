@@ -3,22 +3,26 @@
 mlx-lm's classes ignore some of what config.json says; `decoder_table` accounts for every field.
 """
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import mlx.core as mx
+import numpy as np
 
-from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures.base import Backbone, allow, read
 from akidb_mlx.model.architectures.decoder_table import DECODERS, SLIDING, Family, account_for, layer_kinds
-from akidb_mlx.model.architectures.joined_layers import GatedNetwork, JoinedAttention, JoinedNetwork, join
+from akidb_mlx.model.architectures.joined_layers import GatedNetwork, JoinedAttention, JoinedNetwork, QueryScale, join
+from akidb_mlx.model.architectures.mixtures import MIXTURES, gather_experts
 from akidb_mlx.model.architectures.mlx_lm import import_model
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.masks import Mask, make_causal_mask, make_mask
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
+from akidb_mlx.model.layers.rope_by_length import BY_LENGTH, RopeByLength, make_rope_by_length
 
 __all__ = ["Decoder"]
 
@@ -27,8 +31,12 @@ class Decoder(Backbone):
     """Hidden states of the last layer, normed."""
 
     ignored_weights: ClassVar[tuple[str, ...]] = (r".*\.rotary_emb\.inv_freq$",)
-    head_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.", r"model\.score\.")
+    head_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.", r"model\.score\.", r"model\.mtp_")
     renames: ClassVar[tuple[tuple[str, str], ...]] = ((r"^(?!model\.|lm_head\.)", "model."),)
+    joined: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+        "gate_up_proj": ("gate_proj", "up_proj"),
+    }
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Make the backbone that config.json describes; mlx-lm is imported here."""
@@ -38,43 +46,51 @@ class Decoder(Backbone):
         self.model = _make_theirs(family, config)
         self._kinds = layer_kinds(family, config, len(self.model.layers))
         self._window = read(config, "sliding_window", int) if SLIDING in self._kinds else None
-        self._causal = self.is_causal(family, config)
+        self._causal = read(config, "is_causal", bool, family.causal)
         self._scale = family.scale(config) if family.scale else None
         self._mask_array = family.mask_array
         ropes = {kind: self.make_rope(family, config, kind) for kind in set(self._kinds)}
-        for layer, kind in zip(self.model.layers, self._kinds, strict=True):
-            _complete(layer, family, config, ropes[kind])
+        for index, (layer, kind) in enumerate(zip(self.model.layers, self._kinds, strict=True)):
+            _complete(layer, family, config, ropes[kind], index)
+        self.has_experts = config["model_type"] in MIXTURES
         self._plain = family.plain
+        self._query_scale: QueryScale | None = None
+        self._ropes = [rope for rope in ropes.values() if isinstance(rope, RopeByLength)]
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """The checkpoint's weights under our names; products of the same input are joined where they can be."""
         weights = super().sanitize(weights)
+        if self.has_experts:
+            weights = gather_experts(weights)
         if self._plain:
             for index, layer in enumerate(self.model.layers):
                 parent = f"model.layers.{index}"
-                if join(weights, f"{parent}.self_attn.", "qkv_proj", ("q_proj", "k_proj", "v_proj")):
-                    layer.self_attn = JoinedAttention(layer.self_attn)
-                if join(weights, f"{parent}.mlp.", "gate_up_proj", ("gate_proj", "up_proj")):
+                joined = join(weights, f"{parent}.self_attn.", "qkv_proj", self.joined["qkv_proj"])
+                if joined or self._query_scale is not None:
+                    layer.self_attn = JoinedAttention(layer.self_attn, joined=joined, query_scale=self._query_scale)
+                if join(weights, f"{parent}.mlp.", "gate_up_proj", self.joined["gate_up_proj"]):
                     layer.mlp = JoinedNetwork(layer.mlp)
         return weights
 
-    def is_causal(self, family: Family, config: Mapping[str, Any]) -> bool:
-        """Whether tokens see only what is before them."""
-        causal = read(config, "is_causal", bool, family.causal)
-        if not causal and self._window is not None:
-            raise UnsupportedModelError("config.json: is_causal false with a sliding window is not supported")
-        return causal
-
-    def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope:
+    def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope | RopeByLength:
         """The rotary positions of layers of this kind."""
         parameters = rope_parameters(config, whole=not family.partial)
-        allow({**config, **parameters}, "rope_type", ("default", "linear", "llama3", "yarn"))
+        allow({**config, **parameters}, "rope_type", family.ropes)
         if family.partial:
             read({**config, **parameters}, "partial_rotary_factor", float)
+        if parameters["rope_type"] in BY_LENGTH:
+            positions = read(config, "max_position_embeddings", int)
+            return make_rope_by_length(_head(config), parameters, positions, interleaved=family.interleaved)
         return make_rope(_head(config), parameters, interleaved=family.interleaved)
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
+        with contextlib.ExitStack() as opened:
+            for rope in self._ropes:
+                opened.enter_context(rope.of_rows(np.array(batch.lengths)))
+            return self._compute(batch)
+
+    def _compute(self, batch: DeviceBatch) -> mx.array:
         x = self.model.embed_tokens(batch.input_ids)
         if self._scale is not None:
             x = x * self._scale
@@ -85,11 +101,11 @@ class Decoder(Backbone):
         return self.model.norm(x)
 
     def mask(self, batch: DeviceBatch, kind: str) -> Mask:
-        """Who sees whom."""
+        """Who sees whom; a window is so many tokens with the token itself, or so many to each side of it."""
         length = batch.input_ids.shape[1]
-        if not self._causal:
-            return make_mask(batch.attention_mask, length)
         window = self._window if kind == SLIDING else None
+        if not self._causal:
+            return make_mask(batch.attention_mask, length, window, batch.real)
         if self._mask_array or batch.real is not None:
             return make_causal_mask(length, window, batch.attention_mask, batch.real)
         return make_causal_mask(length, window) if window is not None and window < length else "causal"
@@ -104,7 +120,7 @@ def _make_theirs(family: Family, config: Mapping[str, Any]) -> Any:
         allow(config, "head_dim", (None, read(config, "hidden_size", int) // read(config, "num_attention_heads", int)))
     ours = dict.fromkeys(("layer_types", "rope_parameters", "rope_scaling", "sliding_window"))
     replaced = {"rope_theta": 10000.0, "partial_rotary_factor": 1.0, "tie_word_embeddings": True}
-    said = {**config, **ours, **replaced}
+    said = {"mlp_bias": False, **config, **ours, **replaced}
     try:
         args = module.ModelArgs(**{key: said[key] for key in fields if said.get(key) is not None})
         return module.Model(args).model
@@ -117,7 +133,7 @@ def _head(config: Mapping[str, Any]) -> int:
     return config.get("head_dim") or read(config, "hidden_size", int) // read(config, "num_attention_heads", int)
 
 
-def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope) -> None:
+def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope | RopeByLength, index: int) -> None:
     """Give one of mlx-lm's layers what config.json says and its class ignores."""
     attention = layer.self_attn
     if type(attention.rope).__name__ != "NoPE":  # SmolLM3 turns only some layers
@@ -128,6 +144,10 @@ def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope)
     name = read(config, family.activation_key, str)
     if family.module == "gemma" and name == "gelu":  # what the first Gemmas' files say for the approximation
         name = "gelu_pytorch_tanh"
+    mixture = MIXTURES.get(config["model_type"])
+    if mixture is not None and mixture.layers(config, index):
+        layer.mlp = mixture.make(config, activation({family.activation_key: name}, family.activation_key))
+        return
     if name == family.activation or (name, family.activation) == ("swish", "silu"):
         return
     act = activation({family.activation_key: name}, family.activation_key)

@@ -1,4 +1,4 @@
-"""Static models: a vector a token, no transformer (StaticEmbedding; model2vec, also with its clustered vocabulary)."""
+"""Static models: a vector per token, no transformer (StaticEmbedding; model2vec, its clustered vocabulary too)."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar

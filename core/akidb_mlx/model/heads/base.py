@@ -45,7 +45,7 @@ class Head(nn.Module):
         """Once, with its weights: the backbone computes in `dtype`. Heads stay in float32 where it is not much."""
 
     def activation_bytes(self, rows: int, length: int) -> int:
-        """Bytes that a batch of so many rows of so many tokens takes beside the backbone's, where that is much."""
+        """Bytes that a batch of `rows` × `length` tokens takes beside the backbone's, where that is much."""
         return 0
 
     def blank(self, count: int) -> Rows:

@@ -1,4 +1,4 @@
-"""Hidden states → one vector a text: one function a mode, and POOLING.
+"""Hidden states → one vector per text: one function per mode, and POOLING.
 
 Formulas as in sentence-transformers' Pooling module, in float32. Padding is on the right, so that real
 tokens are the first `lengths[i]` of row i; a prompt left out of pooling is the first `prompt_lengths[i]`.

@@ -27,6 +27,7 @@ __all__ = [
     "gelu",
     "gelu_tanh",
     "in_blocks",
+    "in_blocks_of_neighbours",
 ]
 
 LONG = 512
@@ -147,7 +148,7 @@ def attention_in_blocks(
 def attention_layer_in_blocks(
     project: Project, finish: Finish, x: mx.array, mask: BlockMask, scale: float, cap: float | None = None
 ) -> mx.array:
-    """`finish(x, attention(*project(x)))` of so many tokens at a time, so that little is there of the whole text.
+    """`finish(x, attention(*project(x)))` for a block of tokens at a time, so that a long text needs little memory.
 
     Beside `x` these are keys, values, the queries that still wait and the result as far as it goes.
     """
@@ -179,7 +180,7 @@ def attention_layer_in_blocks(
 
 
 def _put(whole: mx.array | None, part: mx.array, block: slice, length: int) -> mx.array:
-    """Put a part where it belongs in an array of so many tokens, in place; made at first."""
+    """Put a part where it belongs in an array of `length` tokens, in place; the first part makes the array."""
     rows, heads, _, channels = part.shape
     if whole is None:
         whole = mx.zeros((rows, heads, length, channels), part.dtype)
@@ -207,7 +208,7 @@ os.register_at_fork(after_in_child=_note_fork)
 
 
 def in_blocks(compute: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
-    """What `compute` makes of each token of (rows, length, width); on the CPU of so many at a time."""
+    """What `compute` makes of each token of (rows, length, width); on the CPU a block of tokens at a time."""
     rows, length, _ = x.shape
     if rows * length <= _NETWORK_TOKENS or not computes_on_cpu(x):
         return compute(x)
@@ -216,6 +217,26 @@ def in_blocks(compute: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
     for start in range(0, length, size):
         blocks.append(compute(x[:, start : start + size]))
         mx.eval(blocks[-1])
+    return mx.concatenate(blocks, axis=1)
+
+
+def in_blocks_of_neighbours(
+    compute: Callable[[mx.array, slice], mx.array], x: mx.array, before: int, after: int
+) -> mx.array:
+    """`compute(x, slice(None))` of a long (rows, length, width), so many tokens at a time.
+
+    It makes the same shape of tokens and their place, and reads of each token so many before and after it.
+    """
+    rows, length, _ = x.shape
+    size = max(1, LONG // rows)
+    blocks = []
+    for start in range(0, length, size):
+        stop = min(start + size, length)
+        first = max(0, start - before)
+        place = slice(first, min(length, stop + after))
+        blocks.append(compute(x[:, place], place)[:, start - first : stop - first])
+        mx.eval(blocks[-1])
+        _drop_freed()
     return mx.concatenate(blocks, axis=1)
 
 

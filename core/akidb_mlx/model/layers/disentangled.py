@@ -169,7 +169,7 @@ def _gather(scores: mx.array, rows: mx.array) -> mx.array:
 
 
 def position_numbers(width: int, table: int, rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
-    """How many numbers are kept beside the scores, for a table of so many rows: by its row, and what is added."""
+    """How many numbers are kept beside the scores, by the rows of the table: by its row, and what is added."""
     used = min(2 * length - 1, table)
     if in_blocks:
         block = max(cpu_kernels.BLOCK_BYTES // 4, rows * heads * length)

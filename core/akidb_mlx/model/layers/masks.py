@@ -10,7 +10,7 @@ __all__ = ["ByBlock", "LongMask", "Mask", "is_by_block", "make_causal_mask", "ma
 
 
 class ByBlock:
-    """Who sees whom, or what is added to the scores, among so many tokens that all of it would take too much memory."""
+    """Who sees whom, or what is added to the scores, block by block: for texts so long that all of it would not fit."""
 
     def block(self, start: int, stop: int) -> tuple[slice, mx.array | None]:
         """For the queries from `start` to `stop`: which keys they see at most, and the mask among them."""
@@ -56,7 +56,7 @@ Mask = mx.array | ByBlock | str | None
 
 
 def is_by_block(length: int) -> bool:
-    """Whether masks of so many tokens are made block by block: those of a long text on the CPU."""
+    """Whether masks of `length` tokens are made block by block: those of a long text on the CPU."""
     return length > cpu_kernels.LONG and bool(mx.default_device() == mx.cpu)
 
 
@@ -76,7 +76,7 @@ def make_mask(
 def make_causal_mask(
     length: int, window: int | None = None, attention_mask: mx.array | None = None, real: mx.array | None = None
 ) -> mx.array | LongMask:
-    """As `make_mask`: tokens see themselves and what is before them, with `window` only so many in all.
+    """As `make_mask`: tokens see themselves and what is before them, `window` tokens in all where it is given.
 
     Padding on the right needs no mask of its own, for no real token sees it: the last two only where there is a `real`.
     """

@@ -37,7 +37,7 @@ class LongBias(ByBlock):
 def make_bias(
     table: nn.Module, length: int, buckets: int, farthest: int, attention_mask: mx.array | None
 ) -> mx.array | LongBias:
-    """What `table`, a row of numbers by head for each bucket, adds to the scores of so many tokens.
+    """What `table`, a row of numbers by head for each bucket, adds to the scores of `length` tokens.
 
     `attention_mask` is (rows, length), True on tokens that are seen, or None for all.
     """
@@ -51,7 +51,7 @@ def make_bias(
 
 
 def bias_numbers(rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
-    """How many numbers `make_bias` keeps for so many rows; of a block's there are two arrays at a time."""
+    """How many numbers `make_bias` keeps; of a block's there are two arrays at a time."""
     if in_blocks:
         return 2 * max(cpu_kernels.BLOCK_BYTES // 4, rows * heads * length)
     return (rows + 1) * heads * length * length

@@ -10,9 +10,19 @@ from numpy.typing import NDArray
 
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["Rope", "make_rope", "refuse_unread_scaling", "rope_parameters"]
+__all__ = [
+    "Frequencies",
+    "Rope",
+    "check_rope_fields",
+    "frequencies",
+    "make_rope",
+    "refuse_unread_scaling",
+    "rope_parameters",
+    "turned_channels",
+]
 
 Frequencies = NDArray[np.float32]
+"""(dims / 2,) radians that a position turns each pair of channels by."""
 
 
 class Rope:
@@ -21,7 +31,8 @@ class Rope:
     def __init__(self, inverse_frequencies: Frequencies, *, interleaved: bool = False, scale: float = 1.0) -> None:
         """Take `dims / 2` frequencies; MLX wants wavelengths, and its own `base` is off at long positions."""
         self._dims = 2 * len(inverse_frequencies)
-        self._wavelengths = mx.array(1.0 / inverse_frequencies.astype(np.float32))
+        with np.errstate(divide="ignore"):  # what stands still has no end of a wave
+            self._wavelengths = mx.array(1.0 / inverse_frequencies.astype(np.float32))
         self._interleaved = interleaved
         self._scale = scale
 
@@ -43,38 +54,63 @@ def rope_parameters(config: Mapping[str, Any], kind: str | None = None, *, whole
 
     `kind` is the layer type, where each has settings of its own; `whole` says that all channels of a head are turned.
     """
+    parameters = _stated(config, kind)
+    parameters.setdefault("rope_type", parameters.get("type", "default"))
+    if config.get("model_type") == "phi3":
+        _rename_longrope(parameters)
+    parameters.setdefault("rope_theta", config.get("rope_theta"))
+    if config.get("partial_rotary_factor") is not None:
+        parameters.setdefault("partial_rotary_factor", config["partial_rotary_factor"])
+    part = parameters.get("partial_rotary_factor")
+    if whole and part not in (None, 1) and parameters["rope_type"] != "proportional":
+        raise UnsupportedModelError(
+            f"config.json: partial_rotary_factor is {part!r}, which the reference does not obey for "
+            f"{config.get('model_type')}; delete it"
+        )
+    _add_lengths(parameters, config)
+    if parameters["rope_theta"] is None:
+        raise CheckpointError("config.json has neither rope_parameters nor rope_theta")
+    return parameters
+
+
+def _stated(config: Mapping[str, Any], kind: str | None) -> dict[str, Any]:
     nested = config.get("rope_parameters")
     if nested is not None and config.get("rope_scaling") not in (None, {}, nested):
         raise UnsupportedModelError(
             "config.json has rope_scaling beside rope_parameters: delete the one that is not meant"
         )
-    if nested is not None:
-        if kind is not None and isinstance(nested, dict):
-            nested = nested.get(kind)
-            if nested is None:
-                raise CheckpointError(f"config.json: rope_parameters says nothing of {kind}")
-        if not isinstance(nested, dict):
-            raise CheckpointError(f"config.json: rope_parameters must be an object, not {nested!r}")
-        parameters = dict(nested)
-    else:
-        parameters = dict(config.get("rope_scaling") or {})
-    parameters.setdefault("rope_type", parameters.get("type", "default"))
-    parameters.setdefault("rope_theta", config.get("rope_theta"))
-    if config.get("partial_rotary_factor") is not None:
-        parameters.setdefault("partial_rotary_factor", config["partial_rotary_factor"])
-    part = parameters.get("partial_rotary_factor")
-    if whole and part not in (None, 1):
+    if nested is None:
+        return dict(config.get("rope_scaling") or {})
+    own = nested.get(kind) if kind is not None and isinstance(nested, dict) else nested
+    if own is None:
+        raise CheckpointError(f"config.json: rope_parameters says nothing of {kind}")
+    if not isinstance(own, dict):
+        raise CheckpointError(f"config.json: rope_parameters must be an object, not {own!r}")
+    # The reference reads `truncate` beside the kinds' settings, not in them.
+    return dict(own) if kind is None else {**own, "truncate": nested.get("truncate", True)}
+
+
+def _rename_longrope(parameters: dict[str, Any]) -> None:
+    """Phi-3's early names for it; the class looks for the trained length before it knows the first one's meaning."""
+    if parameters["rope_type"] == "su" and "original_max_position_embeddings" not in parameters:
         raise UnsupportedModelError(
-            f"config.json: partial_rotary_factor is {part!r}, which the reference does not obey for "
-            f"{config.get('model_type')}; delete it"
+            "config.json: rotary settings of type 'su' lack original_max_position_embeddings, without which the "
+            "reference fails; call the type 'longrope'"
         )
+    if parameters["rope_type"] in ("su", "yarn"):
+        parameters["rope_type"] = "longrope"
+
+
+def _add_lengths(parameters: dict[str, Any], config: Mapping[str, Any]) -> None:
+    """The length that was trained for, and a factor that is left to it."""
+    kind = parameters["rope_type"]
     trained = config.get("original_max_position_embeddings")  # Phi-3's place for it
-    if trained is not None and parameters["rope_type"] in ("llama3", "yarn", "longrope"):
+    if trained is not None and kind in ("llama3", "yarn", "longrope"):
         parameters["original_max_position_embeddings"] = trained
     parameters.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
-    if parameters["rope_theta"] is None:
-        raise CheckpointError("config.json has neither rope_parameters nor rope_theta")
-    return parameters
+    left_out = parameters.get("factor", ...) is None or ("factor" not in parameters and kind == "longrope")
+    if kind in ("yarn", "longrope") and left_out:
+        parameters["factor"] = config["max_position_embeddings"] / parameters["original_max_position_embeddings"]
 
 
 def refuse_unread_scaling(config: Mapping[str, Any]) -> None:
@@ -94,25 +130,36 @@ def make_rope(dims: int, parameters: Mapping[str, Any], *, interleaved: bool = F
         raise UnsupportedModelError(
             f"config.json: rope_type {kind!r} is not supported; supported: {', '.join(map(repr, _KINDS))}"
         )
-    unknown = sorted(parameters.keys() - _FIELDS.split())
-    if unknown:
-        raise UnsupportedModelError(f"config.json: {unknown[0]!r} among the rotary settings is not known here")
-    turned = int(dims * (parameters.get("partial_rotary_factor") or 1.0))
+    check_rope_fields(parameters)
+    turned = dims if kind == "proportional" else turned_channels(dims, parameters)
     try:
         with np.errstate(all="ignore"):  # what comes of it is looked at below
-            frequencies, scale = _KINDS[kind](turned, parameters)
+            found, scale = _KINDS[kind](turned, parameters)
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"config.json: rope_type {kind!r} lacks a setting or has a wrong one ({error!r})"
         ) from None
-    if not (np.isfinite(frequencies) & (frequencies > 0)).all():
+    positive = found >= 0 if kind == "proportional" else found > 0
+    if not (np.isfinite(found) & positive).all():
         raise CheckpointError(f"config.json: the rotary settings give no positive frequencies ({dict(parameters)!r})")
-    return Rope(frequencies, interleaved=interleaved, scale=scale)
+    return Rope(found, interleaved=interleaved, scale=scale)
+
+
+def check_rope_fields(parameters: Mapping[str, Any]) -> None:
+    """Refuse rotary settings of which nobody here knows what they mean."""
+    unknown = sorted(parameters.keys() - _FIELDS.split())
+    if unknown:
+        raise UnsupportedModelError(f"config.json: {unknown[0]!r} among the rotary settings is not known here")
+
+
+def turned_channels(dims: int, parameters: Mapping[str, Any]) -> int:
+    """How many of a head's `dims` channels are turned; the others pass."""
+    return int(dims * (parameters.get("partial_rotary_factor") or 1.0))
 
 
 def _default(dims: int, parameters: Mapping[str, Any]) -> tuple[Frequencies, float]:
     """`base ** (-2i / dims)` for i in 0 … dims / 2 - 1."""
-    return _frequencies(dims, float(parameters["rope_theta"])), 1.0
+    return frequencies(dims, float(parameters["rope_theta"])), 1.0
 
 
 def _linear(dims: int, parameters: Mapping[str, Any]) -> tuple[Frequencies, float]:
@@ -120,10 +167,18 @@ def _linear(dims: int, parameters: Mapping[str, Any]) -> tuple[Frequencies, floa
     return _default(dims, parameters)[0] / np.float32(parameters["factor"]), 1.0
 
 
+def _proportional(dims: int, parameters: Mapping[str, Any]) -> tuple[Frequencies, float]:
+    """Gemma 4's: the first pairs turn as if all did, the others stand still."""
+    part, factor = parameters.get("partial_rotary_factor"), parameters.get("factor")
+    pairs = int((1.0 if part is None else part) * dims // 2)
+    turning = np.where(np.arange(dims // 2) < pairs, frequencies(dims, float(parameters["rope_theta"])), 0)
+    return (turning / np.float32(1.0 if factor is None else factor)).astype(np.float32), 1.0
+
+
 def _ntk(dims: int, parameters: Mapping[str, Any]) -> tuple[Frequencies, float]:
     """GTE's ("new") fixed NTK scaling: base and frequencies both give way, the first fully, the last not at all."""
     factor = float(parameters["factor"])
-    return _frequencies(dims, float(parameters["rope_theta"]) * factor) / np.float32(factor ** (2 / dims)), 1.0
+    return frequencies(dims, float(parameters["rope_theta"]) * factor) / np.float32(factor ** (2 / dims)), 1.0
 
 
 def _llama3(dims: int, parameters: Mapping[str, Any]) -> tuple[Frequencies, float]:
@@ -166,7 +221,8 @@ def _yarn_scale(factor: float, parameters: Mapping[str, Any]) -> float:
     return grown(1.0)
 
 
-def _frequencies(dims: int, base: float) -> Frequencies:
+def frequencies(dims: int, base: float) -> Frequencies:
+    """`base ** (-2i / dims)` for i in 0 … dims / 2 - 1, in float32 as torch has them."""
     exponents = np.arange(0, dims, 2, dtype=np.float32) / np.float32(dims)
     return (1.0 / np.power(np.float32(base), exponents, dtype=np.float32)).astype(np.float32)
 
@@ -176,9 +232,10 @@ _KINDS: dict[str, Callable[[int, Mapping[str, Any]], tuple[Frequencies, float]]]
     "linear": _linear,
     "llama3": _llama3,
     "ntk": _ntk,
+    "proportional": _proportional,
     "yarn": _yarn,
 }
 _FIELDS = """
     type rope_type rope_theta factor partial_rotary_factor original_max_position_embeddings low_freq_factor
-    high_freq_factor beta_fast beta_slow attention_factor mscale mscale_all_dim truncate
+    high_freq_factor beta_fast beta_slow attention_factor mscale mscale_all_dim truncate short_factor long_factor
 """
