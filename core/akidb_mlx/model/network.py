@@ -84,8 +84,8 @@ class Network(nn.Module):
 
     def parameter_bytes(self) -> int:
         """Memory of all weights; what tasks share counts once."""
-        leaves: dict[int, mx.array] = {id(leaf): leaf for _, leaf in tree_flatten(self.parameters())}
-        return sum(leaf.nbytes for leaf in leaves.values())
+        named: dict[str, mx.array] = dict(tree_flatten(self.parameters()))
+        return sum(leaf.nbytes for leaf in {id(leaf): leaf for leaf in named.values()}.values())
 
 
 def _holds_arrays(part: object) -> bool:
