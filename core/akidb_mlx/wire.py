@@ -17,6 +17,7 @@ __all__ = [
     "ERROR",
     "FINGERPRINT",
     "MAX_SEQ_LENGTH",
+    "PLACE",
     "TOKENS",
     "TRUNCATED",
     "arrays_of",
@@ -36,6 +37,8 @@ MAX_SEQ_LENGTH: Final = "X-Akidb-Max-Seq-Length"
 """Where those texts were cut."""
 ERROR: Final = "X-Akidb-Error"
 """The class of an error, of `akidb_mlx.errors`."""
+PLACE: Final = "X-Akidb-Place"
+"""Of the text that is at fault."""
 
 _DTYPES = frozenset({"float16", "float32", "int32", "int64", "uint8"})
 Arrays = Mapping[str, NDArray[Any]]

@@ -26,6 +26,7 @@ from akidb_mlx import (
     errors,
 )
 from akidb_mlx.config.hybrid_config import HybridConfig
+from akidb_mlx.pipeline.watching import watched_by
 from akidb_mlx.recipe import check_recipe, recipe_metadata, recipe_of
 from support.checkpoints import MINILM, PROMPTS, REFERENCE, TINY_RERANKER
 from support.comparison import assert_close
@@ -158,7 +159,7 @@ def assert_refused_alike(there, here, method, arguments, options, error):
     for one in (there, here):
         with pytest.raises(error) as caught:
             getattr(one, method)(*arguments, **options)
-        said.append(str(caught.value))
+        said.append((str(caught.value), getattr(caught.value, "place", None), getattr(caught.value, "text", None)))
     assert said[0] == said[1]
 
 
@@ -503,6 +504,35 @@ def test_sixteen_threads_and_an_event_loop_share_one(server):
 
         for text, row in zip(texts, asyncio.run(together()), strict=True):
             assert_close(row, here.encode_query([text]))
+
+
+def test_whoever_watches_is_told_what_is_computed_and_what_is_cut(server):
+    class Noting:
+        def __init__(self):
+            self.texts, self.places = 0, []
+
+        def computed(self, texts):
+            self.texts += texts
+
+        def cut(self, places):
+            self.places += places
+
+    texts = ["a"] * 300 + [LONG] + ["b"] * 299
+    there, here = both(server, PROMPTS)
+    with there, here:
+        for call in (
+            lambda one: one.encode(texts),
+            lambda one: one.encode([LONG, "a"]),
+            lambda one: list(one.encode_stream(texts, chunk_size=300)),
+            lambda one: asyncio.run(one.aencode(texts)),
+        ):
+            told = []
+            for one in (there, here):
+                watch = Noting()
+                with watched_by(watch):
+                    call(one)
+                told.append((watch.texts, watch.places))
+            assert told[0] == told[1] and told[0][1]
 
 
 def test_progress_is_shown(server, capsys):

@@ -103,6 +103,16 @@ def test_texts_without_a_row_stand_in_the_answer_where_that_is_asked(client):
     assert told == {"11": ["InputError", refused.error["message"], None]}
 
 
+def test_the_places_of_cut_texts_are_told_where_that_is_asked(client):
+    asked = {"texts": ["a", "word " * 100, "b", "word " * 99], "first": 10}
+    answer = client.post("/api/v1/rows", {**asked, "truncated": True})
+    assert answer.headers["X-Akidb-Arrays"] == "rows float32 4 16; truncated int64 2"
+    assert np.frombuffer(answer.body[-16:], "<i8").tolist() == [11, 13]
+    assert client.post("/api/v1/rows", asked).body == answer.body[:-16]
+    whole = client.post("/api/v1/rows", {"texts": ["a"], "truncated": True})
+    assert whole.headers["X-Akidb-Arrays"] == "rows float32 1 16"
+
+
 def test_tokens_are_counted(client):
     with Embedder.load(PROMPTS) as here:
         answer = client.post("/api/v1/tokens", {"texts": ["a", "word " * 100], "prompt": "ask: "})

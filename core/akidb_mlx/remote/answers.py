@@ -55,7 +55,9 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, base_url: str
     name = headers.get(wire.ERROR) or _CODES.get(str(said.get("code")), _STATUSES.get(status, BackendError)).__name__
     if status == 401:
         words += "; give it as api_key=, or in the variable AKIDB_API_KEY"
-    return named_error(name, words, _retry_after(headers) if status in _LATER else None)
+    error = named_error(name, words, _retry_after(headers) if status in _LATER else None)
+    place = headers.get(wire.PLACE, "")
+    return error.at(int(place)) if place.isdecimal() else error
 
 
 def named_error(name: str, words: str, retry_after_s: float | None) -> AkiDBMLXError:

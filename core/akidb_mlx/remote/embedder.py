@@ -8,13 +8,12 @@ from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.effective.prompts import Prompts
-from akidb_mlx.embedder import FLOATS, Embedder
+from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import InputError
 from akidb_mlx.remote.face import RemoteFace, concatenated
 from akidb_mlx.remote.model import Kind, RemoteModel
 from akidb_mlx.remote.path import RemoteCall
-from akidb_mlx.small_vectors import OutputForm
-from akidb_mlx.vectors import Embeddings
+from akidb_mlx.small_vectors import FLOATS, OutputForm
 
 __all__ = ["RemoteEmbedder"]
 
@@ -32,9 +31,9 @@ class RemoteEmbedder(RemoteFace[EmbedderConfig], Embedder):
     def __init__(self, config: EmbedderConfig, model: RemoteModel, fingerprint: str | None = None) -> None:
         """Use `load` instead."""
         self._dimension = int(model.described["dimension"])
-        self._normalize = False  # what is not a file's calibration is as the server has it
         super().__init__(config, model, fingerprint)
-        self._calibration = self._read_calibration() or model.described["calibration"]
+        if config.calibration is None:
+            self._calibration = model.described["calibration"]
 
     def _prompts_of(self, task: str | None) -> Prompts:
         prompts: Prompts = self._prompts  # of a side the server has the task's
@@ -56,16 +55,12 @@ class RemoteEmbedder(RemoteFace[EmbedderConfig], Embedder):
         if not isinstance(task, str | None):
             raise TypeError(f"task must be a str, not a {type(task).__name__}")
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
+        if form != FLOATS:
+            form = self._checked_form(form, dimension)
         options: dict[str, Any] = {"truncate_dim": truncate_dim, "normalize": normalize, "task": task}
-        wanted = FLOATS if form == FLOATS else self._checked_form(form, dimension)
-
-        def finish(parts: Any) -> NDArray[Any]:
-            rows: Embeddings = concatenated(parts, (0, dimension))
-            return rows if wanted == FLOATS else self._quantized(rows, wanted)
-
         return RemoteCall(
             prompt,
-            finish,
+            lambda parts: self._quantized(concatenated(parts, (0, dimension)), form),
             urgent=side == "query",
             side=side,
             on_overlong=on_overlong or self.config.on_overlong,

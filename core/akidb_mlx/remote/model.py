@@ -124,7 +124,7 @@ class RemoteModel:
         except (InputError, KeyError, ValueError) as error:
             raise BackendError(f"the answer of {self.address} cannot be read: {error}") from None
         errors = json.loads(arrays.pop("errors").tobytes()) if "errors" in arrays else {}
-        return arrays, {int(place): named_error(*told) for place, told in errors.items()}
+        return arrays, {int(place): named_error(*told).at(int(place)) for place, told in errors.items()}
 
     def tokens(self, body: Body) -> list[int]:
         """How many tokens are read of each text."""

@@ -10,12 +10,13 @@ from typing import Any, Final, Generic, TypeVar
 
 from akidb_mlx import wire
 from akidb_mlx.checkpoint.processing import Side
-from akidb_mlx.errors import InputError
+from akidb_mlx.errors import AkiDBMLXError, InputError
 from akidb_mlx.pipeline import inputs as given
 from akidb_mlx.pipeline.call import Call, Given
 from akidb_mlx.pipeline.progress import Progress
-from akidb_mlx.pipeline.text_pipeline import TextPipeline
+from akidb_mlx.pipeline.text_pipeline import TextPipeline, name_text
 from akidb_mlx.pipeline.waiting import Threads, Wait
+from akidb_mlx.pipeline.watching import Watch, watch_of_caller
 from akidb_mlx.remote.bodies import Body, bodies
 from akidb_mlx.remote.connection import Answer
 from akidb_mlx.remote.model import RemoteModel, Rows
@@ -68,8 +69,13 @@ class RemotePath(TextPipeline[Input]):
         body, more = next(ahead, None), next(ahead, None)
         if body is None or more is not None:
             return super().encode(texts, call, show_progress)
-        with Progress(len(texts), show_progress):
-            return self._finish([self._model.rows(body, wait=call.wait, take=partial(self._take, body, call))], call)
+        with Progress(len(texts), show_progress, watch_of_caller()) as progress:
+            take = partial(self._take, body, call, progress)
+            try:
+                return self._finish([self._model.rows(body, wait=call.wait, take=take)], call)
+            except AkiDBMLXError as error:
+                name_text(error, texts, call.first)
+                raise
 
     def count_tokens(self, texts: Sequence[Input], prompt: str, side: Side | None) -> list[int]:
         """Tokens of each, as the model reads them."""
@@ -86,7 +92,7 @@ class RemotePath(TextPipeline[Input]):
         first: int,
         call: Call[Given],
         futures: list[Any],
-        progress: Progress,
+        watch: Watch,
         threads: Threads,
         wait_for: Wait,
         *,
@@ -98,10 +104,10 @@ class RemotePath(TextPipeline[Input]):
         while (body := await wait_for(threads.do(much, next, ahead, None))) is not None:
             while len(under_way) >= _IN_FLIGHT:
                 await wait_for(under_way.popleft())
-            take = partial(self._take, body, call)
+            take = partial(self._take, body, call, watch)
             future = self._model.submit(body, wait=wait or body.places.start > first, take=take)
             under_way.append(future)
-            futures.append(progress.watch(future, len(body.places)))
+            futures.append(future)
 
     def _bodies(self, texts: Sequence[Input], first: int, call: Call[Given]) -> Iterator[Body]:
         assert isinstance(call, RemoteCall)
@@ -109,13 +115,14 @@ class RemotePath(TextPipeline[Input]):
             **call.options,
             "on_overlong": call.on_overlong,
             "partial": call.errors is not None,
+            "truncated": True,
             "fingerprint": self._model.fingerprint,
             # The server has a side's prompt by the settings; it may not be said beside the side.
             **({"prompt": call.prompt} if call.side is None else {"input_type": call.side}),
         }
         return bodies(texts, first, self._model.head(**said), self._model.limits, self._model.max_seq_length)  # type: ignore[arg-type]
 
-    def _take(self, body: Body, call: Call[Given], answer: Answer) -> Rows:
+    def _take(self, body: Body, call: Call[Given], watch: Watch, answer: Answer) -> Rows:
         """An answer's arrays; counts what was read and tells what was cut."""
         arrays, errors = self._model.take(answer)
         if call.errors is not None:
@@ -123,6 +130,9 @@ class RemotePath(TextPipeline[Input]):
         call.usage.tokens += int(answer.headers.get(wire.TOKENS, 0))
         if call.max_tokens is not None and call.usage.tokens > call.max_tokens:
             raise InputError(f"the {self.encoder.noun}s have more than {call.max_tokens} tokens together")
+        watch.computed(len(body.places))
+        if "truncated" in arrays:
+            watch.cut(arrays.pop("truncated").tolist())
         if cut := int(answer.headers.get(wire.TRUNCATED, 0)):
             call.usage.truncated_texts += cut
             self._model.warn_once(

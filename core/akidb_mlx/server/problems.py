@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from akidb_mlx import errors
 from akidb_mlx.server.paths import is_ollamas, where_instead
 from akidb_mlx.server.turned_away import TurnedAway
-from akidb_mlx.wire import ERROR
+from akidb_mlx.wire import ERROR, PLACE
 
 __all__ = ["HANDLERS", "Problem", "problem_response"]
 
@@ -42,6 +42,8 @@ class Problem(Exception):
         self.headers = headers
         self.retry_after_s = retry_after_s
         self.error = error
+        self.place: int | None = None
+        """Of the text at fault."""
 
     @classmethod
     def too_many(cls, message: str, seconds: float) -> "Problem":
@@ -60,6 +62,8 @@ def problem_response(problem: Problem, path: str, turned_away: TurnedAway) -> Re
     body = {"error": message if is_ollamas(path) else error, "message": message, "detail": message}
     again = {} if problem.retry_after_s is None else turned_away.headers(problem.retry_after_s)
     named = {} if problem.error is None else {ERROR: problem.error.__name__}
+    if problem.place is not None:
+        named[PLACE] = str(problem.place)
     return JSONResponse(body, problem.status, {**(problem.headers or {}), **again, **named})
 
 
@@ -80,7 +84,7 @@ def _from_library(error: errors.AkiDBMLXError) -> Problem:
         problem = Problem(500, str(error), code="backend_error")
     else:
         problem = Problem(500, f"the model cannot be loaded: {error}", code="model_not_loaded")
-    problem.error = type(error)
+    problem.error, problem.place = type(error), error.place
     return problem
 
 

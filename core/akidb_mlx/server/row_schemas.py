@@ -86,6 +86,9 @@ class RowsRequest(_InputsRequest):
         description="A text that has no row is no error of the request: the answer's array `errors` is JSON that maps "
         "its place to [class, message, seconds after which to try again or null].",
     )
+    truncated: bool = Field(
+        False, description="The answer's array `truncated` has the places of the texts that were cut."
+    )
     fingerprint: str | None = Field(None, description="409 where the model has another one.")
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import akidb_mlx
 from akidb_mlx import wire
 from akidb_mlx.embedder import Usage
 from akidb_mlx.errors import AkiDBMLXError, ConfigError
+from akidb_mlx.pipeline.text_pipeline import name_text
+from akidb_mlx.pipeline.watching import watched_by
 from akidb_mlx.reranker import Reranker
 from akidb_mlx.server.embedding import Wanted, side_of
 from akidb_mlx.server.problems import Problem
@@ -32,13 +35,15 @@ async def rows(request: Request) -> Response:
     check_texts(asked.inputs, state.settings)
     name = state.name(asked.model, asked.kind)
     errors: dict[int, AkiDBMLXError] | None = {} if asked.partial else None
+    cut = _Cut()
 
     async def work() -> tuple[Variant, Any, Usage]:
         variant = await _variant(state, name, asked)
         if asked.fingerprint not in (None, variant.fingerprint):
             said = f"{name} has the fingerprint {variant.fingerprint} here, not {asked.fingerprint}"
             raise Problem(409, said, param="fingerprint", code="other_fingerprint")
-        given, usage = await _compute(state, name, asked, variant, errors)
+        with watched_by(cut):
+            given, usage = await _compute(state, name, asked, variant, errors)
         return variant, given, usage
 
     variant, given, usage = await state.answer(request, work())
@@ -46,7 +51,11 @@ async def rows(request: Request) -> Response:
     if asked.kind == "reranker":
         state.metrics.reranked(state.addressed(name).name, len(asked.inputs))
     arrays = wire.arrays_of(given)
+    if asked.truncated and cut.places:
+        arrays["truncated"] = np.array(sorted(cut.places), np.int64)
     if errors:
+        for error in errors.values():
+            name_text(error, asked.inputs, asked.first)
         arrays["errors"] = np.frombuffer(
             json.dumps({place: _told(one) for place, one in errors.items()}).encode(), "u1"
         )
@@ -62,6 +71,19 @@ async def rows(request: Request) -> Response:
     if isinstance(variant.face, SparseEmbedder):
         headers[wire.DIMENSION] = str(variant.face.dimension)
     return Response(body, media_type="application/octet-stream", headers=headers)
+
+
+class _Cut:
+    """Notes which texts were cut."""
+
+    def __init__(self) -> None:
+        self.places: list[int] = []
+
+    def computed(self, texts: int) -> None:
+        pass
+
+    def cut(self, places: Sequence[int]) -> None:
+        self.places += places
 
 
 async def count_tokens(request: Request) -> Response:
@@ -103,7 +125,7 @@ async def describe(request: Request) -> Response:
             "full_dimension": getattr(face, "full_dimension", None),
             "num_labels": getattr(face, "num_labels", None),
             "max_seq_length": face.max_seq_length,
-            "calibration": getattr(face, "_calibration", None),
+            "calibration": await asyncio.to_thread(getattr, face, "_calibration", None),
             "prompts": {
                 "named": dict(prompts.named),
                 "default_name": prompts.default_name,
