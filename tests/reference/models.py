@@ -114,6 +114,11 @@ def decoder(cls, **config):
     return lambda: cls(cls.config_class(**{"vocab_size": 300, **DECODER_SHAPE, **config}))
 
 
+def internlm3(**config):
+    """Which transformers computes as a Llama."""
+    return lambda: hf.LlamaModel(hf.InternLM3Config(**{"vocab_size": 300, **DECODER_SHAPE, **config}))
+
+
 def gemma3(cls=hf.Gemma3TextModel, **config):
     """Three layers, so that windows and bases alternate; a head is wider than width / heads."""
     layers = {"num_hidden_layers": 3, "intermediate_size": 32, "sliding_window": 8}

@@ -23,11 +23,12 @@ _DECIDING = """
     embedding_dim embedding_multiplier embedding_size feed_forward_proj head_dim hidden_act hidden_activation
     hidden_dim hidden_size hidden_size_per_layer_input inner_group_num intermediate_size layer_norm_eps
     layer_norm_epsilon local_attention logits_scaling max_position_embeddings max_relative_positions
-    max_window_layers mlp_bias n_heads n_layers no_rope_layer_interval norm_bias norm_eps num_attention_heads
-    num_heads num_hidden_groups num_hidden_layers num_key_value_heads num_layers original_max_position_embeddings
-    pad_token_id pooler_hidden_act position_biased_input query_pre_attn_scalar relative_attention
-    relative_attention_max_distance relative_attention_num_buckets residual_multiplier rms_norm_eps sliding_window
-    task_type_vocab_size type_vocab_size use_bias use_qk_norm use_qkv_bias use_task_id vocab_size
+    max_window_layers mlp_bias n_heads n_layers no_rope_layer_interval norm_bias norm_eps norm_epsilon
+    num_attention_heads num_heads num_hidden_groups num_hidden_layers num_key_value_heads num_layers
+    original_max_position_embeddings pad_token_id pooler_hidden_act position_biased_input query_pre_attn_scalar
+    relative_attention relative_attention_max_distance relative_attention_num_buckets residual_multiplier
+    rms_norm_eps sliding_window task_type_vocab_size type_vocab_size use_bias use_qk_norm use_qkv_bias use_task_id
+    vocab_size
 """
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "bool": (bool,),
@@ -40,13 +41,19 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 }
 # Where the class makes a number of others of a null, or of nothing, and nobody after us does.
 _FROM_OTHERS: Mapping[str, tuple[str, ...]] = {
-    "head_dim": ("ernie4_5", "seed_oss"),
+    "head_dim": ("cohere2", "ernie4_5", "exaone4", "internlm3", "seed_oss"),
     "num_key_value_heads": (
+        "apertus",
         "cohere",
+        "cohere2",
         "ernie4_5",
         "eurobert",
         "granite",
         "hunyuan_v1_dense",
+        "internlm3",
+        "olmo",
+        "olmo3",
+        "phi",
         "qwen2",
         "qwen3",
         "seed_oss",
@@ -59,6 +66,8 @@ _BASES = {
     "gemma3_text": {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
     "modernbert": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
 }
+# Whose class reads the earlier form too, though each kind of layer has settings of its own.
+_FLAT_TOO = frozenset({"olmo3"})
 # Numbers from which a class makes layer_types where there are none; it does not declare them.
 _PATTERNS = {"gemma3_text": ("sliding_window_pattern", 6), "modernbert": ("global_attn_every_n_layers", 3)}
 # Models of several kinds of input: where the tower for texts is described, and which class describes it.
@@ -164,8 +173,15 @@ def _rotary_defaults(kind: str, default: Json | None, said: Json) -> dict[str, A
     nested = said.get("rope_parameters")
     stated: Json = nested if isinstance(nested, Mapping) else {}
     bases = _BASES.get(kind)
-    if bases is None and any(isinstance(value, Mapping) for value in default.values()):  # by kind of layer
-        return {} if nested is not None else {"rope_parameters": default}
+    by_kind = any(isinstance(value, Mapping) for value in default.values())
+    if bases is None and (
+        by_kind or default.get("rope_type", "default") != "default"
+    ):  # the class's all together, or none
+        others = ("rope_scaling", "rope_theta") if kind in _FLAT_TOO else ("rope_scaling",)
+        whole = nested is None and not any(said.get(name) for name in others)
+        if whole or by_kind:
+            return {"rope_parameters": default} if whole else {}
+        return {} if "rope_theta" in {*said, *stated} else {"rope_theta": default["rope_theta"]}
     if bases is None:
         return {name: value for name, value in default.items() if name not in {"rope_type", *said, *stated}}
     return {

@@ -23,6 +23,7 @@ from akidb_mlx.model.architectures.mlx_lm import has_model
 from akidb_mlx.model.architectures.modernbert import ModernBert
 from akidb_mlx.model.architectures.mpnet import MPNet
 from akidb_mlx.model.architectures.nomic_bert import NomicBert
+from akidb_mlx.model.architectures.olmo3 import Olmo3
 from akidb_mlx.model.architectures.roberta import Roberta
 from akidb_mlx.model.architectures.static import Static
 from akidb_mlx.model.architectures.t5 import T5
@@ -50,6 +51,7 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
     "mt5": T5,
     "new": Gte,
     "nomic_bert": NomicBert,
+    "olmo3": Olmo3,
     "roberta": Roberta,
     "static": Static,
     "t5": T5,
