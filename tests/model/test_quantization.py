@@ -241,6 +241,31 @@ def test_folded_dense_layers_are_unpacked(tmp_path):
 )
 def test_encoders_with_everything_packed(tmp_path, name, packing):
     """Tables, whose rows are added in the dtype that is computed in; joined layers, on a GPU packed side by side."""
+    check_everything_packed(tmp_path, name, packing)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "apertus",
+        "cohere2",
+        "exaone4",
+        "gpt_neox",
+        "gptj-weighted-mean",
+        "internlm3",
+        "llama-dynamic",
+        "olmo",
+        "olmo3",
+        "phi",
+        "phi3-longrope",
+        "starcoder2",
+    ],
+)
+def test_decoders_with_everything_packed(tmp_path, name):
+    check_everything_packed(tmp_path, name, "4 bit")
+
+
+def check_everything_packed(tmp_path, name, packing):
     texts = read_texts(name)
     folder = tmp_path / "packed"
     shutil.copytree(REFERENCE / name, folder)

@@ -113,6 +113,16 @@ def published_internlm3(folder):
     )
 
 
+def published_neox(folder):
+    """GPT-NeoX's own names of the rotary settings."""
+
+    def edit(config):
+        rope = config.pop("rope_parameters")
+        config["rotary_emb_base"], config["rotary_pct"] = rope["rope_theta"], rope["partial_rotary_factor"]
+
+    edit_json(folder / "config.json", edit)
+
+
 def published_olmo3(folder):
     """Olmo-3's form: one base, and a scaling that counts for full layers alone."""
 

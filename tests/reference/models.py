@@ -119,6 +119,12 @@ def internlm3(**config):
     return lambda: hf.LlamaModel(hf.InternLM3Config(**{"vocab_size": 300, **DECODER_SHAPE, **config}))
 
 
+def gpt(cls, **config):
+    """GPT-2 and GPT-J, whose fields have names of their own."""
+    sizes = {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 1}
+    return lambda: cls(cls.config_class(**{**sizes, "eos_token_id": 2, "pad_token_id": 0, **config}))
+
+
 def gemma3(cls=hf.Gemma3TextModel, **config):
     """Three layers, so that windows and bases alternate; a head is wider than width / heads."""
     layers = {"num_hidden_layers": 3, "intermediate_size": 32, "sliding_window": 8}

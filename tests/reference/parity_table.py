@@ -58,7 +58,7 @@ batch, and keeps the `dynamic` base of the longest text so far for each later on
 more. Here a text's own length decides, whatever stands beside it or was computed before: the rows are those that the
 reference gives a text alone, in a model that has seen no other. LFM2's embedders (`Lfm2BidirectionalModel`) have
 convolutions that no class of transformers computes; their vectors here are those of a formula written from what Liquid
-AI says of its code, with padding zeroed, as in its embedder. A text that reads like an address of an image or a sound is
+AI says of its code, with padding zeroed, as in its embedder. A text that reads like the address of an image or sound is
 a text here, for EmbeddingGemma 2 too; sentence-transformers fetches what it names.
 
 Where config.json leaves a field out, transformers' class for its `model_type` decides (`layer_norm_eps`, activations,

@@ -18,17 +18,17 @@ __all__ = ["Completed", "complete_config", "declared_fields"]
 Json = Mapping[str, Any]
 # What decides hidden states or the length of texts; other fields that are absent stay so.
 _DECIDING = """
-    activation attention_bias attention_multiplier attention_out_bias attn_logit_softcapping
+    activation activation_function attention_bias attention_multiplier attention_out_bias attn_logit_softcapping
     block_auto_adjust_ff_dim block_ffn_dim_multiplier block_multiple_of conv_bias conv_L_cache d_ff d_kv d_model dim
     embedding_dim embedding_multiplier embedding_size feed_forward_proj head_dim hidden_act hidden_activation
     hidden_dim hidden_size hidden_size_per_layer_input inner_group_num intermediate_size layer_norm_eps
     layer_norm_epsilon local_attention logits_scaling max_position_embeddings max_relative_positions
-    max_window_layers mlp_bias n_heads n_layers no_rope_layer_interval norm_bias norm_eps norm_epsilon
-    num_attention_heads num_heads num_hidden_groups num_hidden_layers num_key_value_heads num_layers
-    original_max_position_embeddings pad_token_id pooler_hidden_act position_biased_input query_pre_attn_scalar
-    relative_attention relative_attention_max_distance relative_attention_num_buckets residual_multiplier
-    rms_norm_eps sliding_window task_type_vocab_size type_vocab_size use_bias use_qk_norm use_qkv_bias use_task_id
-    vocab_size
+    max_window_layers mlp_bias n_embd n_head n_heads n_layer n_layers n_positions no_rope_layer_interval norm_bias
+    norm_eps norm_epsilon num_attention_heads num_heads num_hidden_groups num_hidden_layers num_key_value_heads
+    num_layers original_max_position_embeddings pad_token_id pooler_hidden_act position_biased_input
+    query_pre_attn_scalar relative_attention relative_attention_max_distance relative_attention_num_buckets
+    residual_multiplier rms_norm_eps rotary_dim sliding_window task_type_vocab_size type_vocab_size use_bias
+    use_parallel_residual use_qk_norm use_qkv_bias use_task_id vocab_size
 """
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "bool": (bool,),
@@ -100,7 +100,9 @@ def complete_config(config: Json, file: Path) -> Completed:
         raise UnsupportedModelError(f"{file}: {_BY_LAYER} is not supported")
     config, kind = _tower(config, kind, file)
     known = _table().get(kind)
-    if known is None or "n_embd" in config:  # the published NomicBERT's, whose class is its own
+    if known is None or (
+        kind == "nomic_bert" and "n_embd" in config
+    ):  # the published NomicBERT's, whose class is its own
         return Completed(config)
     said = dict(config)
     for alias, name in {**known["aliases"], **_RENAMED.get(kind, {})}.items():

@@ -17,6 +17,7 @@ from akidb_mlx.model.architectures.embedding_gemma2 import EmbeddingGemma2
 from akidb_mlx.model.architectures.ernie import Ernie
 from akidb_mlx.model.architectures.eurobert import EuroBert
 from akidb_mlx.model.architectures.gemma3 import Gemma3
+from akidb_mlx.model.architectures.gpt import Gpt
 from akidb_mlx.model.architectures.gte import Gte
 from akidb_mlx.model.architectures.lfm2 import BIDIRECTIONAL, Lfm2
 from akidb_mlx.model.architectures.mlx_lm import has_model
@@ -44,6 +45,9 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
     "ernie": Ernie,
     "eurobert": EuroBert,
     "gemma3_text": Gemma3,
+    "gpt2": Gpt,
+    "gpt_neox": Gpt,
+    "gptj": Gpt,
     "gte": Gte,
     "lfm2": Lfm2,
     "modernbert": ModernBert,
@@ -66,7 +70,7 @@ _ODD = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError,
 _OWN_CODE_KNOWN = frozenset({"eurobert", "gte", "llama_bidirec", "new", "nomic_bert"})
 _OWN_CLASSES_KNOWN = frozenset({("lfm2", BIDIRECTIONAL)})
 # Whose tokens see what is before them alone unless config.json says otherwise (is_causal).
-_CAUSAL = DECODERS.keys() | {"lfm2"}
+_CAUSAL = DECODERS.keys() | {"gpt2", "gpt_neox", "gptj", "lfm2"}
 
 
 def make_backbone(config: Mapping[str, Any]) -> Backbone:

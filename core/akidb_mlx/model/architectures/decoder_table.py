@@ -210,12 +210,12 @@ _COMPUTED = """
 """
 # Without effect on hidden states.
 _INERT = """
-    _name_or_path architectures attention_dropout auto_map bos_token_id cache_implementation chunk_size_feed_forward
-    classifier_dropout do_sample dtype embd_pdrop embedding_dropout eod_token_id eos_token_id
-    final_logit_softcapping hidden_dropout id2label initializer_range is_decoder is_encoder_decoder label2id
-    logits_scaling mlp_dropout model_type num_logits_to_keep output_attentions output_hidden_states pad_token_id
-    pretraining_tp problem_type quantization quantization_config resid_pdrop residual_dropout return_dict
-    sep_token_id task_specific_params tie_word_embeddings tokenizer_class torch_dtype torchscript
+    _name_or_path architectures attention_dropout attn_pdrop auto_map bos_token_id cache_implementation
+    chunk_size_feed_forward classifier_dropout do_sample dtype embd_pdrop embedding_dropout eod_token_id
+    eos_token_id final_logit_softcapping hidden_dropout id2label initializer_range is_decoder is_encoder_decoder
+    label2id logits_scaling mlp_dropout model_type num_logits_to_keep output_attentions output_hidden_states
+    pad_token_id pretraining_tp problem_type quantization quantization_config resid_pdrop residual_dropout
+    return_dict sep_token_id task_specific_params tie_word_embeddings tokenizer_class torch_dtype torchscript
     transformers_version unsloth_fixed unsloth_version use_cache
 """
 # Read of any config, by the masks or the layers, whether its class has it or not; or what changes the class itself.
@@ -225,7 +225,7 @@ _GENERIC = """
 """
 # Of classes that are not computed here, and what trainers and early versions wrote: no class above reads them.
 _OF_OTHERS = """
-    _attn_implementation attn_implementation attn_pdrop cls_token_id decoder_start_token_id directionality
+    _attn_implementation attn_implementation cls_token_id decoder_start_token_id directionality
     embedding_size finetuning_task gradient_checkpointing layerdrop max_length mask_token_id
     n_positions output_past pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head
     pooler_type position_embedding_type pruned_heads resid_pdrop scale_attn_weights seq_length summary_type
