@@ -16,6 +16,7 @@ from akidb_mlx.errors import ConfigError
 __all__ = ["SettledComponent"]
 
 _log = logging.getLogger(__name__)
+_OF_A_SERVER = frozenset({"base_url", "fingerprint"})
 
 
 class SettledComponent(AdapterModel):
@@ -28,6 +29,8 @@ class SettledComponent(AdapterModel):
         """What decides results, as resolved at construction: LlamaIndex's ingestion cache is keyed by it."""
         only_speed = fields_that_change(self.lazy_class.config_class, "run")
         data = {name: value for name, value in handler(self).items() if name not in only_speed}
+        # Where nothing is said of a server nothing is kept either, so that keys made before stay good.
+        data = {name: value for name, value in data.items() if value is not None or name not in _OF_A_SERVER}
         return {**data, "class_name": type(self).class_name()}
 
     @classmethod

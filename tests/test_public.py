@@ -51,6 +51,10 @@ def test_the_public_names():
             "MultiVectorEmbedderProtocol",
             "MultiVectors",
             "Ranked",
+            "RemoteEmbedder",
+            "RemoteMultiVectorEmbedder",
+            "RemoteReranker",
+            "RemoteSparseEmbedder",
             "Reranker",
             "RerankerConfig",
             "RerankerProtocol",
@@ -108,6 +112,7 @@ def test_what_an_embedder_has():
         "count_tokens",
         "full_dimension",
         "stats",
+        "with_settings",
     }
     for name in public:
         assert inspect.getdoc(getattr(Embedder, name)), name
@@ -135,6 +140,7 @@ def test_what_a_reranker_has():
         "fingerprint",
         "info",
         "stats",
+        "with_settings",
         "close",
         "keep_for",
     }
@@ -175,6 +181,7 @@ def test_what_a_multi_vector_embedder_has():
         "fingerprint",
         "info",
         "stats",
+        "with_settings",
         "close",
         "keep_for",
     }
@@ -225,6 +232,7 @@ def test_the_fields_of_the_configuration():
         "truncate_dim",
         "query_prompt",
         "document_prompt",
+        "task",
         "tokenizer",
         "exact_reference",
         "dtype",

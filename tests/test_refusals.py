@@ -64,6 +64,14 @@ def weights(**changes):
     return edit
 
 
+def without(name):
+    def edit(folder):
+        file = str(folder / "model.safetensors")
+        mx.save_safetensors(file, {key: weight for key, weight in mx.load(file).items() if key != name})
+
+    return edit
+
+
 def strip(folder):
     for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
         (folder / name).unlink()
@@ -92,7 +100,37 @@ def to_other_name(folder):
     (folder / "model.safetensors").rename(folder / "adapter_model.bin")
 
 
+def in_turn(*edits):
+    def edit(folder):
+        for each in edits:
+            each(folder)
+
+    return edit
+
+
+def adapter(**changes):
+    return lambda folder: edit_json(folder / "adapters" / "retrieval" / "adapter_config.json", **changes)
+
+
+def adapter_weights(pattern, replacement, **changes):
+    """The retrieval adapter's weights under other names, or without those that fit."""
+
+    def edit(folder):
+        adapter(**changes)(folder)
+        file = str(folder / "adapters" / "retrieval" / "adapter_model.safetensors")
+        kept = {
+            name: part
+            for name, part in mx.load(file).items()
+            if replacement is not None or not re.search(pattern, name)
+        }
+        mx.save_safetensors(file, {re.sub(pattern, replacement or "", name): part for name, part in kept.items()})
+
+    return edit
+
+
 BERT, LLAMA, QWEN, CHAT = "bert-mean", "llama-linear", "qwen3-embedding", "qwen3-chat"
+V3, V5, TASK = "tasks/jina-v3", "tasks/jina-v5-nano", {"task": "retrieval"}
+NOMIC_MOE = "nomic-moe-published"
 TRANSFORMER, POOLING = ("Transformer", ""), ("Pooling", "1_Pooling")
 REFUSALS = (
     # ── architectures ──
@@ -100,15 +138,35 @@ REFUSALS = (
     Refusal("a decoder of mlx-lm's without a reference", LLAMA, config(model_type="mamba"),
             "model_type 'mamba' is a model of mlx-lm's, but no reference has verified its vectors here, so it is refused; supported: "),
     Refusal("a model that looks at images too", LLAMA, config(model_type="qwen3_vl"), "model_type 'qwen3_vl' is a model of mlx-lm's, but"),
-    Refusal("Jina v3's adapters", BERT, config(model_type="xlm-roberta", lora_adaptations=["retrieval.query"]),
-            "config.json: lora_adaptations: Jina v3 switches an adapter on for each task, which is not supported"),
+    Refusal("a task that the model has no adapter for", V3, lambda folder: None,
+            "has no task 'clustering'; its tasks are 'retrieval.query', 'retrieval.passage', 'separation', ", {"task": "clustering"}),
+    Refusal("a task of a model without adapters", BERT, lambda folder: None, "has no adapters for tasks; leave task='retrieval' out", {"task": "retrieval"}),
+    Refusal("no task where the model has no use without", V5, lambda folder: None,
+            "has an adapter for each task and no use without: its tasks are 'retrieval', 'text-matching', 'clustering', 'classification' (option task)"),
+    Refusal("an adapter that is not there", V5, drop("adapters/clustering/adapter_model.safetensors"),
+            "adapters/clustering/adapter_model.safetensors is missing, the adapter of the task 'clustering'; download the model again", TASK),
+    Refusal("DoRA", V5, adapter(use_dora=True), "adapters/retrieval/adapter_config.json: use_dora is True, which is not supported; merge the adapter first", TASK),
+    Refusal("rank-stabilised LoRA", V5, adapter(use_rslora=True), "use_rslora is True, which is not supported; merge the adapter first", TASK),
+    Refusal("an adapter with whole modules", V5, adapter(modules_to_save=["norm"]), "modules_to_save is ['norm'], which is not supported", TASK),
+    Refusal("an adapter's field that nobody knows", V5, adapter(kasa_config={"beta": 1}), "kasa_config is {'beta': 1}, which is not supported", TASK),
+    Refusal("an adapter of another kind", V5, adapter(peft_type="IA3"), "adapter_config.json: peft_type is 'IA3'; only LORA is supported", TASK),
+    Refusal("an adapter whose file has another rank", V5, adapter(r=3), "layers.0.mlp.down_proj has adapters of shapes (4, 48) and (32, 4); the rank is 3", TASK),
+    Refusal("an adapter of a layer that the model has not", V5, adapter_weights("layers.0.self_attn.o_proj", "layers.7.self_attn.o_proj"),
+            "adapters/retrieval/adapter_model.safetensors adapts layers.7.attention.out, which the model does not have", TASK),
+    Refusal("an adapter with half a pair", V5, adapter_weights("layers.1.mlp.down_proj.lora_A.weight", None),
+            "layers.1.mlp.down_proj has only one of lora_A and lora_B", TASK),
+    Refusal("an adapter of some of what is computed together", V5, adapter_weights(r"layers.\d.self_attn.v_proj.*", None, target_modules=["q_proj", "k_proj", "o_proj"]),
+            "adapts layers.0.attention.q_proj and not all of what is computed together with it (q_proj, k_proj, v_proj); merge the adapter first", TASK),
+    Refusal("stacks of adapters that config.json does not name", V3, in_turn(config(lora_adaptations="absent"), modules(TRANSFORMER, POOLING)),
+            "has stacks of adapters, of which config.json says nothing (lora_adaptations)"),
+    Refusal("ALiBi without the kind of network (Jina v2)", BERT, config(position_embedding_type="alibi"), "config.json lacks 'feed_forward_type', which jina_bert needs"),
+    Refusal("another kind of network (Jina v2)", "jina-v2-base", config(feed_forward_type="swiglu"),
+            "config.json: feed_forward_type is 'swiglu'; for jina_bert only 'original', 'geglu', 'reglu' is supported"),
     Refusal("code of the checkpoint's own", BERT, config(auto_map={"AutoModel": "modeling.Other"}),
             "config.json: auto_map names the checkpoint's own code (modeling.Other), which is never run and may compute something else than bert"),
     Refusal("the same for a decoder", "qwen2-causal-lm", config(auto_map={"AutoModel": "modeling_qwen.Qwen2Model"}),
             "config.json: auto_map names the checkpoint's own code (modeling_qwen.Qwen2Model), which is never run and may compute something "
             "else than qwen2; if it differs only in what tokens see, say so there with is_causal (true or false)"),
-    Refusal("ALiBi positions (Jina v2)", BERT, config(position_embedding_type="alibi"),
-            "config.json: position_embedding_type is 'alibi'; for bert only 'absolute', 'relative_key', 'relative_key_query', None is supported"),
     Refusal("a field that mlx-lm's class ignores", LLAMA, config(attention_chunk_size=64),
             "config.json: 'attention_chunk_size' (64) is not known for llama and might change vectors; delete it there if transformers ignores it"),
     Refusal("rotary positions that its class refuses", "phi3",
@@ -120,8 +178,13 @@ REFUSALS = (
             "config.json: per_layer_config says {'intermediate_size': 8} of layer 1"),
     Refusal("a retrieval model of LFM2's that does not name its code", "lfm2-is-causal-false", config(mlx={"head": "embedding"}),
             "config.json: mlx tells of a retrieval model, and architectures does not name Lfm2BidirectionalModel; add it there if tokens see both ways"),
-    Refusal("windows in a bidirectional decoder", "mistral-sliding-window", config(is_causal=False),
-            "config.json: is_causal false with a sliding window is not supported"),
+    Refusal("both ways, by a field that its class does not read", "qwen3-embedding", config(use_bidirectional_attention=True),
+            "config.json: use_bidirectional_attention is True, which the reference does not read for qwen3; if tokens see both ways, say so with "
+            "is_causal false, else delete it"),
+    Refusal("one way, where its class sees both", "llama-bidirec-published", config(is_causal=True),
+            "config.json: is_causal is True; for llama_bidirec only False is supported"),
+    Refusal("vectors of chunks that depend on each other (pplx-embed-context)", "pplx-embed", config(auto_map={"AutoModel": "modeling.PPLXQwen3ContextualModel"}),
+            "config.json: auto_map: modeling.PPLXQwen3ContextualModel gives a vector per chunk of a document, which depends on the other chunks; that is not supported"),
     Refusal("a decoder whose class is causal all the same", "nemotron", config(is_causal=False),
             "config.json: is_causal is False; for nemotron only True is supported"),
     Refusal("bidirectional Gemma 1 and 2, broken in transformers", "gemma-mean", config(use_bidirectional_attention=True),
@@ -132,6 +195,30 @@ REFUSALS = (
     Refusal("an encoder that is said to be causal", BERT, config(is_causal=True),
             "config.json: is_causal is true, with which the reference gives a bert text one vector alone and another in a batch; delete it"),
     Refusal("settings layer by layer", BERT, config(per_layer_config={"0": {"hidden_act": "relu"}}), "per_layer_config is not supported"),
+    Refusal("NomicBERT whose experts choose the tokens", NOMIC_MOE, config(expert_choice_router=True),
+            "config.json: expert_choice_router is True; for nomic_bert only False, None is supported"),
+    Refusal("… whose experts' weights are made one in all", NOMIC_MOE, config(moe_normalize_expert_weights=1.0),
+            "config.json: moe_normalize_expert_weights is 1.0; for nomic_bert only False, None is supported"),
+    Refusal("… with experts for every token", NOMIC_MOE, config(num_shared_experts=1),
+            "config.json: num_shared_experts is 1; for nomic_bert only 0, None is supported"),
+    Refusal("… with narrower experts", NOMIC_MOE, config(ffn_div=2), "config.json: ffn_div is 2; for nomic_bert only 1, None is supported"),
+    Refusal("… that turns a part of each head", NOMIC_MOE, config(rotary_emb_fraction=0.5),
+            "config.json: rotary_emb_fraction is 0.5; for nomic_bert only 1.0 is supported"),
+    Refusal("… whose keys shrink with their distance", NOMIC_MOE, config(rotary_emb_scale_base=512),
+            "config.json: rotary_emb_scale_base is 512; for nomic_bert only None is supported"),
+    Refusal("… with gated experts", NOMIC_MOE, config(activation_function="swiglu"),
+            "config.json: activation_function is 'swiglu'; for nomic_bert only 'gelu' is supported"),
+    Refusal("experts in a config that transformers saved, whose class drops them", "nomic-transformers-5", config(num_experts=8),
+            "config.json: num_experts is 8; for nomic_bert only None, 0 is supported"),
+    Refusal("a mixture of experts without a reference", LLAMA, config(model_type="gpt_oss"), "model_type 'gpt_oss' is a model of mlx-lm's, but no reference"),
+    Refusal("OLMoE that bounds queries, keys and values", "olmoe", config(clip_qkv=8.0), "config.json: clip_qkv is 8.0; for olmoe only None is supported"),
+    Refusal("Qwen2-MoE with windows", "qwen2-moe", config(use_sliding_window=True), "config.json: use_sliding_window is True; for qwen2_moe only False is supported"),
+    Refusal("Qwen2-MoE without biases", "qwen2-moe", config(qkv_bias=False), "config.json: qkv_bias is False; for qwen2_moe only True is supported"),
+    Refusal("more experts chosen than there are", "olmoe", config(num_experts_per_tok=9), "config.json: num_experts_per_tok is 9, with 8 experts"),
+    Refusal("an expert that is missing", "mixtral-causal-lm", without("model.layers.1.block_sparse_moe.experts.2.w1.weight"),
+            "lacks model.layers.1.mlp.experts.gate_proj.weight; the checkpoint is incomplete or of another kind"),
+    Refusal("ERNIE 4.5's conversions by mlx-lm, which leaves the correction of its router out", "ernie4_5-moe", without("layers.1.mlp.moe_statics.e_score_correction_bias"),
+            "lacks model.layers.1.mlp.router.correction; the checkpoint is incomplete or of another kind"),
     # ── what follows the transformer ──
     Refusal("no word about pooling: a chat model", "qwen3-causal-lm", strip,
             "does not say how its token vectors become one (no modules.json, no known family); look it up in the model's "

@@ -13,6 +13,10 @@ from akidb_mlx.embedder import Embedder, EmbedderProtocol  # noqa: E402
 from akidb_mlx.hybrid_embedder import Hybrid, HybridEmbedder, HybridScores  # noqa: E402
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder, MultiVectorEmbedderProtocol  # noqa: E402
 from akidb_mlx.multi_vectors import MultiVectors  # noqa: E402
+from akidb_mlx.remote.embedder import RemoteEmbedder  # noqa: E402
+from akidb_mlx.remote.multi_vector_embedder import RemoteMultiVectorEmbedder  # noqa: E402
+from akidb_mlx.remote.reranker import RemoteReranker  # noqa: E402
+from akidb_mlx.remote.sparse_embedder import RemoteSparseEmbedder  # noqa: E402
 from akidb_mlx.reranker import Ranked, Reranker, RerankerProtocol  # noqa: E402
 from akidb_mlx.service import EmbeddingService  # noqa: E402
 from akidb_mlx.sparse_embedder import SparseEmbedder, SparseEmbedderProtocol  # noqa: E402
@@ -32,6 +36,10 @@ __all__ = [
     "MultiVectorEmbedderProtocol",
     "MultiVectors",
     "Ranked",
+    "RemoteEmbedder",
+    "RemoteMultiVectorEmbedder",
+    "RemoteReranker",
+    "RemoteSparseEmbedder",
     "Reranker",
     "RerankerConfig",
     "RerankerProtocol",

@@ -14,7 +14,8 @@ from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.effective.fingerprint import fingerprint
 from akidb_mlx.effective.prompts import effective_normalize, effective_prompts, fingerprint_facts
 from akidb_mlx.effective.recipe import Recipe
-from akidb_mlx.errors import ConfigError, InputError
+from akidb_mlx.effective.tasks import effective_tasks
+from akidb_mlx.errors import AkiDBMLXError, ConfigError, InputError
 from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.chat_renderer import ChatRenderer
 from akidb_mlx.pipeline.chat_tokenizer import ChatTokenizer
@@ -49,6 +50,8 @@ class Embedder(Face[EmbedderConfig, Recipe]):
     All methods may be called from any thread, the async ones from any event loop.
     """
 
+    _kind = EMBEDDER
+
     def __init__(self, config: EmbedderConfig, loaded: LoadedModel[Recipe]) -> None:
         """Use `Embedder.load` instead."""
         self.config = config
@@ -56,6 +59,8 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         self._checkpoint = loaded.recipe.checkpoint
         self._prompts = effective_prompts(config, loaded.recipe)
         self._normalize = effective_normalize(config, loaded.recipe)
+        self._tasks = effective_tasks(config, self._checkpoint)
+        self._tasks.check()
         wanted = config.truncate_dim
         if wanted is None and self._checkpoint.truncate_dim is not None:  # a width that it has not cuts nothing
             wanted = min(self._checkpoint.truncate_dim, self.full_dimension)
@@ -121,8 +126,12 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         truncate_dim: int | None = None,
         normalize: bool | None = None,
         show_progress: bool = False,
+        *,
+        task: str | None = None,
     ) -> Embeddings:
         """Embed texts, each after `prompt`, else the prompt called `prompt_name`, else the checkpoint's default.
+
+        `task` wins over the configuration's; it says which of the model's adapters computes, not which prompt.
 
         Returns:
             (n, dimension) float32, in the order of `texts`; (0, dimension) for no texts. Lone surrogates
@@ -130,7 +139,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
 
         Raises:
             TypeError: a bare str, or an item that is no str.
-            InputError: an unknown prompt name, a text without tokens, a vector that is not finite.
+            InputError: an unknown prompt name or task, a text without tokens, a vector that is not finite.
             QueueFullError: too much waits already. ClosedError: after `close`.
 
         Examples:
@@ -139,7 +148,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             >>> embedder.encode(["a text"], prompt="title: ").shape
             (1, 384)
         """
-        call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize)
+        call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize, task=task)
         return self._path.encode(texts, call, show_progress)
 
     def encode_query(
@@ -187,6 +196,8 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         truncate_dim: int | None = None,
         normalize: bool | None = None,
         show_progress: bool = False,
+        *,
+        task: str | None = None,
     ) -> Embeddings:
         """`encode` without blocking the event loop; cancelling it takes its texts out of the queue.
 
@@ -194,7 +205,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             >>> asyncio.run(embedder.aencode(["a text"])).shape
             (1, 384)
         """
-        call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize)
+        call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize, task=task)
         return await self._path.aencode(texts, call, show_progress)
 
     async def aencode_query(
@@ -241,24 +252,34 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         normalize: bool | None = None,
         on_overlong: Literal["truncate", "error"] | None = None,
         max_tokens: int | None = None,
+        task: str | None = None,
+        *,
+        prompt: str | None = None,
+        first: int = 0,
+        errors: dict[int, AkiDBMLXError] | None = None,
     ) -> tuple[Embeddings, Usage]:
         """The rows and what they used, for a server: `aencode_query`, `aencode_document` or `aencode` by `side`.
 
-        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError.
+        `on_overlong` and `task` win over the configuration; more than `max_tokens` in all is an InputError. `first` is
+        the first text's place, for messages. A text that cannot be embedded is an error, or with `errors` stands there
+        by its place and has a row of NaN.
 
         Examples:
             >>> rows, usage = asyncio.run(embedder.aencode_with_usage(["what is MLX?"], "query"))
             >>> rows.shape, usage.tokens
             ((1, 384), 7)
         """
+        prompts = self._prompts if task is None else effective_prompts(self.config, self._loaded.recipe, task)
         call = self._call(
-            self._prompts.choose(prompt_name, side=side),
+            prompts.choose(prompt_name, prompt, side),
             truncate_dim,
             normalize,
             side,
             on_overlong=on_overlong,
             max_tokens=max_tokens,
+            task=task,
         )
+        call = replace(call, first=first, errors=errors)
         return await self._path.aencode(texts, call, show_progress=False), call.usage
 
     def encode_stream(
@@ -378,6 +399,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         *,
         on_overlong: str | None = None,
         max_tokens: int | None = None,
+        task: str | None = None,
     ) -> Call[Embeddings]:
         self._check_open()
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
@@ -392,7 +414,15 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             normalize_first=first,
         )
         on_overlong = on_overlong or self.config.on_overlong
-        return Call(prompt, finish, urgent=side == "query", side=side, on_overlong=on_overlong, max_tokens=max_tokens)
+        return Call(
+            prompt,
+            finish,
+            urgent=side == "query",
+            side=side,
+            task=self._tasks.choose(task, side),
+            on_overlong=on_overlong,
+            max_tokens=max_tokens,
+        )
 
     def _stream_call(
         self,

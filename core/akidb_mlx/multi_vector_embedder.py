@@ -21,7 +21,7 @@ from akidb_mlx.effective.multi_vector_recipe import (
     multi_vector_prompts,
     read_multi_vector_recipe,
 )
-from akidb_mlx.errors import InputError
+from akidb_mlx.errors import AkiDBMLXError, InputError
 from akidb_mlx.maxsim import maxsim, maxsim_pairs
 from akidb_mlx.model.host_rows import Rows
 from akidb_mlx.multi_vectors import MultiVectors
@@ -48,7 +48,7 @@ from akidb_mlx.scores import Ranked, ranking
 from akidb_mlx.token_pooling import pool_tokens
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["MultiVectorEmbedder", "MultiVectorEmbedderProtocol", "TokenRows", "as_multi_vectors"]
+__all__ = ["MultiVectorEmbedder", "MultiVectorEmbedderProtocol", "TokenRows", "as_multi_vectors", "checked_factor"]
 
 MULTI_VECTOR: Kind[MultiVectorConfig, MultiVectorRecipe] = Kind(
     "multi_vector",
@@ -83,6 +83,8 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
     All methods may be called from any thread, the async ones from any event loop. `rank` and `predict` make it a
     reranker too (`RerankerProtocol`).
     """
+
+    _kind = MULTI_VECTOR
 
     def __init__(self, config: MultiVectorConfig, loaded: LoadedModel[MultiVectorRecipe]) -> None:
         """Use `MultiVectorEmbedder.load` instead."""
@@ -239,18 +241,25 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         token_pooling: float | None = None,
         on_overlong: Literal["truncate", "error"] | None = None,
         max_tokens: int | None = None,
+        *,
+        prompt: str | None = None,
+        first: int = 0,
+        errors: dict[int, AkiDBMLXError] | None = None,
     ) -> tuple[MultiVectors, Usage]:
         """The rows and what they used, for a server: `aencode_query`, `aencode_document` or `aencode` by `side`.
 
-        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError.
+        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError. `first` is the
+        first text's place, for messages. A text that cannot be embedded is an error, or with `errors` stands there by
+        its place and has no vectors.
 
         Examples:
             >>> rows, usage = asyncio.run(multi.aencode_with_usage(["what is MLX?"], "query"))
             >>> len(rows), usage.tokens > 0
             (1, True)
         """
-        call = self._call(self._prompts.choose(prompt_name, side=side), side, token_pooling)
-        call = replace(call, on_overlong=on_overlong or self.config.on_overlong, max_tokens=max_tokens)
+        call = self._call(self._prompts.choose(prompt_name, prompt, side), side, token_pooling)
+        on_overlong = on_overlong or self.config.on_overlong
+        call = replace(call, on_overlong=on_overlong, max_tokens=max_tokens, first=first, errors=errors)
         return await self._path.aencode(texts, call, show_progress=False), call.usage
 
     def encode_stream(
@@ -433,7 +442,7 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
 
     def _call(self, prompt: str, side: Side | None, token_pooling: float | None = None) -> Call[MultiVectors]:
         self._check_open()
-        wanted = self.config.token_pooling if token_pooling is None else _checked_factor(token_pooling)
+        wanted = self.config.token_pooling if token_pooling is None else checked_factor(token_pooling)
         own = self._checkpoint.token_pooling
         poolings = [own, None if wanted in (None, 1) else TokenPooling(float(wanted or 1))]
         finish = partial(
@@ -498,7 +507,8 @@ def _finish(rows: Rows, dimension: int, poolings: Sequence[TokenPooling], dtype:
     return whole if whole.vectors.dtype == dtype else MultiVectors(whole.vectors.astype(dtype), whole.offsets)
 
 
-def _checked_factor(factor: float) -> float:
+def checked_factor(factor: float) -> float:
+    """A factor of token pooling."""
     if isinstance(factor, bool) or not isinstance(factor, int | float):
         raise TypeError(f"token_pooling must be a number, not {factor!r}")
     if not 1 <= factor < float("inf"):

@@ -15,6 +15,7 @@ from akidb_mlx.embedder import Embedder, EmbedderProtocol
 from akidb_mlx.errors import ConfigError
 from akidb_mlx.hybrid_embedder import HybridEmbedder
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder, MultiVectorEmbedderProtocol
+from akidb_mlx.remote.face import RemoteFace
 from akidb_mlx.sparse_embedder import SparseEmbedder, SparseEmbedderProtocol
 
 __all__ = [
@@ -71,7 +72,9 @@ def recipe_of(source: Source) -> dict[str, Any]:
     facts: dict[str, Any] = {"model_name": type(embedder).__name__}
     if isinstance(embedder, Embedder | SparseEmbedder | MultiVectorEmbedder):
         info, names = embedder.info(), next(names for kind, names in _FACTS.items() if isinstance(embedder, kind))
-        facts = {name: info[name] for name in names} | {"dtype": embedder.config.dtype}
+        # As asked for; of a remote one by the server.
+        asked = embedder.requested_dtype if isinstance(embedder, RemoteFace) else embedder.config.dtype
+        facts = {name: info[name] for name in names} | {"dtype": asked}
     plain: dict[str, Any] = json.loads(json.dumps(facts))
     return {"fingerprint": embedder.fingerprint, "dimension": embedder.dimension, **plain}
 

@@ -17,7 +17,7 @@ from akidb_mlx.effective.reranker_recipe import (
     reranker_prompts,
     settled_activation,
 )
-from akidb_mlx.errors import InputError
+from akidb_mlx.errors import AkiDBMLXError, InputError
 from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.chat_renderer import ChatRenderer
 from akidb_mlx.pipeline.chat_tokenizer import ChatTokenizer
@@ -59,6 +59,8 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
 
     All methods may be called from any thread, the async ones from any event loop.
     """
+
+    _kind = RERANKER
 
     def __init__(self, config: RerankerConfig, loaded: LoadedModel[RerankerRecipe]) -> None:
         """Use `Reranker.load` instead."""
@@ -168,10 +170,15 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
         activation: Activation | None = None,
         on_overlong: Literal["truncate", "error"] | None = None,
         max_tokens: int | None = None,
+        *,
+        first: int = 0,
+        errors: dict[int, AkiDBMLXError] | None = None,
     ) -> tuple[Embeddings, Usage]:
         """The scores and what they used, for a server.
 
-        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError.
+        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError. `first` is the
+        first pair's place, for messages. A pair that cannot be scored is an error, or with `errors` stands there by
+        its place and has NaN.
 
         Examples:
             >>> scores, usage = asyncio.run(reranker.apredict_with_usage([("a question", "a text")]))
@@ -179,6 +186,7 @@ class Reranker(Face[RerankerConfig, RerankerRecipe]):
             ((1,), True)
         """
         call = self._call(prompt_name, prompt, activation, on_overlong, max_tokens)
+        call = replace(call, first=first, errors=errors)
         return await self._path.aencode(_tuples(pairs), call, show_progress=False), call.usage
 
     def rank(

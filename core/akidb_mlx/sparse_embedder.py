@@ -19,7 +19,7 @@ from akidb_mlx.effective.sparse_recipe import (
     sparse_fingerprint_facts,
     sparse_prompts,
 )
-from akidb_mlx.errors import InputError
+from akidb_mlx.errors import AkiDBMLXError, InputError
 from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.encoders import Encoder, SideEncoder, TextEncoder
 from akidb_mlx.pipeline.face import Face
@@ -59,6 +59,8 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
 
     All methods may be called from any thread, the async ones from any event loop.
     """
+
+    _kind = SPARSE
 
     def __init__(self, config: SparseConfig, loaded: LoadedModel[SparseRecipe]) -> None:
         """Use `SparseEmbedder.load` instead."""
@@ -239,18 +241,26 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         max_active_dims: int | None = None,
         on_overlong: Literal["truncate", "error"] | None = None,
         max_tokens: int | None = None,
+        *,
+        prompt: str | None = None,
+        first: int = 0,
+        errors: dict[int, AkiDBMLXError] | None = None,
     ) -> tuple[SparseRows, Usage]:
         """The rows and what they used, for a server: `aencode_query`, `aencode_document` or `aencode` by `side`.
 
-        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError.
+        `on_overlong` wins over the configuration; more than `max_tokens` in all is an InputError. `first` is the
+        first text's place, for messages. A text that cannot be embedded is an error, or with `errors` stands there by
+        its place and has a row without entries.
 
         Examples:
             >>> rows, usage = asyncio.run(sparse.aencode_with_usage(["what is MLX?"], "query"))
             >>> len(rows), usage.tokens > 0
             (1, True)
         """
-        call = self._call(self._prompts.choose(prompt_name, side=side), max_active_dims, side)
-        call = replace(call, on_overlong=on_overlong or call.on_overlong, max_tokens=max_tokens)
+        call = self._call(self._prompts.choose(prompt_name, prompt, side), max_active_dims, side)
+        call = replace(
+            call, on_overlong=on_overlong or call.on_overlong, max_tokens=max_tokens, first=first, errors=errors
+        )
         return await self._aencode(texts, call, show_progress=False), call.usage
 
     def encode_stream(

@@ -9,10 +9,11 @@ import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.checkpoint.facts import POOLING_NAMES, Checkpoint, Dense, read_checkpoint
-from akidb_mlx.checkpoint.fill_in import FamilyFacts, Said
+from akidb_mlx.checkpoint.fill_in import FamilyFacts
 from akidb_mlx.checkpoint.layout import Layout
 from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.checkpoint.modules import Head, Usage
+from akidb_mlx.checkpoint.said import Said
 from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
 from akidb_mlx.model.architectures import make_backbone
@@ -209,6 +210,8 @@ def test_one_reader_tells_each_fact():
         "sources",
         "chat",
         "side_lengths",
+        "adapters",
+        "task_required",
     }
     # … of the call, of `Said.architecture`, and of what the file says of each call (`processing`)
     parts = {"layout", "architecture", "head", "tokenizer", "usage"}
@@ -241,9 +244,12 @@ def test_each_fact_arrives_with_its_source(folder):
     assert unsaid == [
         "config_defaults",
         "chat",
+        "adapters",
+        "output",
         "left_out",
         "side_lengths",
         "truncation_layer_norm",
+        "task_required",
     ]  # tested elsewhere
     assert checkpoint.sources == {
         "architecture": "config.json",

@@ -12,7 +12,8 @@ from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures import ARCHITECTURES
 from support.checkpoints import REFERENCE
 
-OWN_CODE = {"llama_bidirec", "new", "static"}  # transformers has no class for these
+# Transformers has no class for these.
+OWN_CODE = {"bidirectional_pplx_qwen3", "jina_bert", "llama_bidirec", "ministral3_bidirec", "new", "static"}
 TOWERS = {"embedding_gemma2"}  # whose fields are those of the class of its tower for texts
 
 

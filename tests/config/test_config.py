@@ -78,6 +78,7 @@ def test_every_field_says_whether_it_changes_vectors():
         "truncate_dim",
         "query_prompt",
         "document_prompt",
+        "task",
         "tokenizer",
         "exact_reference",
         "dtype",

@@ -113,7 +113,7 @@ def test_what_decides_vectors_counts(folder, fields, caplog):
 
 def test_every_setting_that_decides_vectors_is_tested():
     tested = {"pooling", "normalize", "max_seq_length", "truncate_dim", "query_prompt", "document_prompt", "dtype"}
-    tested |= {"tokenizer", "exact_reference"}
+    tested |= {"tokenizer", "exact_reference", "task"}  # the last with models that have some (test_task_parity)
     assert tested == VECTOR_FIELDS - {"model", "revision"}  # these are found by the digests of the files
 
 
@@ -122,7 +122,8 @@ def test_the_table_of_facts_names_what_is_hashed(folder):
     content = module._content(fingerprint_facts(config, read_recipe(config), 12))
     untold = {"do_lower_case", "truncation_side", "tokenizer_rules", "version"}  # `info` leaves these out
     keys = set(content) - {"checkpoint"} | set(content["checkpoint"])
-    keys |= {"chat", "exact_reference", "side_lengths"}  # only of a model that has them
+    # Some only of a model that has them.
+    keys |= {"adapters", "chat", "exact_reference", "output", "side_lengths", "task"}
     assert {fact.hashed for fact in FACTS.values()} - {None} == keys - untold
 
 
@@ -133,7 +134,8 @@ def test_the_table_of_facts_names_who_says_them(folder):
     by_file = {name for name, fact in FACTS.items() if fact.said_by == "files"}
     assert by_setting == VECTOR_FIELDS - {"model", "revision"}
     said = set(read_checkpoint(folder).sources)  # a whole folder: each fact that has a source
-    assert by_file | by_setting == said | {"query_prompt", "document_prompt", "dtype", "exact_reference", "tokenizer"}
+    elsewhere = {"query_prompt", "document_prompt", "dtype", "exact_reference", "tokenizer", "task", "adapters"}
+    assert by_file | by_setting == said | elsewhere
 
 
 def test_the_table_of_facts_names_what_an_output_carries():

@@ -18,6 +18,8 @@ from akidb_mlx.model.layers.rope import make_rope, rope_parameters
 from support.batches import batch_of
 from support.checkpoints import REFERENCE
 
+# Decoders whose class in transformers has another name.
+OWN_CODE = ("bidirectional_pplx_qwen3", "llama_bidirec", "ministral3_bidirec")
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 32,
@@ -47,7 +49,7 @@ def run(code):
 # ── what config.json says ────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("model_type", [name for name in DECODERS if name != "llama_bidirec"])
+@pytest.mark.parametrize("model_type", [name for name in DECODERS if name not in OWN_CODE])
 def test_every_field_of_transformers_own_config_is_accounted_for(model_type):
     """A field that a newer transformers adds fails here, until somebody says what it does."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -98,7 +100,29 @@ def test_every_field_of_transformers_own_config_is_accounted_for(model_type):
         ({"is_causal": "no"}, "is_causal must be bool, not 'no'"),
         ({"model_type": "qwen2", "head_dim": 16}, "head_dim is 16; for qwen2 only None, 8"),
         ({"model_type": "qwen2", "mlp_bias": True}, "mlp_bias is True; for qwen2 only False"),
-        ({"model_type": "mistral", "sliding_window": 8, "is_causal": False}, "is_causal false with a sliding window"),
+        (
+            {"use_bidirectional_attention": True},
+            "use_bidirectional_attention is True, .* not read for llama; .* is_causal",
+        ),
+        (
+            {"model_type": "gemma", "use_bidirectional_attention": True, "is_causal": False},
+            "use_bidirectional_attention is True; for gemma only None, False",
+        ),
+        ({"model_type": "llama_bidirec", "is_causal": True}, "is_causal is True; for llama_bidirec only False"),
+        (
+            {"model_type": "llama_bidirec", "use_bidirectional_attention": False},
+            "use_bidirectional_attention is False; for llama_bidirec only True",
+        ),
+        ({"model_type": "ministral3"}, "rope_parameters must be an object, not None"),
+        ({"model_type": "ministral3", "rope_parameters": {"rope_theta": 1e4}}, "lacks 'llama_4_scaling_beta'"),
+        (
+            {"model_type": "ministral3", "rope_parameters": {"rope_theta": 1e4, "llama_4_scaling_beta": 0.1}},
+            "lacks 'original_max_position_embeddings'",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "default", "llama_4_scaling_beta": 0.1}},
+            "'llama_4_scaling_beta' among the rotary",
+        ),
         (
             {"model_type": "phi3", "partial_rotary_factor": 1.0, "hidden_act": "gelu"},
             "hidden_act is 'gelu'; for phi3 only 'silu'",

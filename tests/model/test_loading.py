@@ -225,7 +225,7 @@ def test_a_field_of_another_type(folder, key, value):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("position_embedding_type", "alibi"),
+        ("position_embedding_type", "rotary"),
         ("is_causal", True),
         ("is_decoder", True),
         ("hidden_act", "xielu"),

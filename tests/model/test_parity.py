@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from akidb_mlx import Embedder
+from akidb_mlx.checkpoint.facts import read_checkpoint
 from akidb_mlx.model.architectures import ARCHITECTURES
-from support.checkpoints import CASES, REFERENCE, read_case
+from support.checkpoints import CASES, REFERENCE, TASK_CASES, TASKS, read_case
 from support.comparison import assert_close, cosines
 from support.places import DOCS
 
@@ -119,15 +120,8 @@ def test_the_cases_differ_enough():
 
 def test_every_architecture_has_a_case():
     """A row without a case is a guess."""
-    types = set()
-    for name in CASES:
-        config = next((REFERENCE / name).rglob("config.json"), None)
-        transformer = (REFERENCE / name / "config.json", REFERENCE / name / "0_Transformer" / "config.json")
-        for file in transformer:
-            if file.exists():
-                types.add(json.loads(file.read_text()).get("model_type"))
-        assert config is not None or "static" in name
-    assert ARCHITECTURES.keys() - types == {"static"}
+    folders = [*(REFERENCE / name for name in CASES), *(TASKS / name for name in TASK_CASES)]
+    assert ARCHITECTURES.keys() == {read_checkpoint(folder).model_type for folder in folders}
 
 
 def test_the_docs_are_of_these_cases():

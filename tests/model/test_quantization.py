@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -19,10 +20,11 @@ from akidb_mlx.device.choice import Device
 from akidb_mlx.device.shapes import Shapes
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model.encoding import Encoding
+from akidb_mlx.model.layers.experts import Mixture
 from akidb_mlx.model.loading import load_model
 from akidb_mlx.model.padded_batch import pad_batch
 from akidb_mlx.model.quantization import check_computed, dequantize, quantize_modules
-from support.checkpoints import REFERENCE
+from support.checkpoints import REFERENCE, read_task_case
 from support.comparison import assert_close, cosines
 from support.device import DEVICE
 
@@ -44,8 +46,14 @@ PACKINGS = {
 DECODERS = ["qwen3-embedding", "llama-linear", "mistral-e5", "gemma-mean", "phi3", "lfm2-causal-lm"]
 # Heads as wide as real models', for GPUs' fused attention.
 WIDE_HEADS = ["heads-64-llama", "heads-96-qwen3", "heads-128-qwen3", "heads-256-gemma3"]
+# Experts one by one, which mlx-lm's converter puts together, and as it has them; it leaves ERNIE's correction out.
+MIXTURES = ["mixtral-causal-lm", "heads-128-qwen3-moe", "qwen2-moe", "olmoe", "heads-64-granitemoe"]
 # Least cosine with the float32 vectors of these tiny random models, whose weights are no easier to pack than noise.
 LEAST_COSINE = {"4 bit": 0.9, "5 bit": 0.97, "6 bit": 0.99, "8 bit": 0.999, "mxfp4": 0.7, "mxfp8": 0.99, "nvfp4": 0.8}
+
+
+# What mlx-lm's classes want, and transformers 5 saves under another name or not at all.
+ALIASES = [("num_experts", "num_local_experts"), ("num_local_experts", "num_experts")]
 
 
 def read_texts(name):
@@ -62,7 +70,8 @@ def convert(name, folder, packing, predicate=None):
     weights = mx.load(str(folder / "model.safetensors"))
     dense = {key: weights.pop(key) for key in list(weights) if key.startswith("dense.")}
     model_class, args_class = utils._get_classes(config)
-    model = model_class(args_class.from_dict(config | {"rope_theta": 10000.0, "rope_scaling": None}))
+    counts = {name: config[other] for name, other in ALIASES if other in config and config[other] is not None}
+    model = model_class(args_class.from_dict(config | {"rope_theta": 10000.0, "rope_scaling": None} | counts))
     weights = {key if key.startswith(("model.", "lm_head.")) else f"model.{key}": w for key, w in weights.items()}
     weights = {key: weight.astype(mx.float32) for key, weight in weights.items()}
     model.load_weights(
@@ -126,6 +135,7 @@ def packed_channels(folder):
     """Outputs of all layers that are quantised in the checkpoint, but for what its vectors do not need."""
     weights = mx.load(str(folder / "model.safetensors"))
     keys = [key for key in weights if key.endswith(".scales") and not key.startswith(("lm_head.", "pooler."))]
+    keys = [key for key in keys if ".router." not in key]  # never kept packed
     return sum(weights[key.replace(".scales", ".weight")].shape[0] for key in keys)
 
 
@@ -161,13 +171,31 @@ def test_every_packing_equals_its_dequantised_self(tmp_path, packing):
     assert cosines(ours, original).min() >= LEAST_COSINE.get(packing, 0)
 
 
-@pytest.mark.parametrize("name", [*DECODERS, *WIDE_HEADS, "embeddinggemma-folded"])
+@pytest.mark.parametrize("name", [*DECODERS, *WIDE_HEADS, *MIXTURES, "embeddinggemma-folded"])
 def test_decoders_in_4_bit(tmp_path, name):
     texts = read_texts(name)
     folder = convert(name, tmp_path / "packed", PACKINGS["4 bit"])
     assert any(key.endswith(".scales") for key in mx.load(str(folder / "model.safetensors")))
     ours = encode(folder, texts)
     assert_close(ours, encode(dequantise(folder, tmp_path / "floats"), texts), EXACT)
+
+
+@pytest.mark.parametrize("name", ["mixtral-causal-lm", "heads-128-qwen3-moe"])
+@pytest.mark.parametrize("packing", ["4 bit", "mxfp8"])
+def test_experts_stay_packed_on_a_gpu(tmp_path, name, packing):
+    """All but the router, which always is of floats."""
+    texts = read_texts(name)
+    folder = convert(name, tmp_path / "packed", PACKINGS[packing])
+    names = mx.load(str(folder / "model.safetensors")).keys()
+    assert any(key.endswith("gate.scales") for key in names)
+    checkpoint = read_checkpoint(folder)
+    model = load_model(checkpoint, PooledHead(checkpoint.pooling), GPU)
+    mixtures = [module for module in model.modules() if isinstance(module, Mixture)]
+    assert mixtures
+    for mixture in mixtures:
+        assert mixture.router.weight.dtype == mx.float32
+        assert {layer.weight.dtype for layer in mixture.experts.children().values()} == {mx.uint32}
+    assert_close(encode(folder, texts), rows_as_on_a_gpu(folder, texts)[0], 1e-5)
 
 
 def test_scales_in_bfloat16_are_read_exactly(tmp_path):
@@ -222,6 +250,7 @@ def test_folded_dense_layers_are_unpacked(tmp_path):
         "roberta-mean",
         "modernbert-cls",
         "nomic-transformers-5",
+        "heads-64-nomic-moe",
         "gte-base-en",
         "eurobert-mean",
         "mpnet-mean",
@@ -233,6 +262,7 @@ def test_folded_dense_layers_are_unpacked(tmp_path):
         "ernie-task",
         "deberta-mean",
         "heads-64-deberta-v2",
+        "heads-64-jina-v2",
         "embedding-gemma2",
         "heads-256-embedding-gemma2",
         "lfm2-is-causal-false",
@@ -280,6 +310,29 @@ def check_everything_packed(tmp_path, name, packing):
     assert kept == packed_channels(folder) > 0
     unit = ours / np.linalg.norm(ours, axis=1, keepdims=True)
     assert_close(unit, kept_rows, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["jina-v3-hf", "jina-v5-nano", "jina-v5-small"])
+def test_adapters_over_packed_weights(tmp_path, name):
+    """They are not merged, so that the shared weights stay as they are packed."""
+    source, facts, _ = read_task_case(name)
+    folder, packing = tmp_path / "packed", {"mode": "affine", **PACKINGS["4 bit"]}
+    shutil.copytree(source, folder)
+    weights = {key: weight.astype(mx.float32) for key, weight in mx.load(str(folder / "model.safetensors")).items()}
+    mx.save_safetensors(str(folder / "model.safetensors"), packed_by_hand(weights, packing))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization": packing}))
+    floats, checkpoint = dequantise(folder, tmp_path / "floats"), read_checkpoint(folder)
+    model = load_model(checkpoint, PooledHead(checkpoint.pooling), GPU, "float32")
+    assert any(isinstance(module, nn.QuantizedLinear) for module in model.adapted[facts["tasks"][1]].modules())
+    for task in facts["tasks"][1:3]:
+        with Embedder.load(folder, dtype="float32", task=task) as ours, Embedder.load(floats, task=task) as theirs:
+            rows = ours.encode(facts["texts"])
+            assert_close(rows, theirs.encode(facts["texts"]), 1e-5)
+            ids = ours._path.encoder.encode(facts["texts"], ours._prompts.choose()).encodings
+        encodings = [replace(encoding, task=task) for encoding in ids]
+        kept = np.array(model(pad_batch(encodings, max(map(len, encodings)))))
+        assert_close(rows, kept / np.linalg.norm(kept, axis=1, keepdims=True), 1e-5)
 
 
 def test_layers_with_packings_of_their_own(tmp_path):

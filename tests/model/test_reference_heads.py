@@ -34,10 +34,11 @@ class Attention:
 def read_attention(folder):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     facts = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
-    heads = config.get("num_attention_heads") or config["num_heads"]
+    heads = next(config[name] for name in ("num_attention_heads", "num_heads", "n_head") if name in config)
+    width = next(config[name] for name in ("hidden_size", "d_model", "n_embd") if name in config)
     windowed = "sliding_attention" in config.get("layer_types", ())
     return Attention(
-        head=config.get("head_dim") or config.get("d_kv") or config["hidden_size"] // heads,
+        head=config.get("head_dim") or config.get("d_kv") or width // heads,
         heads=heads,
         kv_heads=config.get("num_key_value_heads", heads),
         causal=config["model_type"] in DECODERS

@@ -20,6 +20,7 @@ from akidb_mlx.model.encoding import Encoding
 from akidb_mlx.model.layers.disentangled import deberta_buckets
 from akidb_mlx.model.layers.relative import t5_buckets
 from akidb_mlx.model.padded_batch import pad_batch
+from support.batches import peak_bytes
 from support.checkpoints import REFERENCE
 from support.device import DEVICE
 from support.waiting import PATIENCE_S
@@ -49,18 +50,9 @@ def test_debertas_buckets_are_the_references():
 def test_the_estimate_is_not_too_low(name, shape):
     """MLX's own count of what a batch takes at its peak, at short lengths and where layers go block by block."""
     rows, length = shape
-    encodings = [Encoding(np.full(count, 5, np.int32)) for count in [length] * (rows - 1) + [length - 1]]
     with Embedder.load(REFERENCE / name, device="cpu", max_seq_length=length) as embedder:
         model = embedder._loaded.engine.model
-
-        def peak():
-            mx.clear_cache()
-            before = mx.get_active_memory()
-            mx.reset_peak_memory()
-            mx.eval(model(pad_batch(encodings, length)))
-            return mx.get_peak_memory() - before
-
-        taken = DEVICE_THREADS.run(peak).result(PATIENCE_S)
+        taken = DEVICE_THREADS.run(lambda: peak_bytes(model, rows, length)).result(PATIENCE_S)
         assert taken <= model.activation_bytes(rows, length) <= 4 * taken + (32 << 20)
 
 

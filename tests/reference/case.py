@@ -79,6 +79,8 @@ class Case:
     prepare: Callable[[Path], None] | None = None  # edits that the reference sees too
     disguise: Callable[[Path], None] | None = None  # edits after the reference was computed
     rebuilt: bool = False  # transformers 5 makes another tokenizer than tokenizer.json holds
+    # What the checkpoint's own module makes of the reference's rows, and whether those are exact.
+    output: Callable[[Any, bool], Any] | None = None
     usable_length: int | None = None  # tokens the position table has room for, if less than stated
     lengths: tuple[int, ...] = ()  # tokens of further texts
     causal: bool = False

@@ -1,6 +1,7 @@
 """Edits of a checkpoint folder that turn what transformers 5 writes into what publishers ship, or shipped."""
 
 import json
+import re
 import shutil
 
 import torch
@@ -331,6 +332,96 @@ def published_nomic_config(folder):
     edit_json(folder / "config.json", edit)
 
 
+def nearly_equal_experts(folder):
+    """Every second row of a router a thousandth from the one before: in 16 bit they are hardly told apart."""
+
+    def edit(tensors):
+        for name in [name for name in tensors if name.endswith("router.layer.weight")]:
+            rows = tensors[name].clone()
+            rows[1::2] = rows[::2] + 1e-3 * rows[1::2]
+            tensors[name] = rows
+        return tensors
+
+    edit_weights(folder, edit)
+
+
+def published_nomic_moe_config(folder):
+    """nomic-embed-text-v2-moe's own config.json."""
+
+    def edit(config):
+        published = {
+            "activation_function": "gelu",
+            "add_pooling_layer": False,
+            "architectures": ["NomicBertModel"],
+            "attn_pdrop": 0.0,
+            "auto_map": {
+                "AutoConfig": "nomic-ai/nomic-bert-2048--configuration_hf_nomic_bert.NomicBertConfig",
+                "AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel",
+                "AutoModelForMaskedLM": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertForPreTraining",
+            },
+            "bos_token_id": 0,
+            "causal": False,
+            "dense_seq_output": True,
+            "embd_pdrop": 0.1,
+            "eos_token_id": 2,
+            "expert_choice_router": False,
+            "ffn_div": 1,
+            "fused_bias_fc": True,
+            "fused_dropout_add_ln": True,
+            "initializer_range": 0.02,
+            "layer_norm_epsilon": config["layer_norm_eps"],
+            "max_trained_positions": config["max_position_embeddings"],
+            "mlp_fc1_bias": True,
+            "mlp_fc2_bias": True,
+            "model_type": "nomic_bert",
+            "moe_every_n_layers": config["moe_every_n_layers"],
+            "moe_impl": "megablocks",
+            "moe_normalize_expert_weights": False,
+            "moe_resid_pdrop": 0.0,
+            "moe_top_k": config["moe_top_k"],
+            "n_embd": config["hidden_size"],
+            "n_head": config["num_attention_heads"],
+            "n_inner": config["intermediate_size"],
+            "n_layer": config["num_hidden_layers"],
+            "n_positions": config["max_position_embeddings"],
+            "num_experts": config["num_experts"],
+            "num_shared_experts": 0,
+            "pad_token_id": 1,
+            "pad_vocab_size_multiple": 64,
+            "parallel_block": False,
+            "parallel_block_tied_norm": False,
+            "prenorm": False,
+            "qkv_proj_bias": True,
+            "reorder_and_upcast_attn": False,
+            "resid_pdrop": 0.0,
+            "rotary_emb_base": config["rope_theta"],
+            "rotary_emb_fraction": 1.0,
+            "rotary_emb_interleaved": False,
+            "rotary_emb_scale_base": None,
+            "rotary_scaling_factor": None,
+            "router_aux_loss_coef": 0.1,
+            "scale_attn_by_inverse_layer_idx": False,
+            "scale_attn_weights": True,
+            "summary_activation": None,
+            "summary_first_dropout": 0.1,
+            "summary_proj_to_labels": True,
+            "summary_type": "cls_index",
+            "summary_use_proj": True,
+            "torch_dtype": config["dtype"],
+            "transformers_version": "4.44.2",
+            "type_vocab_size": config["type_vocab_size"],
+            "use_cache": True,
+            "use_flash_attn": True,
+            "use_rms_norm": None,
+            "use_xentropy": True,
+            "vocab_size": config["vocab_size"],
+        }
+        config.clear()
+        config.update(published)
+
+    edit_json(folder / "config.json", edit)
+
+
 def published_gte_config(rope_theta, factor=None):
     """GTE's own config.json: model_type "new", whose code lives in a repository of its own."""
 
@@ -391,6 +482,57 @@ def fold_dense_and_strip(folder):
         shutil.rmtree(path)
     for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
         (folder / name).unlink()
+
+
+def say_num_experts(folder):
+    """Qwen3-MoE's published name, which transformers 5 saves as another."""
+    edit_json(folder / "config.json", lambda config: config.update(num_experts=config.pop("num_local_experts")))
+
+
+def gathered(tensors):
+    """All experts of a layer in one array: layer's name → gate, up, down, (experts, outputs, inputs)."""
+    one = re.compile(r"(.*\.)experts\.(\d+)\.(\w+)\.weight$")
+    found, kinds = {}, {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+    for name in [name for name in tensors if one.match(name)]:
+        parent, expert, kind = one.match(name).groups()
+        found.setdefault(parent, {}).setdefault(kinds.get(kind, kind), {})[int(expert)] = tensors.pop(name)
+    for name in [name for name in tensors if name.endswith("input_linear.weight")]:
+        parent = name.removesuffix("input_linear.weight")
+        gate, up = tensors.pop(name).chunk(2, dim=1)
+        found[parent] = {"gate_proj": gate, "up_proj": up, "down_proj": tensors.pop(f"{parent}output_linear.weight")}
+    stacked = {
+        parent: {
+            kind: part if isinstance(part, torch.Tensor) else torch.stack([part[expert] for expert in sorted(part)])
+            for kind, part in parts.items()
+        }
+        for parent, parts in found.items()
+    }
+    assert stacked
+    return stacked
+
+
+def switch_mlp(folder):
+    """As mlx-lm's converter names experts."""
+
+    def edit(tensors):
+        for parent, parts in gathered(tensors).items():
+            tensors |= {f"{parent}switch_mlp.{kind}.weight": part.contiguous() for kind, part in parts.items()}
+        return tensors
+
+    edit_weights(folder, edit)
+    add_prefix("model.")(folder)
+
+
+def stack_experts(folder):
+    """As transformers 5 holds experts in memory: gate and up side by side, no `.weight`."""
+
+    def edit(tensors):
+        for parent, parts in gathered(tensors).items():
+            gate_up = torch.cat([parts["gate_proj"], parts["up_proj"]], dim=1)
+            tensors |= {f"{parent}experts.gate_up_proj": gate_up, f"{parent}experts.down_proj": parts["down_proj"]}
+        return tensors
+
+    edit_weights(folder, edit)
 
 
 def renamed(old, new):

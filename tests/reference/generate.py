@@ -19,7 +19,9 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB
 import amendments
 import chat_templates
 import conversions
+import decoder_embedders
 import edits
+import jina
 import mistakes
 import models
 import numpy as np
@@ -94,11 +96,14 @@ ONE_BASE = {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 100
 
 left_padding = {"padding_side": "left"}
 T5 = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "additional_special_tokens": []}
+# As trained routers are: of nearly equal experts, which 16 bit cannot tell apart, neither counts much.
+sure_router = edits.each(*(edits.scaled(name, 6.0) for name in ("router.layer.weight", ".gate.weight")))
 small_queries = edits.scaled("SelfAttention.q.weight", 0.25)
 
 # GPUs have attention kernels of their own for at most 8 tokens (4 where eight heads share keys), else work in tiles of
 # 32 and 64.
 TILES: dict[str, Any] = {"max_seq_length": 96, "lengths": (4, 5, 8, 9, 32, 33, 64, 65)}
+TWO_HEADS: dict[str, Any] = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
 TWO_HEADS_OF_64 = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 98}
 
 # One row a checkpoint: name, family, what a wrong implementation gets wrong there, transformer, tokenizer, pooling, the rest.
@@ -201,6 +206,10 @@ CASES: tuple[Case, ...] = (
          must_matter={"bases": ONE_BASE, "activation": {"hidden_activation": "relu"}}),
     Case("nomic-published", "nomic_bert", "the published config's names (n_embd, rotary_emb_base …)", models.nomic_bert(), bert_tokens,
          prompts=NOMIC_PROMPTS, disguise=edits.published_nomic_config, must_matter={"base": DEFAULT_BASE}),
+    Case("nomic-moe-published", "nomic_bert", "experts in every other layer, their weights as the softmax of all has them, nearly equal ones, one bias; GELU, biases, 512 tokens",
+         models.nomic_moe(), xlm_tokens, max_seq_length=512, tokenizer_config={"tokenizer_class": "XLMRobertaTokenizer"}, rebuilt=True,
+         prompts={"query": "search_query: ", "passage": "search_document: "}, prepare=edits.nearly_equal_experts, disguise=edits.published_nomic_moe_config,
+         must_matter={**mistakes.NOMIC_MOE, "router": mistakes.experts("router rounded"), "base": {"rope_theta": 77.0}}),
     Case("nomic-transformers-5", "nomic_bert", "transformers' own config, another base, float16, unnormalised",
          models.nomic_bert(rope_parameters={"rope_type": "default", "rope_theta": 77.0}), bert_tokens, "cls", dtype=HALF, normalize=False,
          must_matter={"base": DEFAULT_BASE}),
@@ -497,6 +506,34 @@ CASES: tuple[Case, ...] = (
          models.decoder(hf.Qwen3Model, head_dim=16), qwen_tokens, "weightedmean", causal=True, max_seq_length=64, prompts=QWEN_PROMPTS,
          tokenizer_config={"truncation_side": "left"}, template=chat_templates.TASKS, must_matter={"template": mistakes.no_template}),
     # ── Heads as wide as real models', for which GPUs have fused attention; narrow otherwise ──
+    Case("mixtral-causal-lm", "mixtral", "experts one by one (w1, w2, w3), two of four, their weights one in all; `model.` keys, lm_head",
+         models.mixture(hf.MixtralForCausalLM, num_local_experts=4, sliding_window=8), llama_tokens, "lasttoken", causal=True, max_seq_length=40,
+         must_matter={"chosen": {"num_experts_per_tok": 1}, "window": {"sliding_window": 512}, **mistakes.EXPERTS}),
+    Case("mixtral-stacked", "mixtral", "tokens see both ways (GritLM's kind), all experts in one array with gate and up side by side, bare keys",
+         models.mixture(hf.MixtralModel, num_local_experts=4, is_causal=False), llama_tokens, dtype=BRAIN, prompts={"query": "<|user|>\nfind\n<|embed|>\n", "document": "<|embed|>\n"},
+         disguise=edits.stack_experts, must_matter={"mask": {"is_causal": True}, "chosen": {"num_experts_per_tok": 3}, **mistakes.EXPERTS}),
+    Case("qwen3-moe", "qwen3_moe", "num_experts and transformers 4's config; weights one in all (norm_topk_prob); flat base",
+         models.mixture(hf.Qwen3MoeModel, head_dim=16, num_experts=8, num_experts_per_tok=3, norm_topk_prob=True, moe_intermediate_size=24,
+                        rope_parameters={"rope_type": "default", "rope_theta": 500.0}), qwen_tokens, "lasttoken", causal=True,
+         prompts=QWEN_PROMPTS, tokenizer_config=left_padding, prepare=edits.each(edits.transformers_4_config, edits.say_num_experts),
+         must_matter={"sum": {"norm_topk_prob": False}, "chosen": {"num_experts_per_tok": 2}, "base": DEFAULT_BASE, **mistakes.EXPERTS}),
+    Case("qwen3-moe-some-layers", "qwen3_moe", "experts in the second layer alone (mlp_only_layers, decoder_sparse_step), biases, weights as they are; transformers 5's num_local_experts",
+         models.mixture(hf.Qwen3MoeModel, head_dim=16, num_hidden_layers=4, num_experts=4, moe_intermediate_size=24, decoder_sparse_step=2, mlp_only_layers=[3],
+                        attention_bias=True, intermediate_size=40), qwen_tokens, causal=True,
+         must_matter={"sum": {"norm_topk_prob": True}, **mistakes.EXPERTS}),
+    Case("qwen2-moe", "qwen2_moe", "an expert for all tokens behind a gate; weights as they are", models.mixture(hf.Qwen2MoeModel, num_experts=4, moe_intermediate_size=24,
+         shared_expert_intermediate_size=40), qwen_tokens, causal=True, must_matter={"sum": {"norm_topk_prob": True}, **mistakes.EXPERTS, **mistakes.SHARED}),
+    Case("qwen2-moe-normalised", "qwen2_moe", "norm_topk_prob, which mlx-lm ignores; the first layer without experts; bfloat16", models.mixture(hf.Qwen2MoeForCausalLM, num_experts=4,
+         moe_intermediate_size=24, shared_expert_intermediate_size=40, norm_topk_prob=True, mlp_only_layers=[0]), qwen_tokens, "lasttoken", causal=True, dtype=BRAIN,
+         must_matter={"sum": {"norm_topk_prob": False}, **mistakes.SHARED}),
+    Case("olmoe", "olmoe", "query and key norms over the whole width, weights as they are", models.mixture(hf.OlmoeModel, num_experts=8, num_experts_per_tok=3, intermediate_size=24), bare_tokens,
+         causal=True, must_matter={"sum": {"norm_topk_prob": True}, "chosen": {"num_experts_per_tok": 2}, **mistakes.EXPERTS}),
+    Case("granitemoe", "granitemoe", "input_linear and output_linear, the four multipliers", models.mixture(hf.GraniteMoeModel, num_local_experts=4, intermediate_size=24,
+         embedding_multiplier=3.0, attention_multiplier=0.3, residual_multiplier=0.6, logits_scaling=2.0), bare_tokens, causal=True,
+         must_matter={"chosen": {"num_experts_per_tok": 1}, "residual": {"residual_multiplier": 1.0}, **mistakes.EXPERTS}),
+    Case("ernie4_5-moe", "ernie4_5_moe", "a correction of each expert that counts in the choice alone, two networks for all tokens, the first layer without experts",
+         models.mixture(hf.Ernie4_5_MoeModel, moe_num_experts=6, moe_k=2, moe_intermediate_size=16, moe_num_shared_experts=2, use_bias=True), bare_tokens, causal=True,
+         must_matter={"chosen": {"moe_k": 3}, "correction": mistakes.no_correction, **mistakes.EXPERTS}),
     Case("heads-64-bert", "bert", "heads of 64", models.bert(**TWO_HEADS_OF_64), bert_tokens, "cls", dtype=HALF, **TILES,
          must_matter={"keys": mistakes.keys_of_the_next_head}),
     Case("heads-64-mpnet", "mpnet", "heads of 64 with a bias", models.mpnet(**TWO_HEADS_OF_64), mpnet_tokens, dtype=HALF, **TILES,
@@ -517,6 +554,9 @@ CASES: tuple[Case, ...] = (
     Case("heads-64-deberta-v2", "deberta-v2", "heads of 64, 32 buckets, narrow tables and a layer to the width",
          models.deberta_v2(**TWO_HEADS_OF_64, num_hidden_layers=1, position_buckets=32, embedding_size=32), deberta_v2_tokens, "cls",
          dtype=HALF, **TILES, must_matter={"sides": mistakes.positions_reversed, "one kind": {"pos_att_type": ["c2p"]}}),
+    Case("heads-64-nomic-moe", "nomic_bert", "heads of 64, two of four experts",
+         models.nomic_moe(hidden_size=128, num_attention_heads=2, num_hidden_layers=2, intermediate_size=32, num_experts=4), xlm_tokens, dtype=HALF,
+         disguise=edits.published_nomic_moe_config, **TILES, must_matter={**mistakes.NOMIC_MOE, "base": {"rope_theta": 77.0}}),
     Case("heads-64-modernbert", "modernbert", "heads of 64, a window of 4 to each side in the second layer",
          models.modernbert(**TWO_HEADS_OF_64, num_hidden_layers=2, global_attn_every_n_layers=2, local_attention=8, rope_parameters=TWO_BASES),
          bert_tokens, dtype=BRAIN, **TILES,
@@ -529,6 +569,22 @@ CASES: tuple[Case, ...] = (
          models.decoder(hf.Olmo3Model, hidden_size=64, head_dim=64, num_attention_heads=2, num_key_value_heads=1, intermediate_size=16, sliding_window=20,
                         layer_types=["sliding_attention", "full_attention"], rope_parameters=TWO_BASES), bare_tokens, causal=True, dtype=BRAIN, **TILES,
          must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 21}, "bases": ONE_BASE}),
+    Case("heads-64-mixtral", "mixtral", "two causal heads of 64",
+         models.mixture(hf.MixtralModel, head_dim=64, hidden_size=64, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32, num_local_experts=4, num_experts_per_tok=3), llama_tokens,
+         causal=True, dtype=HALF, prepare=sure_router, **TILES, must_matter={"chosen": {"num_experts_per_tok": 1}, **mistakes.EXPERTS}),
+    Case("heads-128-qwen3-moe", "qwen3_moe", "two causal heads of 128; mlx-lm's switch_mlp",
+         models.mixture(hf.Qwen3MoeModel, head_dim=128, hidden_size=64, num_attention_heads=2, num_key_value_heads=1, moe_intermediate_size=32, num_experts=8,
+                        num_experts_per_tok=4, norm_topk_prob=True), qwen_tokens, "lasttoken", causal=True, dtype=HALF, **TILES, disguise=edits.switch_mlp,
+         must_matter={"sum": {"norm_topk_prob": False}, **mistakes.EXPERTS}),
+    Case("heads-64-qwen2-moe", "qwen2_moe", "two causal heads of 64; mlx-lm's switch_mlp",
+         models.mixture(hf.Qwen2MoeModel, **TWO_HEADS, num_experts=4, num_experts_per_tok=3, moe_intermediate_size=16, shared_expert_intermediate_size=32), qwen_tokens,
+         causal=True, dtype=HALF, prepare=sure_router, **TILES, disguise=edits.switch_mlp, must_matter=mistakes.SHARED),
+    Case("heads-64-olmoe", "olmoe", "two causal heads of 64; mlx-lm's switch_mlp", models.mixture(hf.OlmoeModel, **TWO_HEADS, intermediate_size=16, num_experts=4), bare_tokens,
+         causal=True, dtype=HALF, **TILES, disguise=edits.switch_mlp, must_matter={"sum": {"norm_topk_prob": True}, **mistakes.EXPERTS}),
+    Case("heads-64-granitemoe", "granitemoe", "two causal heads of 64; mlx-lm's switch_mlp", models.mixture(hf.GraniteMoeModel, **TWO_HEADS, intermediate_size=16, num_local_experts=4, num_experts_per_tok=3,
+         attention_multiplier=0.125), bare_tokens, causal=True, dtype=HALF, prepare=sure_router, **TILES, disguise=edits.switch_mlp, must_matter=mistakes.EXPERTS),
+    Case("heads-64-ernie4_5-moe", "ernie4_5_moe", "two causal heads of 64", models.mixture(hf.Ernie4_5_MoeModel, **TWO_HEADS, moe_num_experts=4, moe_k=3, moe_intermediate_size=16,
+         moe_num_shared_experts=1), bare_tokens, causal=True, dtype=HALF, prepare=sure_router, **TILES, must_matter=mistakes.EXPERTS),
     Case("heads-96-llama-dynamic", "llama", "four causal heads of 96 with dynamic scaling beyond 40 tokens",
          models.decoder(hf.LlamaModel, head_dim=96, intermediate_size=16, max_position_embeddings=40, rope_parameters=DYNAMIC), llama_tokens, causal=True, dtype=BRAIN, **TILES,
          neighbours_matter=True, amend=amendments.forget_lengths, must_matter={"scaling": DEFAULT_BASE, "grouping": mistakes.keys_in_turn}),
@@ -566,6 +622,7 @@ CASES: tuple[Case, ...] = (
          models.gemma3(head_dim=256, num_attention_heads=2, num_hidden_layers=2, sliding_window=16, sliding_window_pattern=2,
                        use_bidirectional_attention=True, rope_parameters=TWO_BASES), embeddinggemma_tokens, dtype=BRAIN, **TILES,
          must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 14}, "bases": ONE_BASE}),
+    *decoder_embedders.CASES,
 )
 # fmt: on
 
@@ -586,11 +643,14 @@ def make(case: Case) -> str:
         reference.check_vectors(case, model, texts, vectors)
         reference.check_pooling(case, model, texts, vectors["embeddings"])
         reference.check_order(case, model)
+        plain = vectors["embeddings"]
         moved = reference.check_changes_show(case, folder, texts, vectors["embeddings"])
         if case.dtype != torch.float32:
             stored = reference.load(folder, case.dtype, case.amend)
             stored.max_seq_length = model.max_seq_length
             vectors["stored_dtype_embeddings"] = reference.compute(case, stored, texts)["embeddings"]
+        if case.output:
+            vectors = {name: case.output(rows, name != "stored_dtype_embeddings") for name, rows in vectors.items()}
         if case.disguise:
             case.disguise(folder)
         facts = {
@@ -606,7 +666,7 @@ def make(case: Case) -> str:
             "texts_without_tokens": without_tokens,
             "config_changes_that_must_show": moved,
         }
-        reference.check_precision(model, texts, vectors["embeddings"])
+        reference.check_precision(model, texts, plain)
         write_reference(folder, vectors, facts)
         copy_checkpoint(folder, HERE / case.name)
     return describe(case.name, case.family, vectors)
@@ -631,13 +691,18 @@ def main(names: list[str]) -> None:
     hf.utils.logging.set_verbosity_error()
     hf.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    known = [case.name for case in CASES] + [case.name for case in static.CASES]
+    known = [case.name for case in (*CASES, *static.CASES, *jina.CASES)]
     unknown = set(names) - set(known)
     if unknown:
         sys.exit(f"unknown cases: {', '.join(sorted(unknown))}")
     for case in CASES:
         if not names or case.name in names:
             log.info(make(case))
+    for case in jina.CASES:
+        if not names or case.name in names:
+            vectors, facts = jina.make(case, HERE / case.name)
+            write_reference(HERE / case.name, vectors, facts)
+            log.info(describe(case.name, "jina-bert", vectors))
     for case in static.CASES:
         if not names or case.name in names:
             vectors, facts = static.make(case, HERE / case.name)

@@ -93,7 +93,7 @@ def fit(model: MultiVectorEncoder, wanted: int) -> str:
         taken += 1
     text = " ".join(words[:taken])
     while count(model, text) < wanted:
-        text += " a"
+        text += "." if count(model, text + " a") > wanted else " a"
     assert count(model, text) == wanted, (text, count(model, text), wanted)
     return text
 
@@ -137,6 +137,8 @@ def make(case: MultiVectorCase) -> str:
             "token_ids": token_ids,
             "versions": {one.__name__: one.__version__ for one in (sentence_transformers, hf, torch)},
         }
+        if case.disguise:
+            case.disguise(folder)
         np.savez_compressed(folder / "expected.npz", **arrays)
         write_facts(folder / "expected.json", facts)
         copy_checkpoint(folder, HERE / case.name)

@@ -75,6 +75,60 @@ def keys_in_turn(model):
         out.data = out.unflatten(1, (heads, -1))[:, order].flatten(1, 2)
 
 
+def experts(mistake):
+    """NomicBERT whose mixtures are computed otherwise."""
+
+    def change(model):
+        model.mistake = mistake
+
+    return change
+
+
+NOMIC_MOE = {
+    mistake: experts(mistake)
+    for mistake in ("renormalised", "w2 as its transpose", "bias in each expert", "no bias", "one expert")
+}
+
+
+def up_before_gate(model):
+    """Experts whose two halves are taken for each other."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("experts.gate_up_proj"):
+            parameter.data = parameter.data.roll(parameter.shape[1] // 2, 1)
+
+
+def experts_shifted(model):
+    """Experts under the next one's number."""
+    for name, parameter in model.named_parameters():
+        if "experts." in name and parameter.ndim == 3:
+            parameter.data = parameter.data.roll(1, 0)
+
+
+def no_correction(model):
+    """ERNIE 4.5 that chooses by the softmax alone."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("e_score_correction_bias"):
+            parameter.data.zero_()
+
+
+def no_shared(model):
+    """Qwen2-MoE without the expert for all tokens."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("shared_expert.down_proj.weight"):
+            parameter.data.zero_()
+
+
+def half_shared(model):
+    """Qwen2-MoE whose expert for all tokens has no gate, but a half."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("shared_expert_gate.weight"):
+            parameter.data.zero_()
+
+
+EXPERTS = {"halves": up_before_gate, "numbers": experts_shifted}
+SHARED = {"shared": no_shared, "gate": half_shared}
+
+
 def no_template(transformer):
     """Texts as they are, where they go through a chat template."""
     transformer.modality_config = {"text": transformer.modality_config["text"]}

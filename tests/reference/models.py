@@ -3,6 +3,7 @@
 import math
 
 import transformers as hf
+from nomic_moe import NomicMoe, NomicMoeConfig
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 # Smaller, for BERT has many cases.
@@ -59,6 +60,11 @@ def modernbert(cls=hf.ModernBertModel, **config):
 def nomic_bert(cls=hf.NomicBertModel, **config):
     sizes = {"vocab_size": 200, "max_position_embeddings": 512}
     return lambda: cls(hf.NomicBertConfig(**{**sizes, **SHAPE, **config}))
+
+
+def nomic_moe(**config):
+    """NomicBERT with experts in the second layer of three, by our own formulas."""
+    return lambda: NomicMoe(NomicMoeConfig(**config))
 
 
 def gte(cls=hf.GteModel, **config):
@@ -123,6 +129,12 @@ def gpt(cls, **config):
     """GPT-2 and GPT-J, whose fields have names of their own."""
     sizes = {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 1}
     return lambda: cls(cls.config_class(**{**sizes, "eos_token_id": 2, "pad_token_id": 0, **config}))
+
+
+def mixture(cls, **config):
+    """Of experts: two are chosen, unless config says otherwise."""
+    count = "moe_k" if cls.config_class.model_type == "ernie4_5_moe" else "num_experts_per_tok"
+    return decoder(cls, **{count: 2, **config})
 
 
 def gemma3(cls=hf.Gemma3TextModel, **config):

@@ -54,6 +54,7 @@ class MultiVectorCase:
     template: str = ""
     dtype: torch.dtype = torch.float32
     prepare: Callable[[Path], None] | None = None  # edits that the reference sees too
+    disguise: Callable[[Path], None] | None = None  # edits after the reference was computed
     amend: Callable[[torch.nn.Module], None] | None = None  # what own code changes in the class that is loaded
 
 

@@ -8,9 +8,9 @@ import models
 import torch
 import transformers as hf
 from multi_vector_case import Layer, MultiVectorCase
-from multi_vector_edits import changed, each, pylate, stanford, with_added, with_unused
+from multi_vector_edits import changed, each, jinas_colbert, pylate, stanford, with_added, with_unused
 from reranker_tokenizers import bert_tokens, llama_tokens, qwen_end_tokens, roberta_tokens
-from tiny_tokenizers import make_wordpiece
+from tiny_tokenizers import XLM_SPECIALS, make_unigram, make_wordpiece
 
 PUNCTUATION = {"skiplist_words": list(string.punctuation)}
 FIXED = {"strategy": "fixed", "length": 14}
@@ -25,6 +25,26 @@ WIDE = {"hidden_size": 64, "num_attention_heads": 1, "intermediate_size": 32, "n
 Q_AND_D = {"query_prefix": "[Q] ", "document_prefix": "[D] "}
 LFM2 = {"vocab_size": 304, "hidden_size": 16, "intermediate_size": 48, "num_key_value_heads": 1}
 LFM2_PYLATE = {**Q_AND_D, "query_length": 14, "document_length": 24, "attend_to_expansion_tokens": False, **PUNCTUATION}
+
+
+JINA_MARKS = ("<mask>", "[QueryMarker]", "[DocumentMarker]")
+JINA_METADATA = {
+    "query_maxlen": 14,
+    "doc_maxlen": 22,
+    "mask_punctuation": True,
+    "attend_to_mask_tokens": True,
+    "query_token_id": "[QueryMarker]",
+    "doc_token_id": "[DocumentMarker]",
+}
+JINA = {"tokenizer_class": "XLMRobertaTokenizer", "mask_token": "<mask>"}
+jina_tokens = functools.partial(make_unigram, specials=(*XLM_SPECIALS, *JINA_MARKS))
+
+
+def jina_v3(**config):
+    rope = {"rope_type": "default", "rope_theta": 300.0}
+    sizes = {"vocab_size": 220, "intermediate_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 64}
+    settings = hf.JinaEmbeddingsV3Config(**{**sizes, "rope_parameters": rope, **config})
+    return lambda: hf.JinaEmbeddingsV3Model(settings, add_pooling_layer=False)
 
 
 def bert(name, checks, tokenizer=bert_tokens, model=None, **facts):
@@ -193,6 +213,27 @@ CASES = [
                 "doc_token_id": "[unused1]",
             }
         ),
+    ),
+    MultiVectorCase(
+        "jina-colbert-v2",
+        "jina-xlm-roberta",
+        "Jina's rotary XLM-R under Stanford's layer; markers of its own, all tokens see the added ones",
+        jina_v3(hidden_size=16, num_attention_heads=2),
+        jina_tokens,
+        tokenizer_config=JINA,
+        prepare=stanford(JINA_METADATA, "roberta."),
+        disguise=jinas_colbert,
+    ),
+    MultiVectorCase(
+        "jina-colbert-v2-heads-64",
+        "jina-xlm-roberta",
+        "the same with two heads of 64, in bfloat16",
+        jina_v3(hidden_size=128, num_attention_heads=2, num_hidden_layers=1),
+        jina_tokens,
+        tokenizer_config=JINA,
+        prepare=stanford(JINA_METADATA, "roberta."),
+        disguise=jinas_colbert,
+        dtype=torch.bfloat16,
     ),
     MultiVectorCase(
         "modernbert",

@@ -70,8 +70,8 @@ def pylate(model_type: str | None = "ColBERT", **facts: Any) -> Edit:
     return edit
 
 
-def stanford(metadata: dict[str, Any] | None) -> Edit:
-    """Stanford's form: one file of weights, `bert.` before the transformer's, and artifact.metadata."""
+def stanford(metadata: dict[str, Any] | None, prefix: str = "bert.") -> Edit:
+    """Stanford's form: one file of weights, a name before the transformer's, and artifact.metadata."""
 
     def edit(folder: Path) -> None:
         (dense,) = folder.glob("*_Dense")
@@ -79,7 +79,8 @@ def stanford(metadata: dict[str, Any] | None) -> Edit:
         edit_weights(
             folder,
             lambda tensors: (
-                {f"bert.{name}": tensor for name, tensor in tensors.items()} | {"linear.weight": layer["linear.weight"]}
+                {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+                | {"linear.weight": layer["linear.weight"]}
             ),
         )
         for path in [*folder.glob("[1-9]_*"), folder / "modules.json"]:
@@ -91,6 +92,20 @@ def stanford(metadata: dict[str, Any] | None) -> Edit:
             (folder / "artifact.metadata").write_text(json.dumps(metadata), encoding="utf-8")
 
     return edit
+
+
+def jinas_colbert(folder: Path) -> None:
+    """config.json of jina-colbert-v2, whose implementation of XLM-R is Jina's."""
+    code = "jinaai/xlm-roberta-flash-implementation"
+
+    def publish(content: dict[str, Any]) -> None:
+        rope = content.pop("rope_parameters")
+        auto = {"AutoConfig": f"{code}--configuration_xlm_roberta.XLMRobertaFlashConfig"}
+        auto |= {"AutoModel": f"{code}--modeling_xlm_roberta.XLMRobertaModel"}
+        content.update(model_type="xlm-roberta", auto_map=auto, rotary_emb_base=rope["rope_theta"])
+        content.update(position_embedding_type="rotary", use_flash_attn=True, emb_pooler=None, lora_adaptations=None)
+
+    edit_json(folder / "config.json", publish)
 
 
 def each(*edits: Edit) -> Edit:

@@ -36,6 +36,43 @@ def apply(content: dict[str, Any], facts: dict[str, Any]) -> None:
             content[name] = value
 
 
+def jinas_xlm_roberta(folder: Path) -> None:
+    """Jina's own implementation of XLM-R: its names of weights, one matrix for queries, keys and values, its config."""
+    names = (
+        ("embeddings.LayerNorm", "emb_ln"),
+        ("encoder.layer.", "encoder.layers."),
+        ("attention.output.dense", "mixer.out_proj"),
+        ("attention.output.LayerNorm", "norm1"),
+        ("intermediate.dense", "mlp.fc1"),
+        ("output.dense", "mlp.fc2"),
+        ("output.LayerNorm", "norm2"),
+    )
+
+    def rename(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        renamed = {}
+        for name, tensor in tensors.items():
+            for old, new in names:
+                name = name.replace(old, new)
+            renamed[name] = tensor
+        for name in [name for name in renamed if ".attention.self.query." in name]:
+            parts = [renamed.pop(name.replace("query", part)) for part in ("query", "key", "value")]
+            renamed[name.replace("attention.self.query", "mixer.Wqkv")] = torch.cat(parts)
+        return renamed
+
+    edit_weights(folder, rename)
+    code = "jinaai/xlm-roberta-flash-implementation"
+    auto = {
+        "AutoConfig": f"{code}--configuration_xlm_roberta.XLMRobertaFlashConfig",
+        "AutoModel": f"{code}--modeling_xlm_roberta.XLMRobertaModel",
+        "AutoModelForSequenceClassification": f"{code}--modeling_xlm_roberta.XLMRobertaForSequenceClassification",
+    }
+    own = {"auto_map": auto, "emb_pooler": None, "load_trained_adapters": False, "lora_adaptations": None}
+    own |= {"lora_alpha": 1, "lora_dropout_p": 0.0, "lora_main_params_trainable": False, "lora_rank": 4}
+    own |= {"matryoshka_dimensions": None, "position_embedding_type": "absolute", "truncate_dim": None}
+    own |= {"use_flash_attn": True, "use_reentrant": False}
+    edit_json(folder / "config.json", lambda content: content.update(own))
+
+
 def v4_activation(path: str) -> Edit:
     """What sentence-transformers 4 and 5 wrote."""
     return config(sentence_transformers={"activation_fn": path, "version": "4.1.0"})

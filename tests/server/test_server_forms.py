@@ -189,18 +189,18 @@ def test_one_folder_under_three_options_is_a_hybrid_model(m3):
     serve.add_arguments(parser)
     said = [f"x={m3}", f"y={REFERENCE / 'bert-mean'}"]
     args = parser.parse_args(["--model", *said[:1], "--sparse", said[0], "--multi", said[0], "--model", said[1]])
-    configs, _ = serve._read_models(args)
+    configs, _ = serve.read_models(args)
     assert {name: type(config).__name__ for name, config in configs.items()} == {
         "x": "HybridConfig",
         "y": "EmbedderConfig",
     }
     args = parser.parse_args(["--model", said[0], "--sparse", f"x={REFERENCE / 'sparse' / 'bert-max'}"])
     with pytest.raises(Exception, match="two models have the same name"):
-        serve._read_models(args)
+        serve.read_models(args)
     for option in ("--reranker", "--model"):
         args = parser.parse_args(["--model", said[0], option, said[0]])
         with pytest.raises(Exception, match="two models have the same name"):
-            serve._read_models(args)
+            serve.read_models(args)
 
 
 @pytest.fixture

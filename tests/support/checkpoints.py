@@ -56,3 +56,14 @@ def read_multi_vector_case(name):
     shared = json.loads((MULTI_VECTOR / "texts.json").read_text(encoding="utf-8"))
     texts = [{**shared, **facts["own_texts"]}[label] for label in facts["labels"]]
     return folder, facts, dict(np.load(folder / "expected.npz")), texts
+
+
+TASKS = REFERENCE / "tasks"
+TASK_CASES = sorted(file.parent.name for file in TASKS.glob("*/expected.json"))
+
+
+def read_task_case(name):
+    """(folder, expected.json, arrays of expected.npz by call) of a model with an adapter for each task."""
+    folder = TASKS / name
+    facts = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    return folder, facts, dict(np.load(folder / "expected.npz"))

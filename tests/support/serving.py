@@ -96,13 +96,16 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(models, api_key=None, load=None, **settings):
-    """A server in a thread of this process; `models` maps names to configurations or embedders' models."""
+def serving(models, api_key=None, load=None, at=0, **settings):
+    """A server in a thread of this process, on a free port or `at` one.
+
+    `models` maps names to configurations or embedders' models.
+    """
     configs = {name: one if isinstance(one, ModelConfig) else EmbedderConfig(model=one) for name, one in models.items()}
     app = create_app(Models(configs, *([load] if load else [])), ServerSettings(**settings), api_key)
     config = uvicorn.Config(app, http="h11", ws="none", lifespan="on", log_config=None, access_log=False)
     server = uvicorn.Server(config)
-    listener = listen("127.0.0.1", 0)
+    listener = listen("127.0.0.1", at)
     port = listener.getsockname()[1]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

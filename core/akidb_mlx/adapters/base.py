@@ -3,23 +3,29 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation
 
 from akidb_mlx.adapters.lazy import Lazy
 from akidb_mlx.adapters.lazy_embedder import LazyEmbedder
 from akidb_mlx.adapters.lazy_reranker import LazyReranker
 from akidb_mlx.adapters.lazy_sparse import LazySparseEmbedder
+from akidb_mlx.adapters.server import Elsewhere, Server
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.config.options import EmbedderOptions, RerankerOptions, SparseOptions
 from akidb_mlx.config.sources import refuse_unknown
 from akidb_mlx.config.sparse_config import refuse_truncate_dim
 from akidb_mlx.embedder import EmbedderProtocol
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.remote.address import Address
 from akidb_mlx.reranker import RerankerProtocol
 from akidb_mlx.restoring import restore
 from akidb_mlx.sparse_embedder import SparseEmbedderProtocol
 
 __all__ = ["AdapterModel", "EmbedderAdapter", "RerankerAdapter", "SparseAdapter"]
+
+
+# The fields that say where the model is.
+_PLACE = ("base_url", "api_key", "timeout_s", "fingerprint")
 
 
 class AdapterModel(BaseModel):
@@ -32,6 +38,27 @@ class AdapterModel(BaseModel):
     model_field: ClassVar[str] = "model"
     """The field that holds the model's name."""
     _lazy: Lazy[Any, Any] = PrivateAttr()
+    base_url: str | None = Field(
+        default=None,
+        description="A server that has the model (`akidb-mlx serve`): http://HOST:PORT, or unix:///PATH. None: here.",
+    )
+    api_key: SecretStr | None = Field(
+        default=None,
+        exclude=True,
+        repr=False,
+        description="The server's key. None takes the variable AKIDB_API_KEY, if there is one.",
+    )
+    timeout_s: float = Field(
+        default=600.0,
+        gt=0,
+        allow_inf_nan=False,
+        exclude=True,
+        description="Seconds that an answer of the server may take; a model may have to be loaded for it.",
+    )
+    fingerprint: str | None = Field(
+        default=None,
+        description="Fingerprint that the server's rows must have. None: what it gives at first, and then no other.",
+    )
 
     if not TYPE_CHECKING:  # type checkers read the fields
 
@@ -41,12 +68,15 @@ class AdapterModel(BaseModel):
 
     @classmethod
     def from_config(cls, config: ModelConfig, **own: Any) -> Self:
-        """An adapter with exactly this configuration; environment and files are not read again."""
+        """An adapter with exactly this configuration; environment and files are not read again.
+
+        `own`: the adapter's other fields, those of a server among them.
+        """
         wanted = cls.lazy_class.config_class
         if not isinstance(config, wanted):
             raise TypeError(f"{cls.__name__} is made of {wanted.__name__}, not {type(config).__name__}")
         adapter = cls.__new__(cls)
-        adapter._fill(cls.lazy_class(config), own)
+        adapter._fill(cls.lazy_class(config, _server(own)), own)
         return adapter
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -55,13 +85,16 @@ class AdapterModel(BaseModel):
             return self.__copy__()
         own = self._own()
         fields = {_field(name): value for name, value in update.items() if name not in own}
+        place = {name: fields.pop(name, getattr(self, name)) for name in _PLACE}
+        if place["base_url"] is None and "base_url" in update:  # from there to here
+            place = {}
         config = self._lazy.picklable_config().with_changes(**fields)
-        return self.from_config(config, **{name: update.get(name, value) for name, value in own.items()})
+        return self.from_config(config, **place, **{name: update.get(name, value) for name, value in own.items()})
 
     @classmethod
     def settled_names(cls) -> frozenset[str]:
         """The fields that are the model's business: the configuration, and what stands in its place."""
-        return frozenset(cls.lazy_class.config_class.model_fields) | {"model_name", cls.lazy_class.argument}
+        return frozenset(cls.lazy_class.config_class.model_fields) | {"model_name", cls.lazy_class.argument, *_PLACE}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         return self.__copy__()
@@ -72,6 +105,10 @@ class AdapterModel(BaseModel):
 
     @classmethod
     def _restored(cls, source: Any, own: dict[str, Any]) -> Self:
+        if isinstance(source, Elsewhere):
+            adapter = cls.__new__(cls)
+            adapter._fill(cls.lazy_class(source.config, source.server), own)
+            return adapter
         if isinstance(source, ModelConfig):
             return cls.from_config(source, **own)
         return cls(**{cls.lazy_class.argument: source}, **own)
@@ -88,7 +125,7 @@ class AdapterModel(BaseModel):
         else:
             fields = {self.model_field: self._name_of(lazy.load())}
         own = {name: given[name] for name in (*self._own_fields(), lazy.argument) if name in given}
-        super().__init__(**fields, **own)
+        super().__init__(**fields, **_place(lazy.server), **own)
         self._lazy = lazy
 
     @staticmethod
@@ -120,11 +157,14 @@ class AdapterModel(BaseModel):
         kind, own = cls.lazy_class, cls._own_fields()
         fields = {name: value for name, value in given.items() if name not in own}
         face = fields.pop(kind.argument, None)
-        refuse_unknown("argument", fields, [*kind.config_class.model_fields, *own, kind.argument, "model_name"])
+        known = [*kind.config_class.model_fields, *own, *_PLACE, kind.argument, "model_name"]
+        refuse_unknown("argument", fields, known)
         if "model" in fields and "model_name" in fields:
             raise ConfigError("model and model_name mean the same; keep one")
         if face is None:
-            return kind(kind.config_class(**{_field(name): value for name, value in fields.items()}))
+            server = _server({name: fields.pop(name) for name in _PLACE if name in fields})
+            return kind(kind.config_class(**{_field(name): value for name, value in fields.items()}), server)
+        fields = {name: value for name, value in fields.items() if value is not None or name not in _PLACE}
         if fields:
             left_out = ", ".join(sorted(fields))
             raise ConfigError(f"{kind.argument}= brings its own settings; leave out {left_out}, or {kind.argument}=")
@@ -176,6 +216,35 @@ class SparseAdapter(SparseOptions, AdapterModel):
     def _settled(cls, given: Mapping[str, Any]) -> Lazy[Any, Any]:
         refuse_truncate_dim(given)
         return super()._settled(given)
+
+
+def _server(said: Mapping[str, Any]) -> Server | None:
+    """What the fields of a place say; ConfigError for those that mean nothing without a server."""
+    place = {name: said.get(name) for name in _PLACE}
+    if place["base_url"] is None:
+        if needless := [name for name in ("api_key", "fingerprint") if place[name] is not None]:
+            raise ConfigError(f"{' and '.join(needless)} is for a server; give base_url too, or leave it out")
+        return None
+    timeout_s, key = place["timeout_s"], place["api_key"]
+    if timeout_s is None:
+        timeout_s = 600.0
+    return Server(
+        Address(place["base_url"], key.get_secret_value() if isinstance(key, SecretStr) else key, timeout_s),
+        place["fingerprint"],
+    )
+
+
+def _place(server: Server | None) -> dict[str, Any]:
+    """The fields that say where the model is."""
+    if server is None:
+        return {}
+    address = server.address
+    return {
+        "base_url": address.base_url,
+        "api_key": address.api_key,
+        "timeout_s": address.timeout_s,
+        "fingerprint": server.fingerprint,
+    }
 
 
 def _same(value: object, default: object) -> bool:

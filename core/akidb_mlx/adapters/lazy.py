@@ -9,9 +9,11 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from akidb_mlx.adapters.server import Elsewhere, Server, server_of
 from akidb_mlx.checkpoint.joint_heads import has_joint_heads
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.config.options import ModelOptions
+from akidb_mlx.remote.model import settings_of
 from akidb_mlx.restoring import restore
 
 __all__ = ["Lazy"]
@@ -37,12 +39,17 @@ class Lazy(Generic[Config, Face]):
     """The methods without which something is no such face."""
     also_takes: ClassVar[tuple[type[ModelConfig], ...]] = ()
     """Configurations of other kinds whose faces do as well."""
+    remote_class: ClassVar[type[Any]]
+    """What asks a server for such a model."""
     may_share: ClassVar[bool] = False
     """Whether a model of this kind may share its passes with one of another kind."""
 
-    def __init__(self, source: Config | Face) -> None:
-        """Load nothing yet; a face is taken as it is."""
+    def __init__(self, source: Config | Face, server: Server | None = None) -> None:
+        """Load nothing yet, nor ask a server; a face is taken as it is, with the server that it has."""
         self.config: Config | None = self._config_of(source)
+        self.server: Server | None = server if self.config is source else server_of(source)
+        if self.server is not None and self.config is not None:
+            settings_of(self.config)  # what a server cannot be asked is told now
         self._face: Face | None = None if self.config is source else source  # type: ignore[assignment]
         # By process: a load that another thread had begun never ends in a forked child.
         self._loads: dict[int, Future[Face]] = {}
@@ -75,8 +82,10 @@ class Lazy(Generic[Config, Face]):
             )
         return self.config
 
-    def picklable(self) -> Config | Face:
-        """`picklable_config`, or the face where it can be made again in another process by itself."""
+    def picklable(self) -> "Config | Face | Elsewhere[Config]":
+        """`picklable_config`, with the server if there is one, or the face where it can be made again by itself."""
+        if self.server is not None and self.config is not None:
+            return Elsewhere(self.config, self.server)
         mine = getattr(self._face, "config", None)
         if self.config is None and self._face is not None and isinstance(mine, self.also_takes):
             return self._face
@@ -100,12 +109,19 @@ class Lazy(Generic[Config, Face]):
         return restore, (type(self), self.picklable())
 
     @classmethod
-    def _restored(cls, source: Config | Face) -> Self:
-        return cls(source)
+    def _restored(cls, source: "Config | Face | Elsewhere[Config]") -> Self:
+        return cls(source.config, source.server) if isinstance(source, Elsewhere) else cls(source)
 
     def _make(self, config: Config) -> Face:
         """Load a face."""
         raise NotImplementedError
+
+    def _made(self, config: Config) -> Face:
+        """A face, here or on a server."""
+        if self.server is None:
+            return self._make(config)
+        face: Face = self.remote_class.load(config, **self.server.given())
+        return face
 
     def _config_of(self, source: Any) -> Config | None:
         """A configuration as it is, or that of a face which has one."""
@@ -122,8 +138,8 @@ class Lazy(Generic[Config, Face]):
     def _fulfil(self, future: "Future[Face]", with_others: bool = True) -> None:
         assert self.config is not None
         try:
-            self._face = self._make(self.config)
-            if with_others and self.may_share:
+            self._face = self._made(self.config)
+            if with_others and self.may_share and self.server is None:
                 self._load_what_shares(self._face)
         except BaseException as error:
             del self._loads[os.getpid()]
@@ -142,21 +158,23 @@ class Lazy(Generic[Config, Face]):
 
     def _shares(self, other: "Lazy[Any, Any]") -> bool:
         """Whether the other waits to be loaded with the same model and settings."""
-        if not other.may_share or other._face is not None:
+        if not other.may_share or other._face is not None or other.server is not None:
             return False
         return all(getattr(self.config, name) == getattr(other.config, name) for name in ("model", *_OF_ANY_KIND))
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self) or self.config is None:
             return self is other
-        return bool(self.config == other.config)
+        return bool(self.config == other.config and self.server == other.server)
 
     def __hash__(self) -> int:
-        return id(self) if self.config is None else hash(self.config)
+        return id(self) if self.config is None else hash((self.config, self.server))
 
     def __str__(self) -> str:
         if self.config is None:
             return f"{self.argument}={type(self._face).__name__}"
         plain = self.config_class.model_fields
         said = [f"{name}={value!r}" for name, value in self.config if name != "model" and value != plain[name].default]
+        if self.server is not None:
+            said.append(f"base_url={self.server.base_url!r}")
         return ", ".join([f"model={self.config.model!r}", *said])

@@ -11,6 +11,7 @@ from akidb_mlx.adapters.lazy import Lazy
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.embedder import Embedder, EmbedderProtocol
 from akidb_mlx.hybrid_embedder import HybridEmbedder
+from akidb_mlx.remote.embedder import RemoteEmbedder
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["LazyEmbedder"]
@@ -23,6 +24,7 @@ class LazyEmbedder(Lazy[EmbedderConfig, EmbedderProtocol]):
     """Vectors come as lists of Python floats; documents wait where the engine's queue is full."""
 
     config_class = EmbedderConfig
+    remote_class = RemoteEmbedder
     argument = "embedder"
     protocol = "EmbedderProtocol"
     needs = ("encode_query", "encode_document", "aencode_query", "aencode_document")

@@ -6,6 +6,7 @@ from akidb_mlx.adapters.lazy import Lazy
 from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.errors import InputError
+from akidb_mlx.remote.reranker import RemoteReranker
 from akidb_mlx.reranker import Pair, Ranked, Reranker, RerankerProtocol
 
 __all__ = ["LazyReranker"]
@@ -15,6 +16,7 @@ class LazyReranker(Lazy[RerankerConfig, RerankerProtocol]):
     """Scores come as Python floats; nothing to score gives nothing, without loading anything."""
 
     config_class = RerankerConfig
+    remote_class = RemoteReranker
     argument = "reranker"
     protocol = "RerankerProtocol"
     needs = ("predict", "rank", "apredict", "arank")

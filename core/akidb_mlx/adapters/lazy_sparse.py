@@ -7,6 +7,7 @@ from typing import Any, Final
 from akidb_mlx.adapters.lazy import Lazy
 from akidb_mlx.config.sparse_config import SparseConfig
 from akidb_mlx.hybrid_embedder import HybridEmbedder
+from akidb_mlx.remote.sparse_embedder import RemoteSparseEmbedder
 from akidb_mlx.sparse_embedder import SparseEmbedder, SparseEmbedderProtocol
 from akidb_mlx.sparse_rows import SparseRows
 
@@ -22,6 +23,7 @@ class LazySparseEmbedder(Lazy[SparseConfig, SparseEmbedderProtocol]):
     """Rows come as lists of Python numbers; documents wait where the engine's queue is full."""
 
     config_class = SparseConfig
+    remote_class = RemoteSparseEmbedder
     argument = "embedder"
     protocol = "SparseEmbedderProtocol"
     needs = ("encode_query", "encode_document", "aencode_query", "aencode_document")

@@ -5,60 +5,27 @@ files; never by a part of a name. No MLX here.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from akidb_mlx.checkpoint.decoder_families import DECODER_FAMILIES
+from akidb_mlx.checkpoint.family import TASK, Family, ids
 
 __all__ = ["FAMILIES", "Family", "find_family"]
 
 Config = Mapping[str, Any]
-_TASK = "Given a web search query, retrieve relevant passages that answer the query"
 _BGE_QUERY = "Represent this sentence for searching relevant passages: "
-
-
-@dataclass(frozen=True)
-class Family:
-    """One row; None where the models differ or their documentation does not say."""
-
-    name: str
-    ids: tuple[str, ...]
-    pooling: str
-    normalize: bool | None = True
-    query_prompt: str = ""
-    document_prompt: str = ""
-    max_seq_length: int | None = None
-    """Only where it is less than what tokenizer and config.json say."""
-    include_prompt: bool = True
-    """Whether pooling reads a prompt's tokens; false also for its exact names, whatever their files say."""
-    dense: int = 0
-    """Dense layers without bias and activation, in the main file under `dense.0`, `dense.1` …"""
-    matryoshka: tuple[int, ...] | None = None
-    truncation_layer_norm: bool = False
-    config: Config = field(default_factory=dict)
-    """Fields of config.json that its code takes for granted."""
-    tokenizer_appends_end: bool = False
-    """Whether its tokenizer's own code puts the end token after each text."""
-
-    @property
-    def prompts(self) -> dict[str, str]:
-        """By sentence-transformers' names; none where both are empty."""
-        said = {"query": self.query_prompt, "document": self.document_prompt}
-        return said if any(said.values()) else {}
-
-
-def _ids(owner: str, names: str) -> tuple[str, ...]:
-    return tuple(f"{owner}/{name}" for name in names.split())
 
 
 QWEN3 = Family(
     "Qwen3-Embedding",
-    _ids("Qwen", "Qwen3-Embedding-0.6B Qwen3-Embedding-4B Qwen3-Embedding-8B"),
+    ids("Qwen", "Qwen3-Embedding-0.6B Qwen3-Embedding-4B Qwen3-Embedding-8B"),
     "last_token",
-    query_prompt=f"Instruct: {_TASK}\nQuery:",  # no space at the end
+    query_prompt=f"Instruct: {TASK}\nQuery:",  # no space at the end
     matryoshka=(32, 64, 128, 256, 512, 768, 1024, 2560, 4096),  # any from 32 up to the full width
 )
 EMBEDDING_GEMMA = Family(
     "EmbeddingGemma",
-    _ids(
+    ids(
         "google",
         "embeddinggemma-300m embeddinggemma-300m-qat-q4_0-unquantized embeddinggemma-300m-qat-q8_0-unquantized",
     ),
@@ -74,7 +41,7 @@ FAMILIES: tuple[Family, ...] = (
     EMBEDDING_GEMMA,
     Family(
         "EmbeddingGemma 2",
-        _ids("google", "embeddinggemma-2"),
+        ids("google", "embeddinggemma-2"),
         "mean",
         query_prompt="task: search result | query: ",
         document_prompt="title: none | text: ",
@@ -90,11 +57,11 @@ FAMILIES: tuple[Family, ...] = (
         max_seq_length=512,
     ),
     Family(
-        "bge-en", _ids("BAAI", "bge-small-en-v1.5 bge-base-en-v1.5 bge-large-en-v1.5"), "cls", query_prompt=_BGE_QUERY
+        "bge-en", ids("BAAI", "bge-small-en-v1.5 bge-base-en-v1.5 bge-large-en-v1.5"), "cls", query_prompt=_BGE_QUERY
     ),
     Family(
         "bge-zh",
-        _ids("BAAI", "bge-small-zh-v1.5 bge-base-zh-v1.5 bge-large-zh-v1.5"),
+        ids("BAAI", "bge-small-zh-v1.5 bge-base-zh-v1.5 bge-large-zh-v1.5"),
         "cls",
         query_prompt="为这个句子生成表示以用于检索相关文章：",
     ),
@@ -102,7 +69,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("mxbai", ("mixedbread-ai/mxbai-embed-large-v1",), "cls", normalize=None, query_prompt=_BGE_QUERY),
     Family(
         "arctic v1",
-        _ids(
+        ids(
             "Snowflake",
             "snowflake-arctic-embed-xs snowflake-arctic-embed-s snowflake-arctic-embed-m snowflake-arctic-embed-l",
         ),
@@ -118,14 +85,14 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "arctic v2",
-        _ids("Snowflake", "snowflake-arctic-embed-m-v2.0 snowflake-arctic-embed-l-v2.0"),
+        ids("Snowflake", "snowflake-arctic-embed-m-v2.0 snowflake-arctic-embed-l-v2.0"),
         "cls",
         query_prompt="query: ",
         matryoshka=(256, 768, 1024),
     ),
     Family(
         "e5",
-        _ids(
+        ids(
             "intfloat",
             "e5-small-v2 e5-base-v2 e5-large-v2 multilingual-e5-small multilingual-e5-base multilingual-e5-large",
         ),
@@ -138,33 +105,20 @@ FAMILIES: tuple[Family, ...] = (
         "e5-instruct",
         ("intfloat/multilingual-e5-large-instruct",),
         "mean",
-        query_prompt=f"Instruct: {_TASK}\nQuery: ",
+        query_prompt=f"Instruct: {TASK}\nQuery: ",
         max_seq_length=512,
     ),
-    Family(
-        "e5-mistral",
-        ("intfloat/e5-mistral-7b-instruct",),
-        "last_token",
-        query_prompt=f"Instruct: {_TASK}\nQuery: ",
-    ),
-    Family(
-        "gte-Qwen2",
-        _ids("Alibaba-NLP", "gte-Qwen2-1.5B-instruct gte-Qwen2-7B-instruct"),
-        "last_token",
-        query_prompt=f"Instruct: {_TASK}\nQuery: ",
-        config={"is_causal": False},  # its own code attends both ways
-        tokenizer_appends_end=True,
-    ),
+    *DECODER_FAMILIES,
     Family(
         "gte",
-        _ids("Alibaba-NLP", "gte-base-en-v1.5 gte-large-en-v1.5 gte-multilingual-base gte-modernbert-base"),
+        ids("Alibaba-NLP", "gte-base-en-v1.5 gte-large-en-v1.5 gte-multilingual-base gte-modernbert-base"),
         "cls",
         normalize=None,
         max_seq_length=8192,
     ),
     Family(
         "nomic v1",
-        _ids("nomic-ai", "nomic-embed-text-v1"),
+        ids("nomic-ai", "nomic-embed-text-v1"),
         "mean",
         query_prompt="search_query: ",
         document_prompt="search_document: ",
@@ -172,7 +126,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "nomic v1.5",
-        _ids("nomic-ai", "nomic-embed-text-v1.5"),
+        ids("nomic-ai", "nomic-embed-text-v1.5"),
         "mean",
         normalize=None,
         query_prompt="search_query: ",
@@ -182,8 +136,17 @@ FAMILIES: tuple[Family, ...] = (
         truncation_layer_norm=True,
     ),
     Family(
+        "nomic v2",
+        ("nomic-ai/nomic-embed-text-v2-moe",),
+        "mean",
+        query_prompt="search_query: ",
+        document_prompt="search_document: ",
+        max_seq_length=512,
+        matryoshka=(256, 768),
+    ),
+    Family(
         "modernbert-embed",
-        _ids("nomic-ai", "modernbert-embed-base"),
+        ids("nomic-ai", "modernbert-embed-base"),
         "mean",
         query_prompt="search_query: ",
         document_prompt="search_document: ",
@@ -192,25 +155,37 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "sentence-t5",
-        _ids("sentence-transformers", "sentence-t5-base sentence-t5-large sentence-t5-xl sentence-t5-xxl"),
+        ids("sentence-transformers", "sentence-t5-base sentence-t5-large sentence-t5-xl sentence-t5-xxl"),
         "mean",
         max_seq_length=256,
         dense=1,
     ),
     Family(
         "gtr-t5",
-        _ids("sentence-transformers", "gtr-t5-base gtr-t5-large gtr-t5-xl gtr-t5-xxl"),
+        ids("sentence-transformers", "gtr-t5-base gtr-t5-large gtr-t5-xl gtr-t5-xxl"),
         "mean",
         max_seq_length=512,
         dense=1,
     ),
     Family(
         "instructor",
-        _ids("hkunlp", "instructor-base instructor-large instructor-xl"),
+        ids("hkunlp", "instructor-base instructor-large instructor-xl"),
         "mean",
         max_seq_length=512,
         include_prompt=False,  # which the reference knows by these names too
         dense=1,
+    ),
+    Family(
+        "Jina v3",
+        ids("jinaai", "jina-embeddings-v3 jina-embeddings-v3-hf"),
+        "mean",
+        matryoshka=(32, 64, 128, 256, 512, 768, 1024),
+    ),
+    Family(
+        "Jina v5",
+        ids("jinaai", "jina-embeddings-v5-text-nano jina-embeddings-v5-text-small"),
+        "last_token",
+        matryoshka=(32, 64, 128, 256, 512, 768, 1024),
     ),
     Family("all-MiniLM-L6", ("sentence-transformers/all-MiniLM-L6-v2",), "mean", max_seq_length=256),
     Family("all-mpnet", ("sentence-transformers/all-mpnet-base-v2",), "mean", max_seq_length=384),

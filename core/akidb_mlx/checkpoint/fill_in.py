@@ -10,38 +10,22 @@ from akidb_mlx.checkpoint.fact import Fact, value_of
 from akidb_mlx.checkpoint.families import Family, find_family
 from akidb_mlx.checkpoint.heads import Dense
 from akidb_mlx.checkpoint.json_file import read_field, read_json
-from akidb_mlx.checkpoint.layout import Layout
 from akidb_mlx.checkpoint.modules import Head, Usage, read_pooling_modes
+from akidb_mlx.checkpoint.own_code import as_own_code_does
 from akidb_mlx.checkpoint.safetensors_header import read_header
+from akidb_mlx.checkpoint.said import Said
 from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["FamilyFacts", "Said", "fill_in"]
+__all__ = ["FamilyFacts", "fill_in"]
 
 Config = Mapping[str, Any]
 # mlx-lm's and mlx-embeddings' converters write it.
 _CONVERTED = re.compile(r"converted to MLX format from\s+\[`?([\w.-]+/[\w.-]+)`?\]", re.IGNORECASE)
+# NVIDIA's embedders, by model_type.
+_NVIDIA = ("llama_bidirec", "ministral3", "ministral3_bidirec")
 # The prompts that stand for each side.
 _SAME_SIDE = {"query": ("query",), "document": ("document", "passage", "corpus")}
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a checkpoint's files say, each reader's part."""
-
-    name: str
-    layout: Layout
-    architecture: Fact[Config]
-    """config.json's fields."""
-    head: Head
-    tokenizer: TokenizerFacts
-    quantization: Fact[Config] | None
-    usage: Usage
-
-    @property
-    def config(self) -> Config:
-        """config.json's fields."""
-        return self.architecture.value
 
 
 @dataclass(frozen=True)
@@ -62,6 +46,7 @@ def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
 
     What is in sentence-transformers' files stays, also what they leave empty: that is only suggested.
     """
+    said, code_sources = as_own_code_does(said)
     readme = _read_readme(said.layout.path / "README.md")
     matryoshka = _trained_dimensions(readme, said.usage)
     names = [(said.name, "by its name"), *((name, "README.md: base_model") for name in _base_models(readme))]
@@ -71,10 +56,10 @@ def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
     if found is None:
         _refuse_own_tokenizer(said)
         _refuse_lost_dense(said)
-        return said, FamilyFacts(matryoshka)
+        return said, FamilyFacts(matryoshka, config_sources=code_sources)
     family, reason = found
     source = f"family table: {reason}"
-    said = replace(said, tokenizer=_with_own_code(said, family))
+    said = replace(said, tokenizer=_with_own_tokenizer(said, family))
     suggestions: tuple[str, ...] = ()
     # Beside modules.json only what the checkpoint's own code does, which config.json names and which is never run.
     fills = not has_modules or bool(said.config.get("auto_map"))
@@ -93,10 +78,10 @@ def fill_in(said: Said, *, has_modules: bool) -> tuple[Said, FamilyFacts]:
     elif family.prompts:
         filled = replace(filled, usage=replace(said.usage, prompts=Fact(family.prompts, source)))
     return filled, FamilyFacts(
-        matryoshka=matryoshka or _family_dimensions(said.config, family, source),
+        matryoshka=matryoshka or _family_dimensions(filled, family, source),
         truncation_layer_norm=family.truncation_layer_norm and not has_modules,
         suggestions=suggestions,
-        config_sources=dict.fromkeys(missing, source),
+        config_sources={**code_sources, **dict.fromkeys(missing, source)},
         is_known=True,
     )
 
@@ -105,19 +90,19 @@ def _refuse_own_tokenizer(said: Said) -> None:
     if said.tokenizer.own_code is not None:
         raise UnsupportedModelError(
             f"{said.layout.folder / 'tokenizer_config.json'}: auto_map names the checkpoint's own tokenizer "
-            f"({said.tokenizer.own_code[0]}), which is never run, and no known family says what it does: "
+            f"({said.tokenizer.own_code.name}), which is never run, and no known family says what it does: "
             "load a known model by its name on the Hub, or put `base_model: OWNER/NAME` in README.md's front matter"
         )
 
 
-def _with_own_code(said: Said, family: Family) -> TokenizerFacts:
+def _with_own_tokenizer(said: Said, family: Family) -> TokenizerFacts:
     """What the tokenizer's own code does, which the family tells."""
     tokenizer = said.tokenizer
     if tokenizer.own_code is None:
         return tokenizer
     if not family.tokenizer_appends_end:
         _refuse_own_tokenizer(said)
-    return replace(tokenizer, tokenizer_rules={**tokenizer.tokenizer_rules, "append": tokenizer.own_code[1]})
+    return replace(tokenizer, tokenizer_rules={**tokenizer.tokenizer_rules, "append": tokenizer.own_code.end})
 
 
 def _refuse_lost_dense(said: Said) -> None:
@@ -145,6 +130,8 @@ def _fill_head(said: Said, family: Family, source: str) -> Head:
     head = replace(said.head, pooling=said.head.pooling or Fact((family.pooling,), source))
     if family.normalize is not None:
         head = replace(head, normalize=Fact(family.normalize, source))
+    if family.output is not None:
+        head = replace(head, output=Fact(family.output, source))
     if family.dense:
         head = replace(head, dense=Fact(_folded_dense(family, said), source))
     return head
@@ -181,11 +168,11 @@ def _width(said: Said) -> int:
 
 
 def _pooling_from_config(said: Said) -> Head:
-    """NVIDIA's Llama embedders say their pooling in config.json, some conversions what the folder of Pooling said."""
+    """NVIDIA's embedders say their pooling in config.json, some conversions what the folder of Pooling said."""
     head, stated = said.head, said.config.get("pooling_config")
     if head.pooling is not None:
         return head
-    if said.config.get("model_type") == "llama_bidirec" and said.config.get("pooling") == "avg":
+    if said.config.get("model_type") in _NVIDIA and said.config.get("pooling") == "avg":
         return replace(head, pooling=Fact(("mean",), "config.json"))
     if not isinstance(stated, dict) or not any(key.startswith("pooling_mode") for key in stated):
         return head
@@ -233,10 +220,12 @@ def _trained_dimensions(readme: str, usage: Usage) -> Fact[tuple[int, ...]] | No
     return None if width is None else Fact((width.value,), width.source)
 
 
-def _family_dimensions(config: Config, family: Family, source: str) -> Fact[tuple[int, ...]] | None:
+def _family_dimensions(said: Said, family: Family, source: str) -> Fact[tuple[int, ...]] | None:
     """The family's widths that this model has."""
     if not family.matryoshka:
         return None
+    dense, config = value_of(said.head.dense, ()), said.config
     width = config.get("hidden_size") or config.get("n_embd") or max(family.matryoshka)
+    width = dense[-1].out_features if dense else width
     sizes = tuple(size for size in family.matryoshka if size <= width)
     return Fact(sizes, source) if sizes else None

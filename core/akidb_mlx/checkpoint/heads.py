@@ -31,6 +31,8 @@ class Dense:
     residual: bool = False
     weight_file: Path | None = None
     """None: the weights are in the main file under `name`."""
+    of_tokens: bool = False
+    """Whether the checkpoint applies it to tokens, before pooling: which is the same, but for the maximum."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class PooledHead:
 
     pooling: tuple[str, ...]
     dense: tuple[Dense, ...] = ()
+    whole_numbers: bool = False
+    """Whether the row then becomes round(127 · tanh), whole numbers from -127 to 127 (pplx-embed)."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from akidb_mlx.checkpoint.adapters import Adapter
 from akidb_mlx.checkpoint.chat_template import ChatTemplate
 from akidb_mlx.checkpoint.fact import Fact
 from akidb_mlx.checkpoint.layout import Layout
@@ -14,8 +15,8 @@ from akidb_mlx.errors import CheckpointError
 
 __all__ = ["ModelFacts", "read_quantization"]
 
-# Published in float16 though their hidden states are too large for it: the reference takes float32 for most of it.
-_WIDENED = frozenset({"mt5", "t5", "umt5"})
+# Published in float16 though their hidden states are too large for it: of T5 the reference takes float32 for most.
+_WIDENED = frozenset({"jina_bert", "mt5", "t5", "umt5"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +47,14 @@ class ModelFacts:
     chat: ChatTemplate | None = None
     """What texts are put through before the tokenizer."""
     quantization: Mapping[str, Any] | None = None
+    adapters: tuple[Adapter, ...] = ()
+    """One for each task that the model can be put to."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Fact → the file (relative to `path`) or table that it came from."""
 
     @property
     def float_dtype(self) -> str:
-        """The dtype that a GPU computes in where nobody says another: that of the files, float32 for a float16 T5."""
+        """The dtype that a GPU computes in where nobody says another: that of the files, but for some in float16."""
         stored = read_float_dtype(self.weight_files)
         return "float32" if stored == "float16" and self.model_type in _WIDENED else stored
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from akidb_mlx.checkpoint.broken_files import is_there, refuse_broken_files
@@ -14,9 +15,11 @@ from akidb_mlx.checkpoint.safetensors_header import read_header
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
 __all__ = [
+    "NO_OTHERS",
     "OURS",
     "POOLING_NAMES",
     "STATIC",
+    "WHOLE_NUMBERS",
     "Head",
     "Usage",
     "read_dense",
@@ -27,8 +30,12 @@ __all__ = [
 ]
 
 STATIC = "StaticEmbedding"
+NO_OTHERS: Mapping[str, str] = MappingProxyType({})
 OURS = "sentence_transformers."  # whose classes are computed here
 _PYLATE_DENSE = "pylate.models.Dense.Dense"  # which is sentence-transformers' own
+# pplx-embed's own, known: without a caller's word it makes whole numbers of a row (`WHOLE_NUMBERS`).
+_QUANTIZER = "st_quantize.FlexibleQuantizer"
+WHOLE_NUMBERS = "int8_tanh"
 # sentence-transformers' spelling → ours, in the order in which it concatenates the old form's flags.
 POOLING_NAMES = {
     "cls": "cls",
@@ -68,10 +75,13 @@ _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 _UNREAD_SIMILARITY = "dot_product"
 
 
-def read_modules(path: Path, first: Sequence[str] = ("Transformer", STATIC)) -> list[tuple[str, str]]:
+def read_modules(
+    path: Path, first: Sequence[str] = ("Transformer", STATIC), known: Mapping[str, str] = NO_OTHERS
+) -> list[tuple[str, str]]:
     """(class name, folder) of each module in modules.json, in order; empty where the file is absent.
 
-    `first`: the classes that the first may be of.
+    `first`: the classes that the first may be of; `known`: names of the checkpoint's own code whose module here stands
+    for it.
     """
     file = path / "modules.json"
     refuse_broken_files(path)
@@ -84,8 +94,9 @@ def read_modules(path: Path, first: Sequence[str] = ("Transformer", STATIC)) -> 
         raise CheckpointError(
             f"{file} is not sentence-transformers' list of modules ({error!r}); download it again"
         ) from None
+    modules = [(known.get(kind, kind), folder) for kind, folder in modules]
     for kind, _ in modules:
-        if not kind.startswith(OURS) and kind != _PYLATE_DENSE:
+        if not kind.startswith(OURS) and kind not in (_PYLATE_DENSE, _QUANTIZER):
             raise UnsupportedModelError(f"{file}: {kind} is code of the checkpoint's own, which is never run")
     modules = [(kind.rsplit(".", 1)[-1], folder) for kind, folder in modules]
     if not modules or modules[0][0] not in first:
@@ -105,6 +116,8 @@ class Head:
     include_prompt: bool = True
     dense: Fact[tuple[Dense, ...]] | None = None
     normalize: Fact[bool] | None = None
+    output: Fact[str] | None = None
+    """What the row becomes after all layers; None for what it is."""
     left_out: tuple[str, ...] = ()
     """Folders that modules.json names and a conversion to MLX has not copied."""
 
@@ -125,9 +138,12 @@ def read_head(path: Path, modules: list[tuple[str, str]], *, scores: bool = Fals
     include_prompt, normalize = True, False
     dense: list[Dense] = []
     left_out: list[str] = []
+    becomes: Fact[str] | None = None
     for kind, folder in modules[1:]:
         has_row = pooling is not None or bool(left_out)
         is_there = (path / folder / "config.json").exists()
+        if becomes is not None:
+            raise UnsupportedModelError(f"{path / 'modules.json'}: {kind} follows {_QUANTIZER}, which must come last")
         _refuse_misplaced(path / "modules.json", kind, folder, has_row=has_row, normalize=normalize)
         if kind in ("Pooling", "Dense") and not is_there and modules[0][0] != STATIC:
             left_out.append(folder)
@@ -141,13 +157,15 @@ def read_head(path: Path, modules: list[tuple[str, str]], *, scores: bool = Fals
         elif kind == "Normalize":
             _refuse_other_keys(path / folder / "config.json")
             normalize = has_row  # without one it does nothing
+        elif kind == _QUANTIZER.rsplit(".", 1)[1] and has_row and not normalize and not scores:
+            becomes = Fact(WHOLE_NUMBERS, "modules.json")
         elif kind != "Dropout":  # Dropout does nothing outside training
             known = f"Transformer, {STATIC}, Pooling, Dense, Normalize, Dropout"
             raise UnsupportedModelError(
                 f"{path / 'modules.json'}: module {kind} ({folder or '.'}) is not supported here; known: {known}"
             )
     layers = Fact(tuple(dense), ", ".join(layer.name for layer in dense)) if dense else None
-    return Head(pooling, include_prompt, layers, Fact(normalize, "modules.json"), tuple(left_out))
+    return Head(pooling, include_prompt, layers, Fact(normalize, "modules.json"), becomes, tuple(left_out))
 
 
 def _refuse_misplaced(file: Path, kind: str, folder: str, *, has_row: bool, normalize: bool) -> None:

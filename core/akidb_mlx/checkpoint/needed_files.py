@@ -25,6 +25,8 @@ _SIDECARS: Final = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
+_ADAPTER: Final = "adapter_config.json"
+_WITH_ADAPTERS: Final = ("jina_embeddings_v3", "jina_embeddings_v5")
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 # Further heads of an embedder (BGE-M3's), which only some uses read.
 _FURTHER: Final = ("sparse_linear", "colbert_linear")
@@ -37,11 +39,13 @@ def needed_files(snapshot: Path, names: Collection[str]) -> list[str]:
     folders = read_module_folders(snapshot)
     modules = tuple(f"{folder}/" for folder in folders[1:] if folder)
     first = folders[0] if folders else ""
+    adapters = {f"{folder}/{_ADAPTER}" for folder in _adapter_folders(snapshot, names)}
     sidecars = [
         name
         for name in names
         if (_parent(name) in ("", first) and matches(PurePosixPath(name).name, _SIDECARS))
         or (name.startswith(modules) and name.endswith(".json"))
+        or name in adapters
     ]
     return sorted({*sidecars, *needed_weights(snapshot, names)})
 
@@ -50,8 +54,17 @@ def needed_weights(snapshot: Path, names: Collection[str]) -> list[str]:
     """Of weights one form is enough, a whole file before shards and safetensors before torch's, as they are read."""
     folders = read_module_folders(snapshot) or [""]
     inner = {_parent(name) for name in names if name.startswith(tuple(f"{one}/" for one in folders[1:] if one))}
-    places = dict.fromkeys([*folders, *sorted(inner)])
+    places = dict.fromkeys([*folders, *sorted(inner), *_adapter_folders(snapshot, names)])
     return sorted({name for folder in places for name in _weights(snapshot, folder, names)})
+
+
+def _adapter_folders(snapshot: Path, names: Collection[str]) -> list[str]:
+    """Folders below the model's own with an adapter each, as PEFT saves it; none where the model reads none."""
+    try:
+        kind = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        kind = None
+    return sorted(_parent(name) for name in names if name.endswith(f"/{_ADAPTER}")) if kind in _WITH_ADAPTERS else []
 
 
 def further_heads(names: Collection[str]) -> list[str]:

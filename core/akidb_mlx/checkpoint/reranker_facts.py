@@ -12,6 +12,7 @@ from akidb_mlx.checkpoint.chat_template import RENDERED
 from akidb_mlx.checkpoint.config_defaults import complete_config
 from akidb_mlx.checkpoint.fact import Fact, value_of
 from akidb_mlx.checkpoint.heads import HeadFacts
+from akidb_mlx.checkpoint.jina import in_known_words
 from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.checkpoint.kinds import refuse_embedders
 from akidb_mlx.checkpoint.layout import Layout, find_files
@@ -40,7 +41,7 @@ def read_reranker_checkpoint(path: Path, name: str | None = None, revision: str 
     refuse_embedders(path, read_json(root_config) if root_config.exists() else {}, has_modules=has_modules)
     modules = read_modules(path)
     layout = find_files(path, path / modules[0][1] if modules else path)
-    config: Mapping[str, Any] = read_json(layout.config_file)
+    config = in_known_words(read_json(layout.config_file), layout.config_file, layout.weight_files)
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{layout.config_file} has no model_type: it does not say which architecture this is")
     completed = complete_config(config, layout.config_file)

@@ -211,7 +211,7 @@ BACKENDS: Final = frozenset({"TokenizersBackend", "PreTrainedTokenizerFast", "Pr
 BY_MODEL_TYPE: Final[Mapping[str, str | None]] = {
     **dict.fromkeys(("bert", "distilbert", "nomic_bert", "electra", "ernie"), "BertTokenizer"),
     **dict.fromkeys(("xlm-roberta", "gte"), "XLMRobertaTokenizer"),
-    **dict.fromkeys(("qwen2", "qwen3"), "Qwen2Tokenizer"),
+    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
     **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), "GemmaTokenizer"),
     "albert": "AlbertTokenizer",
     "camembert": "CamembertTokenizer",
@@ -222,12 +222,13 @@ BY_MODEL_TYPE: Final[Mapping[str, str | None]] = {
     **dict.fromkeys(("t5", "mt5"), "T5Tokenizer"),
     "roberta": "RobertaTokenizer",
     **dict.fromkeys(("modernbert", "ernie4_5", "nemotron", "phi3", "glm", "glm4", "granite"), "TokenizersBackend"),
-    **dict.fromkeys(("mistral", "olmo2", "stablelm", "umt5"), "TokenizersBackend"),
+    **dict.fromkeys(("ministral3", "mistral", "mixtral", "olmo2", "stablelm", "umt5"), "TokenizersBackend"),
+    **dict.fromkeys(("ernie4_5_moe", "granitemoe"), "TokenizersBackend"),
     **dict.fromkeys(("new", "eurobert", "llama", "llama_bidirec", "helium", "seed_oss", "smollm3"), None),
-    "hunyuan_v1_dense": None,
+    **dict.fromkeys(("bidirectional_pplx_qwen3", "hunyuan_v1_dense", "ministral3_bidirec"), None),
 }
 # Those whose class wins over what tokenizer_config.json says.
-OVERRULED: Final = frozenset({"ernie4_5", "modernbert", "nemotron", "phi3", "qwen2"})
+OVERRULED: Final = frozenset({"ernie4_5", "ernie4_5_moe", "modernbert", "nemotron", "phi3", "qwen2"})
 
 # Keys of tokenizer_config.json that change no id of a text, beside a tokenizer.json.
 IDLE_SETTINGS: Final = frozenset(

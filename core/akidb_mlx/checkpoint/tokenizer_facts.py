@@ -12,7 +12,7 @@ from akidb_mlx.checkpoint.sentence_config import read_sentence_config
 from akidb_mlx.checkpoint.special_tokens import read_special_tokens
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["TokenizerFacts", "read_tokenizer_facts"]
+__all__ = ["OwnTokenizer", "TokenizerFacts", "read_tokenizer_facts"]
 
 Config = Mapping[str, Any]
 # Where positions are a table; RoBERTa's kin count from pad_token_id + 1, so that 514 rows hold 512 tokens.
@@ -37,6 +37,17 @@ _END_TOKENS = {"LlamaTokenizer": "</s>", "CodeLlamaTokenizer": "</s>", "GemmaTok
 
 
 @dataclass(frozen=True)
+class OwnTokenizer:
+    """A tokenizer's class in a checkpoint."""
+
+    name: str
+    end: str
+    """The end token."""
+    adds_end: bool
+    """Whether tokenizer_config.json has it put after each text (`add_eos_token`)."""
+
+
+@dataclass(frozen=True)
 class TokenizerFacts:
     """How a text becomes tokens, and how many; the fields are `Checkpoint`'s."""
 
@@ -51,8 +62,8 @@ class TokenizerFacts:
     task: str | None = None
     """What that file says that the transformer is for."""
     processing: Processing = field(default_factory=Processing)
-    own_code: tuple[str, str] | None = None
-    """(class, end token) of a tokenizer whose code lies in the checkpoint: it is never run."""
+    own_code: OwnTokenizer | None = None
+    """A tokenizer whose code lies in the checkpoint: it is never run."""
 
 
 def read_tokenizer_facts(
@@ -140,7 +151,7 @@ def _named(layout: Layout, tokenizer: Config, config: Config) -> dict[str, list[
     return {"named_specials": sorted(read_special_tokens(layout.folder, tokenizer).contents)}
 
 
-def _own_code(tokenizer: Config) -> tuple[str, str] | None:
+def _own_code(tokenizer: Config) -> OwnTokenizer | None:
     said = tokenizer.get("auto_map")
     named = said.get("AutoTokenizer") if isinstance(said, Mapping) else None
     if not named:
@@ -148,7 +159,8 @@ def _own_code(tokenizer: Config) -> tuple[str, str] | None:
     names = [name for name in (named if isinstance(named, list) else [named]) if name]
     if not names:
         return None
-    return str(names[-1]), _content(tokenizer.get("eos_token"))
+    name = str(names[-1]).rpartition("--")[2]  # after the repository that it came from
+    return OwnTokenizer(name, _content(tokenizer.get("eos_token")), tokenizer.get("add_eos_token") is True)
 
 
 def _content(token: Any) -> str:

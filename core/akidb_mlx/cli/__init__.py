@@ -27,6 +27,7 @@ COMMANDS = {
     "embed": "turn files of texts into a file of vectors; run it again after an interruption and it goes on",
     "rerank": "score pairs in tables: how well each text answers its query; it too goes on after an interruption",
     "serve": "answer HTTP requests for vectors and rankings, in OpenAI's, AkiDB's, Cohere's words; a page to try them",
+    "service": "have serve run in the background from login on (launchd, systemd); remove it again; ask how it is",
     "bridge": "answer AkiDB's line protocol on standard input and output",
 }
 _USERS_MISTAKES = (

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from akidb_mlx.server.served import ServedConfig, ServedKind
     from akidb_mlx.server.settings import ServerSettings
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "given_settings", "read_models", "run"]
 
 # Option → what it serves.
 _MODELS: "dict[str, ServedKind]" = {
@@ -53,19 +53,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    settings_class = _settings_class()
+    _settings_class()
     from akidb_mlx.server.logs import configure_logging
     from akidb_mlx.server.models import Models
     from akidb_mlx.server.serve import serve
     from akidb_mlx.server.settings import make_settings, read_api_key
 
-    configs, said = _read_models(args)
-    options = {name: value for name, value in vars(args).items() if name in settings_class.model_fields}
-    settings = make_settings({**said, **options})
+    configs, said = read_models(args)
+    settings = make_settings({**said, **given_settings(args)})
     api_key = read_api_key(settings)
     configure_logging()
     serve(Models(configs), settings, api_key)
     return 0
+
+
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The server's settings that were given as options."""
+    return {name: value for name, value in vars(args).items() if name in _settings_class().model_fields}
 
 
 def _settings_class() -> "type[ServerSettings]":
@@ -81,7 +85,7 @@ def _settings_class() -> "type[ServerSettings]":
     return ServerSettings
 
 
-def _read_models(args: argparse.Namespace) -> "tuple[dict[str, ServedConfig], dict[str, Any]]":
+def read_models(args: argparse.Namespace) -> "tuple[dict[str, ServedConfig], dict[str, Any]]":
     """What to serve, from a server's file, from the options, or the embedder of the configuration that is found."""
     from akidb_mlx.server.settings import read_server_file
 

@@ -191,6 +191,10 @@ class EmbedderOptions(ModelOptions):
     document_prompt: str | None = vectors_field(
         'Text put before each document; "" puts none. None takes the checkpoint\'s.'
     )
+    task: _Name | None = vectors_field(
+        "Whose adapter computes, of a model that has one for each task (Jina v3, v5). One with a half for queries and "
+        "one for documents may be named whole. None: the halves for retrieval where there are, else none."
+    )
 
 
 class RerankerOptions(ModelOptions):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from akidb_mlx.checkpoint.modules import WHOLE_NUMBERS
 from akidb_mlx.config.sources import expanded
 from akidb_mlx.corpus.columns import Columns, settle_columns
 from akidb_mlx.corpus.embedding import Encoder, embed_parts, finish_part
@@ -74,7 +75,11 @@ class Corpus:
                 progress.finish(f"writing {self.output.name}")
                 totals = {name: sum(getattr(f, name) for f in parts.facts) for name in ("rows", "rejected", "given")}
                 write_output(
-                    self.output, parts, schema, form, recipe | totals | {"calibration": self._calibration(parts)}
+                    self.output,
+                    parts,
+                    schema,
+                    form,
+                    recipe | totals | {"calibration": self._calibration(parts, encoder)},
                 )
             seconds, after = time.perf_counter() - began, encoder.stats()
             parts.remove()
@@ -152,10 +157,12 @@ class Corpus:
             if made.get("output_dtype", "float32") not in ("float32", "float16"):
                 raise ConfigError(f"the vectors in {source.name} are {made['output_dtype']}; keep float32 ones")
 
-    def _calibration(self, parts: Parts) -> Mapping[str, Any]:
+    def _calibration(self, parts: Parts, encoder: Encoder) -> Mapping[str, Any]:
         if self.calibrated_by is not None:
             return self.calibrated_by
-        return calibrate(self.output_dtype, max((facts.largest for facts in parts.facts), default=0.0))
+        info, largest = encoder.info(), max((facts.largest for facts in parts.facts), default=0.0)
+        whole = info.get("output") == WHOLE_NUMBERS and not info.get("normalize")
+        return calibrate(self.output_dtype, largest, whole_numbers=whole)
 
 
 def _tables(parts: Parts) -> list[Table]:

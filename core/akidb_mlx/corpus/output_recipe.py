@@ -15,6 +15,7 @@ _EMBEDDER_FACTS = (
     "prompts",
     "query_prompt",
     "document_prompt",
+    "task",
     "max_seq_length",
     "exact_reference",
     "dimension",

@@ -26,12 +26,15 @@ def check_output_dtype(output_dtype: str, dimension: int) -> None:
         raise ConfigError(f"output_dtype is binary, but {dimension} dimensions do not fill bytes; set truncate_dim")
 
 
-def calibrate(output_dtype: str, largest: float) -> dict[str, Any]:
+def calibrate(output_dtype: str, largest: float, *, whole_numbers: bool = False) -> dict[str, Any]:
     """What turns numbers back into floats, from the largest magnitude of the whole corpus.
 
     int8: number = float / scale, rounded. One scale for all dimensions, so that dot products and cosines of
-    the bytes are those of the floats, up to a factor and rounding, in any store.
+    the bytes are those of the floats, up to a factor and rounding, in any store. Rows of `whole_numbers` (pplx-embed)
+    are bytes already, whose zeros keep the sign of what was rounded.
     """
+    if whole_numbers and output_dtype in ("int8", "binary"):
+        return {"scale": 1.0} if output_dtype == "int8" else {"zeros": "signed", "bit_order": "big"}
     if output_dtype == "int8":
         return {"scale": largest / _INT8_MAX or 1.0}
     return {"threshold": 0.0, "bit_order": "big"} if output_dtype == "binary" else {}
@@ -47,5 +50,5 @@ def quantize(vectors: Embeddings, output_dtype: str, calibration: Mapping[str, A
         numbers: NDArray[Any] = np.clip(np.rint(vectors / calibration["scale"]), -_INT8_MAX, _INT8_MAX)
         return numbers.astype(np.int8)
     if output_dtype == "binary":
-        return np.packbits(vectors > 0, axis=1)
+        return np.packbits(~np.signbit(vectors) if calibration.get("zeros") == "signed" else vectors > 0, axis=1)
     return vectors.astype(OUTPUT_DTYPES[output_dtype])

@@ -10,6 +10,7 @@ from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.effective.differences import embedder_differences
 from akidb_mlx.effective.prompts import effective_prompts
 from akidb_mlx.effective.recipe import AnyRecipe, Recipe
+from akidb_mlx.effective.tasks import effective_tasks
 
 __all__ = ["FACTS", "RecipeFact", "chat_template", "config_defaults", "dtype", "quantization", "stored_dtype"]
 
@@ -53,6 +54,12 @@ def _truncate_dim(config: EmbedderConfig, recipe: Recipe) -> int | None:
     return recipe.checkpoint.truncate_dim if config.truncate_dim is None else config.truncate_dim
 
 
+def _side_tasks(config: EmbedderConfig, recipe: Recipe) -> dict[str, str | None] | None:
+    """The adapter of each side, of a model that has some."""
+    tasks = effective_tasks(config, recipe.checkpoint)
+    return {"query": tasks.of_side("query"), "document": tasks.of_side("document")} if tasks.names else None
+
+
 def quantization(_: ModelConfig, recipe: AnyRecipe) -> dict[str, Any] | None:
     """How the weights are packed, as config.json says it."""
     return dict(recipe.checkpoint.quantization) if recipe.checkpoint.quantization else None
@@ -93,6 +100,7 @@ FACTS: Final[Mapping[str, RecipeFact[EmbedderConfig, Recipe]]] = {
     "include_prompt": RecipeFact(lambda c, r: r.checkpoint.include_prompt, None, "include_prompt"),
     "dense": RecipeFact(_dense, "files", "dense", in_index=True),
     "normalize": RecipeFact(_normalize, "setting", "normalize", **_BOTH),
+    "output": RecipeFact(lambda c, r: r.checkpoint.output, None, "output", in_index=True),
     "chat_template": RecipeFact(chat_template, None, "chat", in_index=True),
     "prompts": RecipeFact(lambda c, r: dict(r.checkpoint.prompts), "files", "prompts", **_BOTH),
     "query_prompt": RecipeFact(lambda c, r: c.query_prompt, "setting", "prompts", **_BOTH),
@@ -101,6 +109,9 @@ FACTS: Final[Mapping[str, RecipeFact[EmbedderConfig, Recipe]]] = {
         lambda c, r: r.checkpoint.default_prompt_name, None, "default_prompt", in_index=True
     ),
     "similarity": RecipeFact(lambda c, r: r.checkpoint.similarity, "files", None, in_output=True),
+    "adapters": RecipeFact(lambda c, r: [one.task for one in r.checkpoint.adapters] or None, "files", "adapters"),
+    "task": RecipeFact(lambda c, r: c.task, "setting", "task", **_BOTH),
+    "side_tasks": RecipeFact(_side_tasks, None, "task", in_index=True),
     "max_seq_length": RecipeFact(lambda c, r: r.max_seq_length, "setting", "max_seq_length", **_BOTH),
     "side_lengths": RecipeFact(lambda c, r: dict(r.side_lengths) or None, None, "side_lengths", in_index=True),
     "tokenizer": RecipeFact(lambda c, r: str(r.checkpoint.rebuilt_tokenizer(c.tokenizer)), "setting", "tokenizer"),

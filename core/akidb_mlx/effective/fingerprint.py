@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from akidb_mlx.checkpoint.adapters import Adapter
 from akidb_mlx.checkpoint.chat_template import ChatTemplate
 from akidb_mlx.checkpoint.digests import digest_of
 from akidb_mlx.checkpoint.facts import Checkpoint
@@ -75,6 +76,8 @@ def _of_kind(checkpoint: ModelFacts) -> dict[str, Any]:
         return {
             # Only where there is one, so that all others keep their fingerprints.
             **({} if checkpoint.chat is None else {"chat": _chat(checkpoint.chat)}),
+            **({"adapters": _adapters(checkpoint.adapters)} if checkpoint.adapters else {}),
+            **({} if checkpoint.output is None else {"output": checkpoint.output}),
             "dense": _dense(checkpoint.dense),
             "include_prompt": checkpoint.include_prompt,
             "truncation_layer_norm": checkpoint.truncation_layer_norm,
@@ -95,7 +98,8 @@ def _of_kind(checkpoint: ModelFacts) -> dict[str, Any]:
 def _head(head: HeadFacts) -> list[Any]:
     """Its kind, and what it is made of; a file of its own by its content."""
     if isinstance(head, PooledHead):
-        return [type(head).__name__, [head.pooling, _dense(head.dense)]]
+        whole = [True] if head.whole_numbers else []  # only where it is so, as above
+        return [type(head).__name__, [head.pooling, _dense(head.dense), *whole]]
     if isinstance(head, AutoEncoderHead):
         own = {"pooled": _head(head.pooled), "weight_file": digest_of(head.weight_file), "k": None}
         return [type(head).__name__, {**vars(head), **own}]
@@ -106,6 +110,14 @@ def _head(head: HeadFacts) -> list[Any]:
 
 def _chat(chat: ChatTemplate | None) -> dict[str, Any] | None:
     return None if chat is None else {**asdict(chat), "source": None}
+
+
+def _adapters(adapters: Sequence[Adapter]) -> list[list[Any]]:
+    """Of a stack in the model's own weights the place, of others the file's content."""
+    return [
+        [adapter.task, adapter.scale, digest_of(adapter.weight_file) if adapter.weight_file else adapter.place]
+        for adapter in adapters
+    ]
 
 
 def _dense(layers: Sequence[Dense]) -> list[list[Any]]:

@@ -130,7 +130,9 @@ def _reach(config: Mapping[str, Any]) -> int | None:
     window = config.get("sliding_window")
     if not isinstance(window, int) or config.get("use_sliding_window") is False:
         return None
-    return window // 2 if config.get("use_bidirectional_attention") else window - 1
+    if config.get("use_bidirectional_attention"):
+        return window // 2
+    return window if config.get("is_causal") is False else window - 1
 
 
 def _filler(config: MultiVectorConfig, checkpoint: MultiVectorCheckpoint) -> str:

@@ -1,12 +1,13 @@
 """What holds for one embedder: the checkpoint's word with the user's on top."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.effective.recipe import Recipe
+from akidb_mlx.effective.tasks import effective_tasks, prompt_of_task
 from akidb_mlx.errors import InputError, UnsupportedModelError
 
 __all__ = [
@@ -73,10 +74,21 @@ def document_names(exact_reference: bool | None) -> tuple[str, ...]:
     return ("document",) if exact_reference else ("document", "passage", "corpus")
 
 
-def effective_prompts(config: EmbedderConfig, recipe: Recipe) -> Prompts:
-    """An embedder's prompts: the user's, else the checkpoint's."""
+def effective_prompts(config: EmbedderConfig, recipe: Recipe, task: str | None = None) -> Prompts:
+    """An embedder's prompts: the user's, else the checkpoint's of the side, else of the task that the side is put to.
+
+    `task`: where a call says another than the configuration.
+    """
     names = document_names(config.exact_reference)
-    return side_prompts(recipe.checkpoint, config.query_prompt, config.document_prompt, names)
+    prompts = side_prompts(recipe.checkpoint, config.query_prompt, config.document_prompt, names)
+    tasks = effective_tasks(config, recipe.checkpoint)
+    if config.query_prompt is None and not prompts.query:
+        of_task = prompt_of_task(recipe.checkpoint.prompts, tasks.of_side("query", task))
+        prompts = replace(prompts, query=of_task or "")
+    if config.document_prompt is None and not prompts.document:
+        of_task = prompt_of_task(recipe.checkpoint.prompts, tasks.of_side("document", task))
+        prompts = replace(prompts, document=of_task or "")
+    return prompts
 
 
 def effective_normalize(config: EmbedderConfig, recipe: Recipe) -> bool:
@@ -105,5 +117,12 @@ def fingerprint_facts(config: EmbedderConfig, recipe: Recipe, dimension: int) ->
         # Only where there are any, so that all others keep their fingerprints.
         **({"side_lengths": dict(recipe.side_lengths)} if recipe.side_lengths else {}),
         **({"exact_reference": True} if config.exact_reference else {}),
+        **({"task": _tasks(config, recipe)} if recipe.checkpoint.adapters else {}),
         "dtype": config.dtype,
     }
+
+
+def _tasks(config: EmbedderConfig, recipe: Recipe) -> list[str | None]:
+    """The adapters of texts without a side, of queries and of documents."""
+    tasks = effective_tasks(config, recipe.checkpoint)
+    return [tasks.of_side(None), tasks.of_side("query"), tasks.of_side("document")]

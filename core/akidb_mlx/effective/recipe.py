@@ -11,6 +11,7 @@ from akidb_mlx.checkpoint.heads import HeadFacts, PooledHead
 from akidb_mlx.checkpoint.hub import Resolved
 from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.checkpoint.model_facts import ModelFacts
+from akidb_mlx.checkpoint.modules import WHOLE_NUMBERS
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
@@ -59,7 +60,7 @@ class Recipe:
     @property
     def head(self) -> HeadFacts:
         """What makes rows of hidden states."""
-        return PooledHead(self.pooling, self.checkpoint.dense)
+        return PooledHead(self.pooling, self.checkpoint.dense, self.checkpoint.output == WHOLE_NUMBERS)
 
 
 def read_recipe(config: EmbedderConfig, source: Resolved | None = None) -> Recipe:
@@ -70,6 +71,11 @@ def read_recipe(config: EmbedderConfig, source: Resolved | None = None) -> Recip
         checkpoint = checkpoint.without_end_token()
     device = choose_device(config.device, config.memory_limit_mb)
     pooling, length = _settle_pooling(config, checkpoint), settle_length(config, checkpoint)
+    if "max" in pooling and any(layer.of_tokens for layer in checkpoint.dense):
+        raise UnsupportedModelError(
+            f"{checkpoint.name}: its own code has a linear layer before pooling ({checkpoint.sources['dense']}), "
+            'with which pooling="max" is not supported; the other modes are'
+        )
     return Recipe(checkpoint, device, pooling, length, _settle_sides(config, checkpoint))
 
 

@@ -48,6 +48,7 @@ class Scheduler:
         first_batch_tokens: int | None = None,
         cost: Callable[[int, int], int] | None = None,
         max_rows: int | None = None,
+        by_task: bool = False,
     ) -> None:
         """Budgets in padded tokens and seconds; `shapes` are what the device has batches padded to.
 
@@ -56,7 +57,8 @@ class Scheduler:
 
         `lanes` batches compute at the same time: what would fill fewer is shared out among them.
 
-        `cost` gives the bytes that a batch of (rows, length) takes; see `room`. A batch has at most `max_rows`.
+        `cost` gives the bytes that a batch of (rows, length) takes; see `room`. A batch has at most `max_rows`,
+        and with `by_task` rows of one task.
         """
         self.max_batch_tokens = max_batch_tokens
         self.query_latency_target_s = query_latency_target_s
@@ -78,6 +80,7 @@ class Scheduler:
         self.clock = QueryClock()
         """When queries came; the models of a process share one."""
         self._queries_had_their_turn = False
+        self._by_task = by_task
 
     def __bool__(self) -> bool:
         """Whether any row waits."""
@@ -202,7 +205,19 @@ class Scheduler:
         return len(self._round)
 
     def _cut(self, rows: list[Row], budget: int, *, urgent: bool) -> tuple[BatchPlan | None, list[Row]]:
-        """Longest rows first, as many as the budget holds at their padded length; None where all were cancelled."""
+        """Longest rows first, as many as the budget holds at their padded length; None where all were cancelled.
+
+        Where rows have tasks it is that of the longest.
+        """
+        if self._by_task:
+            task = rows[-1].encoding.task
+            others = [row for row in rows if row.encoding.task != task]
+            if others:
+                plan, left = self._cut_one_task([row for row in rows if row.encoding.task == task], budget, urgent)
+                return plan, sorted([*others, *left], key=len)
+        return self._cut_one_task(rows, budget, urgent)
+
+    def _cut_one_task(self, rows: list[Row], budget: int, urgent: bool) -> tuple[BatchPlan | None, list[Row]]:
         length = self._shapes.length(len(rows[-1]), self._limit)
         if self._lanes > 1:
             share = -(-sum(map(len, rows)) // self._lanes)

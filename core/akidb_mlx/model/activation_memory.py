@@ -14,6 +14,7 @@ from akidb_mlx.model.architectures.joined_layers import JoinedAttention
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.disentangled import DisentangledAttention
+from akidb_mlx.model.layers.experts import Mixture
 
 __all__ = ["Activations"]
 
@@ -97,16 +98,17 @@ def _fuses(kind: str, head: int, dtype: mx.Dtype) -> bool:
 def _product_channels(layer: nn.Module) -> int:
     """Numbers per token that its products give."""
     weights = dict(tree_flatten(layer.parameters()))
-    return sum(weight.shape[0] for name, weight in weights.items() if name.endswith("weight") and weight.ndim == 2)
+    channels = sum(weight.shape[0] for name, weight in weights.items() if name.endswith("weight") and weight.ndim == 2)
+    return channels + sum(module.channels for module in layer.modules() if isinstance(module, Mixture))
 
 
 def _kept_in_blocks(layer: nn.Module) -> int:
-    """Channels of the joined product, where the layer has one of the attentions that are computed in blocks."""
+    """Channels of queries, keys and values, where the layer has one of the attentions that are computed in blocks."""
     for module in layer.modules():
         if isinstance(module, Attention):  # and the embeddings, which all its layers are given
             return int(module.qkv.weight.shape[0] + module.out.weight.shape[0])
         if isinstance(module, SelfAttention | DisentangledAttention):
             return int(module.qkv.weight.shape[0])
         if isinstance(module, JoinedAttention):
-            return int(module.qkv_proj.weight.shape[0])
+            return module.channels
     return 0

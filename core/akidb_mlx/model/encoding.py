@@ -10,7 +10,7 @@ __all__ = ["Encoding", "RowKey", "TokenIds"]
 TokenIds = NDArray[np.int32]
 """(tokens,) of one text or pair, with special tokens."""
 
-RowKey = tuple[bytes, int, int, tuple[int, int] | None, bytes | None]
+RowKey = tuple[bytes, int, int, tuple[int, int] | None, bytes | None, str | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +26,8 @@ class Encoding:
     """First and behind the last of the tokens that are seen; the others are computed all the same. None: all are."""
     kept: NDArray[np.bool_] | None = None
     """(tokens,): which tokens give a row, in a model with a row per token; None: all do."""
+    task: str | None = None
+    """Whose adapter computes it, in a model with one for each task; None: the model without any."""
 
     def __len__(self) -> int:
         """Its tokens."""
@@ -35,4 +37,4 @@ class Encoding:
     def key(self) -> RowKey:
         """Equal for equal rows alone."""
         kept = None if self.kept is None else self.kept.tobytes()
-        return self.token_ids.tobytes(), self.prompt_length, self.second_start, self.attended, kept
+        return self.token_ids.tobytes(), self.prompt_length, self.second_start, self.attended, kept, self.task

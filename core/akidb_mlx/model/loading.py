@@ -13,9 +13,11 @@ from akidb_mlx.checkpoint.torch_zip import is_torch_file
 from akidb_mlx.device.choice import Device
 from akidb_mlx.errors import BackendError, UnsupportedModelError
 from akidb_mlx.model.activation_memory import Activations
+from akidb_mlx.model.adapters import adapted_backbones, claim_stacks
 from akidb_mlx.model.architectures import Backbone, make_backbone
 from akidb_mlx.model.heads.base import Head
 from akidb_mlx.model.heads.loading import claim_weights, load_head
+from akidb_mlx.model.layers.experts import Router
 from akidb_mlx.model.network import Network
 from akidb_mlx.model.quantization import check_computed, check_quantization, dequantize, packed, quantize_modules
 from akidb_mlx.model.weights import Weights, cast_weights, fill, read_weights
@@ -44,18 +46,24 @@ def load_model(
     check_quantization(checkpoint.quantization, packed(weights), checkpoint.config_file)
     # The head claims its weights first; what neither it nor the backbone knows is left over, which `fill` refuses.
     claimed = claim_weights(head_facts, weights, checkpoint)
+    stacks = claim_stacks(checkpoint, weights)
     weights = _backbone_weights(backbone, weights, checkpoint)
     compute = _compute_dtype(backbone, checkpoint, device.dtype(stored, dtype))
     check_computed(weights, dict(backbone.named_modules()), device.kind, compute, checkpoint.config_file)
-    if not device.keeps_quantization:
-        weights = dequantize(backbone, weights, checkpoint.config_file)
+    weights = dequantize(backbone, weights, checkpoint.config_file, routers_only=device.keeps_quantization)
     quantize_modules(backbone, weights, checkpoint.config_file, getattr(mx, compute))
-    fill(backbone, cast_weights(weights, getattr(mx, compute)), checkpoint.weight_files[0])
+    weights = cast_weights(weights, getattr(mx, compute), in_float32=_of_routers(backbone))
+    fill(backbone, weights, checkpoint.weight_files[0])
     head = load_head(head_facts, backbone.width, claimed, checkpoint)
     head.settle(getattr(mx, compute))
-    activations = Activations.of(backbone, checkpoint.config, device.kind, getattr(mx, compute))
+    adapted = adapted_backbones(checkpoint, backbone, stacks, getattr(mx, compute))
+    largest = next(iter(adapted.values()), backbone)
+    activations = Activations.of(largest, checkpoint.config, device.kind, getattr(mx, compute))
     model = Network(
-        backbone, head, lambda rows, length: activations.bytes(rows, length) + head.activation_bytes(rows, length)
+        backbone,
+        head,
+        lambda rows, length: activations.bytes(rows, length) + head.activation_bytes(rows, length),
+        adapted,
     )
     model.eval()
     can_shrink = not any(isinstance(layer, nn.QuantizedLinear) for layer in model.modules())
@@ -80,6 +88,12 @@ def _backbone_weights(backbone: Backbone, weights: Weights, checkpoint: ModelFac
             f"{checkpoint.weight_files[0]}: layers that are computed together differ in shape or bits ({error})"
         ) from None
     return {key: weight for key, weight in weights.items() if not _is_beside(key, backbone)}
+
+
+def _of_routers(backbone: Backbone) -> frozenset[str]:
+    """Names of the weights that choose experts."""
+    routers = ((path, module) for path, module in backbone.named_modules() if isinstance(module, Router))
+    return frozenset(f"{path}.{name}" for path, router in routers for name in router.parameters())
 
 
 def _compute_dtype(backbone: Backbone, checkpoint: ModelFacts, dtype: str) -> str:

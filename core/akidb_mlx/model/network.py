@@ -1,7 +1,8 @@
 """Network: a backbone and a head, one batch to rows."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,20 +15,30 @@ from akidb_mlx.model.padded_batch import PaddedBatch
 
 __all__ = ["Network"]
 
+NO_TASKS: Mapping[str, Backbone] = MappingProxyType({})
+
 
 class Network(nn.Module):
     """A backbone with the head that makes rows of its hidden states."""
 
     def __init__(
-        self, backbone: Backbone, head: Head, activation_bytes: Callable[[int, int], int] | None = None
+        self,
+        backbone: Backbone,
+        head: Head,
+        activation_bytes: Callable[[int, int], int] | None = None,
+        adapted: Mapping[str, Backbone] = NO_TASKS,
     ) -> None:
-        """Put the two together; `activation_bytes` says what a batch of (rows, length) takes beside the weights."""
+        """Put them together; `activation_bytes` says what a batch of (rows, length) takes beside the weights.
+
+        `adapted`: task → the backbone that computes its batches, with weights that all share.
+        """
         super().__init__()
         self.activation_bytes = activation_bytes
         self.dimension = head.width
         """Width of the rows that come out."""
         self.backbone = backbone
         self.head = head
+        self.adapted = dict(adapted)
 
     def __call__(self, padded: PaddedBatch) -> Computed:
         """One batch → (rows, dimension) float32, not yet finished (truncated, normalised, activated).
@@ -36,7 +47,8 @@ class Network(nn.Module):
         the device did not compute them. Of a head that is `flagged` a last array, (rows,), says that instead.
         """
         batch = DeviceBatch.of(padded)
-        hidden_states = self.backbone.first_states(batch) if self.head.reads_first else self.backbone(batch)
+        backbone: Backbone = self.backbone if padded.task is None else self.adapted[padded.task]
+        hidden_states = backbone.first_states(batch) if self.head.reads_first else backbone(batch)
         given = self.head(hidden_states, batch)
         computed = None
         if not self.backbone.may_give_zeros:
@@ -70,8 +82,9 @@ class Network(nn.Module):
                 del module[name]
 
     def parameter_bytes(self) -> int:
-        """Memory of all weights."""
-        return sum(leaf.nbytes for leaf in dict(tree_flatten(self.parameters())).values())
+        """Memory of all weights; what tasks share counts once."""
+        leaves: dict[int, mx.array] = {id(leaf): leaf for _, leaf in tree_flatten(self.parameters())}
+        return sum(leaf.nbytes for leaf in leaves.values())
 
 
 def _computed(hidden_states: mx.array, real: mx.array | None) -> mx.array:

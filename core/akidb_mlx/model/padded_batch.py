@@ -27,10 +27,15 @@ class PaddedBatch:
     """(rows, 2) first and behind the last of the tokens that are seen; None where all of each row's are."""
     kept: tuple[NDArray[np.bool_] | None, ...] = ()
     """Of each row which tokens give one, None for all; empty where that holds for each."""
+    task: str | None = None
+    """What all its rows are for."""
 
 
 def pad_batch(encodings: Sequence[Encoding], length: int, rows: int | None = None) -> PaddedBatch:
     """Pad `encodings` on the right to `length`, at least the longest row's, and to `rows` by the last one again."""
+    task = encodings[0].task
+    if any(encoding.task != task for encoding in encodings):
+        raise ValueError("a batch has rows of one task")
     again = (rows or len(encodings)) - len(encodings)
     encodings = [*encodings, *[encodings[-1]] * again]
     lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int32)
@@ -43,6 +48,7 @@ def pad_batch(encodings: Sequence[Encoding], length: int, rows: int | None = Non
         np.array([encoding.second_start for encoding in encodings], dtype=np.int32),
         _attended(encodings),
         tuple(encoding.kept for encoding in encodings) if any(one.kept is not None for one in encodings) else (),
+        task,
     )
 
 

@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.model.layers.experts import Router
 
 __all__ = ["PACKINGS", "check_computed", "check_quantization", "dequantize", "packed", "quantize_modules"]
 
@@ -108,16 +109,19 @@ def quantize_modules(module: nn.Module, weights: Weights, file: Path, dtype: mx.
             layer.computed_in = dtype
 
 
-def dequantize(module: nn.Module, weights: Weights, file: Path) -> Weights:
+def dequantize(module: nn.Module, weights: Weights, file: Path, *, routers_only: bool = False) -> Weights:
     """The weights with floats (float32) for what is quantised; `module` says how wide each layer's input is.
 
-    Tables stay packed: of them only the rows that are looked up become floats, to the same numbers.
+    Tables stay packed: of them only the rows that are looked up become floats, to the same numbers. `routers_only`:
+    so does all else, but for what chooses among experts.
     """
     modules = dict(module.named_modules())
     weights = dict(weights)
     for path in packed(weights):
         if path not in modules or isinstance(modules[path], nn.Embedding):
             continue  # what belongs nowhere is left over: loading will say so
+        if routers_only and not isinstance(modules[path], Router):
+            continue
         packing = _packing(path, modules[path], weights, file)
         scales, biases = weights.pop(f"{path}.scales"), weights.pop(f"{path}.biases", None)
         if packing["mode"] == "affine":

@@ -1,7 +1,7 @@
 """Weights: read, cast, filled in strictly."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -119,10 +119,13 @@ def _e4m3() -> NDArray[np.float32]:
 _E4M3 = _e4m3()
 
 
-def cast_weights(weights: Weights, dtype: mx.Dtype) -> Weights:
-    """Floats in the dtype to compute in, the scales of quantised weights among them; packed numbers are integers."""
+def cast_weights(weights: Weights, dtype: mx.Dtype, in_float32: Collection[str] = ()) -> Weights:
+    """Floats in the dtype to compute in, the scales of quantised weights among them; packed numbers are integers.
+
+    `in_float32`: names of those that stay so whatever the dtype.
+    """
     return {
-        key: weight.astype(dtype) if mx.issubdtype(weight.dtype, mx.floating) else weight
+        key: weight.astype(mx.float32 if key in in_float32 else dtype) if _is_float(weight) else weight
         for key, weight in weights.items()
     }
 

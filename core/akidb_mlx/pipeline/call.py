@@ -36,8 +36,12 @@ class Call(Generic[Given]):
     """So many batches of its tokens, at most, are queued as urgent at a time; more wait with all others."""
     side: Side | None = None
     """What the texts are, where that is known."""
+    task: str | None = None
+    """Whose adapter computes them."""
     on_overlong: str = "truncate"
     max_tokens: int | None = None
+    first: int = 0
+    """The first text's place in what the user gave, for messages."""
     usage: Usage = field(default_factory=Usage)
     errors: dict[int, AkiDBMLXError] | None = None
     """Why texts have no row, by place, where that is not to end the call."""

@@ -4,13 +4,13 @@ import re
 import threading
 import weakref
 from os import fspath
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.device.precision import describe_error
 from akidb_mlx.effective.recipe import AnyRecipe
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
-from akidb_mlx.errors import BackendError, ClosedError
+from akidb_mlx.errors import BackendError, ClosedError, ConfigError
 from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel, acquire, measure_float32
 from akidb_mlx.restoring import restore
 
@@ -36,6 +36,8 @@ class _Use:
 
 class Face(Generic[C, R]):
     """One user of a loaded model."""
+
+    _kind: ClassVar[Kind[Any, Any]]
 
     def __init__(self, config: C, loaded: LoadedModel[R]) -> None:
         """Hold the model until `close`, or for a while after nobody holds this.
@@ -70,6 +72,30 @@ class Face(Generic[C, R]):
         if model is None:
             return kind_of_config(**fields)
         return kind_of_config(model=fspath(model), **fields)
+
+    def with_settings(self, **fields: Any) -> Self:
+        """Another one over the same loaded model, with other settings of those that are applied after it.
+
+        Raises:
+            ConfigError: a bad value, or a setting that the loaded model is made with. ClosedError: after `close`.
+
+        Examples:
+            >>> asking = embedder.with_settings(query_prompt="question: ")
+            >>> asking.fingerprint == embedder.fingerprint
+            False
+            >>> asking.close()
+        """
+        config = self.config.with_changes(**fields)
+        changed = {name for name, value in config if value != getattr(self.config, name)}
+        if fixed := sorted(changed - self._kind.on_the_host - {"keep_alive"}):
+            raise ConfigError(f"the loaded model is made with {', '.join(fixed)}; load another one for that")
+        self._check_open()
+        self._loaded.share(config.keep_alive)
+        try:
+            return type(self)(config, self._loaded)
+        except BaseException:
+            self._loaded.release(config.keep_alive)
+            raise
 
     @property
     def max_seq_length(self) -> int | None:

@@ -16,6 +16,7 @@ __all__ = [
     "checked_stream",
     "chunk",
     "positive",
+    "valid_unicode",
 ]
 
 T = TypeVar("T")
@@ -121,3 +122,14 @@ async def chunk(items: AsyncIterator[T], size: int, characters: int, length: Cal
             break
         characters -= length(chunk[-1])
     return chunk
+
+
+def valid_unicode(text: str) -> str:
+    """Replace lone surrogates, which have no UTF-8 form, by U+FFFD."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

@@ -32,7 +32,7 @@ from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.engine.model_engine import Engine
 from akidb_mlx.engine.residency import Keep, Residence
 from akidb_mlx.engine.scheduler import Scheduler
-from akidb_mlx.errors import AkiDBMLXError, BackendError
+from akidb_mlx.errors import AkiDBMLXError, BackendError, ClosedError
 from akidb_mlx.model.host_rows import RowForm
 from akidb_mlx.pipeline.joint_engines import join
 from akidb_mlx.pipeline.tokenizer import Tokenizer
@@ -66,7 +66,7 @@ class Kind(Generic[C, R]):
 EMBEDDER: Kind[EmbedderConfig, Recipe] = Kind(
     "embedder",
     read_recipe,
-    frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong"}),
+    frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong", "task"}),
 )
 
 
@@ -118,6 +118,14 @@ class LoadedModel(Generic[R]):
         if kind not in self.warned:
             self.warned.add(kind)
             _log.warning(message)
+
+    def share(self, keep_alive: float | None) -> None:
+        """One user more; ClosedError where the last one has gone."""
+        with _lock:
+            if not self.users:
+                raise ClosedError("the model is closed; load it again")
+            self.keeps[_seconds(keep_alive)] += 1
+            self.engine.keep_for(self, Keep(max(self.keeps)))
 
     @property
     def recipe_of_files(self) -> R:
@@ -312,6 +320,7 @@ def _make_engine(
         first_batch_tokens=device.first_batch_tokens,
         cost=model.activation_bytes,
         max_rows=model.head.max_rows,
+        by_task=bool(model.adapted),
     )
     return Engine(
         model,

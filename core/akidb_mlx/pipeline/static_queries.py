@@ -41,7 +41,7 @@ class StaticQueryPipeline:
 
     def encode(self, texts: Sequence[str], call: Call[Given]) -> Given:
         """All of a call's rows, finished."""
-        return call.finish(self._rows(given.checked(texts), 0, call))
+        return call.finish(self._rows(given.checked(texts), call.first, call))
 
     async def aencode(self, texts: Sequence[str], call: Call[Given]) -> Given:
         """`encode` for an event loop."""

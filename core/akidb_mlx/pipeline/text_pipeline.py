@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -74,10 +75,9 @@ class TextPipeline(Generic[Input]):
     async def _encode(self, texts: Sequence[Input], call: Call[Given], show_progress: bool, wait_for: Wait) -> Given:
         texts = self.encoder.check(texts)
         futures: Queued = []
-        in_use = self._loaded.engine.in_use()
-        with Progress(len(texts), show_progress) as progress, Threads() as threads, in_use:
+        with Progress(len(texts), show_progress) as progress, Threads() as threads, self._in_use():
             try:
-                await self._queue(texts, 0, call, futures, progress, threads, wait_for, wait=call.wait)
+                await self._queue(texts, call.first, call, futures, progress, threads, wait_for, wait=call.wait)
                 rows = [await wait_for(future) for future in futures]
                 return await wait_for(threads.do(len(texts) > self._part, self._finish, rows, call))
             except BaseException:
@@ -89,7 +89,7 @@ class TextPipeline(Generic[Input]):
     ) -> AsyncGenerator[Given, None]:
         chunks: deque[_Chunk[Input]] = deque()
         first = 0
-        with Threads() as threads, self._loaded.engine.in_use():
+        with Threads() as threads, self._in_use():
             try:
                 more = True
                 while more or chunks:
@@ -188,6 +188,10 @@ class TextPipeline(Generic[Input]):
                 futures.append(progress.watch(future, len(encodings)))
                 start += len(encodings)
 
+    def _in_use(self) -> AbstractContextManager[None]:
+        """The model stays while a call lasts."""
+        return self._loaded.engine.in_use()
+
     def _chunk_characters(self) -> int:
         """Characters that a chunk of a stream may have."""
         line = self._loaded.engine.scheduler.speed.line()
@@ -206,6 +210,10 @@ class TextPipeline(Generic[Input]):
 
     def _encode_part(self, texts: Sequence[Input], first: int, call: Call[Given]) -> Encoded:
         part = self._encodings_of(texts, first, call)
+        if call.task is not None:
+            for encoding in part.encodings:
+                if encoding is not NO_TOKENS:
+                    encoding.task = call.task
         if part.truncated and call.on_overlong == "error":
             self._refuse_overlong(part, first, call)
         return part

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as HFTokenizer
 
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
 from akidb_mlx.model.encoding import TokenIds
+from akidb_mlx.pipeline.inputs import valid_unicode
 
 __all__ = ["NO_TOKEN", "Tokenized", "Tokenizer"]
 
@@ -53,6 +54,7 @@ class Tokenizer:
         truncation: str = "longest_first",
         named_specials: Sequence[str] | None = None,
         markers: Sequence[str] = (),
+        strip: bool = False,
     ) -> None:
         """Configure truncation once; what the file says of it (but for the side) and of padding does not count.
 
@@ -73,6 +75,7 @@ class Tokenizer:
             truncation: which of two texts is cut, as `tokenizers` calls it, or "do_not_truncate".
             named_specials: the only special tokens that count as such at a prompt's end; None for all.
             markers: what is to be one token, whole or its first word, where the vocabulary holds that.
+            strip: leave out white space around a text and the prompt before it.
         """
         self._again: Callable[[], Tokenizer] | None = None
         self._lock = threading.Lock()
@@ -114,6 +117,7 @@ class Tokenizer:
             self._characters(max_seq_length) if cut_characters and max_seq_length is not None else None
         )
         self._zero_if_empty = zero_if_empty
+        self._strip = strip
 
     @property
     def _tokenizer(self) -> HFTokenizer:
@@ -185,7 +189,7 @@ class Tokenizer:
         """
         cut = self._max_characters
         encodings = self._tokenizer.encode_batch_fast(
-            [_valid_unicode(text if cut is None else text[:cut]) for text in texts],
+            [valid_unicode(text.strip() if self._strip else text[:cut]) for text in texts],
             add_special_tokens=self._special_tokens,
         )
         token_ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
@@ -215,7 +219,7 @@ class Tokenizer:
         With `types` also where each second text starts. The error also where the text that is to be cut is shorter
         than what is too much.
         """
-        valid = [(_valid_unicode(query), _valid_unicode(text)) for query, text in pairs]
+        valid = [(valid_unicode(query), valid_unicode(text)) for query, text in pairs]
         try:
             encodings = self._tokenizer.encode_batch_fast(valid, add_special_tokens=self._special_tokens)
         except Exception as error:  # tokenizers raises bare Exception
@@ -231,7 +235,7 @@ class Tokenizer:
 
     def ids(self, text: str) -> list[int]:
         """All of a text's token ids, also beyond the limit where the end is cut off."""
-        encoding = self._tokenizer.encode(_valid_unicode(text), add_special_tokens=self._special_tokens)
+        encoding = self._tokenizer.encode(valid_unicode(text), add_special_tokens=self._special_tokens)
         rest = encoding.overflowing if self.truncation_side == "right" else []
         return [number for part in (encoding, *rest) for number in part.ids]
 
@@ -248,7 +252,7 @@ class Tokenizer:
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens of a prompt as sentence-transformers counts them: without a special token at its end."""
-        ids = self._tokenizer.encode(_valid_unicode(prompt), add_special_tokens=self._special_tokens).ids
+        ids = self._tokenizer.encode(valid_unicode(prompt), add_special_tokens=self._special_tokens).ids
         added, named = self._tokenizer.get_added_tokens_decoder(), self._named_specials
         special = {i for i, token in added.items() if token.special and (named is None or token.content in named)}
         return len(ids) - 1 if ids and ids[-1] in special else len(ids)
@@ -301,14 +305,3 @@ def _unknown_token(tokenizer: HFTokenizer) -> int | None:
         return unknown
     stated = json.loads(tokenizer.to_str())["model"].get("unk_id")  # Unigram's
     return int(stated) if stated is not None else None
-
-
-def _valid_unicode(text: str) -> str:
-    """Replace lone surrogates, which have no UTF-8 form, by U+FFFD."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text

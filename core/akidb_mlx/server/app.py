@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
-from akidb_mlx.server import akidb, forms, monitoring, ollama, openai, rerank
+from akidb_mlx.server import akidb, forms, monitoring, ollama, openai, rerank, rows
 from akidb_mlx.server.middleware import Gate
 from akidb_mlx.server.models import Models
 from akidb_mlx.server.problems import HANDLERS
@@ -37,6 +37,9 @@ _ROUTES = [
     Route("/api/v1/hybrid", forms.hybrid, methods=["POST"]),
     Route("/api/v1/terms", forms.terms, methods=["POST"]),
     Route("/api/v1/matches", forms.matches, methods=["POST"]),
+    Route("/api/v1/rows", rows.rows, methods=["POST"]),
+    Route("/api/v1/tokens", rows.count_tokens, methods=["POST"]),
+    Route("/api/v1/describe", rows.describe, methods=["POST"]),
     Route("/health", monitoring.health, methods=["GET"]),
     Route("/stats", monitoring.stats, methods=["GET"]),
     Route("/metrics", monitoring.metrics, methods=["GET"]),

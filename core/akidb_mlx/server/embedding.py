@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from akidb_mlx.checkpoint.processing import Side
+from akidb_mlx.effective.tasks import side_of_task
 from akidb_mlx.embedder import Usage
 from akidb_mlx.server.models import ServedModel
 from akidb_mlx.server.problems import Problem
@@ -22,6 +23,7 @@ class Wanted:
     dimensions: int | None = None
     truncate: bool | None = None
     normalize: bool | None = None
+    task: str | None = None
 
 
 async def embed(
@@ -44,16 +46,21 @@ async def embed(
         normalize=wanted.normalize,
         on_overlong=None if wanted.truncate is None else "truncate" if wanted.truncate else "error",
         max_tokens=state.settings.max_request_tokens,
+        task=wanted.task,
     )
 
 
 def side_of(state: State, wanted: Wanted) -> Side | None:
-    """What the texts are, by the request or by the tag of its model's name; a Problem where they contradict."""
+    """What the texts are, by the request, the tag of its model's name or the half of a task that it names.
+
+    Raises:
+        Problem: request and name contradict each other.
+    """
     named = state.addressed(wanted.model).side
     if wanted.side is not None and named not in (None, wanted.side):
         said = f"input_type says {wanted.side} and the model's name {wanted.model!r} {named}; leave one out"
         raise Problem(400, said, param="input_type")
-    side = wanted.side or named
+    side = wanted.side or named or (None if wanted.prompt_name or not wanted.task else side_of_task(wanted.task))
     if side is not None and wanted.prompt_name is not None:
         said = "input_type" if wanted.side else f"the model's name {wanted.model!r}"
         raise Problem(400, f"{said} decides the prompt; give that or prompt_name, not both", param="prompt_name")

@@ -93,6 +93,7 @@ class Models:
         """Give all models back."""
         self._closed = True
         for model in self.loaded:
+            await model.variants.close()
             await asyncio.to_thread(model.model.close)
 
     def _known_name(self, name: str) -> str | None:

@@ -19,7 +19,14 @@ async def create_embeddings(request: Request) -> Response:
     state = state_of(request)
     asked = await read_request(request, EmbeddingsRequest, state.settings)
     check_texts(asked.input, state.settings)
-    wanted = Wanted(asked.model, asked.input_type, asked.prompt_name, asked.wanted_dimensions, asked.wanted_truncate)
+    wanted = Wanted(
+        asked.model,
+        asked.input_type,
+        asked.prompt_name,
+        asked.wanted_dimensions,
+        asked.wanted_truncate,
+        task=asked.task,
+    )
     rows, usage = await state.answer(request, embed(state, asked.input, wanted))
     note(request, asked.model, len(asked.input), usage)
     return await openai_response(rows, asked.model, usage.tokens, as_base64=asked.encoding_format == "base64")

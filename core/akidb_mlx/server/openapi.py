@@ -7,7 +7,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import akidb_mlx
-from akidb_mlx.server import form_schemas, ollama_schemas, rerank_schemas, schemas
+from akidb_mlx import wire
+from akidb_mlx.server import form_schemas, ollama_schemas, rerank_schemas, row_schemas, schemas
 
 __all__ = ["document"]
 
@@ -16,6 +17,7 @@ _PROBLEMS = {
     401: "The API key is missing or wrong.",
     403: "The Host header names another host.",
     404: "No such model, or path.",
+    409: "The model's fingerprint is not the one that was asked for.",
     408: "The body came too slowly.",
     413: "The body is too large.",
     415: "The body is not application/json.",
@@ -27,6 +29,7 @@ _PROBLEMS = {
 }
 _NAMES_MODEL = (
     "AkiDBEmbedRequest",
+    "DescribeRequest",
     "EmbeddingsRequest",
     "HybridRequest",
     "MatchesRequest",
@@ -36,9 +39,11 @@ _NAMES_MODEL = (
     "PoolingRequest",
     "RerankRequest",
     "RerankTextsRequest",
+    "RowsRequest",
     "ScoreRequest",
     "SparseRequest",
     "TermsRequest",
+    "TokensRequest",
 )
 _GET, _POST = (401, 403, 404, 429, 500), (400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
 
@@ -47,7 +52,7 @@ def document(models: Sequence[str]) -> dict[str, Any]:
     """OpenAPI 3.1, with the names of the models served as examples."""
     used = [
         getattr(module, name)
-        for module in (schemas, form_schemas, ollama_schemas, rerank_schemas)
+        for module in (schemas, form_schemas, ollama_schemas, rerank_schemas, row_schemas)
         for name in module.__all__
     ]
     template = "#/components/schemas/{model}"
@@ -69,6 +74,7 @@ def document(models: Sequence[str]) -> dict[str, Any]:
             **_form_paths(),
             **_ollama_paths(),
             **_rerank_paths(),
+            **_row_paths(),
             "/v1/models": {"get": _get("The models served", _json("The models.", schemas.ModelList))},
             "/v1/models/{model}": {
                 "get": _get(
@@ -146,6 +152,38 @@ def _rerank_paths() -> dict[str, Any]:
         "/v1/rerank": {"post": by_documents},
         "/v2/rerank": {"post": by_documents},
         "/score": {"post": _rerank("Score pairs, as vLLM does", *scores)},
+    }
+
+
+def _row_paths() -> dict[str, Any]:
+    said = row_schemas
+    headers = {
+        name: {"description": told, "schema": {"type": "string"}}
+        for name, told in {
+            wire.ARRAYS: "The body's arrays in turn, each NAME DTYPE SIZE…, with `; ` between them.",
+            wire.FINGERPRINT: "Of everything that decides the rows.",
+            wire.DIMENSION: "Width of the rows.",
+            wire.TOKENS: "Tokens that the model read.",
+            wire.TRUNCATED: "Texts that were cut.",
+            wire.MAX_SEQ_LENGTH: "Tokens after which texts are cut.",
+        }.items()
+    }
+    answer = {
+        "description": "Numbers, little endian, rows first.",
+        "headers": headers,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+    rows = {
+        "summary": "Rows or scores as bytes",
+        "requestBody": _body(_reference(said.RowsRequest)),
+        "responses": {"200": answer, **_problems((*_POST, 409))},
+    }
+    return {
+        "/api/v1/rows": {"post": rows},
+        "/api/v1/tokens": {"post": _post("How many tokens texts have", said.TokensRequest, said.TokensResponse)},
+        "/api/v1/describe": {
+            "post": _post("What a model is, with a client's settings", said.DescribeRequest, said.DescribeResponse)
+        },
     }
 
 

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from akidb_mlx import errors
 from akidb_mlx.server.paths import is_ollamas, where_instead
 from akidb_mlx.server.turned_away import TurnedAway
+from akidb_mlx.wire import ERROR
 
 __all__ = ["HANDLERS", "Problem", "problem_response"]
 
@@ -27,10 +28,12 @@ class Problem(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
         retry_after_s: float | None = None,
+        error: type[errors.AkiDBMLXError] | None = None,
     ) -> None:
         """`param` names the field at fault, `code` tells a program what is wrong.
 
-        `retry_after_s`: how long what stands in the way is expected to last.
+        `retry_after_s`: how long what stands in the way is expected to last. `error`: the class that this is without a
+        server.
         """
         super().__init__(message)
         self.status = status
@@ -38,6 +41,7 @@ class Problem(Exception):
         self.code = code
         self.headers = headers
         self.retry_after_s = retry_after_s
+        self.error = error
 
     @classmethod
     def too_many(cls, message: str, seconds: float) -> "Problem":
@@ -55,28 +59,33 @@ def problem_response(problem: Problem, path: str, turned_away: TurnedAway) -> Re
     error = {"message": message, "type": kind, "param": problem.param, "code": problem.code}
     body = {"error": message if is_ollamas(path) else error, "message": message, "detail": message}
     again = {} if problem.retry_after_s is None else turned_away.headers(problem.retry_after_s)
-    return JSONResponse(body, problem.status, {**(problem.headers or {}), **again})
+    named = {} if problem.error is None else {ERROR: problem.error.__name__}
+    return JSONResponse(body, problem.status, {**(problem.headers or {}), **again, **named})
 
 
 def _answer(problem: Problem, request: Request) -> Response:
     return problem_response(problem, request.url.path, request.app.state.server.turned_away)
 
 
-def _from_library(error: Exception) -> Problem:
+def _from_library(error: errors.AkiDBMLXError) -> Problem:
     if isinstance(error, errors.QueueFullError):
-        return Problem.too_many(str(error), error.retry_after_s)
-    if isinstance(error, errors.InputError):
-        return Problem(400, str(error))
-    if isinstance(error, errors.ClosedError):
-        return Problem(503, "the server is shutting down", code="shutting_down")
-    if isinstance(error, errors.BackendError) and error.retry_after_s is not None:
-        return Problem(503, str(error), code="out_of_memory", retry_after_s=error.retry_after_s)
-    if isinstance(error, errors.BackendError):
-        return Problem(500, str(error), code="backend_error")
-    return Problem(500, f"the model cannot be loaded: {error}", code="model_not_loaded")
+        problem = Problem.too_many(str(error), error.retry_after_s)
+    elif isinstance(error, errors.InputError):
+        problem = Problem(400, str(error))
+    elif isinstance(error, errors.ClosedError):
+        problem = Problem(503, "the server is shutting down", code="shutting_down")
+    elif isinstance(error, errors.BackendError) and error.retry_after_s is not None:
+        problem = Problem(503, str(error), code="out_of_memory", retry_after_s=error.retry_after_s)
+    elif isinstance(error, errors.BackendError):
+        problem = Problem(500, str(error), code="backend_error")
+    else:
+        problem = Problem(500, f"the model cannot be loaded: {error}", code="model_not_loaded")
+    problem.error = type(error)
+    return problem
 
 
 async def _library(request: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.AkiDBMLXError)
     return _answer(_from_library(error), request)
 
 

@@ -52,7 +52,7 @@ _OneOrMany = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": 
 
 
 class EmbeddingsRequest(RequestBody):
-    """OpenAI's request; `input_type`, `prompt_name` and `truncate` are this server's own."""
+    """OpenAI's request; `input_type`, `prompt_name`, `task` and `truncate` are this server's own."""
 
     input: Annotated[list[str], BeforeValidator(_one_or_many), WithJsonSchema(_OneOrMany)] = Field(
         description="One text, or a list."
@@ -67,6 +67,11 @@ class EmbeddingsRequest(RequestBody):
     user: str | None = Field(None, description="Taken and ignored.")
     input_type: InputType | None = Field(None, description=INPUT_TYPE)
     prompt_name: str | None = Field(None, description="Apply the model's prompt of this name.")
+    task: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="Jina's name for what the vectors are for, of a model with an adapter for each task; "
+        '"retrieval.query" and "retrieval.passage" say the side, and with it the prompt, too.',
+    )
     truncate: bool | None = Field(
         None, description="Whether texts beyond the model's limit are cut, or refused. By default as configured."
     )

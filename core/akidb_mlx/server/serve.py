@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import math
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 
 import uvicorn
 
+from akidb_mlx.config.sources import expanded
 from akidb_mlx.server.app import create_app
 from akidb_mlx.server.connections import Connection, Listening
 from akidb_mlx.server.descriptors import raise_limit
@@ -18,7 +21,7 @@ from akidb_mlx.server.models import Models
 from akidb_mlx.server.settings import ServerSettings
 from akidb_mlx.server.state import State
 
-__all__ = ["listen", "serve"]
+__all__ = ["listen", "listen_uds", "serve"]
 
 _log = logging.getLogger(__name__)
 # So long a connection that is kept alive may still bring a request after the shutdown began, and be told to close.
@@ -31,10 +34,19 @@ def serve(models: Models, settings: ServerSettings, api_key: str | None) -> None
     Raises:
         OSError: the address cannot be had. What `Embedder.load` raises, for a model loaded at the start.
     """
-    if not settings.is_loopback and api_key is None:
-        _log.warning("anybody who reaches %s:%d may use this server: set an API key", settings.host, settings.port)
-    with listen(settings.host, settings.port) as listener:
-        asyncio.run(_serve(listener, models, settings, api_key))
+    with contextlib.ExitStack() as listeners:
+        sockets: dict[str, socket.socket] = {}
+        if settings.listens_on_tcp:
+            if not settings.is_loopback and api_key is None:
+                said = "anybody who reaches %s:%d may use this server: set an API key"
+                _log.warning(said, settings.host, settings.port)
+            listener = listeners.enter_context(listen(settings.host, settings.port))
+            host, port = listener.getsockname()[:2]
+            sockets[f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"] = listener
+        if settings.uds is not None:
+            path = expanded(settings.uds, "uds").absolute()
+            sockets[f"unix://{path}"] = listeners.enter_context(listen_uds(path))
+        asyncio.run(_serve(sockets, models, settings, api_key))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -46,14 +58,39 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _serve(listener: socket.socket, models: Models, settings: ServerSettings, api_key: str | None) -> None:
+@contextlib.contextmanager
+def listen_uds(path: Path) -> Iterator[socket.socket]:
+    """A Unix socket that its owner alone may connect to; it goes at the end.
+
+    One that a server left behind is taken away; OSError where one is served, or the place is another file's.
+    """
+    with socket.socket(socket.AF_UNIX) as listener:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX) as other:
+                if other.connect_ex(str(path)) == 0:
+                    raise OSError(errno.EADDRINUSE, "another server listens there", str(path))
+            path.unlink()
+        listener.bind(str(path))
+        own = path.stat().st_ino
+        try:
+            path.chmod(0o600)  # before anybody can connect
+            listener.listen(1024)
+            yield listener
+        finally:
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == own:
+                    path.unlink()
+
+
+async def _serve(
+    sockets: Mapping[str, socket.socket], models: Models, settings: ServerSettings, api_key: str | None
+) -> None:
     app = create_app(models, settings, api_key)
     server = _Server(app.state.server, _uvicorn_config(app, settings), raise_limit(settings.max_requests))
-    host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    _log.info("listening", extra={"fields": {"url": url, "models": list(models.configs)}})
+    for url in sockets:
+        _log.info("listening", extra={"fields": {"url": url, "models": list(models.configs)}})
     preload = asyncio.create_task(_preload(app.state.server, server))
-    await server.serve(sockets=[listener])
+    await server.serve(sockets=list(sockets.values()))
     _log.info("stopped")
     preload.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -1,7 +1,7 @@
 """The kinds of models that a server has: which configuration says one, what loads it, which routes take it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from akidb_mlx.config.embedder_config import EmbedderConfig
@@ -13,6 +13,7 @@ from akidb_mlx.embedder import Embedder
 from akidb_mlx.hybrid_embedder import HybridEmbedder
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
 from akidb_mlx.reranker import Reranker
+from akidb_mlx.server.variants import RowFace, Variants
 from akidb_mlx.sparse_embedder import SparseEmbedder
 
 __all__ = [
@@ -65,6 +66,13 @@ OPTIONS: dict[ServedKind, str] = {
 }
 # A hybrid model's rows of one form are asked for on that form's routes.
 _ALSO: dict[ServedKind, frozenset[ServedKind]] = {"hybrid": frozenset({"embedder", "sparse", "multi_vector"})}
+# Kind → the property that gives it.
+_FACES: dict[ServedKind, str] = {
+    "embedder": "embedder",
+    "reranker": "reranker",
+    "sparse": "sparse",
+    "multi_vector": "multi",
+}
 
 
 def config_kind(config: ServedConfig) -> ServedKind:
@@ -99,6 +107,12 @@ class ServedModel:
     model: Loaded
     facts: Mapping[str, Any]
     """`info()` at the time of loading."""
+    variants: Variants = field(default_factory=Variants, compare=False, repr=False)
+    """What requests with settings of their own get."""
+
+    def face(self, asked: ServedKind) -> RowFace:
+        """What answers of one kind, which this model serves: a hybrid model has several."""
+        return cast(RowFace, getattr(self, _FACES[asked]))
 
     @property
     def encoder(self) -> Embedder | SparseEmbedder | MultiVectorEmbedder | HybridEmbedder:

@@ -35,6 +35,9 @@ class ServerSettings(BaseModel):
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 is every network.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    uds: Path | None = Field(
+        None, description="Unix socket to listen on, for its owner alone; at host and port then only if one is given."
+    )
     api_key_file: Path | None = Field(
         None, description=f"File with the key that clients must send as bearer token. Or set {API_KEY_VARIABLE}."
     )
@@ -57,6 +60,11 @@ class ServerSettings(BaseModel):
     preload: bool | None = Field(
         None, description="Load the models at the start. By default where there is just one, else on first use."
     )
+
+    @property
+    def listens_on_tcp(self) -> bool:
+        """Whether host and port count."""
+        return self.uds is None or not self.model_fields_set.isdisjoint({"host", "port"})
 
     @property
     def is_loopback(self) -> bool:

@@ -19,7 +19,10 @@ from akidb_mlx.model.architectures.eurobert import EuroBert
 from akidb_mlx.model.architectures.gemma3 import Gemma3
 from akidb_mlx.model.architectures.gpt import Gpt
 from akidb_mlx.model.architectures.gte import Gte
+from akidb_mlx.model.architectures.jina_bert import JinaBert
+from akidb_mlx.model.architectures.jina_v3 import JinaV3
 from akidb_mlx.model.architectures.lfm2 import BIDIRECTIONAL, Lfm2
+from akidb_mlx.model.architectures.ministral3 import Ministral3
 from akidb_mlx.model.architectures.mlx_lm import has_model
 from akidb_mlx.model.architectures.modernbert import ModernBert
 from akidb_mlx.model.architectures.mpnet import MPNet
@@ -50,7 +53,11 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
     "gptj": Gpt,
     "gte": Gte,
     "lfm2": Lfm2,
+    "ministral3": Ministral3,
+    "ministral3_bidirec": Ministral3,
     "modernbert": ModernBert,
+    "jina_bert": JinaBert,
+    "jina_embeddings_v3": JinaV3,
     "mpnet": MPNet,
     "mt5": T5,
     "new": Gte,
@@ -67,7 +74,9 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
 # What sizes of nought, or less, or of another type raise, here and in mlx-lm's classes.
 _ODD = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 # Published with code of their own, which transformers or we compute alike.
-_OWN_CODE_KNOWN = frozenset({"eurobert", "gte", "llama_bidirec", "new", "nomic_bert"})
+_OWN_CODE_KNOWN = frozenset(
+    {"bidirectional_pplx_qwen3", "eurobert", "gte", "llama_bidirec", "ministral3_bidirec", "new", "nomic_bert"}
+)
 _OWN_CLASSES_KNOWN = frozenset({("lfm2", BIDIRECTIONAL)})
 # Whose tokens see what is before them alone unless config.json says otherwise (is_causal).
 _CAUSAL = DECODERS.keys() | {"gpt2", "gpt_neox", "gptj", "lfm2"}
@@ -81,11 +90,6 @@ def make_backbone(config: Mapping[str, Any]) -> Backbone:
         CheckpointError: a field is missing, or of a type or size that cannot be.
     """
     model_type = str(config.get("model_type"))
-    if "lora_adaptations" in config:
-        raise UnsupportedModelError(
-            "config.json: lora_adaptations: Jina v3 switches an adapter on for each task, which is not supported; "
-            "its vectors without them would be others"
-        )
     if model_type not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         reason = "is not supported"

@@ -41,6 +41,8 @@ class Backbone(nn.Module):
     """(pattern, replacement) pairs that turn the checkpoint's names into ours, applied in order."""
     fused: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Our layer → the checkpoint's layers whose outputs it gives side by side."""
+    joined: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The same, where that is done only of weights that are alike."""
     overflows_in_float16: ClassVar[bool] = False
     """Whether hidden states of its checkpoints are too large for float16."""
     may_give_zeros: ClassVar[bool] = False

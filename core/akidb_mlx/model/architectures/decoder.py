@@ -11,11 +11,19 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import numpy as np
 
-from akidb_mlx.errors import CheckpointError, UnsupportedModelError
+from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures.base import Backbone, allow, read
 from akidb_mlx.model.architectures.decoder_completions import COMPLETIONS
 from akidb_mlx.model.architectures.decoder_table import DECODERS, FULL, SLIDING, Family, account_for, layer_kinds
-from akidb_mlx.model.architectures.joined_layers import GatedNetwork, JoinedAttention, JoinedNetwork, PlainNetwork, join
+from akidb_mlx.model.architectures.joined_layers import (
+    GatedNetwork,
+    JoinedAttention,
+    JoinedNetwork,
+    PlainNetwork,
+    QueryScale,
+    join,
+)
+from akidb_mlx.model.architectures.mixtures import MIXTURES, gather_experts
 from akidb_mlx.model.architectures.mlx_lm import import_model
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers import cpu_kernels
@@ -31,8 +39,12 @@ class Decoder(Backbone):
     """Hidden states of the last layer, normed."""
 
     ignored_weights: ClassVar[tuple[str, ...]] = (r".*\.rotary_emb\.inv_freq$",)
-    head_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.", r"model\.score\.")
+    head_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.", r"model\.score\.", r"model\.mtp_")
     renames: ClassVar[tuple[tuple[str, str], ...]] = ((r"^(?!model\.|lm_head\.)", "model."),)
+    joined: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+        "gate_up_proj": ("gate_proj", "up_proj"),
+    }
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Make the backbone that config.json describes; mlx-lm is imported here."""
@@ -42,36 +54,34 @@ class Decoder(Backbone):
         self.model = _make_theirs(family, config)
         self._kinds = layer_kinds(family, config, len(self.model.layers))
         self._window = read(config, "sliding_window", int) if SLIDING in self._kinds else None
-        self._causal = self.is_causal(family, config)
+        self._causal = read(config, "is_causal", bool, family.causal)
         self._scale = family.scale(config) if family.scale else None
         self._mask_array = family.mask_array
         ropes = {kind: self.make_rope(family, config, kind) for kind in set(self._kinds)}
-        for layer, kind in zip(self.model.layers, self._kinds, strict=True):
-            _complete(layer, family, config, ropes[kind])
+        for index, (layer, kind) in enumerate(zip(self.model.layers, self._kinds, strict=True)):
+            _complete(layer, family, config, ropes[kind], index)
         self._norm = family.norm
         if config["model_type"] in COMPLETIONS:
             COMPLETIONS[config["model_type"]](self.model, self._kinds, config)
+        self._has_experts = config["model_type"] in MIXTURES
         self._plain = family.plain
+        self._query_scale: QueryScale | None = None
         self._ropes = [rope for rope in ropes.values() if isinstance(rope, RopeByLength)]
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """The checkpoint's weights under our names; products of the same input are joined where they can be."""
         weights = super().sanitize(weights)
+        if self._has_experts:
+            weights = gather_experts(weights)
         if self._plain:
             for index, layer in enumerate(self.model.layers):
                 parent = f"model.layers.{index}"
-                if join(weights, f"{parent}.self_attn.", "qkv_proj", ("q_proj", "k_proj", "v_proj")):
-                    layer.self_attn = JoinedAttention(layer.self_attn)
-                if join(weights, f"{parent}.mlp.", "gate_up_proj", ("gate_proj", "up_proj")):
+                joined = join(weights, f"{parent}.self_attn.", "qkv_proj", self.joined["qkv_proj"])
+                if joined or self._query_scale is not None:
+                    layer.self_attn = JoinedAttention(layer.self_attn, joined=joined, query_scale=self._query_scale)
+                if join(weights, f"{parent}.mlp.", "gate_up_proj", self.joined["gate_up_proj"]):
                     layer.mlp = JoinedNetwork(layer.mlp)
         return weights
-
-    def is_causal(self, family: Family, config: Mapping[str, Any]) -> bool:
-        """Whether tokens see only what is before them."""
-        causal = read(config, "is_causal", bool, family.causal)
-        if not causal and self._window is not None:
-            raise UnsupportedModelError("config.json: is_causal false with a sliding window is not supported")
-        return causal
 
     def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope | RopeByLength:
         """The rotary positions of layers of this kind."""
@@ -102,11 +112,11 @@ class Decoder(Backbone):
         return self.model[self._norm](x)
 
     def mask(self, batch: DeviceBatch, kind: str) -> Mask:
-        """Who sees whom."""
+        """Who sees whom; a window is so many tokens with the token itself, or so many to each side of it."""
         length = batch.input_ids.shape[1]
-        if not self._causal:
-            return make_mask(batch.attention_mask, length)
         window = self._window if kind == SLIDING else None
+        if not self._causal:
+            return make_mask(batch.attention_mask, length, window, batch.real)
         if self._mask_array or batch.real is not None:
             return make_causal_mask(length, window, batch.attention_mask, batch.real)
         return make_causal_mask(length, window) if window is not None and window < length else "causal"
@@ -121,7 +131,7 @@ def _make_theirs(family: Family, config: Mapping[str, Any]) -> Any:
         allow(config, "head_dim", (None, read(config, "hidden_size", int) // read(config, "num_attention_heads", int)))
     ours = dict.fromkeys(("layer_types", "rope_parameters", "rope_scaling", "sliding_window"))
     replaced = {"rope_theta": 10000.0, "partial_rotary_factor": 1.0, "tie_word_embeddings": True}
-    said = {**config, **ours, **replaced}
+    said = {"mlp_bias": False, **config, **ours, **replaced}
     given = {key: said[key] for key in fields if said.get(key) is not None} | _given(family, config)
     try:
         args = module.ModelArgs(**given)
@@ -141,7 +151,7 @@ def _head(config: Mapping[str, Any]) -> int:
     return config.get("head_dim") or read(config, "hidden_size", int) // read(config, "num_attention_heads", int)
 
 
-def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope | RopeByLength) -> None:
+def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope | RopeByLength, index: int) -> None:
     """Give one of mlx-lm's layers what config.json says and its class ignores."""
     attention = layer.self_attn
     if type(attention.rope).__name__ != "NoPE":  # SmolLM3 turns only some layers
@@ -152,6 +162,10 @@ def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope 
     name = read(config, family.activation_key, str)
     if family.module == "gemma" and name == "gelu":  # what the first Gemmas' files say for the approximation
         name = "gelu_pytorch_tanh"
+    mixture = MIXTURES.get(config["model_type"])
+    if mixture is not None and mixture.layers(config, index):
+        layer.mlp = mixture.make(config, activation({family.activation_key: name}, family.activation_key))
+        return
     if (name == family.activation and family.network is None) or (name, family.activation) == ("swish", "silu"):
         return
     act = activation({family.activation_key: name}, family.activation_key)

@@ -7,6 +7,7 @@ from typing import Any
 from akidb_mlx.checkpoint.config_defaults import declared_fields
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model.architectures.base import allow
+from akidb_mlx.model.architectures.mixtures import MIXTURES
 
 __all__ = ["DECODERS", "FULL", "SLIDING", "Family", "account_for", "layer_kinds"]
 
@@ -20,6 +21,10 @@ def _all_full(config: Config, count: int) -> Sequence[str]:
 
 def _all_sliding(config: Config, count: int) -> Sequence[str]:
     return [FULL if config.get("sliding_window") is None else SLIDING] * count
+
+
+def _all_sliding_if_used(config: Config, count: int) -> Sequence[str]:
+    return _all_sliding(config, count) if config.get("use_sliding_window") else _all_full(config, count)
 
 
 def _upper_sliding(config: Config, count: int) -> Sequence[str]:
@@ -106,12 +111,17 @@ class Family:
     """Whether attention is projections, norms of each head or none, rotary positions: then ours joins products."""
 
 
+_NVIDIA = ("pooling", "temperature")
 _QWEN = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
 # transformers' own bidirectional Gemma 1 and 2 is broken (it masks differently by implementation).
 _GEMMA = {"use_bidirectional_attention": (None, False), "hidden_activation": (None, "gelu_pytorch_tanh")}
 
+_NO_WINDOW = {"use_sliding_window": (False,)}
 # Their own attention is causal wherever a batch has no padding, whatever the mask.
 _CAUSAL = {"is_causal": (True,)}
+
+# Of classes whose tokens see both ways by their name.
+_BOTH_WAYS = {"is_causal": (False,), "use_bidirectional_attention": (True,)}
 
 # Each row is verified by a case in tests/reference.
 DECODERS: dict[str, Family] = {
@@ -122,6 +132,7 @@ DECODERS: dict[str, Family] = {
         only={"mlp_bias": (False,), "post_norm": (False,), "qk_norm": (True,)},
         given={"mlp_bias": False, "attention_bias": False, "post_norm": False, "qk_norm": True},
     ),
+    "bidirectional_pplx_qwen3": Family("qwen3", only=_BOTH_WAYS, known=_QWEN, causal=False, plain=True),
     "cohere": Family("cohere", interleaved=True),
     "cohere2": Family(
         "cohere2",
@@ -137,6 +148,7 @@ DECODERS: dict[str, Family] = {
         known=("sliding_window", "layer_types"),
         given={"sliding_window_pattern": None, "sliding_window": None, "rope_scaling": None},
     ),
+    "ernie4_5_moe": Family("ernie4_5", interleaved=True),
     "gemma": Family("gemma", activation="gelu", scale=_root_of_width, only=_GEMMA),
     "gemma2": Family(
         "gemma2",
@@ -144,7 +156,7 @@ DECODERS: dict[str, Family] = {
         activation_key="hidden_activation",
         kinds=_every_other_sliding,
         known=("sliding_window", "sliding_window_size", "layer_types"),
-        only=_GEMMA | {"is_causal": (True,), "hidden_act": (None, "gelu_pytorch_tanh")},
+        only=_GEMMA | {"hidden_act": (None, "gelu_pytorch_tanh")},
         needed=("query_pre_attn_scalar", "attn_logit_softcapping"),
         scale=_root_of_width,
         mask_array=True,
@@ -161,19 +173,30 @@ DECODERS: dict[str, Family] = {
             "rope_local_base_freq",
             "use_bidirectional_attention",
         ),
-        only={"attn_logit_softcapping": (None,), "is_causal": (True,)},
+        only={"attn_logit_softcapping": (None,)},
         needed=("query_pre_attn_scalar", "rms_norm_eps"),
         scale=_root_of_width,
     ),
     "glm": Family("glm", interleaved=True, partial=True),
     "glm4": Family("glm4", interleaved=True, partial=True),
     "granite": Family("granite", scale=lambda config: float(config["embedding_multiplier"])),
+    "granitemoe": Family("granite", scale=lambda config: float(config["embedding_multiplier"])),
     "helium": Family("helium", interleaved=True),
     "hunyuan_v1_dense": Family("hunyuan_v1_dense", only={"use_qk_norm": (True,)}),
     "internlm3": Family("llama", plain=True),
     "llama": Family("llama", plain=True),
-    "llama_bidirec": Family("llama", known=("pooling", "temperature"), causal=False, plain=True),
+    "llama_bidirec": Family("llama", only=_BOTH_WAYS, known=_NVIDIA, causal=False, plain=True),
+    "ministral3": Family("llama", kinds=_all_sliding, known=("sliding_window", *_NVIDIA), plain=True),
+    "ministral3_bidirec": Family(
+        "llama",
+        kinds=_all_sliding,
+        known=("sliding_window", *_NVIDIA),
+        only=_BOTH_WAYS,
+        causal=False,
+        plain=True,
+    ),
     "mistral": Family("llama", kinds=_all_sliding, known=("sliding_window",), plain=True),
+    "mixtral": Family("llama", kinds=_all_sliding, known=("sliding_window",), plain=True),
     "nemotron": Family("nemotron", activation="relu2", partial=True, only=_CAUSAL),
     "olmo": Family("llama", only={"clip_qkv": (None,)}, given={"rms_norm_eps": 1e-5}, plain=True),
     "olmo2": Family("olmo2"),
@@ -186,12 +209,23 @@ DECODERS: dict[str, Family] = {
         only={"qk_layernorm": (False,)},
         partial=True,
     ),
+    "olmoe": Family("olmoe", only={"clip_qkv": (None,)}),
     "phi3": Family("phi3", kinds=_all_sliding, known=("sliding_window",), partial=True, ropes=("default", "longrope")),
     "qwen2": Family("qwen2", kinds=_upper_sliding, known=_QWEN, plain=True),
+    "qwen2_moe": Family(
+        "qwen2", known=("max_window_layers", "sliding_window"), only={"qkv_bias": (True,)} | _NO_WINDOW, plain=True
+    ),
     "qwen3": Family(
         "qwen3",
         kinds=_upper_sliding,
         known=_QWEN,
+        biases=("q_proj", "k_proj", "v_proj", "o_proj"),
+        plain=True,
+    ),
+    "qwen3_moe": Family(
+        "qwen3",
+        kinds=_all_sliding_if_used,
+        known=("sliding_window", "use_sliding_window"),
         biases=("q_proj", "k_proj", "v_proj", "o_proj"),
         plain=True,
     ),
@@ -213,10 +247,10 @@ _INERT = """
     _name_or_path architectures attention_dropout attn_pdrop auto_map bos_token_id cache_implementation
     chunk_size_feed_forward classifier_dropout do_sample dtype embd_pdrop embedding_dropout eod_token_id
     eos_token_id final_logit_softcapping hidden_dropout id2label initializer_range is_decoder is_encoder_decoder
-    label2id logits_scaling mlp_dropout model_type num_logits_to_keep output_attentions output_hidden_states
-    pad_token_id pretraining_tp problem_type quantization quantization_config resid_pdrop residual_dropout
-    return_dict sep_token_id task_specific_params tie_word_embeddings tokenizer_class torch_dtype torchscript
-    transformers_version unsloth_fixed unsloth_version use_cache
+    label2id logits_scaling mlp_dropout model_type num_labels num_logits_to_keep output_attentions
+    output_hidden_states pad_token_id pretraining_tp problem_type quantization quantization_config resid_pdrop
+    residual_dropout return_dict sep_token_id task_specific_params tie_word_embeddings tokenizer_class torch_dtype
+    torchscript transformers_version unsloth_fixed unsloth_version use_cache
 """
 # Read of any config, by the masks or the layers, whether its class has it or not; or what changes the class itself.
 _GENERIC = """
@@ -236,12 +270,16 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
     "attention_bias": (False,),
     "mlp_bias": (False,),
     "rope_traditional": (False,),
-    "use_bidirectional_attention": (False,),
     "use_mrope": (False,),
     "use_sliding_window": (False,),
 }
 # Computed as another model_type's class.
-_CLASS = {"embedding_gemma2": "embedding_gemma2_text", "llama_bidirec": "llama"}
+_CLASS = {
+    "bidirectional_pplx_qwen3": "qwen3",
+    "embedding_gemma2": "embedding_gemma2_text",
+    "llama_bidirec": "llama",
+    "ministral3_bidirec": "ministral3",
+}
 # What a class reads although the work is ours.
 _OURS = frozenset({"layer_types", "rope_traditional", "sliding_window"})
 
@@ -251,10 +289,18 @@ def account_for(family: Family, config: Config, fields: Collection[str]) -> None
     accounted = {*fields, *_COMPUTED.split(), *_INERT.split(), *family.known} - (_OURS - set(family.known))
     if family.biases:
         accounted.add("attention_bias")
-    accounted |= _without_effect(config["model_type"])
+    mixture = MIXTURES.get(config["model_type"])
+    accounted |= _without_effect(config["model_type"]) | set(mixture.fields if mixture else ())
     for key, value in config.items():
         if value is None or (key == "layer_types" and set(value) == {FULL}):
             continue
+        if key == "use_bidirectional_attention" and key not in family.only and config.get("is_causal") is False:
+            continue  # the class does not read it, and is_causal says the same
+        if key == "use_bidirectional_attention" and value and key not in {*family.only, *family.known}:
+            raise UnsupportedModelError(
+                f"config.json: use_bidirectional_attention is {value!r}, which the reference does not read for "
+                f"{config['model_type']}; if tokens see both ways, say so with is_causal false, else delete it"
+            )
         limits = family.only.get(key) or (_OFF.get(key) if key not in accounted else None)
         if limits is not None:
             allow(config, key, limits)

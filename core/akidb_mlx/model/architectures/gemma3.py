@@ -5,9 +5,7 @@ from typing import Any, ClassVar
 
 from akidb_mlx.model.architectures.base import read
 from akidb_mlx.model.architectures.decoder import Decoder
-from akidb_mlx.model.architectures.decoder_table import FULL, SLIDING, Family
-from akidb_mlx.model.device_batch import DeviceBatch
-from akidb_mlx.model.layers.masks import Mask, make_mask
+from akidb_mlx.model.architectures.decoder_table import FULL, Family
 from akidb_mlx.model.layers.rope import Rope, make_rope, refuse_unread_scaling, rope_parameters
 
 __all__ = ["Gemma3"]
@@ -18,9 +16,15 @@ class Gemma3(Decoder):
 
     overflows_in_float16: ClassVar[bool] = True
 
-    def is_causal(self, family: Family, config: Mapping[str, Any]) -> bool:
-        """EmbeddingGemma's tokens see both ways."""
-        return not config.get("use_bidirectional_attention")
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Make the backbone that config.json describes; EmbeddingGemma's windows reach half as far to each side."""
+        super().__init__(config)
+        if config.get("use_bidirectional_attention"):
+            if (
+                self._window is not None
+            ):  # one further where is_causal says the same: the reference halves it twice over
+                self._window = self._window // 2 + (not self._causal)
+            self._causal = False
 
     def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope:
         """A base for each kind of layer; scaling is for global ones."""
@@ -33,9 +37,3 @@ class Gemma3(Decoder):
         else:
             parameters = rope_parameters({"rope_theta": read(config, "rope_local_base_freq", float)})
         return make_rope(read(config, "head_dim", int), parameters)
-
-    def mask(self, batch: DeviceBatch, kind: str) -> Mask:
-        """Bidirectional windows reach half of `sliding_window` to each side."""
-        if self._causal or kind != SLIDING or self._window is None:
-            return super().mask(batch, kind)
-        return make_mask(batch.attention_mask, batch.input_ids.shape[1], self._window // 2, batch.real)

@@ -7,9 +7,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.model.architectures.base import Backbone, allow, read, token_type_rows
-from akidb_mlx.model.architectures.nomic_bert import GatedPostNormLayer
+from akidb_mlx.model.architectures.nomic_bert import RotaryPostNormLayer
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
+from akidb_mlx.model.layers.feedforward import GatedMLP
 from akidb_mlx.model.layers.masks import make_mask
 from akidb_mlx.model.layers.rope import make_rope, rope_parameters
 
@@ -49,9 +50,13 @@ class Gte(Backbone):
         if types:
             self.token_type = nn.Embedding(types, self.width)
         self.norm = nn.LayerNorm(self.width, eps)
+        act = activation(config)
         self.layers = [
-            GatedPostNormLayer(self.width, heads, inner, activation(config), eps, attention_bias=True, down_bias=True)
-            for _ in range(read(config, "num_hidden_layers", int))
+            RotaryPostNormLayer(self.width, heads, network, eps, attention_bias=True)
+            for network in (
+                GatedMLP(self.width, inner, act, bias=False, down_bias=True)
+                for _ in range(read(config, "num_hidden_layers", int))
+            )
         ]
         self._rope = make_rope(self.width // heads, rope_parameters(config, whole=True))
 

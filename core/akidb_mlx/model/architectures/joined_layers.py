@@ -1,5 +1,6 @@
 """mlx-lm's layers with their products joined: queries, keys and values in one, gate and up in one."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,17 +13,28 @@ from akidb_mlx.model.layers.activations import Activation
 from akidb_mlx.model.layers.attention import attention_layer
 from akidb_mlx.model.layers.masks import Mask
 
-__all__ = ["GatedNetwork", "JoinedAttention", "JoinedNetwork", "PlainNetwork", "join"]
+__all__ = ["GatedNetwork", "JoinedAttention", "JoinedNetwork", "PlainNetwork", "QueryScale", "join"]
+
+
+QueryScale = Callable[[int, int], mx.array]
+"""The first token's position and the number of tokens → (tokens, 1), what queries are multiplied by."""
 
 
 class JoinedAttention(nn.Module):
     """mlx-lm's attention in its plain form, with one product of matrices for queries, keys and values."""
 
-    def __init__(self, theirs: Any) -> None:
-        """Take over its settings; the joined weights are still to be loaded."""
+    def __init__(self, theirs: Any, *, joined: bool = True, query_scale: QueryScale | None = None) -> None:
+        """Take over its settings, and its layers where they are not `joined`; joined weights are still to be loaded."""
         super().__init__()
         self._heads, self._kv_heads, self._scale = theirs.n_heads, theirs.n_kv_heads, theirs.scale
-        self.qkv_proj = _side_by_side(theirs.q_proj, theirs.k_proj, theirs.v_proj)
+        self._query_scale = query_scale
+        parts = theirs.q_proj, theirs.k_proj, theirs.v_proj
+        self.channels = sum(int(part.weight.shape[0]) for part in parts)
+        """Of queries, keys and values together."""
+        if joined:
+            self.qkv_proj = _side_by_side(*parts)
+        else:
+            self.q_proj, self.k_proj, self.v_proj = parts
         self.o_proj, self._rope = theirs.o_proj, theirs.rope
         if "q_norm" in theirs:
             self.q_norm, self.k_norm = theirs.q_norm, theirs.k_norm
@@ -32,11 +44,14 @@ class JoinedAttention(nn.Module):
         return attention_layer(self._project, self._finish, x, mask, self._scale)
 
     def _project(self, x: mx.array, first: int) -> tuple[mx.array, mx.array, mx.array]:
-        qkv = self.qkv_proj(x).reshape(*x.shape[:2], self._heads + 2 * self._kv_heads, -1)
+        parts = [self.qkv_proj(x)] if "qkv_proj" in self else [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+        qkv = mx.concatenate(parts, axis=-1).reshape(*x.shape[:2], self._heads + 2 * self._kv_heads, -1)
         queries, keys, values = mx.split(qkv, (self._heads, self._heads + self._kv_heads), axis=2)
         if "q_norm" in self:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         queries, keys = self._rope(queries.swapaxes(1, 2), first), self._rope(keys.swapaxes(1, 2), first)
+        if self._query_scale is not None:
+            queries = queries * self._query_scale(first, x.shape[1]).astype(queries.dtype)
         return queries, keys, values.swapaxes(1, 2)
 
     def _finish(self, x: mx.array, attended: mx.array) -> mx.array:

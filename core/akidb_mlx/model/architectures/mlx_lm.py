@@ -7,6 +7,8 @@ import types
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from akidb_mlx.errors import BackendError, UnsupportedModelError
 from akidb_mlx.model.layers.attention import attend, attention_layer_in_blocks, is_in_blocks
 from akidb_mlx.model.layers.masks import ByBlock, Mask
@@ -42,7 +44,10 @@ def _capped(theirs: Any) -> Any:
 
     def attention(self: Any, x: Any, mask: Mask, cache: None = None) -> Any:
         if not is_in_blocks(x):
-            return theirs(self, x, mask.block(0, x.shape[1])[1] if isinstance(mask, ByBlock) else mask, cache)
+            whole = mask.block(0, x.shape[1])[1] if isinstance(mask, ByBlock) else mask
+            if isinstance(whole, mx.array) and whole.ndim == 4 and self.repeats > 1:
+                whole = mx.expand_dims(whole, 2)  # heads are in groups there
+            return theirs(self, x, whole, cache)
 
         def project(x: Any, first: int) -> Any:
             products = (self.q_proj(x), self.k_proj(x), self.v_proj(x))

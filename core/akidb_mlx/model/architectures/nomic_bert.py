@@ -1,4 +1,8 @@
-"""NomicBERT (Nussbaum et al. 2024, arXiv:2402.01613): BERT with rotary positions and gated networks."""
+"""NomicBERT (Nussbaum et al. 2024, arXiv:2402.01613): BERT with rotary positions and gated networks.
+
+Its second version (Nussbaum and Duderstadt 2025, arXiv:2502.07972) has plain networks with biases, and in every other
+layer a mixture of experts. transformers 5 has no class for it: its NomicBert leaves the experts out without a word.
+"""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -8,13 +12,14 @@ import mlx.nn as nn
 
 from akidb_mlx.model.architectures.base import Backbone, allow, read, token_type_rows
 from akidb_mlx.model.device_batch import DeviceBatch
-from akidb_mlx.model.layers.activations import Activation, activation
+from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.attention import SelfAttention
-from akidb_mlx.model.layers.feedforward import GatedMLP
+from akidb_mlx.model.layers.experts import Experts, Mixture, Router
+from akidb_mlx.model.layers.feedforward import MLP, GatedMLP
 from akidb_mlx.model.layers.masks import Mask, make_mask
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
 
-__all__ = ["GatedPostNormLayer", "NomicBert"]
+__all__ = ["NomicBert", "RotaryPostNormLayer"]
 
 # The published files' names → transformers'.
 _PUBLISHED = {
@@ -27,17 +32,15 @@ _PUBLISHED = {
 }
 
 
-class GatedPostNormLayer(nn.Module):
-    """Attention with rotary positions, then a gated network, each added to its input and normed."""
+class RotaryPostNormLayer(nn.Module):
+    """Attention with rotary positions, then a network, each added to its input and normed."""
 
-    def __init__(
-        self, width: int, heads: int, inner: int, act: Activation, eps: float, *, attention_bias: bool, down_bias: bool
-    ) -> None:
-        """Make one layer."""
+    def __init__(self, width: int, heads: int, mlp: nn.Module, eps: float, *, attention_bias: bool) -> None:
+        """Make one layer with this network."""
         super().__init__()
         self.attention = SelfAttention(width, heads, bias=attention_bias, out_bias=attention_bias)
         self.attention_norm = nn.LayerNorm(width, eps)
-        self.mlp = GatedMLP(width, inner, act, bias=False, down_bias=down_bias)
+        self.mlp = mlp
         self.norm = nn.LayerNorm(width, eps)
 
     def __call__(self, x: mx.array, mask: Mask, rope: Rope) -> mx.array:
@@ -61,7 +64,12 @@ class NomicBert(Backbone):
         (r"\.attn\.Wqkv\.", ".attention.qkv."),
         (r"\.attn\.out_proj\.", ".attention.out."),
         (r"\.norm1\.", ".attention_norm."),
+        (r"\.mlp\.fc1\.", ".mlp.up."),
         (r"\.mlp\.fc2\.", ".mlp.down."),
+        (r"\.mlp\.router\.layer\.", ".mlp.router."),
+        (r"\.mlp\.experts\.mlp\.w1$", ".mlp.experts.up_proj.weight"),
+        (r"\.mlp\.experts\.mlp\.w2$", ".mlp.experts.down_proj.weight"),
+        (r"\.mlp\.experts\.bias$", ".mlp.bias"),
         (r"\.norm2\.", ".norm."),
     )
     fused: ClassVar[Mapping[str, tuple[str, ...]]] = {"gate_up": ("fc12", "fc11")}
@@ -77,11 +85,33 @@ class NomicBert(Backbone):
         self.word = nn.Embedding(read(config, "vocab_size", int), self.width)
         self.token_type = nn.Embedding(read(config, "type_vocab_size", int), self.width)
         self.norm = nn.LayerNorm(self.width, eps)
+        self._experts = config.get("num_experts") or 0
         self.layers = [
-            GatedPostNormLayer(self.width, heads, inner, activation(config), eps, attention_bias=False, down_bias=False)
-            for _ in range(read(config, "num_hidden_layers", int))
+            RotaryPostNormLayer(
+                self.width, heads, self._network(config, inner, index), eps, attention_bias=bool(self._experts)
+            )
+            for index in range(read(config, "num_hidden_layers", int))
         ]
         self._rope = make_rope(self.width // heads, rope_parameters(config, whole=True))
+
+    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """The checkpoint's weights under our names; those of all experts stand in one matrix, both (inner, width)."""
+        weights = super().sanitize(weights)
+        for name, weight in weights.items():
+            if ".mlp.experts." in name and weight.ndim == 2:
+                parts = weight.reshape(self._experts, -1, weight.shape[1])
+                weights[name] = parts.swapaxes(1, 2) if ".down_proj." in name else parts
+        return weights
+
+    def _network(self, config: Mapping[str, Any], inner: int, index: int) -> nn.Module:
+        """Of the layer at `index`."""
+        act = activation(config)
+        if not self._experts:
+            return GatedMLP(self.width, inner, act, bias=False, down_bias=False)
+        if index % read(config, "moe_every_n_layers", int) != 1:
+            return MLP(self.width, inner, act, bias=True)
+        router = Router(self.width, self._experts, read(config, "moe_top_k", int), normalise=False)
+        return Mixture(router, Experts(self.width, inner, self._experts, act, gated=False), bias=self.width)
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
@@ -95,12 +125,24 @@ class NomicBert(Backbone):
 def _as_transformers(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The published config.json in transformers' names; an error where it asks for what NomicBERT never had."""
     if "n_embd" not in config:
+        allow(config, "num_experts", (None, 0))  # transformers' class, which saves it so, has none
         return config
-    allow(config, "activation_function", ("swiglu",))
+    mixture = bool(config.get("num_experts"))
+    act = allow(config, "activation_function", ("gelu",) if mixture else ("swiglu",))
     allow(config, "rotary_emb_fraction", (1.0,))
+    allow(config, "rotary_emb_scale_base", (None,))
     allow(config, "rotary_scaling_factor", (None, 1, 2))  # what the remote code applies beyond the trained length
     for key in ("causal", "prenorm", "parallel_block", "use_rms_norm", "rotary_emb_interleaved"):
-        allow(config, key, (False,))
+        allow(config, key, (False, None))
     for key in ("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"):
-        allow(config, key, (False,))
-    return {**config, **{ours: config[theirs] for theirs, ours in _PUBLISHED.items()}, "hidden_act": "silu"}
+        allow(config, key, (mixture,))
+    if mixture:
+        allow(config, "expert_choice_router", (False, None))
+        allow(config, "ffn_div", (1, None))
+        allow(config, "moe_normalize_expert_weights", (False, None))
+        allow(config, "num_shared_experts", (0, None))
+    return {
+        **config,
+        **{ours: config[theirs] for theirs, ours in _PUBLISHED.items()},
+        "hidden_act": "silu" if act == "swiglu" else act,
+    }

@@ -8,7 +8,20 @@ import mlx.core as mx
 from akidb_mlx.model.architectures.base import read
 from akidb_mlx.model.architectures.bert import Bert
 
-__all__ = ["Roberta", "positions_after_padding"]
+__all__ = ["JINAS_RENAMES", "Roberta", "positions_after_padding"]
+
+JINAS_RENAMES: tuple[tuple[str, str], ...] = (
+    (r"^roberta\.", ""),
+    (r"^emb_ln\.", "embeddings.LayerNorm."),
+    (r"^encoder\.layers\.", "layers."),
+    (r"\.mixer\.Wqkv\.", ".attention.qkv."),
+    (r"\.mixer\.out_proj\.", ".attention.out."),
+    (r"\.norm1\.", ".attention_norm."),
+    (r"\.norm2\.", ".norm."),
+    (r"\.mlp\.fc1\.", ".up."),
+    (r"\.mlp\.fc2\.", ".down."),
+)
+"""Names of Jina's implementation of XLM-R (its reranker v2; with rotary positions v3), which transformers' v3 keeps."""
 
 
 def positions_after_padding(input_ids: mx.array, pad_token_id: int) -> mx.array:
@@ -21,7 +34,7 @@ class Roberta(Bert):
     """Hidden states of the last layer."""
 
     head_weights: ClassVar[tuple[str, ...]] = (*Bert.head_weights, r"lm_head\.")
-    renames: ClassVar[tuple[tuple[str, str], ...]] = ((r"^roberta\.", ""), *Bert.renames)
+    renames: ClassVar[tuple[tuple[str, str], ...]] = (*JINAS_RENAMES, *Bert.renames)
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Make the backbone that config.json describes."""

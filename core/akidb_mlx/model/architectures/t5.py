@@ -12,34 +12,15 @@ import mlx.nn as nn
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures.base import Backbone, PositionNumbers, read
 from akidb_mlx.model.device_batch import DeviceBatch
-from akidb_mlx.model.layers import cpu_kernels
-from akidb_mlx.model.layers.activations import Activation, activation
+from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.attention import SelfAttention
-from akidb_mlx.model.layers.feedforward import GatedMLP
+from akidb_mlx.model.layers.feedforward import MLP, GatedMLP
 from akidb_mlx.model.layers.masks import Mask
 from akidb_mlx.model.layers.relative import bias_numbers, make_bias
 
 __all__ = ["T5"]
 
 _GELU = {"gated-gelu": "gelu_new"}  # else an activation goes by its own name
-
-
-class Network(nn.Module):
-    """Two products with an activation between."""
-
-    def __init__(self, width: int, inner: int, act: Activation) -> None:
-        """Make it with `inner` channels between."""
-        super().__init__()
-        self.up = nn.Linear(width, inner, bias=False)
-        self.down = nn.Linear(inner, width, bias=False)
-        self._activation = act
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """(rows, length, width) → the same shape."""
-        return cpu_kernels.in_blocks(self._of_block, x)
-
-    def _of_block(self, x: mx.array) -> mx.array:
-        return self.down(self._activation(self.up(x)))
 
 
 class T5Layer(nn.Module):
@@ -134,4 +115,4 @@ def _network(config: Mapping[str, Any], width: int) -> nn.Module:
     inner = read(config, "d_ff", int)
     if read(config, "is_gated_act", bool, gate == "gated"):
         return GatedMLP(width, inner, act, bias=False, down_bias=False)
-    return Network(width, inner, act)
+    return MLP(width, inner, act, bias=False)

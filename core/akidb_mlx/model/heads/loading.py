@@ -97,7 +97,8 @@ def load_head(facts: HeadFacts, width: int, claimed: Weights, checkpoint: ModelF
 
 
 def _load_pooled(facts: PooledHead, width: int, claimed: Weights, checkpoint: ModelFacts) -> Pooled:
-    return Pooled(width, facts.pooling, [_load_dense(layer, claimed, checkpoint) for layer in facts.dense])
+    dense = [_load_dense(layer, claimed, checkpoint) for layer in facts.dense]
+    return Pooled(width, facts.pooling, dense, whole_numbers=facts.whole_numbers)
 
 
 def _load_latents(facts: AutoEncoderHead) -> Latents:

@@ -16,8 +16,10 @@ __all__ = ["Pooled"]
 class Pooled(Head):
     """Pooling modes side by side, then Dense layers in turn."""
 
-    def __init__(self, width: int, pooling: Sequence[str], dense: Sequence[DenseLayer]) -> None:
-        """Take hidden states of `width` channels."""
+    def __init__(
+        self, width: int, pooling: Sequence[str], dense: Sequence[DenseLayer], *, whole_numbers: bool = False
+    ) -> None:
+        """Take hidden states of `width` channels; `whole_numbers` makes round(127 · tanh) of a row in the end."""
         super().__init__()
         width *= len(pooling)
         for layer in dense:
@@ -27,10 +29,11 @@ class Pooled(Head):
         self.width = width
         self.dense = list(dense)
         self._pooling = tuple(pooling)
+        self._whole_numbers = whole_numbers
 
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
         """(rows, length, backbone's width) → (rows, width) float32."""
         x = pool(hidden_states, batch.lengths, batch.prompt_lengths, self._pooling)
         for layer in self.dense:
             x = layer(x)
-        return x
+        return mx.round(127 * mx.tanh(x)) if self._whole_numbers else x  # half to even, as torch

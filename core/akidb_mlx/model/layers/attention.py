@@ -17,12 +17,15 @@ __all__ = [
     "attention_layer_in_blocks",
     "first_of_attention_layer",
     "is_in_blocks",
+    "query_block",
 ]
 
 Rope = Callable[[mx.array, int], mx.array]
 """(rows, heads, tokens, head_dim) and the first token's position → the same shape."""
 Then = Callable[[mx.array, mx.array], mx.array]
 """Tokens and their attention, both (rows, tokens, width) → the same shape; it sees each token alone."""
+# What a block of queries on a GPU has added to its scores, at most: 128 MiB in float32.
+_BIAS_NUMBERS = 1 << 25
 
 
 def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scale: float) -> mx.array:
@@ -34,6 +37,9 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scal
     if on_cpu and length > cpu_kernels.LONG:
         return cpu_kernels.attention_in_blocks(queries, keys, values, _by_block(mask, length), scale)
     if isinstance(mask, ByBlock):
+        size = query_block(queries.shape[0], queries.shape[1], keys.shape[2])
+        if size < length:
+            return _attend_in_blocks(queries, keys, values, mask, scale, size)
         mask = mask.block(0, length)[1]
     if on_cpu and keys.shape[1] == queries.shape[1] and not isinstance(mask, str):
         return cpu_kernels.attention(queries, keys, values, mask, scale)
@@ -41,6 +47,23 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scal
         # CUDA's fused attention takes an additive mask three times as fast as a boolean one.
         mask = mx.where(mask, 0.0, mx.finfo(queries.dtype).min).astype(queries.dtype)
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+
+
+def query_block(rows: int, heads: int, length: int) -> int:
+    """How many of a text's queries attend at a time on a GPU, where what is added to their scores takes memory."""
+    return min(length, max(1, _BIAS_NUMBERS // (rows * heads * length)))
+
+
+def _attend_in_blocks(
+    queries: mx.array, keys: mx.array, values: mx.array, mask: ByBlock, scale: float, size: int
+) -> mx.array:
+    """`attend`, so many queries at a time."""
+    blocks = []
+    for start in range(0, queries.shape[2], size):
+        stop = min(start + size, queries.shape[2])
+        seen, added = mask.block(start, stop)
+        blocks.append(attend(queries[:, :, start:stop], keys[:, :, seen], values[:, :, seen], added, scale))
+    return mx.concatenate(blocks, axis=2)
 
 
 def attention_layer(project: Project, finish: Finish, x: mx.array, mask: Mask, scale: float) -> mx.array:
@@ -121,6 +144,11 @@ class SelfAttention(nn.Module):
         if head_norm is not None:
             self.q_norm, self.k_norm = nn.RMSNorm(self._head, head_norm), nn.RMSNorm(self._head, head_norm)
 
+    def add_norms(self, width: int, eps: float) -> None:
+        """Have queries and keys normed before they are split into heads, as many of either."""
+        self.query_norm = nn.LayerNorm(width, eps)
+        self.key_norm = nn.LayerNorm(width, eps)
+
     def __call__(
         self,
         x: mx.array,
@@ -139,6 +167,9 @@ class SelfAttention(nn.Module):
 
         def project(x: mx.array, first: int) -> tuple[mx.array, mx.array, mx.array]:
             qkv = self.qkv(x if norm is None else norm(x))
+            if "query_norm" in self:  # over all heads together
+                q, k, v = mx.split(qkv, 3, axis=-1)
+                qkv = mx.concatenate([self.query_norm(q), self.key_norm(k), v], axis=-1)
             heads = qkv.reshape(*x.shape[:2], -1, self._head).swapaxes(1, 2)
             queries, keys, values = mx.split(heads, (self._heads, self._heads + self._kv_heads), axis=1)
             if "q_norm" in self:

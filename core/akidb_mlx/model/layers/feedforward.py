@@ -6,7 +6,25 @@ import mlx.nn as nn
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.activations import Activation
 
-__all__ = ["GatedMLP"]
+__all__ = ["MLP", "GatedMLP"]
+
+
+class MLP(nn.Module):
+    """`down(activation(up))`."""
+
+    def __init__(self, width: int, inner: int, act: Activation, *, bias: bool) -> None:
+        """Make it with `inner` channels between."""
+        super().__init__()
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
+        self._activation = act
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(rows, length, width) → the same shape."""
+        return cpu_kernels.in_blocks(self._of_block, x)
+
+    def _of_block(self, x: mx.array) -> mx.array:
+        return self.down(self._activation(self.up(x)))
 
 
 class GatedMLP(nn.Module):

@@ -7,6 +7,7 @@ from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.activations import Activation
 from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.masks import Mask
+from akidb_mlx.model.layers.rope import Rope
 
 __all__ = ["PostNormLayer"]
 
@@ -24,9 +25,9 @@ class PostNormLayer(nn.Module):
         self.norm = nn.LayerNorm(width, eps)
         self._activation = act
 
-    def __call__(self, x: mx.array, mask: Mask) -> mx.array:
+    def __call__(self, x: mx.array, mask: Mask, rope: Rope | None = None) -> mx.array:
         """(rows, length, width) → the same shape."""
-        return self.attention(x, mask, then=self._then)
+        return self.attention(x, mask, rope, then=self._then)
 
     def first(self, x: mx.array, mask: Mask) -> mx.array:
         """(rows, length, width) → (rows, 1, width): what it makes of each row's first token."""
