@@ -567,7 +567,7 @@ CASES: tuple[Case, ...] = (
          must_matter={"scaling": {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}}, "grouping": mistakes.keys_in_turn}),
     Case("heads-64-olmo3", "olmo3", "two causal heads of 64 with norms over both; the first layer sees 20 tokens back, a base for each kind",
          models.decoder(hf.Olmo3Model, hidden_size=64, head_dim=64, num_attention_heads=2, num_key_value_heads=1, intermediate_size=16, sliding_window=20,
-                        layer_types=["sliding_attention", "full_attention"], rope_parameters=TWO_BASES), bare_tokens, causal=True, dtype=BRAIN, **TILES,
+                        layer_types=["sliding_attention", "full_attention"], rope_parameters=TWO_BASES), bare_tokens, causal=True, dtype=HALF, **TILES,
          must_matter={"window": {"sliding_window": 512}, "window off by one": {"sliding_window": 21}, "bases": ONE_BASE}),
     Case("heads-64-mixtral", "mixtral", "two causal heads of 64",
          models.mixture(hf.MixtralModel, head_dim=64, hidden_size=64, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32, num_local_experts=4, num_experts_per_tok=3), llama_tokens,

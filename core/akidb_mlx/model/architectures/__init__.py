@@ -98,9 +98,9 @@ def make_backbone(config: Mapping[str, Any]) -> Backbone:
         raise UnsupportedModelError(f"model_type {model_type!r} {reason}; supported: {known}")
     named = config.get("auto_map")
     own_code = named.get("AutoModel") if isinstance(named, Mapping) else named
-    known = model_type in _OWN_CODE_KNOWN or (model_type, str(own_code).rsplit(".", 1)[-1]) in _OWN_CLASSES_KNOWN
+    code_known = model_type in _OWN_CODE_KNOWN or (model_type, str(own_code).rsplit(".", 1)[-1]) in _OWN_CLASSES_KNOWN
     stated = model_type in _CAUSAL and "is_causal" in config
-    if own_code and not known and not stated:
+    if own_code and not code_known and not stated:
         hint = "; if it differs only in what tokens see, say so there with is_causal (true or false)"
         raise UnsupportedModelError(
             f"config.json: auto_map names the checkpoint's own code ({own_code}), which is never run and may compute "
