@@ -283,6 +283,7 @@ def test_encoders_with_everything_packed(tmp_path, name, packing):
         "gpt_neox",
         "gptj-weighted-mean",
         "internlm3",
+        "lfm2-moe",
         "llama-dynamic",
         "olmo",
         "olmo3",

@@ -390,6 +390,12 @@ CASES: tuple[Case, ...] = (
          models.lfm2(is_causal=False), llama_tokens, "cls", dtype=BRAIN, normalize=False, prompts={"query": "query: ", "document": "document: "},
          amend=amendments.centre_convolutions, disguise=edits.published_lfm2_embedding,
          must_matter={"mask": {"is_causal": True}, "convolution": amendments.causal_convolutions, "gates": mistakes.gates_in_turn}),
+    Case("lfm2-moe", "lfm2_moe", "LFM2-8B-A1B's kind: experts by sigmoids, of which a bias moves the choice alone, after a first layer without; their weights make one, times a factor",
+         models.lfm2_moe(routed_scaling_factor=1.5), llama_tokens, "lasttoken", causal=True, prepare=sure_router,
+         must_matter={"sum": {"norm_topk_prob": False}, "factor": {"routed_scaling_factor": 1.0}, "chosen": {"num_experts_per_tok": 1}}),
+    Case("lfm2-moe-plain", "lfm2_moe", "no bias, weights as they are; heads of 64",
+         models.lfm2_moe(use_expert_bias=False, norm_topk_prob=False, num_experts_per_tok=3, head_dim=64, num_attention_heads=2, num_key_value_heads=1), llama_tokens, causal=True, dtype=HALF,
+         must_matter={"sum": {"norm_topk_prob": True}}),
     # ── Rotary positions by a text's own length: in a batch the reference takes the longest one's, and remembers it ──
     Case("llama-dynamic", "llama", "dynamic scaling: a base for each length beyond 24 tokens, plain up to there",
          models.decoder(hf.LlamaModel, max_position_embeddings=24, rope_parameters=DYNAMIC), llama_tokens, causal=True, dtype=BRAIN, lengths=(23, 24, 25, 30, 40),

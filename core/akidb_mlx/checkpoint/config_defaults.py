@@ -26,11 +26,12 @@ _DECIDING = """
     max_window_layers mlp_bias moe_intermediate_size moe_k moe_layer_end_index moe_layer_interval
     moe_layer_start_index moe_norm_min moe_num_experts moe_num_shared_experts n_embd n_head n_heads n_layer n_layers
     n_positions no_rope_layer_interval norm_bias norm_eps norm_epsilon norm_topk_prob num_attention_heads
-    num_experts num_experts_per_tok num_heads num_hidden_groups num_hidden_layers num_key_value_heads num_layers
-    num_local_experts original_max_position_embeddings pad_token_id pooler_hidden_act position_biased_input qkv_bias
-    query_pre_attn_scalar relative_attention relative_attention_max_distance relative_attention_num_buckets
-    residual_multiplier rms_norm_eps rotary_dim shared_expert_intermediate_size sliding_window task_type_vocab_size
-    type_vocab_size use_bias use_parallel_residual use_qk_norm use_qkv_bias use_task_id vocab_size
+    num_dense_layers num_experts num_experts_per_tok num_heads num_hidden_groups num_hidden_layers
+    num_key_value_heads num_layers num_local_experts original_max_position_embeddings pad_token_id pooler_hidden_act
+    position_biased_input qkv_bias query_pre_attn_scalar relative_attention relative_attention_max_distance
+    relative_attention_num_buckets residual_multiplier rms_norm_eps rotary_dim routed_scaling_factor
+    shared_expert_intermediate_size sliding_window task_type_vocab_size type_vocab_size use_bias use_expert_bias
+    use_parallel_residual use_qk_norm use_qkv_bias use_task_id vocab_size
 """
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "bool": (bool,),

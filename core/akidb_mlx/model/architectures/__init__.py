@@ -22,6 +22,7 @@ from akidb_mlx.model.architectures.gte import Gte
 from akidb_mlx.model.architectures.jina_bert import JinaBert
 from akidb_mlx.model.architectures.jina_v3 import JinaV3
 from akidb_mlx.model.architectures.lfm2 import BIDIRECTIONAL, Lfm2
+from akidb_mlx.model.architectures.lfm2_moe import Lfm2Moe
 from akidb_mlx.model.architectures.ministral3 import Ministral3
 from akidb_mlx.model.architectures.mlx_lm import has_model
 from akidb_mlx.model.architectures.modernbert import ModernBert
@@ -53,6 +54,7 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
     "gptj": Gpt,
     "gte": Gte,
     "lfm2": Lfm2,
+    "lfm2_moe": Lfm2Moe,
     "ministral3": Ministral3,
     "ministral3_bidirec": Ministral3,
     "modernbert": ModernBert,
@@ -79,7 +81,7 @@ _OWN_CODE_KNOWN = frozenset(
 )
 _OWN_CLASSES_KNOWN = frozenset({("lfm2", BIDIRECTIONAL)})
 # Whose tokens see what is before them alone unless config.json says otherwise (is_causal).
-_CAUSAL = DECODERS.keys() | {"gpt2", "gpt_neox", "gptj", "lfm2"}
+_CAUSAL = DECODERS.keys() | {"gpt2", "gpt_neox", "gptj", "lfm2", "lfm2_moe"}
 
 
 def make_backbone(config: Mapping[str, Any]) -> Backbone:

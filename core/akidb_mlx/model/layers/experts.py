@@ -23,28 +23,41 @@ class Router(nn.Module):
     """
 
     def __init__(
-        self, width: int, experts: int, chosen: int, *, normalise: bool, corrected: bool = False, least: float = 0.0
+        self,
+        width: int,
+        experts: int,
+        chosen: int,
+        *,
+        normalise: bool,
+        corrected: bool = False,
+        least: float = 0.0,
+        sigmoid: bool = False,
+        added: float = 0.0,
+        factor: float = 1.0,
     ) -> None:
         """Make one that chooses `chosen` of `experts` by the greatest softmax, of equal ones the first.
 
         `normalise`: divide those chosen by their sum, or by `least` where that is more. `corrected`: a bias of each
-        expert that counts in the choice alone (Wang et al. 2024, arXiv:2408.15664).
+        expert that counts in the choice alone (Wang et al. 2024, arXiv:2408.15664). `sigmoid`: of each score, in the
+        softmax's place; `added`: to the sum that they are divided by; `factor`: of them all, at last.
         """
         super().__init__()
         self.weight = mx.zeros((experts, width))
         if corrected:
             self.correction = mx.zeros((experts,))
         self.chosen, self._normalise, self._least = chosen, normalise, least
+        self._sigmoid, self._added, self._factor = sigmoid, added, factor
 
     def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
         """(tokens, width) → the experts and their float32 weights, both (tokens, chosen)."""
-        weights = mx.softmax(x.astype(mx.float32) @ self.weight.T, axis=-1)
+        scores = x.astype(mx.float32) @ self.weight.T
+        weights = mx.sigmoid(scores) if self._sigmoid else mx.softmax(scores, axis=-1)
         ranked = weights + self.correction if "correction" in self else weights
         experts = mx.argsort(-ranked, axis=-1)[:, : self.chosen]
         weights = mx.take_along_axis(weights, experts, axis=-1)
         if self._normalise:
-            weights = weights / mx.maximum(weights.sum(axis=-1, keepdims=True), self._least)
-        return experts, weights
+            weights = weights / (mx.maximum(weights.sum(axis=-1, keepdims=True), self._least) + self._added)
+        return experts, weights * self._factor
 
 
 class ExpertLinear(nn.Module):
