@@ -24,13 +24,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import mlx.core as mx
 import numpy as np
-from make_checkpoint import SHAPES, make
+from make_checkpoint import SHAPES, WORDS, make_with_tokenizer
 from mlx_lm.generate import generate_step
 from mlx_lm.models.llama import Model, ModelArgs
 from mlx_lm.sample_utils import make_sampler
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
-_WORDS = ["where", "is", "the", "harbour", "boats", "need", "diesel", "and", "a", "dry", "mooring", "in", "winter"]
 
 
 def main() -> None:
@@ -45,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     try:
-        print(json.dumps(_measure(args, _checkpoint(args.shape, folder)), indent=1))
+        print(json.dumps(_measure(args, make_with_tokenizer(args.shape, folder / "model")), indent=1))
     finally:
         shutil.rmtree(folder)
 
@@ -54,7 +51,7 @@ def _measure(args: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
     llm = make_llm(args.llm_width, args.llm_layers, args.llm_vocabulary)
     list(generate(llm, 8))
     before = settings()
-    texts = [" ".join([*_WORDS[place:], *_WORDS[:place]]) for place in range(len(_WORDS))]
+    texts = [" ".join([*WORDS[place:], *WORDS[:place]]) for place in range(len(WORDS))]
     with Embedder.load(checkpoint, **({"dtype": args.dtype} if args.dtype else {})) as embedder:
         expected = embedder.encode_query(texts)
         told: dict[str, Any] = {
@@ -153,18 +150,6 @@ def settings() -> dict[str, Any]:
         "default_stream": str(mx.default_stream(device)),
         "random_state": [np.array(key).tolist() for key in mx.random.state],
     }
-
-
-def _checkpoint(shape: str, folder: Path) -> Path:
-    vocabulary = ["[PAD]", *[f"[unused{place}]" for place in range(99)], "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_WORDS]
-    made = Tokenizer(models.WordPiece({word: place for place, word in enumerate(vocabulary)}, unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer()
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    ends = [("[CLS]", vocabulary.index("[CLS]")), ("[SEP]", vocabulary.index("[SEP]"))]
-    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    made.save(str(folder / "tokenizer.json"))
-    make(shape, folder / "model", folder / "tokenizer.json", "float32", 512, None)
-    return folder / "model"
 
 
 if __name__ == "__main__":

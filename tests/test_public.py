@@ -111,6 +111,7 @@ def test_what_an_embedder_has():
         "aencode_with_usage",
         "count_tokens",
         "full_dimension",
+        "quantize",
         "stats",
         "with_settings",
     }
@@ -227,6 +228,7 @@ def test_the_fields_of_the_configuration():
         "model",
         "revision",
         "pooling",
+        "calibration",
         "normalize",
         "max_seq_length",
         "truncate_dim",

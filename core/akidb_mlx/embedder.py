@@ -1,14 +1,16 @@
 """Embedder, the main class of akidb-mlx: texts in, (n, dimension) float32 out."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from akidb_mlx import vectors
+from akidb_mlx import small_vectors, vectors
+from akidb_mlx.checkpoint.modules import WHOLE_NUMBERS
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.effective.fingerprint import fingerprint
@@ -25,9 +27,12 @@ from akidb_mlx.pipeline.inputs import as_async, checked, checked_async, checked_
 from akidb_mlx.pipeline.loaded_model import EMBEDDER, LoadedModel
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
 from akidb_mlx.pipeline.tokenizer import Tokenizer
+from akidb_mlx.small_vectors import Calibration, OutputDtype, OutputForm
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["Embedder", "EmbedderProtocol", "Usage"]
+
+_FLOATS: Final = OutputForm()
 
 
 @runtime_checkable
@@ -67,6 +72,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         self._dimension = self._checked_dimension(wanted, ConfigError)
         self._path = TextPipeline(loaded, _encoder(loaded))
         super().__init__(config, loaded)
+        self._calibration = self._read_calibration()
 
     @classmethod
     def load(cls, model: "str | PathLike[str] | EmbedderConfig | None" = None, **fields: Any) -> Self:
@@ -128,18 +134,22 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         show_progress: bool = False,
         *,
         task: str | None = None,
-    ) -> Embeddings:
+        output_dtype: OutputDtype = "float32",
+        calibration: Calibration | None = None,
+    ) -> NDArray[Any]:
         """Embed texts, each after `prompt`, else the prompt called `prompt_name`, else the checkpoint's default.
 
         `task` wins over the configuration's; it says which of the model's adapters computes, not which prompt.
 
         Returns:
             (n, dimension) float32, in the order of `texts`; (0, dimension) for no texts. Lone surrogates
-            count as U+FFFD. Texts beyond `max_seq_length` are cut, or refused with `on_overlong="error"`.
+            count as U+FFFD. Texts beyond `max_seq_length` are cut, or refused with `on_overlong="error"`. Of another
+            `output_dtype` what `quantize` makes of that.
 
         Raises:
             TypeError: a bare str, or an item that is no str.
-            InputError: an unknown prompt name or task, a text without tokens, a vector that is not finite.
+            InputError: an unknown prompt name or task, a text without tokens, a vector that is not finite; or what
+            `quantize` raises.
             QueueFullError: too much waits already. ClosedError: after `close`.
 
         Examples:
@@ -148,7 +158,8 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             >>> embedder.encode(["a text"], prompt="title: ").shape
             (1, 384)
         """
-        call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize, task=task)
+        form = OutputForm(output_dtype, calibration)
+        call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize, task=task, form=form)
         return self._path.encode(texts, call, show_progress)
 
     def encode_query(
@@ -158,14 +169,17 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         truncate_dim: int | None = None,
         normalize: bool | None = None,
         show_progress: bool = False,
-    ) -> Embeddings:
+        output_dtype: OutputDtype = "float32",
+        calibration: Calibration | None = None,
+    ) -> NDArray[Any]:
         """Embed queries with the query prompt; they overtake documents. Otherwise as `encode`.
 
         Examples:
             >>> embedder.encode_query(["what is MLX?"]).shape
             (1, 384)
         """
-        call = self._call(self._prompts.query, truncate_dim, normalize, "query")
+        form = OutputForm(output_dtype, calibration)
+        call = self._call(self._prompts.query, truncate_dim, normalize, "query", form=form)
         return self._path.encode(texts, call, show_progress)
 
     def encode_document(
@@ -176,7 +190,9 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         normalize: bool | None = None,
         show_progress: bool = False,
         wait: bool = False,
-    ) -> Embeddings:
+        output_dtype: OutputDtype = "float32",
+        calibration: Calibration | None = None,
+    ) -> NDArray[Any]:
         """Embed documents with the document prompt. Otherwise as `encode`.
 
         With `wait` it waits for room in a full queue rather than raise QueueFullError.
@@ -185,8 +201,9 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             >>> embedder.encode_document(["MLX is an array framework."], truncate_dim=64).shape
             (1, 64)
         """
-        call = replace(self._call(self._prompts.document, truncate_dim, normalize, "document"), wait=wait)
-        return self._path.encode(texts, call, show_progress)
+        form = OutputForm(output_dtype, calibration)
+        call = self._call(self._prompts.document, truncate_dim, normalize, "document", form=form)
+        return self._path.encode(texts, replace(call, wait=wait), show_progress)
 
     async def aencode(
         self,
@@ -198,14 +215,17 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         show_progress: bool = False,
         *,
         task: str | None = None,
-    ) -> Embeddings:
+        output_dtype: OutputDtype = "float32",
+        calibration: Calibration | None = None,
+    ) -> NDArray[Any]:
         """`encode` without blocking the event loop; cancelling it takes its texts out of the queue.
 
         Examples:
             >>> asyncio.run(embedder.aencode(["a text"])).shape
             (1, 384)
         """
-        call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize, task=task)
+        form = OutputForm(output_dtype, calibration)
+        call = self._call(self._prompts.choose(prompt_name, prompt), truncate_dim, normalize, task=task, form=form)
         return await self._path.aencode(texts, call, show_progress)
 
     async def aencode_query(
@@ -215,14 +235,17 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         truncate_dim: int | None = None,
         normalize: bool | None = None,
         show_progress: bool = False,
-    ) -> Embeddings:
+        output_dtype: OutputDtype = "float32",
+        calibration: Calibration | None = None,
+    ) -> NDArray[Any]:
         """`encode_query` without blocking the event loop.
 
         Examples:
             >>> asyncio.run(embedder.aencode_query(["what is MLX?"])).shape
             (1, 384)
         """
-        call = self._call(self._prompts.query, truncate_dim, normalize, "query")
+        form = OutputForm(output_dtype, calibration)
+        call = self._call(self._prompts.query, truncate_dim, normalize, "query", form=form)
         return await self._path.aencode(texts, call, show_progress)
 
     async def aencode_document(
@@ -233,15 +256,18 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         normalize: bool | None = None,
         show_progress: bool = False,
         wait: bool = False,
-    ) -> Embeddings:
+        output_dtype: OutputDtype = "float32",
+        calibration: Calibration | None = None,
+    ) -> NDArray[Any]:
         """`encode_document` without blocking the event loop.
 
         Examples:
             >>> asyncio.run(embedder.aencode_document(["MLX is an array framework."])).shape
             (1, 384)
         """
-        call = replace(self._call(self._prompts.document, truncate_dim, normalize, "document"), wait=wait)
-        return await self._path.aencode(texts, call, show_progress)
+        form = OutputForm(output_dtype, calibration)
+        call = self._call(self._prompts.document, truncate_dim, normalize, "document", form=form)
+        return await self._path.aencode(texts, replace(call, wait=wait), show_progress)
 
     async def aencode_with_usage(
         self,
@@ -351,6 +377,22 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         """
         return vectors.validate(vectors_, self.dimension, unit_length=unit_length)
 
+    def quantize(
+        self, rows: Embeddings, output_dtype: OutputDtype, calibration: Calibration | None = None
+    ) -> NDArray[Any]:
+        """(n, dimension) float32 rows as float16, int8, uint8 or bits (`small_vectors`); bits give dimension / 8 bytes.
+
+        int8 and uint8 take `calibration`, else the one that the configuration names: never the rows' own.
+
+        Raises:
+            InputError: no such type, no calibration or one of another width, a number that float16 does not hold.
+
+        Examples:
+            >>> embedder.quantize(embedder.encode(["a text"]), "ubinary").shape
+            (1, 48)
+        """
+        return self._quantized(rows, self._checked_form(OutputForm(output_dtype, calibration), rows.shape[1]))
+
     def similarity(self, a: ArrayLike, b: ArrayLike) -> Embeddings:
         """(n, m) scores of rows `a` against rows `b`, by the checkpoint's similarity function.
 
@@ -400,19 +442,22 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         on_overlong: str | None = None,
         max_tokens: int | None = None,
         task: str | None = None,
-    ) -> Call[Embeddings]:
+        form: OutputForm = _FLOATS,
+    ) -> Call[NDArray[Any]]:
         self._check_open()
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
         # The reference's Normalize stands before the cut; what a user asks for comes after it there too.
         asked = self.config.normalize if normalize is None else normalize
         first = bool(self.config.exact_reference) and asked is None and self._normalize
-        finish = partial(
+        finish: Callable[[Embeddings], NDArray[Any]] = partial(
             vectors.finish,
             dimension=dimension,
             normalize=(self._normalize if normalize is None else normalize) and not first,
             layer_norm=self._checkpoint.truncation_layer_norm,
             normalize_first=first,
         )
+        if form != _FLOATS:
+            finish = partial(self._finish_as, self._checked_form(form, dimension), finish)
         on_overlong = on_overlong or self.config.on_overlong
         return Call(
             prompt,
@@ -436,6 +481,36 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         call = self._call(self._prompts.choose(prompt_name, prompt, side), truncate_dim, normalize, side)
         # A stream is bulk work, also one of queries.
         return replace(call, urgent=False, errors=None if on_error is None else {})
+
+    def _read_calibration(self) -> Calibration | None:
+        file = self.config.calibration
+        if file is None and self._checkpoint.output == WHOLE_NUMBERS and not self._normalize:
+            types: tuple[OutputDtype, ...] = ("int8", "ubinary")
+            of_each = [small_vectors.calibrate(dtype, 1.0, whole_numbers=True) for dtype in types]
+            return {**of_each[0], **of_each[1]}
+        if file is None:
+            return None
+        calibration = small_vectors.read_calibration(file)
+        if calibration.get("fingerprint", self.fingerprint) != self.fingerprint:
+            raise ConfigError(f"{file} is of vectors that another recipe made; embed with this model's settings again")
+        return calibration
+
+    def _checked_form(self, form: OutputForm, dimension: int) -> OutputForm:
+        """With the calibration that counts, where the type has one; InputError where no row could be made."""
+        form = replace(form, calibration=form.calibration or self._calibration)
+        self._quantized(np.zeros((1, dimension), np.float32), form)
+        return form
+
+    def _finish_as(
+        self, form: OutputForm, finish: Callable[[Embeddings], Embeddings], rows: Embeddings
+    ) -> NDArray[Any]:
+        return self._quantized(finish(rows), form)
+
+    def _quantized(self, rows: Embeddings, form: OutputForm) -> NDArray[Any]:
+        try:
+            return small_vectors.quantize(rows, form.dtype, form.calibration)
+        except ConfigError as error:
+            raise InputError(str(error)) from None
 
     def _checked_dimension(self, truncate_dim: int | None, error: type[ConfigError | InputError]) -> int:
         full = self.full_dimension

@@ -13,7 +13,7 @@ import pytest
 from akidb_mlx import Embedder
 from akidb_mlx.corpus import embed_corpus, embedding, quantize, read_corpus, read_recipe
 from akidb_mlx.errors import BackendError, ConfigError, InputError
-from support.checkpoints import REFERENCE
+from support.checkpoints import REFERENCE, read_case
 from support.comparison import assert_close
 
 WORDS = ["river", "stone", "lantern", "harbour", "violin", "copper", "meadow", "signal", "winter", "paper"]
@@ -331,6 +331,21 @@ def test_npy_has_its_rows_beside_it(tiny, tmp_path):
         assert read_recipe(out)["output_dtype"] == dtype
 
 
+def test_rows_of_whole_numbers_need_no_scale(tmp_path):
+    """pplx-embed's: int8 is what the reference gives, a bit is the sign before rounding."""
+    folder, facts, reference = read_case("pplx-embed")
+    source = jsonl(tmp_path / "in.jsonl", [{"id": i, "text": text} for i, text in enumerate(facts["texts"])])
+    with Embedder.load(folder, dtype="float32") as embedder:
+        for dtype, calibration in (("int8", {"scale": 1.0}), ("binary", {"zeros": "signed", "bit_order": "big"})):
+            out = tmp_path / f"{dtype}.npy"
+            embed_corpus([source], out, embedder, output_dtype=dtype)
+            assert read_recipe(out)["calibration"] == calibration
+        numbers = reference["embeddings"]
+        assert np.load(tmp_path / "int8.npy").tolist() == numbers.astype(int).tolist()
+        bits = np.unpackbits(np.load(tmp_path / "binary.npy"), axis=1)
+        assert bits.tolist() == (~np.signbit(numbers)).astype(int).tolist()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "int8", "binary"])
 def test_smaller_numbers_mean_the_same_in_every_format(tiny, tmp_path, dtype, small_parts):
     source = jsonl(tmp_path / "in.jsonl", [{"id": i, "text": t} for i, t in enumerate(texts(50))])
@@ -512,7 +527,7 @@ def test_bad_inputs_are_refused_at_once(tmp_path, monkeypatch):
 
 def test_impossible_output_types_are_refused(tiny, tmp_path):
     source = jsonl(tmp_path / "in.jsonl", [{"text": "x"}])
-    with pytest.raises(ConfigError, match="it may be float32, float16, int8, binary"):
+    with pytest.raises(ConfigError, match="it may be float32, float16, int8, uint8, binary, ubinary"):
         embed_corpus([source], tmp_path / "o.npy", tiny, output_dtype="int4")
     with (
         Embedder.load(REFERENCE / "bert-prompts", truncate_dim=12) as odd,

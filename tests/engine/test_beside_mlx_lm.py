@@ -159,6 +159,19 @@ def test_a_decoder_beside_it(name):
     assert said["worst"] <= 1e-6 and said["one"] == 1 and said["same"]
 
 
+def test_a_gpus_cache_is_trimmed_without_a_limit_that_stays():
+    said = told("""
+        before = mx.set_cache_limit(300 * 2**20)
+        large = mx.zeros((64, 2**20))
+        mx.eval(large)
+        del large
+        kept = mx.get_cache_memory()
+        DEVICE_THREADS.run(lambda: DEVICE_THREADS.trim_cache(100)).result()
+        print(json.dumps([kept, mx.get_cache_memory(), mx.set_cache_limit(before)]))
+    """)
+    assert said[0] >= 256 * 2**20 > 100 * 2**20 >= said[1] and said[2] == 300 * 2**20
+
+
 def test_what_is_asked_for_is_set():
     """cache_limit_mb is MLX's own limit, of which a process has one."""
     said = told("""

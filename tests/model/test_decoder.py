@@ -176,6 +176,8 @@ def test_what_neither_mlx_lm_nor_we_compute_is_refused(changes, message):
         {"attention_bias": True, "mlp_bias": True},
         {"unsloth_version": "2026.1", "_name_or_path": "x", "pretraining_tp": 1},
         {"some_new_field": None},
+        {"use_bidirectional_attention": False, "num_labels": 7},
+        {"use_bidirectional_attention": True, "is_causal": False},
         {"hidden_act": "gelu"},
     ],
 )

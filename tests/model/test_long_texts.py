@@ -111,7 +111,7 @@ def test_blocks_give_the_references_vectors(tiny_blocks, name):
 def test_a_layer_keeps_keys_values_and_one_more(request, mask):
     """Beside its input: queries or results, keys, values and a block's arrays; and what MLX keeps for reuse."""
     length, width = 4096, 256
-    limit = mx.set_cache_limit(512 << 20)  # as an Embedder's
+    limit = mx.set_cache_limit(512 << 20)  # all that is freed is kept, and seen
     request.addfinalizer(lambda: mx.set_cache_limit(limit))
     with mx.stream(mx.cpu):
         layer = PostNormLayer(width, 4, 2 * width, ACTIVATIONS["gelu"], 1e-12)

@@ -27,6 +27,7 @@ from akidb_mlx.model.quantization import check_computed, dequantize, quantize_mo
 from support.checkpoints import REFERENCE, read_task_case
 from support.comparison import assert_close, cosines
 from support.device import DEVICE
+from support.packed import dequantise
 
 GPU = Device("cuda", "pretended", 4096, Shapes(), cache_limit_mb=512, survives_fork=False)
 # Rows of a packed checkpoint and of the floats it stands for; a GPU has other kernels for packed numbers.
@@ -47,7 +48,7 @@ DECODERS = ["qwen3-embedding", "llama-linear", "mistral-e5", "gemma-mean", "phi3
 # Heads as wide as real models', for GPUs' fused attention.
 WIDE_HEADS = ["heads-64-llama", "heads-96-qwen3", "heads-128-qwen3", "heads-256-gemma3"]
 # Experts one by one, which mlx-lm's converter puts together, and as it has them; it leaves ERNIE's correction out.
-MIXTURES = ["mixtral-causal-lm", "heads-128-qwen3-moe", "qwen2-moe", "olmoe", "heads-64-granitemoe"]
+MIXTURES = ["lfm2-moe", "mixtral-causal-lm", "heads-128-qwen3-moe", "qwen2-moe", "olmoe", "heads-64-granitemoe"]
 # Least cosine with the float32 vectors of these tiny random models, whose weights are no easier to pack than noise.
 LEAST_COSINE = {"4 bit": 0.9, "5 bit": 0.97, "6 bit": 0.99, "8 bit": 0.999, "mxfp4": 0.7, "mxfp8": 0.99, "nvfp4": 0.8}
 
@@ -106,25 +107,6 @@ def add_weights(folder, weights):
     (folder / "model.safetensors.index.json").unlink(missing_ok=True)
 
 
-def dequantise(folder, target):
-    """The same checkpoint with the floats that its packed weights stand for."""
-    shutil.copytree(folder, target)
-    weights = mx.load(str(target / "model.safetensors"))
-    config = json.loads((target / "config.json").read_text())
-    said = config.pop("quantization")
-    config.pop("quantization_config", None)
-    for path in [key[:-7] for key in weights if key.endswith(".scales")]:
-        packing = said.get(path, {key: said[key] for key in ("group_size", "bits", "mode")})
-        scales, biases = weights.pop(f"{path}.scales"), weights.pop(f"{path}.biases", None)
-        weights[f"{path}.weight"] = mx.dequantize(
-            weights[f"{path}.weight"], scales, biases, **packing, dtype=mx.float32
-        )
-    mx.save_safetensors(str(target / "model.safetensors"), weights)
-    (target / "config.json").write_text(json.dumps(config))
-    (target / "model.safetensors.index.json").unlink(missing_ok=True)
-    return target
-
-
 def encode(folder, texts):
     """In float32, also where a GPU would compute in the dtype of the scales."""
     with Embedder.load(folder, dtype="float32") as embedder:
@@ -180,7 +162,7 @@ def test_decoders_in_4_bit(tmp_path, name):
     assert_close(ours, encode(dequantise(folder, tmp_path / "floats"), texts), EXACT)
 
 
-@pytest.mark.parametrize("name", ["mixtral-causal-lm", "heads-128-qwen3-moe"])
+@pytest.mark.parametrize("name", ["mixtral-causal-lm", "heads-128-qwen3-moe", "lfm2-moe"])
 @pytest.mark.parametrize("packing", ["4 bit", "mxfp8"])
 def test_experts_stay_packed_on_a_gpu(tmp_path, name, packing):
     """All but the router, which always is of floats."""
@@ -283,7 +265,6 @@ def test_encoders_with_everything_packed(tmp_path, name, packing):
         "gpt_neox",
         "gptj-weighted-mean",
         "internlm3",
-        "lfm2-moe",
         "llama-dynamic",
         "olmo",
         "olmo3",

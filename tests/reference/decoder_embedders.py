@@ -177,6 +177,12 @@ CASES = (
          must_matter={**CAUSAL, "grouping": mistakes.keys_in_turn},
          disguise=edits.each(edits.published_llama_bidirectional, config(use_bidirectional_attention=True, temperature=0.02,
                              auto_map={"AutoConfig": "llama_bidirectional_model.LlamaBidirectionalConfig", "AutoModel": "llama_bidirectional_model.LlamaBidirectionalModel"}))),
+    Case("kalm-mini-v2", "qwen2", "KaLM's mini v2: is_causal false in config.json, the mean of all tokens, spaces round the line's end in the prompt",
+         models.decoder(hf.Qwen2Model, is_causal=False, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 500.0}), bare_tokens, dtype=BRAIN,
+         prompts={"query": f"Instruct: {TASK} \n Query: "}, tokenizer_config=QWEN_TOKENIZER, must_matter=CAUSAL, prepare=edits.transformers_4_config),
+    Case("octen-embedding", "qwen3", "Octen's: a space before documents, saved by transformers 5, without sidecars: prompts and pooling by its name",
+         models.decoder(hf.Qwen3Model, head_dim=16), ended_tokens, "lasttoken", causal=True, dtype=BRAIN, length_from="tokenizer_config.json",
+         prompts={"query": f"Instruct: {TASK}\nQuery:", "document": " "}, tokenizer_config=QWEN_TOKENIZER, disguise=without_sidecars("Octen/Octen-Embedding-0.6B")),
     # ── Ministral 3 ──
     Case("ministral3", "ministral3", "Nemotron-3-Embed as published: yarn, queries that grow with their position, both ways, pooling in config.json",
          models.decoder(hf.Ministral3Model, head_dim=16, max_position_embeddings=64, is_causal=False, tie_word_embeddings=True, rope_parameters=MINISTRAL), llama_tokens, prompts=NVIDIA, dtype=BRAIN,

@@ -391,7 +391,7 @@ CASES: tuple[Case, ...] = (
          amend=amendments.centre_convolutions, disguise=edits.published_lfm2_embedding,
          must_matter={"mask": {"is_causal": True}, "convolution": amendments.causal_convolutions, "gates": mistakes.gates_in_turn}),
     Case("lfm2-moe", "lfm2_moe", "LFM2-8B-A1B's kind: experts by sigmoids, of which a bias moves the choice alone, after a first layer without; their weights make one, times a factor",
-         models.lfm2_moe(routed_scaling_factor=1.5), llama_tokens, "lasttoken", causal=True, prepare=sure_router,
+         models.lfm2_moe(routed_scaling_factor=1.5, hidden_size=64), llama_tokens, "lasttoken", causal=True, dtype=BRAIN,
          must_matter={"sum": {"norm_topk_prob": False}, "factor": {"routed_scaling_factor": 1.0}, "chosen": {"num_experts_per_tok": 1}}),
     Case("lfm2-moe-plain", "lfm2_moe", "no bias, weights as they are; heads of 64",
          models.lfm2_moe(use_expert_bias=False, norm_topk_prob=False, num_experts_per_tok=3, head_dim=64, num_attention_heads=2, num_key_value_heads=1), llama_tokens, causal=True, dtype=HALF,

@@ -171,7 +171,7 @@ def lfm2(cls=hf.Lfm2Model, **config):
 def lfm2_moe(**config):
     """With four experts, of which two are chosen, in all layers but the first; their corrections move the choice."""
     layers = {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1}
-    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "intermediate_size": 32}
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "intermediate_size": 32}
     build = decoder(hf.Lfm2MoeModel, **{**layers, **sizes, **config})
 
     def make():

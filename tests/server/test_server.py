@@ -390,7 +390,7 @@ def test_a_model_that_cannot_be_loaded_fails_alone_and_is_tried_again():
         ("/v1/embeddings/", "it is /v1/embeddings here"),
         ("/api/embeddings/", "it is /api/embeddings here"),
         ("/v1/api/embed", "it is /api/embed here"),
-        ("/embed", "/v1/embeddings or /api/embed or /api/v1/embed here"),
+        ("/embed", "/v1/embeddings or /v2/embed or /api/embed or /api/v1/embed here"),
         ("/v1/v1/rerank", "it is /v1/rerank here"),
         ("/v1/chat/completions", "it writes no text"),
         ("/v1", "texts go to /v1/embeddings"),

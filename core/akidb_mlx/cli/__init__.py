@@ -23,6 +23,7 @@ COMMANDS = {
     "info": "show a model's recipe and which file says what; loads no weights",
     "doctor": "probe whether a model behaves as it must, and whether this machine's device computes right",
     "bench": "measure a model on this machine",
+    "convert": "pack a model's weights to 8 or 4 bit, with all its other files, and measure what that costs",
     "download": "bring a model's files here",
     "embed": "turn files of texts into a file of vectors; run it again after an interruption and it goes on",
     "rerank": "score pairs in tables: how well each text answers its query; it too goes on after an interruption",

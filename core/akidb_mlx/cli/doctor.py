@@ -1,20 +1,17 @@
 """`akidb-mlx doctor [MODEL] [--device]`."""
 
 import argparse
-import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from akidb_mlx.cli.kind import AnyConfig, add_kind_options, read_config_of_kind
+from akidb_mlx.cli.convert import add_texts_argument
+from akidb_mlx.cli.kind import AnyConfig, AnyFace, add_kind_options, load_of_kind, read_config_of_kind
 from akidb_mlx.cli.options import add_model_argument
 from akidb_mlx.config.embedder_config import EmbedderConfig
-from akidb_mlx.config.hybrid_config import HybridConfig
-from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.reranker_config import RerankerConfig
-from akidb_mlx.config.sparse_config import SparseConfig
 from akidb_mlx.doctor import (
     AnyModel,
     Finding,
@@ -28,7 +25,8 @@ from akidb_mlx.doctor import (
     read_machine,
     report,
 )
-from akidb_mlx.embedder import Embedder
+from akidb_mlx.doctor.comparison import compare, table
+from akidb_mlx.doctor.texts import read_docstrings, read_texts
 from akidb_mlx.errors import ConfigError
 from akidb_mlx.hybrid_embedder import HybridEmbedder
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
@@ -76,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npz",
         help="compare with sentence-transformers' vectors (python -m akidb_mlx.make_reference makes the file)",
     )
+    parser.add_argument("--against", metavar="MODEL", help="measure how much of what this model finds MODEL finds")
+    add_texts_argument(parser)
     add_kind_options(parser, but=frozenset({"device"}))
 
 
@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     examines_model = _names_model(args, config)
     if args.reference is not None and not examines_model:
         raise ConfigError("--reference compares a MODEL's vectors; say which model")
+    if (args.against or args.texts) is not None and not (examines_model and args.against):
+        raise ConfigError("--against compares a MODEL with another, on --texts or the docstrings; say which two")
     if machine is None and not examines_model:
         raise ConfigError("doctor examines a MODEL, this machine's device (--device), or both; say which")
     findings = [] if machine is None else list(_shown(examine_device(machine), args))
@@ -94,30 +96,36 @@ def run(args: argparse.Namespace) -> int:
     if args.reference is not None and type(config) is not EmbedderConfig:
         what = "a reranker, which has none" if isinstance(config, RerankerConfig) else "no embedder"
         raise ConfigError(f"--reference compares vectors; {config.model} is {what}")
-    with contextlib.ExitStack() as stack:
-        model, found = _examined(config, args.reference, stack)
-        findings += _shown(found, args)
+    with load_of_kind(config) as model:
+        findings += _shown(_examined(model, args.reference), args)
+        if args.against is not None:
+            findings += _shown(_compared(model, config, args), args)
         return _end(findings, args, model, machine)
 
 
-def _examined(
-    config: AnyConfig, reference: Path | None, stack: contextlib.ExitStack
-) -> tuple[AnyModel, Iterator[Finding]]:
-    """The loaded model, which `stack` closes, and the probes of its kind."""
-    if isinstance(config, RerankerConfig):
-        reranker = stack.enter_context(Reranker.load(config))
-        return reranker, examine_reranker(reranker)
-    if isinstance(config, SparseConfig):
-        sparse = stack.enter_context(SparseEmbedder.load(config))
-        return sparse, examine_sparse(sparse)
-    if isinstance(config, MultiVectorConfig):
-        multi = stack.enter_context(MultiVectorEmbedder.load(config))
-        return multi, examine_multi_vector(multi)
-    if isinstance(config, HybridConfig):
-        hybrid = stack.enter_context(HybridEmbedder.load(config.plain()))
-        return hybrid, examine_hybrid(hybrid)
-    embedder = stack.enter_context(Embedder.load(config))
-    return embedder, examine(embedder, reference)
+def _examined(model: AnyFace, reference: Path | None) -> Iterator[Finding]:
+    """The probes of its kind."""
+    if isinstance(model, Reranker):
+        return examine_reranker(model)
+    if isinstance(model, SparseEmbedder):
+        return examine_sparse(model)
+    if isinstance(model, MultiVectorEmbedder):
+        return examine_multi_vector(model)
+    return examine_hybrid(model) if isinstance(model, HybridEmbedder) else examine(model, reference)
+
+
+def _compared(model: AnyFace, config: AnyConfig, args: argparse.Namespace) -> Iterator[Finding]:
+    """What the model keeps of another's, a note for each figure."""
+    if isinstance(model, HybridEmbedder):
+        raise ConfigError("--against compares models of one form; leave --kind hybrid out")
+    texts = read_docstrings() if args.texts is None else read_texts(args.texts)
+    with load_of_kind(config.with_changes(model=args.against, revision=None)) as other:
+        assert not isinstance(other, HybridEmbedder)
+        compared = compare(other, model, texts)
+    for what, of_other, own in table(compared)[1:]:
+        yield Finding(f"against: {what}", None, f"{own}; {args.against} {of_other}")
+    about = f"{compared.queries} queries, {compared.documents} documents: {compared.texts}"
+    yield Finding("against: texts", None, about)
 
 
 def _names_model(args: argparse.Namespace, config: AnyConfig) -> bool:

@@ -40,14 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep", action="append", metavar="C", help="put this column into OUT (repeat it; '' for none; default: all)"
     )
     parser.add_argument(
-        "--output-dtype", default="float32", metavar="TYPE", help="float32 (default), float16, int8 or binary"
+        "--output-dtype", default="float32", metavar="TYPE", help="float32 (default), float16, int8, uint8 or binary"
     )
-    parser.add_argument("--calibration", metavar="FILE", help="an earlier int8 output whose scale this one takes")
+    parser.add_argument(
+        "--calibration", metavar="FILE", help="an earlier int8 or uint8 output whose scale this one takes"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an OUT that was made otherwise")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="embed here, or on a Ray cluster")
     parser.add_argument("--actors", type=int, metavar="N", help="Ray: actors with the model (default: one per device)")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="on standard error")
-    add_config_options(parser, model_option=True)
+    add_config_options(parser, model_option=True, but=("calibration",))
     for config, title in ((SparseConfig, "sparse"), (MultiVectorConfig, "multi")):
         add_more_options(parser, config, f"configuration of --kind {title}", but=_OWN)
 

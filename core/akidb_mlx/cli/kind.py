@@ -12,11 +12,17 @@ from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.config.sparse_config import SparseConfig
+from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.hybrid_embedder import HybridEmbedder
+from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
+from akidb_mlx.reranker import Reranker
+from akidb_mlx.sparse_embedder import SparseEmbedder
 
-__all__ = ["AnyConfig", "add_kind_options", "read_config_of_kind"]
+__all__ = ["AnyConfig", "AnyFace", "add_kind_options", "load_of_kind", "read_config_of_kind"]
 
 AnyConfig = EmbedderConfig | RerankerConfig | SparseConfig | MultiVectorConfig
+AnyFace = Embedder | Reranker | SparseEmbedder | MultiVectorEmbedder | HybridEmbedder
 C = TypeVar("C", bound=ModelConfig)
 # Kind → its configuration, and what its models are called.
 _KINDS: dict[str, tuple[type[AnyConfig], str]] = {
@@ -64,6 +70,17 @@ def read_config_of_kind(args: argparse.Namespace) -> AnyConfig:
             model = read_config(args, config).model
             raise ConfigError(f"--{name.replace('_', '-')} is for {those}; {model} is {what}")
     return read_config(args, config)
+
+
+def load_of_kind(config: AnyConfig) -> AnyFace:
+    """The model of this configuration; whoever asks closes it."""
+    if isinstance(config, RerankerConfig):
+        return Reranker.load(config)
+    if isinstance(config, SparseConfig):
+        return SparseEmbedder.load(config)
+    if isinstance(config, MultiVectorConfig):
+        return MultiVectorEmbedder.load(config)
+    return HybridEmbedder.load(config.plain()) if isinstance(config, HybridConfig) else Embedder.load(config)
 
 
 def _kind_of_files(args: argparse.Namespace) -> str:

@@ -105,6 +105,8 @@ _Factor = Annotated[float, Field(ge=1, allow_inf_nan=False), BeforeValidator(_re
 
 _Folder = Annotated[Path, AfterValidator(expand_home)]
 
+_File = Annotated[Path, AfterValidator(expand_home)]
+
 _Name = Annotated[str, Field(min_length=1)]
 
 ModelName = Annotated[_Name, _spelled(MODEL_ALIASES), BeforeValidator(_path_as_text)]
@@ -190,6 +192,9 @@ class EmbedderOptions(ModelOptions):
     query_prompt: str | None = vectors_field('Text put before each query; "" puts none. None takes the checkpoint\'s.')
     document_prompt: str | None = vectors_field(
         'Text put before each document; "" puts none. None takes the checkpoint\'s.'
+    )
+    calibration: _File | None = run_field(
+        "File with the scale for calls that want int8 or uint8: an output of `embed --output-dtype int8`, or JSON."
     )
     task: _Name | None = vectors_field(
         "Whose adapter computes, of a model that has one for each task (Jina v3, v5). One with a half for queries and "

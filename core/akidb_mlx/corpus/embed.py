@@ -28,6 +28,7 @@ from akidb_mlx.corpus.sources import Source, describe_sources, find_sources
 from akidb_mlx.corpus.summary import Summary
 from akidb_mlx.corpus.writers import check_format, write_output
 from akidb_mlx.errors import BackendError, ConfigError, InputError
+from akidb_mlx.small_vectors import needs_calibration
 
 __all__ = ["Corpus", "Summary", "embed_corpus", "read_corpus"]
 
@@ -213,8 +214,8 @@ def read_corpus(
         kind: dense, sparse, multi or hybrid: what the encoder gives.
         embedding_column: where rows may have their vector already; those are checked and kept.
         keep: columns that go into the output; None: all.
-        output_dtype: float32, float16, int8 or binary.
-        calibration: an earlier int8 output, so that both files' numbers have one scale.
+        output_dtype: float32, float16, int8, uint8, ubinary or binary, which is the same here.
+        calibration: an earlier int8 or uint8 output, so that both files' numbers have one scale.
         overwrite: replace an output, or unfinished parts, that another recipe or other inputs made.
 
     Raises:
@@ -241,8 +242,8 @@ def read_corpus(
     calibrated_by = None
     if calibration is not None:
         calibrated_by = read_recipe(calibration)["calibration"]
-        if output_dtype != "int8" or "scale" not in calibrated_by:
-            raise ConfigError("a calibration is for output_dtype int8, and taken from an int8 output")
+        if not needs_calibration(output_dtype) or "scale" not in calibrated_by:
+            raise ConfigError("a calibration is for output_dtype int8 or uint8, and taken from such an output")
     return Corpus(sources, columns, path, output_dtype, calibrated_by, overwrite)
 
 

@@ -16,9 +16,9 @@ from akidb_mlx.corpus.forms import Form
 from akidb_mlx.corpus.kept import gather
 from akidb_mlx.corpus.parts import PartFacts
 from akidb_mlx.corpus.progress import Progress
-from akidb_mlx.corpus.quantization import LARGEST
 from akidb_mlx.corpus.row import Row
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError
+from akidb_mlx.small_vectors import LARGEST
 
 __all__ = ["Encoder", "PlacedRow", "embed_parts", "finish_part"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from akidb_mlx.corpus.output import read_recipe
 from akidb_mlx.errors import ConfigError, InputError
+from akidb_mlx.small_vectors import needs_calibration
 
 __all__ = ["check_siblings"]
 
@@ -46,6 +47,6 @@ def _difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
             return f"has the {said} {made.get(name)}, not {wanted.get(name)}"
     if made.get("fingerprint") != wanted.get("fingerprint"):
         return f"was made by another recipe ({made.get('model_name')})"
-    if wanted.get("output_dtype") == "int8" and made.get("calibration") != wanted.get("calibrated_by"):
-        return "has another scale of its int8 numbers (give it as calibration)"
+    if needs_calibration(str(wanted.get("output_dtype"))) and made.get("calibration") != wanted.get("calibrated_by"):
+        return "has another scale of its whole numbers (give it as calibration)"
     return ""

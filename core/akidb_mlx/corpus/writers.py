@@ -111,7 +111,7 @@ def parquet_options(schema: pa.Schema, recipe: Mapping[str, Any]) -> dict[str, A
     own = COMPUTED[recipe.get("kind", "dense")]
     leaves = _leaves(schema)
     # Parquet spends four bytes on an int8 unless it is an index into a dictionary.
-    small = recipe.get("output_dtype") in ("int8", "binary")
+    small = recipe.get("output_dtype") in ("int8", "uint8", "binary", "ubinary")
     numbers = [path for path in leaves if path.partition(".")[0] in own and path.partition(".")[2] != _INDICES]
     others = [path for path in leaves if path not in numbers]
     # The first bytes of floats are alike: split from the others they compress. DuckDB 2.0 reads no float16 so.

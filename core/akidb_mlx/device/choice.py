@@ -62,8 +62,8 @@ class Device:
     """Padded tokens of a batch that fill the device."""
     shapes: Shapes
     """What batches are padded to: few shapes suit a GPU, little padding a CPU."""
-    cache_limit_mb: int
-    """Freed memory that MLX may keep for reuse."""
+    cache_limit_mb: int | None
+    """Freed memory that MLX may keep for reuse after a batch; None for as much as it does by itself."""
     survives_fork: bool
     full_batch_ms: int = 60
     """What a batch takes that fills the device, while no queries are about."""
@@ -150,7 +150,7 @@ def _cpu(memory: Memory, *, beside_gpu: bool) -> Device:
 
     name = str(mx.device_info(mx.cpu).get("device_name", "CPU"))
     lanes = 1 if beside_gpu else available_cores()
-    return Device("cpu", name, 1024, Shapes(32), 512, survives_fork=not beside_gpu, cpu_lanes=lanes, memory=memory)
+    return Device("cpu", name, 1024, Shapes(32), None, survives_fork=not beside_gpu, cpu_lanes=lanes, memory=memory)
 
 
 def _metal(memory: Memory) -> Device:

@@ -262,7 +262,9 @@ class Engine:
             self.companions.forget()
         if self.runtime.memory is not None:
             self.runtime.memory.forget()
-        if self.residence is not None:
+        if not self._survives_fork:
+            self.residence = self.runtime.residence = None  # what the GPU holds is the parent's to free
+        elif self.residence is not None:
             self.residence.calls, self.residence.wanted = 0, False
 
     def _may_run_ahead(self, in_flight: Sequence[worker.Batch], now: float) -> bool:

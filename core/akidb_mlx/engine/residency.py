@@ -238,7 +238,6 @@ class Residency:
         network, residence = holder.model, _residence(holder)
         holder.place(None)
         residence.memory.let_go(residence.size)
-        residence.frees += 1
         return network
 
     def _free(self, holder: Holder, network: "Network | None", why: str) -> None:
@@ -248,6 +247,7 @@ class Residency:
         for told in list(residence.on_freed):
             told()
         self._host.clear_cache()
+        residence.frees += 1  # once they really are
         _log.info("%s: %.2f GB of weights are freed, %s", residence.name, residence.size / 1e9, why)
 
 

@@ -22,7 +22,7 @@ from akidb_mlx.model.network import Network
 from akidb_mlx.model.quantization import check_computed, check_quantization, dequantize, packed, quantize_modules
 from akidb_mlx.model.weights import Weights, cast_weights, fill, read_weights
 
-__all__ = ["load_model", "load_own_head"]
+__all__ = ["backbone_weights", "load_model", "load_own_head"]
 
 
 def load_model(
@@ -47,7 +47,7 @@ def load_model(
     # The head claims its weights first; what neither it nor the backbone knows is left over, which `fill` refuses.
     claimed = claim_weights(head_facts, weights, checkpoint)
     stacks = claim_stacks(checkpoint, weights)
-    weights = _backbone_weights(backbone, weights, checkpoint)
+    weights = backbone_weights(backbone, weights, checkpoint)
     compute = _compute_dtype(backbone, checkpoint, device.dtype(stored, dtype))
     check_computed(weights, dict(backbone.named_modules()), device.kind, compute, checkpoint.config_file)
     weights = dequantize(backbone, weights, checkpoint.config_file, routers_only=device.keeps_quantization)
@@ -79,7 +79,7 @@ def load_own_head(network: Network, facts: HeadFacts, checkpoint: ModelFacts) ->
     return head
 
 
-def _backbone_weights(backbone: Backbone, weights: Weights, checkpoint: ModelFacts) -> Weights:
+def backbone_weights(backbone: Backbone, weights: Weights, checkpoint: ModelFacts) -> Weights:
     """The backbone's own under our names; heads that this model does not have are left where they are."""
     try:
         weights = backbone.sanitize(weights)

@@ -81,6 +81,13 @@ class PackedEmbedding(nn.QuantizedEmbedding):
 
     def __call__(self, token_ids: mx.array) -> mx.array:
         """(…,) → (…, width)."""
+        if self.mode == "nvfp4" and self.scales.shape[-1] % 2:  # MLX 0.32 unpacks pairs of its groups
+            ids = token_ids.reshape(-1)
+            rows = self._rows(mx.concatenate([ids, ids]))[: ids.size]
+            return rows.reshape(*token_ids.shape, -1)
+        return self._rows(token_ids)
+
+    def _rows(self, token_ids: mx.array) -> mx.array:
         biases = self.get("biases")
         return mx.dequantize(
             self.weight[token_ids],

@@ -128,7 +128,7 @@ class Face(Generic[C, R]):
         return {
             **engine.stats.snapshot(),
             **({} if engine.residence is None else engine.residence.snapshot(engine.model is not None)),
-            "weights_bytes": self._loaded.parameter_bytes if engine.model is not None else 0,
+            "weights_bytes": self._weights_bytes(),
             "process_weights_bytes": self._loaded.recipe.device.memory.taken.weights,
             "queued_tokens": engine.scheduler.queued_tokens,
             "max_queued_tokens": engine.queue.max_queued_tokens,
@@ -177,6 +177,9 @@ class Face(Generic[C, R]):
             name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
             raise ClosedError(f"the {name} is closed; load it again")
 
+    def _weights_bytes(self) -> int:
+        return self._loaded.parameter_bytes if self._loaded.engine.model is not None else 0
+
     def _live(self) -> dict[str, Any]:
         """What `info` says beside the recipe."""
         return {
@@ -191,7 +194,12 @@ class Face(Generic[C, R]):
         try:
             return {
                 "float32": describe_error(measure_float32(self._loaded.recipe.device)),
-                "memory": DEVICE_THREADS.run(_memory).result(),
+                "memory": {
+                    **DEVICE_THREADS.run(_memory).result(),
+                    "weights_bytes": self._weights_bytes(),
+                    "process_weights_bytes": self._loaded.recipe.device.memory.taken.weights,
+                    "memory_limit_mb": self.config.memory_limit_mb,
+                },
             }
         except BackendError:
             return {"float32": None, "memory": None}

@@ -66,7 +66,7 @@ class Kind(Generic[C, R]):
 EMBEDDER: Kind[EmbedderConfig, Recipe] = Kind(
     "embedder",
     read_recipe,
-    frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong", "task"}),
+    frozenset({"normalize", "truncate_dim", "query_prompt", "document_prompt", "on_overlong", "task", "calibration"}),
 )
 
 

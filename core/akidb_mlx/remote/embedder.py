@@ -39,8 +39,11 @@ class RemoteEmbedder(RemoteFace[EmbedderConfig], Embedder):
         *,
         on_overlong: str | None = None,
         max_tokens: int | None = None,
+        task: str | None = None,
     ) -> RemoteCall[Embeddings]:
         self._check_open()
+        if task is not None:
+            raise self._refuse("task", f"take with_settings(task={task!r}), which shares the server's model")
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
         options: dict[str, Any] = {"truncate_dim": truncate_dim, "normalize": normalize}
         return RemoteCall(

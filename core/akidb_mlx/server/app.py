@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
-from akidb_mlx.server import akidb, forms, monitoring, ollama, openai, rerank, rows
+from akidb_mlx.server import akidb, cohere, forms, monitoring, ollama, openai, rerank, rows
 from akidb_mlx.server.middleware import Gate
 from akidb_mlx.server.models import Models
 from akidb_mlx.server.problems import HANDLERS
@@ -18,6 +18,7 @@ from akidb_mlx.server.state import State
 __all__ = ["create_app"]
 
 _ROUTES = [
+    Route("/api/v1/rows", rows.rows, methods=["POST"]),
     Route("/v1/embeddings", openai.create_embeddings, methods=["POST"]),
     Route("/v1/models", openai.list_models, methods=["GET"]),
     Route("/v1/models/{model:path}", openai.show_model, methods=["GET"]),
@@ -28,6 +29,7 @@ _ROUTES = [
     Route("/api/tags", ollama.tags, methods=["GET"]),
     Route("/api/show", ollama.show, methods=["POST"]),
     Route("/api/version", ollama.version, methods=["GET"]),
+    Route("/v2/embed", cohere.embed, methods=["POST"]),
     Route("/rerank", rerank.rerank, methods=["POST"]),
     Route("/v1/rerank", rerank.rerank_documents, methods=["POST"]),
     Route("/v2/rerank", rerank.rerank_documents, methods=["POST"]),
@@ -37,7 +39,6 @@ _ROUTES = [
     Route("/api/v1/hybrid", forms.hybrid, methods=["POST"]),
     Route("/api/v1/terms", forms.terms, methods=["POST"]),
     Route("/api/v1/matches", forms.matches, methods=["POST"]),
-    Route("/api/v1/rows", rows.rows, methods=["POST"]),
     Route("/api/v1/tokens", rows.count_tokens, methods=["POST"]),
     Route("/api/v1/describe", rows.describe, methods=["POST"]),
     Route("/health", monitoring.health, methods=["GET"]),

@@ -1,6 +1,11 @@
 """What all embedding routes do: a model's name and side, then texts → vectors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.effective.tasks import side_of_task
@@ -8,9 +13,10 @@ from akidb_mlx.embedder import Usage
 from akidb_mlx.server.models import ServedModel
 from akidb_mlx.server.problems import Problem
 from akidb_mlx.server.state import State
+from akidb_mlx.small_vectors import OutputDtype
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["Wanted", "embed", "side_of"]
+__all__ = ["Wanted", "embed", "embed_as", "side_of"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,19 @@ async def embed(
         max_tokens=state.settings.max_request_tokens,
         task=wanted.task,
     )
+
+
+async def embed_as(
+    state: State, texts: list[str], wanted: Wanted, dtypes: Sequence[OutputDtype]
+) -> tuple[dict[OutputDtype, NDArray[Any]], Usage]:
+    """As `embed`, in several types of numbers at once; a Problem where the model has no calibration for one."""
+    model = await state.model(wanted.model, "embedder")
+    _check_dimensions(model, wanted)
+    blank = np.zeros((1, wanted.dimensions or model.embedder.dimension), np.float32)
+    for dtype in dtypes:  # before anything is computed
+        model.embedder.quantize(blank, dtype)
+    rows, usage = await embed(state, texts, wanted)
+    return {dtype: model.embedder.quantize(rows, dtype) for dtype in dtypes}, usage
 
 
 def side_of(state: State, wanted: Wanted) -> Side | None:

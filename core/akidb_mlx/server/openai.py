@@ -5,7 +5,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from akidb_mlx.server.embedding import Wanted, embed
+from akidb_mlx.server.embedding import Wanted, embed_as
 from akidb_mlx.server.request_body import check_texts, read_request
 from akidb_mlx.server.responses import openai_response
 from akidb_mlx.server.schemas import EmbeddingsRequest, ModelCard, ModelList
@@ -27,9 +27,10 @@ async def create_embeddings(request: Request) -> Response:
         asked.wanted_truncate,
         task=asked.task,
     )
-    rows, usage = await state.answer(request, embed(state, asked.input, wanted))
+    dtype = asked.wanted_dtype
+    rows, usage = await state.answer(request, embed_as(state, asked.input, wanted, [dtype]))
     note(request, asked.model, len(asked.input), usage)
-    return await openai_response(rows, asked.model, usage.tokens, as_base64=asked.encoding_format == "base64")
+    return await openai_response(rows[dtype], asked.model, usage.tokens, as_base64=asked.encoding_format == "base64")
 
 
 async def list_models(request: Request) -> Response:

@@ -8,7 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 import akidb_mlx
 from akidb_mlx import wire
-from akidb_mlx.server import form_schemas, ollama_schemas, rerank_schemas, row_schemas, schemas
+from akidb_mlx.server import cohere_schemas, form_schemas, ollama_schemas, rerank_schemas, row_schemas, schemas
 
 __all__ = ["document"]
 
@@ -29,6 +29,7 @@ _PROBLEMS = {
 }
 _NAMES_MODEL = (
     "AkiDBEmbedRequest",
+    "CohereEmbedRequest",
     "DescribeRequest",
     "EmbeddingsRequest",
     "HybridRequest",
@@ -52,7 +53,7 @@ def document(models: Sequence[str]) -> dict[str, Any]:
     """OpenAPI 3.1, with the names of the models served as examples."""
     used = [
         getattr(module, name)
-        for module in (schemas, form_schemas, ollama_schemas, rerank_schemas, row_schemas)
+        for module in (schemas, cohere_schemas, form_schemas, ollama_schemas, rerank_schemas, row_schemas)
         for name in module.__all__
     ]
     template = "#/components/schemas/{model}"
@@ -70,6 +71,11 @@ def document(models: Sequence[str]) -> dict[str, Any]:
             },
             "/api/v1/embed": {
                 "post": _post("Embed texts, as AkiDB asks", schemas.AkiDBEmbedRequest, schemas.AkiDBEmbedResponse)
+            },
+            "/v2/embed": {
+                "post": _post(
+                    "Embed texts, as Cohere does", cohere_schemas.CohereEmbedRequest, cohere_schemas.CohereEmbedResponse
+                )
             },
             **_form_paths(),
             **_ollama_paths(),

@@ -6,7 +6,7 @@ __all__ = ["is_ollamas", "where_instead"]
 _PLACES = {
     "embeddings": ("/v1/embeddings",),
     "embedding": ("/v1/embeddings",),
-    "embed": ("/v1/embeddings", "/api/embed", "/api/v1/embed"),
+    "embed": ("/v1/embeddings", "/v2/embed", "/api/embed", "/api/v1/embed"),
     "rerank": ("/v1/rerank", "/v2/rerank", "/rerank"),
     "reranking": ("/v1/rerank",),
     "score": ("/score",),

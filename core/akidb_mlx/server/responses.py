@@ -18,7 +18,7 @@ __all__ = ["akidb_response", "json_response", "numbers", "ollama_response", "ope
 _INLINE_NUMBERS = 32_768
 
 
-async def openai_response(rows: Embeddings, model: str, tokens: int, *, as_base64: bool) -> Response:
+async def openai_response(rows: NDArray[Any], model: str, tokens: int, *, as_base64: bool) -> Response:
     """OpenAI's list of embeddings."""
     head = b'{"object":"list","data":['
     tail = b'],"model":%b,"usage":%b}' % (_json(model), _json({"prompt_tokens": tokens, "total_tokens": tokens}))
@@ -60,7 +60,7 @@ def numbers(rows: NDArray[np.floating[Any]], encoding_format: str | None) -> NDA
     return base64.b64encode(np.ascontiguousarray(rows, "<f4").tobytes()).decode()
 
 
-async def _response(rows: Embeddings, head: bytes, items: Callable[[], Iterable[bytes]], tail: bytes) -> Response:
+async def _response(rows: NDArray[Any], head: bytes, items: Callable[[], Iterable[bytes]], tail: bytes) -> Response:
     def join() -> bytes:
         return b"".join((head, b",".join(items()), tail))
 
@@ -68,13 +68,14 @@ async def _response(rows: Embeddings, head: bytes, items: Callable[[], Iterable[
     return Response(body, media_type="application/json")
 
 
-def _numbers(row: Embeddings) -> bytes:
+def _numbers(row: NDArray[Any]) -> bytes:
     """The shortest decimals that give back the same float32: half the bytes of Python's own."""
     return orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _base64(row: Embeddings) -> bytes:
-    return b'"%b"' % base64.b64encode(row.astype("<f4", copy=False).tobytes())
+def _base64(row: NDArray[Any]) -> bytes:
+    little = row.dtype.newbyteorder("<")
+    return b'"%b"' % base64.b64encode(row.astype(little, copy=False).tobytes())
 
 
 def _json(value: Any) -> bytes:

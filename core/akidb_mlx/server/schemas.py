@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from akidb_mlx.small_vectors import OutputDtype
+
 __all__ = [
     "AkiDBEmbedRequest",
     "AkiDBEmbedResponse",
@@ -62,7 +64,7 @@ class EmbeddingsRequest(RequestBody):
         None, description="Keep only this many dimensions, the first; the vectors are scaled to unit length again."
     )
     encoding_format: Literal["float", "base64"] | None = Field(
-        None, description="Numbers (default), or base64 of little-endian float32."
+        None, description="Numbers (default), or base64 of little-endian float32 (of output_dtype's bytes)."
     )
     user: str | None = Field(None, description="Taken and ignored.")
     input_type: InputType | None = Field(None, description=INPUT_TYPE)
@@ -77,7 +79,10 @@ class EmbeddingsRequest(RequestBody):
     )
     truncation: bool | None = Field(None, description="Voyage's name for truncate.")
     output_dimension: Annotated[int, Field(ge=1)] | None = Field(None, description="Voyage's name for dimensions.")
-    output_dtype: Literal["float"] | None = Field(None, description="Voyage's; only float32 is made here.")
+    output_dtype: Literal["float", "int8", "uint8", "binary", "ubinary"] | None = Field(
+        None,
+        description="Voyage's: of this type, in base64 its bytes. int8 and uint8 need the model's calibration.",
+    )
 
     @model_validator(mode="after")
     def _one_name_each(self) -> Self:
@@ -91,6 +96,12 @@ class EmbeddingsRequest(RequestBody):
     def wanted_truncate(self) -> bool | None:
         """`truncate` under either name."""
         return self.truncation if self.truncate is None else self.truncate
+
+    @property
+    def wanted_dtype(self) -> OutputDtype:
+        """`output_dtype` by our name."""
+        said = self.output_dtype
+        return "float32" if said is None or said == "float" else said
 
     @property
     def wanted_dimensions(self) -> int | None:
@@ -118,7 +129,7 @@ class TokenUsage(BaseModel):
 class _EmbeddingItem(BaseModel):
     object: Literal["embedding"]
     index: int
-    embedding: list[float] | str
+    embedding: list[float] | list[int] | str
 
 
 class EmbeddingsResponse(BaseModel):

@@ -63,7 +63,7 @@ class Decoder(Backbone):
         self._norm = family.norm
         if config["model_type"] in COMPLETIONS:
             COMPLETIONS[config["model_type"]](self.model, self._kinds, config)
-        self._has_experts = config["model_type"] in MIXTURES
+        self.has_experts = config["model_type"] in MIXTURES
         self._plain = family.plain
         self._query_scale: QueryScale | None = None
         self._ropes = [rope for rope in ropes.values() if isinstance(rope, RopeByLength)]
@@ -71,7 +71,7 @@ class Decoder(Backbone):
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """The checkpoint's weights under our names; products of the same input are joined where they can be."""
         weights = super().sanitize(weights)
-        if self._has_experts:
+        if self.has_experts:
             weights = gather_experts(weights)
         if self._plain:
             for index, layer in enumerate(self.model.layers):

@@ -270,6 +270,7 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
     "attention_bias": (False,),
     "mlp_bias": (False,),
     "rope_traditional": (False,),
+    "use_bidirectional_attention": (False,),
     "use_mrope": (False,),
     "use_sliding_window": (False,),
 }

@@ -20,7 +20,10 @@ _FIELDS = (
     *("moe_intermediate_size", "norm_topk_prob", "num_dense_layers", "num_experts", "num_experts_per_tok"),
     *("output_router_logits", "routed_scaling_factor", "use_expert_bias"),
 )
+# mlx-lm's names of a network without experts.
+_MLX_LM = (("gate", "w1"), ("up", "w3"), ("down", "w2"))
 _RENAMES = (
+    *((rf"\.feed_forward\.{theirs}_proj\.", f".feed_forward.{ours}.") for theirs, ours in _MLX_LM),
     (r"\.feed_forward\.expert_bias$", ".mlp.router.correction"),
     (r"\.feed_forward\.(gate|experts|switch_mlp)\.", r".mlp.\1."),
 )

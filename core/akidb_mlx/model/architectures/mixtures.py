@@ -16,7 +16,7 @@ from akidb_mlx.model.architectures.joined_layers import GatedNetwork
 from akidb_mlx.model.layers.activations import Activation
 from akidb_mlx.model.layers.experts import Experts, Mixture, Router
 
-__all__ = ["MIXTURES", "MixtureKind", "gather_experts"]
+__all__ = ["MIXTURES", "MixtureKind", "gather_experts", "own_name", "stack_experts"]
 
 Config = Mapping[str, Any]
 
@@ -134,7 +134,8 @@ _RENAMES = (
     (r"\.mlp\.shared_expert_gate\.", ".mlp.shared_gate."),
 )
 _ONE = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(\w+\.\w+)$")
-_GATE_UP = ".mlp.experts.gate_up_proj.weight"
+_EXPERTS = ".mlp.experts."
+_GATE_UP = f"{_EXPERTS}gate_up_proj.weight"
 
 
 def gather_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
@@ -154,6 +155,19 @@ def gather_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
         gate, up = mx.split(weights.pop(name), 2, axis=1)
         weights |= {name.replace("gate_up_proj", "gate_proj"): gate, name.replace("gate_up_proj", "up_proj"): up}
     return {name: part.reshape(-1) if name.endswith(".correction") else part for name, part in weights.items()}
+
+
+def own_name(name: str) -> str:
+    """What we call one weight, by itself."""
+    return next(iter(rename({name: mx.array(0)}, _RENAMES)))
+
+
+def stack_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """All experts of a layer in one array by mlx-lm's name, which `gather_experts` knows; other weights as they are."""
+    gathered = gather_experts(dict(weights))
+    stacked = {name: part for name, part in gathered.items() if _EXPERTS in name}
+    others = {name: weight for name, weight in weights.items() if _EXPERTS not in own_name(name)}
+    return others | {name.replace(_EXPERTS, ".mlp.switch_mlp."): part for name, part in stacked.items()}
 
 
 def _make_network(width: int, inner: int, act: Activation, *, biased: bool) -> nn.Module:
