@@ -4,7 +4,7 @@ Liquid AI's own code for its embedders (LFM2.5, `Lfm2BidirectionalModel`) lets a
 convolutions; no class of transformers does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -69,7 +69,9 @@ class Layer(nn.Module):
         else:
             kernel, bias = read(config, "conv_L_cache", int), read(config, "conv_bias", bool)
             self.convolution = ShortConvolution(width, kernel, bias=bias, centred=centred)
-        self.mlp = GatedMLP(width, _inner(config), ACTIVATIONS["silu"], bias=False, down_bias=False)
+        self.mlp: Callable[[mx.array], mx.array] = GatedMLP(
+            width, _inner(config), ACTIVATIONS["silu"], bias=False, down_bias=False
+        )
 
     def __call__(self, x: mx.array, mask: Mask, rope: Rope, kept: mx.array | None) -> mx.array:
         """(rows, length, width) → the same shape; `kept` is what `ShortConvolution` takes."""
