@@ -64,7 +64,8 @@ def create_app(models: Models, settings: ServerSettings | None = None, api_key: 
         CORSMiddleware,
         allow_origins=state.settings.cors_origins,
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type"],
+        allow_headers=["*"],  # OpenAI's clients send many of their own; whose pages may ask is said by the origins
+        expose_headers=["Retry-After", "X-Request-Id", "X-Truncated-Texts"],
     )
     middleware = [cors, gate] if state.settings.cors_origins else [gate]
     app = Starlette(routes=_ROUTES, middleware=middleware, exception_handlers=HANDLERS, lifespan=lifespan)
