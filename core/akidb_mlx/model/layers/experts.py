@@ -1,6 +1,7 @@
 """Mixtures of experts (Shazeer et al. 2017, arXiv:1701.06538): each token goes through a few of many networks."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -90,7 +91,7 @@ class PackedExpertLinear(nn.Module):
         super().__init__()
         self.weight, self.scales, *biases = mx.quantize(weight, group_size, bits, mode=mode)
         self.biases = biases[0] if biases else None
-        self._packing = {"group_size": group_size, "bits": bits, "mode": mode}
+        self._packing: dict[str, Any] = {"group_size": group_size, "bits": bits, "mode": mode}
 
     def sorted(self, x: mx.array, experts: mx.array) -> mx.array:
         """As `ExpertLinear.sorted`."""
@@ -138,7 +139,7 @@ class Experts(nn.Module):
             while start < end:
                 stop = min(start + _ROWS, end)
                 rows = x[mx.array(tokens[start:stop])]
-                given.append(self._network(rows, lambda layer, x, expert=expert: layer.one(x, expert)))
+                given.append(self._network(rows, partial(_multiply, expert)))
                 mx.eval(given[-1])
                 start = stop
         return mx.concatenate(given)[mx.array(_places(order))].reshape(*experts.shape, -1)
@@ -185,6 +186,10 @@ class Mixture(nn.Module):
             shared = self.shared(x)
             given = given + (mx.sigmoid(self.shared_gate(x)) * shared if "shared_gate" in self else shared)
         return given
+
+
+def _multiply(expert: int, layer: ExpertLinear | PackedExpertLinear, x: mx.array) -> mx.array:
+    return layer.one(x, expert)
 
 
 def _places(order: NDArray[np.intp]) -> NDArray[np.intp]:
