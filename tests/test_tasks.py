@@ -93,7 +93,7 @@ def test_a_remote_embedder_has_the_task_of_its_settings():
         assert_close(remote.encode(texts), arrays["encode"], 1e-5)
         assert_close(remote.encode_query(texts), arrays["query retrieval.query"], 1e-5)
         assert_close(separating.encode(texts), arrays["encode separation"], 1e-5)
-        with pytest.raises(errors.ConfigError, match="take with_settings"):
+        with pytest.raises(errors.AkiDBMLXError, match="task"):
             remote.encode(texts, task="separation")
 
 

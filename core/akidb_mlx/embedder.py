@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from os import PathLike
-from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,12 +27,10 @@ from akidb_mlx.pipeline.inputs import as_async, checked, checked_async, checked_
 from akidb_mlx.pipeline.loaded_model import EMBEDDER, LoadedModel
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
 from akidb_mlx.pipeline.tokenizer import Tokenizer
-from akidb_mlx.small_vectors import Calibration, OutputDtype, OutputForm
+from akidb_mlx.small_vectors import FLOATS, Calibration, OutputDtype, OutputForm
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["Embedder", "EmbedderProtocol", "Usage"]
-
-_FLOATS: Final = OutputForm()
 
 
 @runtime_checkable
@@ -73,7 +71,8 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         self._encoder = _encoder(loaded)
         self._path = TextPipeline(loaded, self._encoder)
         super().__init__(config, loaded)
-        self._calibration = self._read_calibration()
+        if config.calibration is not None:
+            assert self._calibration is not None  # what is wrong with it shows at once
 
     @classmethod
     def load(cls, model: "str | PathLike[str] | EmbedderConfig | None" = None, **fields: Any) -> Self:
@@ -447,7 +446,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         on_overlong: str | None = None,
         max_tokens: int | None = None,
         task: str | None = None,
-        form: OutputForm = _FLOATS,
+        form: OutputForm = FLOATS,
     ) -> Call[NDArray[Any]]:
         self._check_open()
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
@@ -461,7 +460,7 @@ class Embedder(Face[EmbedderConfig, Recipe]):
             layer_norm=self._checkpoint.truncation_layer_norm,
             normalize_first=first,
         )
-        if form != _FLOATS:
+        if form != FLOATS:
             finish = partial(self._finish_as, self._checked_form(form, dimension), finish)
         on_overlong = on_overlong or self.config.on_overlong
         return Call(
@@ -487,9 +486,11 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         # A stream is bulk work, also one of queries.
         return replace(call, urgent=False, errors=None if on_error is None else {})
 
-    def _read_calibration(self) -> Calibration | None:
+    @cached_property
+    def _calibration(self) -> Calibration | None:
         file = self.config.calibration
-        if file is None and self._checkpoint.output == WHOLE_NUMBERS and not self._normalize:
+        info = self.info() if file is None else {}
+        if info.get("output") == WHOLE_NUMBERS and not info.get("normalize"):
             types: tuple[OutputDtype, ...] = ("int8", "ubinary")
             of_each = [small_vectors.calibrate(dtype, 1.0, whole_numbers=True) for dtype in types]
             return {**of_each[0], **of_each[1]}

@@ -17,6 +17,7 @@ from akidb_mlx.errors import ConfigError, InputError
 from akidb_mlx.vectors import Embeddings
 
 __all__ = [
+    "FLOATS",
     "LARGEST",
     "OUTPUT_DTYPES",
     "Calibration",
@@ -57,6 +58,10 @@ class OutputForm:
 
     dtype: OutputDtype = "float32"
     calibration: Calibration | None = None
+
+
+FLOATS: Final = OutputForm()
+"""float32, as rows are by themselves."""
 
 
 def needs_calibration(output_dtype: str) -> bool:

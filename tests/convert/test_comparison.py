@@ -115,7 +115,7 @@ def test_convert_ends_with_a_table(capsys, tmp_path, lines):
     assert told.startswith(f"{out}: 13 layers in 2 bit affine in groups of 32, mix alike; weights ")
     for word in ("weights in files", "in memory", "texts/s", "recall@10", "least cosine", "(16 queries"):
         assert word in told
-    assert "--mix edges8 keep more than this" in told
+    assert "--mix layers8 keep more" in told
 
 
 def test_convert_in_json(capsys, tmp_path, lines):

@@ -110,11 +110,10 @@ def _advice(done: Conversion, compared: Comparison) -> list[str]:
     kept = compared.recall_at_10
     if kept >= _FEW_KEPT:
         return []
-    others = [f"--bits {done.packing.bits} --mix edges8"] if done.mix != "edges8" else []
-    if done.packing.mode == "affine" and done.packing.group_size > 32:
-        others.append("--group-size 32")
-    more = f"; {' and '.join(others)} keep more than this" if others else ""
-    return [f"  {1 - kept:.0%} of the ten nearest are others: take --bits 8 where that counts{more}"]
+    others = ["--bits 8", "--bits 6", "--mix layers8"] if done.packing.bits < 6 else ["--bits 8"]
+    return [
+        f"  {1 - kept:.0%} of the ten nearest are others; {' and '.join(others)} keep more: measure which of them does"
+    ]
 
 
 def _plain(done: Conversion, compared: Comparison | None) -> dict[str, Any]:

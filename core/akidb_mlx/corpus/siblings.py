@@ -48,5 +48,5 @@ def _difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     if made.get("fingerprint") != wanted.get("fingerprint"):
         return f"was made by another recipe ({made.get('model_name')})"
     if needs_calibration(str(wanted.get("output_dtype"))) and made.get("calibration") != wanted.get("calibrated_by"):
-        return "has another scale of its whole numbers (give it as calibration)"
+        return "has another scale of its int8 numbers (give it as calibration)"
     return ""

@@ -2,6 +2,8 @@
 
 from typing import Any, ClassVar
 
+from numpy.typing import NDArray
+
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
@@ -10,7 +12,7 @@ from akidb_mlx.errors import InputError
 from akidb_mlx.remote.face import RemoteFace, concatenated
 from akidb_mlx.remote.model import Kind, RemoteModel
 from akidb_mlx.remote.path import RemoteCall
-from akidb_mlx.vectors import Embeddings
+from akidb_mlx.small_vectors import FLOATS, OutputForm
 
 __all__ = ["RemoteEmbedder"]
 
@@ -40,15 +42,18 @@ class RemoteEmbedder(RemoteFace[EmbedderConfig], Embedder):
         on_overlong: str | None = None,
         max_tokens: int | None = None,
         task: str | None = None,
-    ) -> RemoteCall[Embeddings]:
+        form: OutputForm = FLOATS,
+    ) -> RemoteCall[NDArray[Any]]:
         self._check_open()
         if task is not None:
             raise self._refuse("task", f"take with_settings(task={task!r}), which shares the server's model")
         dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
+        if form != FLOATS:
+            form = self._checked_form(form, dimension)
         options: dict[str, Any] = {"truncate_dim": truncate_dim, "normalize": normalize}
         return RemoteCall(
             prompt,
-            lambda parts: concatenated(parts, (0, dimension)),
+            lambda parts: self._quantized(concatenated(parts, (0, dimension)), form),
             urgent=side == "query",
             side=side,
             on_overlong=on_overlong or self.config.on_overlong,

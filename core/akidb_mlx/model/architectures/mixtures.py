@@ -167,7 +167,8 @@ def stack_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
     gathered = gather_experts(dict(weights))
     stacked = {name: part for name, part in gathered.items() if _EXPERTS in name}
     others = {name: weight for name, weight in weights.items() if _EXPERTS not in own_name(name)}
-    return others | {name.replace(_EXPERTS, ".mlp.switch_mlp."): part for name, part in stacked.items()}
+    block = "block_sparse_moe" if any(".block_sparse_moe." in name for name in weights) else "mlp"
+    return others | {name.replace(_EXPERTS, f".{block}.switch_mlp."): part for name, part in stacked.items()}
 
 
 def _make_network(width: int, inner: int, act: Activation, *, biased: bool) -> nn.Module:
