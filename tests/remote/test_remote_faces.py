@@ -264,7 +264,9 @@ def test_texts_that_are_cut_are_told_once_and_counted(server, caplog):
         told = [record.message for record in caplog.records if record.name.startswith("akidb_mlx.remote")]
         assert told == ["1 of 2 texts have more than 48 tokens and are cut there; later ones are only counted (info())"]
         assert there.stats()["truncated_texts"] >= 2
-        assert there.count_tokens([LONG, "a b"], "ask: ") == here.count_tokens([LONG, "a b"], "ask: ")
+        for options in ({}, {"truncate": False}):
+            found = there.count_tokens([LONG, "a b"], "ask: ", **options)
+            assert found == here.count_tokens([LONG, "a b"], "ask: ", **options)
         with pytest.raises(errors.InputError, match="more than 3 tokens together"):
             asyncio.run(there.aencode_with_usage(["some words here"], max_tokens=3))
 

@@ -145,10 +145,15 @@ class RemoteFace(Face[C, Any]):
         self._check_open()
         return self._met(self.config.with_changes(**fields), self.server, None)
 
-    def count_tokens(self, texts: Sequence[Any], prompt: str = "", *, side: Side | None = None) -> list[int]:
-        """Tokens of each text (or pair), as the model reads them: with prompt and special tokens, after truncation."""
+    def count_tokens(
+        self, texts: Sequence[Any], prompt: str = "", *, side: Side | None = None, truncate: bool = True
+    ) -> list[int]:
+        """Tokens of each text (or pair), as the model reads them: with prompt and special tokens, after truncation.
+
+        With `truncate=False`, of an embedder alone, also what it does not read.
+        """
         self._check_open()
-        return self._path.count_tokens(texts, prompt, side)  # type: ignore[no-any-return]
+        return self._path.count_tokens(texts, prompt, side, truncate=truncate)  # type: ignore[no-any-return]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the configuration and the address; an api_key that was given goes with it."""

@@ -77,10 +77,12 @@ class RemotePath(TextPipeline[Input]):
                 name_text(error, texts, call.first)
                 raise
 
-    def count_tokens(self, texts: Sequence[Input], prompt: str, side: Side | None) -> list[int]:
+    def count_tokens(self, texts: Sequence[Input], prompt: str, side: Side | None, *, truncate: bool) -> list[int]:
         """Tokens of each, as the model reads them."""
         texts = self.encoder.check(texts)
-        said = {"prompt": prompt, **({} if side is None else {"input_type": side})}
+        said: dict[str, Any] = {"prompt": prompt, **({} if side is None else {"input_type": side})}
+        if not truncate:
+            said["truncate"] = False
         counted: list[int] = []
         for body in bodies(texts, None, self._model.head(**said), self._model.limits, self._model.max_seq_length):  # type: ignore[arg-type]
             counted += self._model.tokens(body)

@@ -107,6 +107,14 @@ class RowsRequest(_InputsRequest):
 class TokensRequest(_InputsRequest):
     """Texts or pairs whose tokens are counted."""
 
+    truncate: bool = Field(True, description="An embedder's: false counts what is not read too.")
+
+    @model_validator(mode="after")
+    def _of_an_embedder(self) -> Self:
+        if not self.truncate and self.kind != "embedder":
+            raise ValueError("truncate: false is for kind embedder")
+        return self
+
 
 class TokensResponse(BaseModel):
     """Tokens of each text: with prompt, template and special tokens, after truncation."""

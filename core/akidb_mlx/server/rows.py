@@ -97,6 +97,8 @@ async def count_tokens(request: Request) -> Response:
         variant = await _variant(state, name, asked)
         sided = asked.kind in ("sparse", "multi_vector")
         options: dict[str, Any] = {"side": _side(state, name, asked)} if sided else {}
+        if not asked.truncate:
+            options["truncate"] = False
         prompt = asked.prompt or ""
         face: Any = variant.face
         return variant, await asyncio.to_thread(face.count_tokens, asked.inputs, prompt, **options)
