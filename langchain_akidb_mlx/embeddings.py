@@ -61,17 +61,17 @@ class AkiDBMLXEmbeddings(EmbedderAdapter, Embeddings):
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
-    model: ModelName = Field(
-        default="",
-        validation_alias=AliasChoices("model", "model_name"),
-        description="A local folder, package:NAME (an installed package with a model), a Hub id, or an alias.",
-    )
     show_progress: bool = Field(default=False, description="Show a progress bar over documents.")
 
     if TYPE_CHECKING:  # type checkers learn from fields which arguments there are; a path is taken too
-        model: Any
+        model: Any = Field(default="")
         model_name: Any = Field(default="")
     else:
+        model: ModelName = Field(
+            default="",
+            validation_alias=AliasChoices("model", "model_name"),
+            description="A local folder, package:NAME (an installed package with a model), a Hub id, or an alias.",
+        )
 
         @property
         def model_name(self) -> str:

@@ -2,6 +2,7 @@
 
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.embedder import Embedder
+from akidb_mlx.errors import ConfigError
 from akidb_mlx.hybrid_embedder import HybridEmbedder
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
 from akidb_mlx.pipeline.text_splitter import Chunk, TextSplitter
@@ -29,5 +30,9 @@ def splitter_for(
         ConfigError: numbers that do not fit the model.
     """
     face = model.dense if isinstance(model, HybridEmbedder) else model
+    if not hasattr(face, "_encoder"):
+        raise ConfigError(
+            f"a {type(face).__name__} has no tokenizer here; load the model in this process to split texts"
+        )
     prompt = face._prompts.choose(side=side)
     return TextSplitter(face._loaded.tokenizer, face._encoder, prompt, side, max_tokens, overlap)

@@ -108,7 +108,7 @@ def test_where_no_task_means_no_vector_it_must_be_named():
         Embedder.load(folder)
     with pytest.raises(errors.ConfigError, match="has no task 'separation'; its tasks are 'retrieval', "):
         Embedder.load(folder, task="separation")
-    with Embedder.load(folder, task="retrieval.query") as embedder:  # as Jina's own API calls it
+    with Embedder.load(folder, dtype="float32", task="retrieval.query") as embedder:  # as Jina's own API calls it
         assert_close(embedder.encode_query(facts["texts"]), arrays["query retrieval"], 1e-5)
 
 

@@ -95,8 +95,8 @@ def _facts(config: AnyConfig) -> dict[str, Any]:
     recipe = read_recipe(config)
     dimension = read_dimension(config, recipe)
     told = describe(config, recipe, FACTS) | {"dimension": dimension}
-    # Where nobody says whether to normalise there is no recipe yet; `encode` says what to set.
-    known = told["normalize"] is not None
+    # Where nobody says whether to normalise, or which task, there is no recipe yet; `encode` says what to set.
+    known = told["normalize"] is not None and (config.task is not None or not recipe.checkpoint.task_required)
     return _ended(told, recipe, fingerprint(fingerprint_facts(config, recipe, dimension)) if known else None)
 
 

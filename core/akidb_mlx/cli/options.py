@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
 
-__all__ = ["add_config_options", "add_model_argument", "add_model_option", "add_more_options", "read_config"]
+__all__ = [
+    "add_config_options",
+    "add_model_argument",
+    "add_model_option",
+    "add_more_options",
+    "described",
+    "read_config",
+]
 
 _UNSET = argparse.SUPPRESS
 Config = TypeVar("Config", bound=ModelConfig)
@@ -17,12 +24,12 @@ Config = TypeVar("Config", bound=ModelConfig)
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
     """MODEL as a positional argument that may be left out, when the configuration decides."""
-    parser.add_argument("model", nargs="?", default=_UNSET, metavar="MODEL", help=_help(EmbedderConfig, "model"))
+    parser.add_argument("model", nargs="?", default=_UNSET, metavar="MODEL", help=described(EmbedderConfig, "model"))
 
 
 def add_model_option(parser: argparse.ArgumentParser, config: type[ModelConfig] = EmbedderConfig) -> None:
     """`--model`, for commands whose words are something else; call it first, so that help begins with it."""
-    parser.add_argument("--model", default=_UNSET, metavar="MODEL", help=_help(config, "model"))
+    parser.add_argument("--model", default=_UNSET, metavar="MODEL", help=described(config, "model"))
 
 
 def add_config_options(
@@ -71,7 +78,7 @@ def _add_fields(
         if name in but:
             continue
         flag = "--" + name.replace("_", "-")
-        told = _help(config, name) if only is None or name in only else argparse.SUPPRESS
+        told = described(config, name) if only is None or name in only else argparse.SUPPRESS
         if bool in _kinds(field.annotation):
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=_UNSET, help=told)
         else:
@@ -80,7 +87,7 @@ def _add_fields(
             group.add_argument(flag, default=_UNSET, metavar=metavar, help=told)
 
 
-def _help(config: type[ModelConfig], name: str) -> str:
+def described(config: type[ModelConfig], name: str) -> str:
     """A field's description in the command line's words, where nobody can say None."""
     field = config.model_fields[name]
     told = re.sub(r"\bNone:? (?=\w)", "By default ", field.description or "")

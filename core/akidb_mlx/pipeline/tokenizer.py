@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import AddedToken, normalizers, processors
 from tokenizers import Tokenizer as HFTokenizer
 
-from akidb_mlx.errors import CheckpointError, ConfigError, InputError
+from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputError
 from akidb_mlx.model.encoding import TokenIds
 from akidb_mlx.pipeline.inputs import valid_unicode
 
@@ -215,6 +215,8 @@ class Tokenizer:
         """Each text's encoding; InputError names the first one that the tokenizer has no tokens for."""
         try:
             return list(self._tokenizer.encode_batch_fast(texts, add_special_tokens=self._special_tokens))
+        except AkiDBMLXError:  # its file has changed
+            raise
         except Exception as error:  # tokenizers raises bare Exception
             for place, text in enumerate(texts, first_index):
                 try:
