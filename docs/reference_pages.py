@@ -11,6 +11,7 @@ from typing import Any
 
 from akidb_mlx import EmbedderConfig, MultiVectorConfig, RerankerConfig, SparseConfig
 from akidb_mlx.cli import COMMANDS
+from akidb_mlx.cli.options import described
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.config.options import MODEL_ALIASES, ModelOptions
 from akidb_mlx.server.settings import ServerSettings
@@ -98,8 +99,8 @@ def command_line_page() -> str:
 
 def _is_configured(action: argparse.Action) -> bool:
     """Whether an option is a configuration's field, not the command's own of the same name."""
-    fields = [kind.model_fields.get(action.dest) for _, kind in KINDS if action.dest != "model"]
-    return any(field and (field.description or "").replace("%", "%%") == action.help for field in fields)
+    kinds = [kind for _, kind in KINDS if action.dest != "model" and action.dest in kind.model_fields]
+    return any(described(kind, action.dest) == action.help for kind in kinds)
 
 
 def _option(action: argparse.Action) -> str:

@@ -1,6 +1,7 @@
 """AkiDBMLXEmbeddings: LangChain's `Embeddings` over `akidb_mlx.Embedder`."""
 
 import re
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.embeddings import Embeddings
 from numpy.typing import ArrayLike
@@ -60,12 +61,22 @@ class AkiDBMLXEmbeddings(EmbedderAdapter, Embeddings):
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
-    model: ModelName = Field(
-        default="",
-        validation_alias=AliasChoices("model", "model_name"),
-        description="A local folder, package:NAME (an installed package with a model), a Hub id, or an alias.",
-    )
     show_progress: bool = Field(default=False, description="Show a progress bar over documents.")
+
+    if TYPE_CHECKING:  # type checkers learn from fields which arguments there are; a path is taken too
+        model: Any = Field(default="")
+        model_name: Any = Field(default="")
+    else:
+        model: ModelName = Field(
+            default="",
+            validation_alias=AliasChoices("model", "model_name"),
+            description="A local folder, package:NAME (an installed package with a model), a Hub id, or an alias.",
+        )
+
+        @property
+        def model_name(self) -> str:
+            """`model` by LlamaIndex's and sentence-transformers' name."""
+            return self.model
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents, with the model's document prompt if it has one; in their order."""

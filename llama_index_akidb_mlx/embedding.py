@@ -1,8 +1,9 @@
 """AkiDBMLXEmbedding: LlamaIndex's `BaseEmbedding` over `akidb_mlx.Embedder`."""
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings.loading import RECOGNIZED_EMBEDDINGS
@@ -11,7 +12,9 @@ from pydantic import ConfigDict, Field
 
 from akidb_mlx.adapters.base import EmbedderAdapter
 from akidb_mlx.adapters.lazy import Lazy
-from akidb_mlx.errors import InputError
+from akidb_mlx.adapters.progress import progress_over
+from akidb_mlx.adapters.texts import checked
+from akidb_mlx.errors import AkiDBMLXError, InputError
 from llama_index_akidb_mlx.cache import CachePerRecipe, for_queries
 from llama_index_akidb_mlx.settled import SettledComponent
 
@@ -60,6 +63,16 @@ class AkiDBMLXEmbedding(SettledComponent, EmbedderAdapter, BaseEmbedding):
         default=None, exclude=True, repr=False, description="A BaseKVStore of vectors, kept apart by recipe and side."
     )
 
+    if TYPE_CHECKING:  # type checkers learn from fields which arguments there are; a path is taken too
+        model: Any = Field(default="")
+        model_name: Any = Field(default="")
+    else:
+
+        @property
+        def model(self) -> str:
+            """`model_name` by LangChain's name."""
+            return self.model_name
+
     def _fill(self, lazy: Lazy[Any, Any], given: Mapping[str, Any]) -> None:
         super()._fill(lazy, given)
         self.embeddings_cache = self.embeddings_cache  # __setattr__ keeps it apart
@@ -99,6 +112,24 @@ class AkiDBMLXEmbedding(SettledComponent, EmbedderAdapter, BaseEmbedding):
         with for_queries():
             return await super().aget_query_embedding(query)
 
+    @functools.wraps(BaseEmbedding.get_text_embedding_batch)
+    def get_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[list[float]]:
+        """As BaseEmbedding; the bar moves within a batch too, and an error has the text's place in `texts`."""
+        texts = list(checked(texts))
+        with progress_over(len(texts), show_progress), _numbered(texts):
+            return super().get_text_embedding_batch(texts, **kwargs)
+
+    @functools.wraps(BaseEmbedding.aget_text_embedding_batch)
+    async def aget_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[list[float]]:
+        """As BaseEmbedding; the bar moves within a batch too, and an error has the text's place in `texts`."""
+        texts = list(checked(texts))
+        with progress_over(len(texts), show_progress), _numbered(texts):
+            return await super().aget_text_embedding_batch(texts, **kwargs)
+
     @functools.wraps(BaseEmbedding.__call__)
     def __call__(  # type: ignore[override]
         self, nodes: Sequence[BaseNode], **kwargs: Any
@@ -106,11 +137,13 @@ class AkiDBMLXEmbedding(SettledComponent, EmbedderAdapter, BaseEmbedding):
         """Embed the nodes that have no embedding; those that have one are only validated.
 
         Raises:
-            InputError: a node's own embedding has another dimension or is not finite; it names the node.
+            InputError: a node's own embedding has another dimension or is not finite, or its text cannot be embedded;
+                it names the node and its id.
         """
         missing = self._validate_nodes(nodes)
         if missing:
-            super().__call__(missing, **kwargs)
+            with _named(nodes, missing):
+                super().__call__(missing, **kwargs)
         return nodes
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
@@ -119,7 +152,8 @@ class AkiDBMLXEmbedding(SettledComponent, EmbedderAdapter, BaseEmbedding):
             await self._lazy.aload()
         missing = self._validate_nodes(nodes)
         if missing:
-            await super().acall(missing, **kwargs)
+            with _named(nodes, missing):
+                await super().acall(missing, **kwargs)
         return nodes
 
     def _validate_nodes(self, nodes: Sequence[BaseNode]) -> list[BaseNode]:
@@ -137,6 +171,30 @@ class AkiDBMLXEmbedding(SettledComponent, EmbedderAdapter, BaseEmbedding):
         if name == "embeddings_cache" and value is not None:
             value = CachePerRecipe.over(value, self.to_dict())
         super().__setattr__(name, value)
+
+
+@contextmanager
+def _numbered(texts: Sequence[str]) -> Iterator[None]:
+    """An error's place is that among all texts: the framework cuts them into batches."""
+    try:
+        yield
+    except AkiDBMLXError as error:
+        if error.text in texts:
+            error.renumbered(texts.index(error.text))
+        raise
+
+
+@contextmanager
+def _named(nodes: Sequence[BaseNode], missing: Sequence[BaseNode]) -> Iterator[None]:
+    """An error names the node, with its place among `nodes`, whose text it is about."""
+    try:
+        yield
+    except AkiDBMLXError as error:
+        if error.text is not None and error.place is not None:
+            node = missing[error.place]
+            place = next(place for place, one in enumerate(nodes) if one is node)
+            error.renumbered(place, f"node {place} ({node.node_id})")
+        raise
 
 
 RECOGNIZED_EMBEDDINGS[AkiDBMLXEmbedding.class_name()] = AkiDBMLXEmbedding

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from akidb_mlx import Embedder, EmbedderConfig
+from akidb_mlx import Embedder, EmbedderConfig, RemoteEmbedder, errors
 from akidb_mlx.checkpoint.needed_files import needed_files
 from akidb_mlx.recipe import recipe_of
 from langchain_akidb_mlx import AkiDBMLXEmbeddings
@@ -80,6 +80,21 @@ def test_the_server_takes_jinas_task_and_sides():
         assert (unknown.status, "has no task 'clustering'" in unknown.error["message"]) == (400, True)
         contrary = client.embed(texts, "v3", task="retrieval.query", input_type="document")
         assert (contrary.status, "is not for what is a document" in contrary.error["message"]) == (400, True)
+
+
+def test_a_remote_embedder_has_the_task_of_its_settings():
+    _, facts, arrays = read_task_case("jina-v3")
+    texts = facts["texts"]
+    with (
+        serving({"v3": EmbedderConfig(model=V3, **EXACT)}) as server,
+        RemoteEmbedder.load("v3", base_url=server.url) as remote,
+        remote.with_settings(task="separation") as separating,
+    ):
+        assert_close(remote.encode(texts), arrays["encode"], 1e-5)
+        assert_close(remote.encode_query(texts), arrays["query retrieval.query"], 1e-5)
+        assert_close(separating.encode(texts), arrays["encode separation"], 1e-5)
+        with pytest.raises(errors.AkiDBMLXError, match="task"):
+            remote.encode(texts, task="separation")
 
 
 def test_adapters_are_fetched_with_the_weights():

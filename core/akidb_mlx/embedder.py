@@ -21,7 +21,7 @@ from akidb_mlx.errors import AkiDBMLXError, ConfigError, InputError
 from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.chat_renderer import ChatRenderer
 from akidb_mlx.pipeline.chat_tokenizer import ChatTokenizer
-from akidb_mlx.pipeline.encoders import ChatTextEncoder, Encoder, SideEncoder, TextEncoder
+from akidb_mlx.pipeline.encoders import ChatTextEncoder, CountingEncoder, SideEncoder, TextEncoder
 from akidb_mlx.pipeline.face import Face
 from akidb_mlx.pipeline.inputs import as_async, checked, checked_async, checked_stream, positive
 from akidb_mlx.pipeline.loaded_model import EMBEDDER, LoadedModel
@@ -68,7 +68,8 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         if wanted is None and self._checkpoint.truncate_dim is not None:  # a width that it has not cuts nothing
             wanted = min(self._checkpoint.truncate_dim, self.full_dimension)
         self._dimension = self._checked_dimension(wanted, ConfigError)
-        self._path = TextPipeline(loaded, _encoder(loaded))
+        self._encoder = _encoder(loaded)
+        self._path = TextPipeline(loaded, self._encoder)
         super().__init__(config, loaded)
         if config.calibration is not None:
             assert self._calibration is not None  # what is wrong with it shows at once
@@ -358,13 +359,17 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         source = checked_async(texts) if isinstance(texts, AsyncIterable) else as_async(checked_stream(texts))
         return self._path.astream(source, positive(chunk_size), call, on_error)
 
-    def count_tokens(self, texts: Sequence[str], prompt: str = "") -> list[int]:
+    def count_tokens(self, texts: Sequence[str], prompt: str = "", *, truncate: bool = True) -> list[int]:
         """Tokens of each text with prompt, template and special tokens, after truncation: what the model reads.
+
+        With `truncate=False` also what it does not read: more than `max_seq_length` are cut.
 
         Examples:
             >>> embedder.count_tokens(["what is MLX?"])  # with [CLS] and [SEP]
             [7]
         """
+        if not truncate:
+            return self._encoder.count(checked(texts), prompt)
         return [len(encoding) for encoding in self._path.encoder.encode(checked(texts), prompt).encodings]
 
     def validate(self, vectors_: ArrayLike, *, unit_length: bool = False) -> Embeddings:
@@ -529,10 +534,10 @@ class Embedder(Face[EmbedderConfig, Recipe]):
         return truncate_dim
 
 
-def _encoder(loaded: LoadedModel[Recipe]) -> Encoder[str]:
+def _encoder(loaded: LoadedModel[Recipe]) -> CountingEncoder:
     checkpoint = loaded.recipe.checkpoint
 
-    def encoder(tokenizer: Tokenizer) -> Encoder[str]:
+    def encoder(tokenizer: Tokenizer) -> CountingEncoder:
         if checkpoint.chat is None:
             # As the reference, which does not know there what the prompt is for.
             return TextEncoder(tokenizer, include_prompt=checkpoint.include_prompt, measure=loaded.tokenizer)

@@ -13,6 +13,9 @@ AkiDBMLXError
 Wrong Python types stay `TypeError`.
 """
 
+import re
+from typing import Any, Self
+
 __all__ = [
     "AkiDBMLXError",
     "BackendError",
@@ -26,8 +29,38 @@ __all__ = [
 ]
 
 
+_SHOWN = 40
+
+
 class AkiDBMLXError(Exception):
     """Base of every error that akidb-mlx raises on purpose."""
+
+    place: int | None = None
+    """Where one text (or pair) is at fault: its place in what the user gave."""
+    text: str | None = None
+    """That text."""
+
+    def at(self, place: int) -> Self:
+        """This error with the place of the text at fault; its message says it too."""
+        self.place = place
+        return self
+
+    def about(self, text: str) -> Self:
+        """This error with the text at fault; its message ends with that text's first characters."""
+        if self.text is None:
+            self.text = text
+            if not re.search(rf"\b(text|input|pair) {self.place} \(['\"]", str(self)):
+                shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+                self.args = (f"{self} (it begins {shown})", *self.args[1:])
+        return self
+
+    def renumbered(self, place: int, noun: str = "") -> Self:
+        """This error where the text has another place for the user, or is called otherwise (`node 3, id …`)."""
+        told = re.sub(
+            rf"\b(text|input) {self.place}\b", lambda match: noun or f"{match[1]} {place}", str(self), count=1
+        )
+        self.args = (told, *self.args[1:])
+        return self.at(place)
 
 
 class ConfigError(AkiDBMLXError, ValueError):
@@ -61,9 +94,9 @@ class BackendError(AkiDBMLXError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
-    def __reduce__(self) -> tuple[type["BackendError"], tuple[str, float | None]]:
+    def __reduce__(self) -> tuple[type["BackendError"], tuple[str, float | None], dict[str, Any]]:
         """Pickle with both arguments, so that the error crosses a process boundary whole."""
-        return type(self), (str(self), self.retry_after_s)
+        return type(self), (str(self), self.retry_after_s), self.__dict__
 
 
 class QueueFullError(AkiDBMLXError):

@@ -19,6 +19,7 @@ from akidb_mlx.model.host_rows import Rows
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
 from akidb_mlx.multi_vectors import MultiVectors
 from akidb_mlx.pipeline.call import Call, OnError, Usage
+from akidb_mlx.pipeline.face import Face
 from akidb_mlx.pipeline.inputs import as_async, checked_async, checked_stream, positive
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
 from akidb_mlx.restoring import restore
@@ -26,7 +27,7 @@ from akidb_mlx.sparse_embedder import SparseEmbedder
 from akidb_mlx.sparse_rows import SparseRows
 from akidb_mlx.vectors import Embeddings
 
-__all__ = ["Hybrid", "HybridEmbedder", "HybridScores", "config_as"]
+__all__ = ["Hybrid", "HybridEmbedder", "HybridScores", "config_as", "expect_long_texts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,12 @@ class HybridEmbedder:
     `dense`, `sparse` and `multi` are these three. All methods may be called from any thread, the async ones from any
     event loop.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse what other libraries' classes are called with."""
+        if not (args and isinstance(args[0], Embedder)):
+            raise TypeError(f"a {cls.__name__} is loaded: {cls.__name__}.load({', '.join(map(repr, args[:1]))}…)")
+        return super().__new__(cls)
 
     def __init__(self, dense: Embedder, sparse: SparseEmbedder, multi: MultiVectorEmbedder) -> None:
         """Use `HybridEmbedder.load` instead."""
@@ -297,14 +304,14 @@ class HybridEmbedder:
             self.multi.similarity(queries.multi, documents.multi),
         )
 
-    def count_tokens(self, texts: Sequence[str], prompt: str = "") -> list[int]:
+    def count_tokens(self, texts: Sequence[str], prompt: str = "", *, truncate: bool = True) -> list[int]:
         """Tokens of each text with prompt and special tokens, after truncation: what the model reads.
 
         Examples:
             >>> len(hybrid.count_tokens(["what is MLX?"]))
             1
         """
-        return self.dense.count_tokens(texts, prompt)
+        return self.dense.count_tokens(texts, prompt, truncate=truncate)
 
     def info(self) -> dict[str, Any]:
         """The dense recipe with the source of each fact, and under `sparse` and `multi_vector` the others' own.
@@ -399,3 +406,10 @@ def config_as(kind: type[ModelConfig], config: EmbedderConfig) -> Any:
     """Another kind's configuration with the same settings, but for those that are dense rows' own."""
     shared = (*ModelOptions.model_fields, "model", "query_prompt", "document_prompt")
     return kind.exact(**{name: getattr(config, name) for name in shared})
+
+
+def expect_long_texts(model: Face[Any, Any] | HybridEmbedder) -> None:
+    """Do not warn of texts that are cut: what is sent from now on is longer on purpose."""
+    for face in (model.dense, model.sparse, model.multi) if isinstance(model, HybridEmbedder) else (model,):
+        if isinstance(face, Face):  # not a stand-in, which cuts nothing
+            face._loaded.expect_long_texts()

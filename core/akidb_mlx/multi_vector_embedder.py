@@ -29,7 +29,7 @@ from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.chat_renderer import ChatRenderer
 from akidb_mlx.pipeline.chat_tokenizer import ChatTokenizer
 from akidb_mlx.pipeline.device_maxsim import device_maxsim
-from akidb_mlx.pipeline.encoders import ChatTextEncoder, Encoder, SideEncoder, TextEncoder
+from akidb_mlx.pipeline.encoders import ChatTextEncoder, CountingEncoder, SideEncoder, TextEncoder
 from akidb_mlx.pipeline.face import Face
 from akidb_mlx.pipeline.inputs import (
     as_async,
@@ -92,7 +92,8 @@ class MultiVectorEmbedder(Face[MultiVectorConfig, MultiVectorRecipe]):
         self._loaded = loaded
         self._checkpoint = loaded.recipe.checkpoint
         self._prompts = multi_vector_prompts(config, loaded.recipe)
-        self._path = TextPipeline(loaded, _encoder(loaded))
+        self._encoder = _encoder(loaded)
+        self._path = TextPipeline(loaded, self._encoder)
         super().__init__(config, loaded)
 
     @classmethod
@@ -529,10 +530,10 @@ def _sides(
     return list(queries), list(documents), places
 
 
-def _encoder(loaded: LoadedModel[MultiVectorRecipe]) -> Encoder[str]:
+def _encoder(loaded: LoadedModel[MultiVectorRecipe]) -> CountingEncoder:
     checkpoint = loaded.recipe.checkpoint
 
-    def encoder(tokenizer: Tokenizer) -> Encoder[str]:
+    def encoder(tokenizer: Tokenizer) -> CountingEncoder:
         if checkpoint.chat is None:
             return TextEncoder(tokenizer, include_prompt=True)
         return ChatTextEncoder(ChatTokenizer(tokenizer, ChatRenderer(checkpoint.chat, checkpoint.name, ("user",))))

@@ -114,9 +114,9 @@ def ensure_recipe(folder: str | os.PathLike[str], source: Source, *, make_folder
         folder: a folder, or the one file of a store (SQLite, DuckDB).
         source: an embedder or an adapter; for an index with several forms of rows what makes each, always in the same
             order: `[dense, sparse]`.
-        make_folder: whether a folder that is not there is made, with the recipe in it. False: the recipe lies beside,
-            in FOLDER.akidb_mlx_recipe.json, for stores that are one file or make their folder themselves. None: False
-            where the name has a suffix (`index.db`).
+        make_folder: True makes a folder that is not there, with the recipe in it. Otherwise it is left to the store,
+            and to programs that ask whether it is there; the recipe lies beside, in FOLDER.akidb_mlx_recipe.json. In a
+            folder that is there the recipe lies within, unless one lies beside.
 
     Raises:
         ConfigError: the index was made with another recipe, or with one that nobody wrote down.
@@ -146,7 +146,7 @@ def save_recipe(folder: str | os.PathLike[str], source: Source, *, make_folder: 
     `make_folder`: see `ensure_recipe`.
     """
     path = Path(folder)
-    inside = path.is_dir() or (not path.exists() and (not path.suffix if make_folder is None else make_folder))
+    inside = (path.is_dir() and not _beside(path).is_file()) or (not path.exists() and bool(make_folder))
     file = path / RECIPE_FILE if inside else _beside(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(recipe_of(source), indent=1, sort_keys=True, ensure_ascii=False)
@@ -172,7 +172,8 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    names = [name for name in dict.fromkeys([*new, *old]) if name != "fingerprint"]
+    # What only one of them says, such as an output's inputs and rows, tells nothing of the vectors.
+    names = [name for name in new if name in old and name != "fingerprint"]
     return [f"{name} {old.get(name)!r} → {new.get(name)!r}" for name in names if old.get(name) != new.get(name)]
 
 

@@ -21,7 +21,7 @@ from akidb_mlx.effective.sparse_recipe import (
 )
 from akidb_mlx.errors import AkiDBMLXError, InputError
 from akidb_mlx.pipeline.call import Call, OnError, Usage
-from akidb_mlx.pipeline.encoders import Encoder, SideEncoder, TextEncoder
+from akidb_mlx.pipeline.encoders import CountingEncoder, SideEncoder, TextEncoder
 from akidb_mlx.pipeline.face import Face
 from akidb_mlx.pipeline.inputs import as_async, checked, checked_async, checked_stream, positive
 from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel
@@ -69,7 +69,8 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         self._checkpoint = loaded.recipe.checkpoint
         self._prompts = sparse_prompts(config, loaded.recipe)
         self._active_dims = settled_active_dims(config, loaded.recipe)
-        self._path = TextPipeline(loaded, _encoder(loaded))
+        self._encoder = _encoder(loaded)
+        self._path = TextPipeline(loaded, self._encoder)
         self._static = _static(config, loaded)
         super().__init__(config, loaded)
 
@@ -440,7 +441,7 @@ class SparseEmbedder(Face[SparseConfig, SparseRecipe]):
         return asked
 
 
-def _encoder(loaded: LoadedModel[SparseRecipe]) -> Encoder[str]:
+def _encoder(loaded: LoadedModel[SparseRecipe]) -> CountingEncoder:
     include_prompt = loaded.recipe.checkpoint.include_prompt
     encoder = TextEncoder(loaded.tokenizer, include_prompt=include_prompt)
     sides = {side: TextEncoder(one, include_prompt=include_prompt) for side, one in loaded.side_tokenizers.items()}

@@ -7,14 +7,16 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import BaseModel
 
 from akidb_mlx import Embedder, HybridEmbedder, MultiVectorEmbedder, SparseEmbedder, errors
 from akidb_mlx.recipe import RECIPE_FILE, recipe_of
 from akidb_mlx.testing import FakeEmbedder
-from langchain_akidb_mlx import AkiDBMLXEmbeddings
+from langchain_akidb_mlx import AkiDBMLXEmbeddings, AkiDBMLXReranker
 from langchain_akidb_mlx import check_recipe as langchain_check_recipe
 from llama_index_akidb_mlx import (
     AkiDBMLXEmbedding,
+    AkiDBMLXRerank,
     AkiDBMLXSparseEmbedding,
     check_recipe,
     ensure_recipe,
@@ -77,11 +79,41 @@ def test_a_new_index_gets_the_recipe_and_the_same_one_opens_it_again(tmp_path):
     ensure_recipe(tmp_path / "index", llama_index)
     with Embedder.load(PROMPTS, max_batch_tokens=77) as embedder:
         ensure_recipe(tmp_path / "index", embedder)
-    stored = json.loads((tmp_path / "index" / RECIPE_FILE).read_text())
+    stored = json.loads((tmp_path / f"index.{RECIPE_FILE}").read_text())
     assert stored == recipe_of(langchain)
     assert stored["pooling"] == "mean"
     assert stored["dimension"] == langchain.load().dimension
-    assert [file.name for file in (tmp_path / "index").iterdir()] == [RECIPE_FILE]
+    assert [file.name for file in tmp_path.iterdir()] == [f"index.{RECIPE_FILE}"]
+    ensure_recipe(tmp_path / "other", langchain, make_folder=True)
+    assert [file.name for file in (tmp_path / "other").iterdir()] == [RECIPE_FILE]
+
+
+def test_an_index_whose_folder_is_asked_for_first(tmp_path):
+    """`if not exists: build, save; else: load` goes on working, whatever comes between."""
+    embeddings, folder = adapters()[0], tmp_path / "index"
+    for run in ("first", "died half-way", "second"):
+        ensure_recipe(folder, embeddings)
+        assert folder.exists() == (run == "second")
+        if run == "died half-way":
+            folder.mkdir()
+            (folder / "docstore.json").write_text("{}")
+    with pytest.raises(errors.ConfigError, match="pooling 'mean' → 'cls'"):
+        ensure_recipe(folder, adapters(pooling="cls")[0])
+    save_recipe(folder, adapters(pooling="cls")[0])  # it replaces what lies beside
+    ensure_recipe(folder, adapters(pooling="cls")[0])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["index", f"index.{RECIPE_FILE}"]
+
+
+def test_an_outputs_recipe_is_compared_by_what_both_say():
+    """A file that `akidb-mlx embed` wrote tells more of its run and less of the model."""
+    embeddings = adapters()[0]
+    kept = {"model_name", "revision", "pooling", "normalize", "dimension", "max_seq_length", "fingerprint"}
+    made = {name: value for name, value in recipe_of(embeddings).items() if name in kept}
+    made |= {"version": 1, "text_column": "text", "inputs": {"files": 1}, "rows": 3000, "similarity": "cosine"}
+    check_recipe(made, embeddings, "texts.parquet")
+    with pytest.raises(errors.ConfigError) as caught:
+        check_recipe(made, adapters(pooling="cls")[1], "texts.parquet")
+    assert "made with another recipe: pooling 'mean' → 'cls'. Searching" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +222,7 @@ def test_an_index_of_dense_and_sparse_rows_has_one_recipe(tmp_path):
     ensure_recipe(
         tmp_path / "index", (AkiDBMLXEmbedding(model_name=m3), AkiDBMLXSparseEmbedding(embedder=sparse.load()))
     )
-    stored = json.loads((tmp_path / "index" / RECIPE_FILE).read_text())
+    stored = json.loads((tmp_path / f"index.{RECIPE_FILE}").read_text())
     assert [part.get("kind") for part in stored["parts"]] == [None, "sparse"]
     for others, said in (
         ([dense, AkiDBMLXSparseEmbedding(model_name=m3, max_active_dims=9)], "sparse: max_active_dims None → 9. "),
@@ -240,3 +272,77 @@ def test_minilm_through_both_adapters_is_the_same_recipe(minilm):
     recipes = [recipe_of(each) for each in (AkiDBMLXEmbeddings(model=MINILM), AkiDBMLXEmbedding(model=MINILM), minilm)]
     assert recipes[0] == recipes[1] == recipes[2]
     assert recipes[0]["fingerprint"] == minilm.fingerprint
+
+
+# ── as pydantic models ───────────────────────────────────────────────────────────────────────────────
+
+CLASSES = [AkiDBMLXEmbeddings, AkiDBMLXEmbedding, AkiDBMLXReranker, AkiDBMLXRerank, AkiDBMLXSparseEmbedding]
+
+
+@pytest.mark.parametrize("mode", ["validation", "serialization"])
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_they_have_a_json_schema(kind, mode):
+    schema = kind.model_json_schema(mode=mode)
+    fields = schema.get("properties", {})  # LlamaIndex's serialise as what its own function gives
+    assert "embedder" not in fields and "reranker" not in fields
+    assert "max_seq_length" in fields or mode == "serialization"
+
+    class Settings(BaseModel):
+        model: kind
+
+    assert kind.__name__ in Settings.model_json_schema(mode=mode)["$defs"]
+
+
+def test_fastapis_openapi():
+    fastapi = pytest.importorskip("fastapi")
+    app = fastapi.FastAPI()
+
+    @app.post("/settings")
+    def settings(settings: AkiDBMLXEmbeddings) -> str:
+        return settings.model
+
+    assert "AkiDBMLXEmbeddings" in json.dumps(app.openapi())
+
+
+@pytest.mark.parametrize("kind", [AkiDBMLXEmbeddings, AkiDBMLXEmbedding], ids=lambda kind: kind.__name__)
+def test_copies_of_what_has_a_fake(kind):
+    fake, own = FakeEmbedder(8), {AkiDBMLXEmbeddings: "show_progress", AkiDBMLXEmbedding: "embed_batch_size"}[kind]
+    made = kind(embedder=fake)
+    copied = made.model_copy(update={own: 1})
+    assert copied.load() is fake and copied.embedder is fake and getattr(copied, own) == 1 != getattr(made, own)
+    other = made.model_copy(update={"embedder": FakeEmbedder(4), own: 1})
+    assert other.load().dimension == 4 and getattr(other, own) == 1
+    assert kind(model=PROMPTS).model_copy(update={"embedder": fake}).load() is fake
+    with pytest.raises(
+        errors.ConfigError, match="embedder= brings its own settings; to change truncate_dim give another"
+    ):
+        made.model_copy(update={"truncate_dim": 4})
+    with pytest.raises(TypeError, match="embedder is no embedder"):
+        made.model_copy(update={"embedder": "fake"})
+
+
+def test_both_names_of_the_model_are_there():
+    langchain, llama_index = adapters()
+    assert langchain.model == langchain.model_name == llama_index.model == llama_index.model_name == str(PROMPTS)
+    assert "model" not in llama_index.to_dict() and "model_name" not in AkiDBMLXEmbeddings.model_fields
+
+
+@pytest.mark.slow
+def test_type_checkers_take_what_is_documented(tmp_path):
+    user = tmp_path / "user.py"
+    user.write_text(
+        "from pathlib import Path\n"
+        "from langchain_akidb_mlx import AkiDBMLXEmbeddings\n"
+        "from llama_index_akidb_mlx import AkiDBMLXEmbedding\n"
+        'for name in ("m", Path("m")):\n'
+        "    AkiDBMLXEmbeddings(model=name, truncate_dim=8)\n"
+        "    AkiDBMLXEmbeddings(model_name=name, normalize=True)\n"
+        "    AkiDBMLXEmbedding(model=name, embed_batch_size=5)\n"
+        "    AkiDBMLXEmbedding(model_name=name)\n"
+        "    AkiDBMLXEmbeddings(modle=name)  # refused\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", str(user)], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    errors_ = [line for line in done.stdout.splitlines() if "user.py" in line and "error" in line]
+    assert len(errors_) == 1 and 'Unexpected keyword argument "modle"' in errors_[0], done.stdout

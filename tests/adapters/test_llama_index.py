@@ -134,7 +134,28 @@ def test_progress_on_both_paths(embedding, capsys, workers):
     assert_close(loud.get_text_embedding_batch(texts, show_progress=True), quiet)
     assert "20/20" in capsys.readouterr().err
     assert_close(asyncio.run(loud.aget_text_embedding_batch(texts, show_progress=True)), quiet)
-    assert "4/4" in capsys.readouterr().err
+    assert "20/20" in capsys.readouterr().err
+
+
+def test_the_bar_moves_within_a_batch(monkeypatch):
+    updates = []
+
+    class Bar:
+        def __init__(self, total, **_):
+            updates.append([])
+
+        def update(self, texts):
+            updates[-1].append(texts)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    model = AkiDBMLXEmbedding(model_name=PROMPTS, max_batch_tokens=400)
+    nodes = [TextNode(text=f"text {i} " * (i % 5 + 1)) for i in range(200)]
+    VectorStoreIndex(nodes, embed_model=model, show_progress=True)
+    asyncio.run(model.aget_text_embedding_batch([node.text for node in nodes], show_progress=True))
+    assert [sum(bar) for bar in updates] == [200, 200] and all(len(bar) > 3 for bar in updates)
 
 
 def test_truncate_dim(minilm):

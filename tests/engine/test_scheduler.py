@@ -626,3 +626,21 @@ def test_a_batch_has_no_more_rows_than_the_models_output_allows():
     scheduler = Scheduler(1024, 0.02, max_rows=3)
     scheduler.add(make_request([1] * 8))
     assert [len(plan.rows) for plan in run(scheduler)] == [3, 3, 2]
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.sampled_from("abc") | st.none()), max_size=60), st.booleans())
+def test_a_batch_has_rows_of_one_task(texts, urgent):
+    """Each row once, equal texts of two tasks as two rows, and none forgotten."""
+    scheduler = Scheduler(BUDGET, 0.02, by_task=True)
+    requests = [
+        Request([Encoding(np.full(length, 7, np.int32), task=task) for length, task in texts[start::3]], urgent, 0.0)
+        for start in range(3)
+        if texts[start::3]
+    ]
+    for request in requests:
+        scheduler.add(request)
+    jobs = run(scheduler)
+    assert all(len({row.encoding.task for row in job.rows}) == 1 for job in jobs)
+    rows = [row.encoding.key for job in jobs for row in job.rows]
+    assert sorted(owners(jobs)) == sorted(texts_of(requests))
+    assert len(set(rows)) == len({(length, task) for length, task in texts})

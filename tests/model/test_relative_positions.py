@@ -46,7 +46,7 @@ def test_debertas_buckets_are_the_references():
 
 @pytest.mark.skipif(DEVICE.kind != "cpu", reason="the CPU build's estimate")
 @pytest.mark.parametrize("shape", [(32, 400), (1, 1500)], ids=str)
-@pytest.mark.parametrize("name", ["heads-64-t5", "heads-64-deberta-v2"])
+@pytest.mark.parametrize("name", ["heads-64-t5", "heads-64-deberta-v2", "heads-64-jina-v2"])
 def test_the_estimate_is_not_too_low(name, shape):
     """MLX's own count of what a batch takes at its peak, at short lengths and where layers go block by block."""
     rows, length = shape
@@ -60,7 +60,8 @@ def test_the_estimate_is_not_too_low(name, shape):
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("t5-sentence", "float32"), ("mt5-cls", "bfloat16"), ("bert-fp16", "float16")]
+    ("name", "dtype"),
+    [("t5-sentence", "float32"), ("mt5-cls", "bfloat16"), ("bert-fp16", "float16"), ("jina-v2-base", "float32")],
 )
 def test_a_gpu_computes_a_float16_t5_in_float32(name, dtype):
     with Embedder.load(REFERENCE / name) as embedder:

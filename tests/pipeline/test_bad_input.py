@@ -32,7 +32,8 @@ ENCODERS = ["encode", "encode_query", "encode_document"]
     ids=lambda texts: type(texts).__name__,
 )
 def test_what_is_no_list_of_texts(tiny, method, texts):
-    refuse(TypeError, "texts must be a list of str, not a .*; wrap one text in a list", getattr(tiny, method), texts)
+    hint = "(wrap one text in a list|give list|give sorted)"
+    refuse(TypeError, f"texts must be a list of str, not a .*; {hint}", getattr(tiny, method), texts)
 
 
 @pytest.mark.parametrize("method", ENCODERS)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from akidb_mlx import Embedder, EmbedderConfig, HybridEmbedder, MultiVectorEmbedder, Reranker, SparseEmbedder
+from akidb_mlx.checkpoint.unchanged import Stamps
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import BackendError, CheckpointError, ConfigError
 from akidb_mlx.pipeline import loaded_model
@@ -219,6 +220,13 @@ def test_changed_files_are_refused(tmp_path, file):
             with pytest.raises(CheckpointError, match=f"{file} was changed since .* was loaded, .* load it again"):
                 call()
         assert embedder.stats()["queued_tokens"] == 0
+
+
+def test_every_file_of_a_model_counts():
+    idle = {"README.md", "generation_config.json", "processor_config.json", "reference.json", "reference.npz"}
+    for folder in (REFERENCE / name for name in CASES):
+        here = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+        assert here - idle - set(Stamps.of(folder).files) == set(), folder.name
 
 
 def test_a_file_that_is_gone(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
+from akidb_mlx import Embedder
 from akidb_mlx.checkpoint.facts import read_checkpoint
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
 from akidb_mlx.pipeline.tokenizer import Tokenizer
@@ -273,3 +274,19 @@ def test_an_end_token_is_put_once_whatever_the_post_processor(tmp_path, name, pa
         assert len(tokenizer.tokenize(["harbour " * 100]).token_ids[0]) == 48
         state["post_processor"] = json.loads(tokenizer._tokenizer.to_str())["post_processor"]
         file.write_text(json.dumps(state), encoding="utf-8")
+
+
+@pytest.mark.checkpoint("bert-prompts")
+def test_a_word_that_neither_the_vocabulary_nor_an_unknown_token_covers(folder):
+    """tokenizers raises a bare Exception for it, which names no text."""
+    file = folder / "tokenizer.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    state["model"]["unk_token"] = "[NOWHERE]"
+    file.write_text(json.dumps(state), encoding="utf-8")
+    with Embedder.load(folder, tokenizer="file") as embedder:
+        texts = ["row", "row", "☃", "row"]
+        with pytest.raises(InputError, match=r"text 2 cannot be tokenised .*UNK.*leave it out \(it begins '☃'\)"):
+            embedder.encode(texts)
+        told = {}
+        rows = np.concatenate(list(embedder.encode_stream(texts, on_error=told.__setitem__)))
+        assert list(told) == [2] and np.isnan(rows[2]).all() and np.isfinite(rows[[0, 1, 3]]).all()

@@ -221,7 +221,7 @@ def test_token_ids_are_refused_with_the_remedy(client, token_ids):
     ("body", "param", "message"),
     [
         ({"model": "minilm"}, "input", "required"),
-        ({"input": "a"}, "model", "required"),
+        ({"input": "a"}, "model", "say which model; there are minilm, prompts, default, org/raw, last"),
         ({"input": [], "model": "minilm"}, "input", "at least one text"),
         ({"input": None, "model": "minilm"}, "input", "a text or a list of texts"),
         ({"input": {"a": 1}, "model": "minilm"}, "input", "a text or a list of texts"),
@@ -249,7 +249,6 @@ def test_token_ids_are_refused_with_the_remedy(client, token_ids):
         ('{"input": "a", "model": "minilm"', None, "JSON"),
         (b"\xff\xfe", None, "JSON"),
         ("[" * 100_000, None, "JSON"),
-        ('{"input": "\\ud800", "model": "minilm"}', None, "JSON"),
         ('{"input": "a", "model": "minilm", "dimensions": ' + "9" * 6000 + "}", None, "JSON"),
     ],
 )

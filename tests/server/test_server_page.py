@@ -237,3 +237,103 @@ def test_the_screenshot_of_the_docs(browser, server, tmp_path):
         finally:
             enough.set()
     assert path.stat().st_size > 50_000
+
+
+# what people meet
+
+
+def wide(browser):
+    """By how much the page is wider than the window."""
+    return browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+def contrast(browser, cell):
+    """WCAG's contrast of a cell's figures with its ground."""
+    luminances = []
+    for name in ("color", "background-color"):
+        numbers = [int(part) / 255 for part in re.findall(r"\d+", cell.value_of_css_property(name))[:3]]
+        linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in numbers]
+        luminances.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(luminances) + 0.05) / (min(luminances) + 0.05)
+
+
+def test_what_was_cut_is_said_and_long_words_fit(browser, server):
+    opened(browser, server)
+    assert find(browser, "#facts").text == "384 dimensions · reads 256 tokens of a text"
+    long = "The cafeteria opens at noon. " * 60 + "The wifi password is tulip-42."
+    browser.execute_script(
+        "arguments[0].value = arguments[1]", find(browser, "#documents"), f"{long}\n\n{'x' * 3000}\n\nTea."
+    )
+    find(browser, "#question").send_keys("\n")
+    until(lambda: len(find_all(browser, "#hits li")) == 3)
+    assert find(browser, "#searching .note").text.startswith(
+        "2 of 3 documents are longer than this model reads (256 tokens): only the beginning counted."
+    )
+    assert wide(browser) == 0
+    button = find(browser, "#search button")
+    assert button.is_displayed() and button.rect["x"] + button.rect["width"] < 1240
+    assert find(browser, "#searching").rect["width"] < 700
+
+
+def test_on_a_phone(browser, server):
+    opened(browser, server)
+    for width in (390, 320):
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True},
+        )
+        find(browser, "#compare button").click()
+        until(lambda: find(browser, "#heat").is_displayed())
+        assert wide(browser) == 0
+        assert browser.execute_script("return innerWidth") == width  # nothing made the layout wider
+        sizes = {one.value_of_css_property("font-size") for one in find_all(browser, "textarea, input, select")}
+        assert sizes == {"16px"}  # less, and iOS zooms in
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_figures_can_be_read_in_both_schemes(browser, server, scheme):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    opened(browser, server)
+    lines = ["The cat sleeps.", "A cat is asleep.", "Cats sleep", "A kitten naps.", "A dog sleeps.", "Rates rose."]
+    write(browser, "#texts", "\n".join([*lines, "The cat sleeps"]))
+    find(browser, "#compare button").click()
+    until(lambda: len(find_all(browser, "#heat tbody td")) == 49)
+    cells = find_all(browser, "#heat tbody td")
+    assert min(contrast(browser, cell) for cell in cells) >= 4.5
+    shares = browser.execute_script("return [...Array(101).keys()].map(one => lightness(one / 100))")
+    assert shares in (sorted(shares), sorted(shares, reverse=True)) and "-0.00" not in {cell.text for cell in cells}
+
+
+def test_many_texts_are_colours_and_the_focus_stays(browser, server):
+    opened(browser, server)
+    text = "\n".join(f"text number {i}" for i in range(30))
+    browser.execute_script("arguments[0].value = arguments[1]", find(browser, "#texts"), text)
+    find(browser, "#compare button").send_keys("\n")
+    until(lambda: len(find_all(browser, "#heat tbody td")) == 900)
+    assert {cell.text for cell in find_all(browser, "#heat tbody td")} == {""}
+    assert find(browser, "#heat").rect["height"] < 800 and find(browser, "#heat").get_attribute("aria-label")
+    assert browser.execute_script("return document.activeElement === document.querySelector('#compare button')")
+    from selenium.webdriver.common.keys import Keys
+
+    write(browser, "#texts", "\n".join(TEXTS))
+    find(browser, "#texts").send_keys(Keys.CONTROL, Keys.ENTER)
+    until(lambda: len(find_all(browser, "#heat tbody td")) == 9)
+
+
+def test_words_for_people_and_answers_that_are_old(browser):
+    with serve_process("--model", f"minilm={MINILM}", variables={"AKIDB_API_KEY": "sesame"}) as server:
+        browser.get(server.url)
+        until(lambda: "wants its API key" in find(browser, "section .error").text)
+        assert not find(browser, "#model").is_displayed()
+        find(browser, "#key").send_keys("wrong\n")
+        until(lambda: "not this server's API key" in find(browser, "section .error").text)
+        find(browser, "#key").clear()
+        find(browser, "#key").send_keys("sesame\n")
+        until(lambda: find_all(browser, "#model option"))
+        find(browser, "#compare button").click()
+        until(lambda: find(browser, "#heat").is_displayed() and find(browser, "#compare .timing").text)
+        assert "stale" not in find(browser, "#heat").get_attribute("class")
+    find(browser, "#compare button").click()
+    until(lambda: "is akidb-mlx serve still running?" in find(browser, "section .error").text)
+    assert "stale" in find(browser, "#heat").get_attribute("class")

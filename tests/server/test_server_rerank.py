@@ -303,7 +303,6 @@ def test_several_labels_tell_no_order(client):
         ("/rerank", "nonsense", None, "JSON"),
         ("/rerank", b"\xff", None, "JSON"),
         ("/rerank", "[" * 100_000, None, "JSON"),
-        ("/rerank", '{"query": "\\ud800", "texts": ["a"]}', None, "JSON"),
     ],
 )
 def test_a_users_mistake_is_400_in_words_that_every_client_finds(client, path, body, param, message):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation
+from pydantic.json_schema import SkipJsonSchema
 
 from akidb_mlx.adapters.lazy import Lazy
 from akidb_mlx.adapters.lazy_embedder import LazyEmbedder
@@ -83,13 +84,24 @@ class AdapterModel(BaseModel):
         """A copy; with `update` one that is checked and settled anew."""
         if not update:
             return self.__copy__()
-        own = self._own()
+        argument = self.lazy_class.argument
+        own = {name: update.get(name, value) for name, value in self._own().items()}
         fields = {_field(name): value for name, value in update.items() if name not in own}
+        if fields.get(argument) is not None:
+            return type(self)(**fields, **own)
+        fields.pop(argument, None)
+        if not fields:  # the same face, or configuration
+            copied = type(self).__new__(type(self))
+            copied._fill(self._lazy, {argument: getattr(self, argument), **own})
+            return copied
+        if self._lazy.config is None:
+            raise ConfigError(
+                f"{argument}= brings its own settings; to change {', '.join(fields)} give another {argument}"
+            )
         place = {name: fields.pop(name, getattr(self, name)) for name in _PLACE}
         if place["base_url"] is None and "base_url" in update:  # from there to here
             place = {}
-        config = self._lazy.picklable_config().with_changes(**fields)
-        return self.from_config(config, **place, **{name: update.get(name, value) for name, value in own.items()})
+        return self.from_config(self._lazy.config.with_changes(**fields), **place, **own)
 
     @classmethod
     def settled_names(cls) -> frozenset[str]:
@@ -176,7 +188,7 @@ class EmbedderAdapter(EmbedderOptions, AdapterModel):
 
     lazy_class = LazyEmbedder
     _lazy: LazyEmbedder = PrivateAttr()
-    embedder: SkipValidation[EmbedderProtocol | None] = Field(
+    embedder: SkipJsonSchema[SkipValidation[EmbedderProtocol | None]] = Field(
         default=None, exclude=True, repr=False, description="A ready embedder in place of a model and its settings."
     )
 
@@ -184,13 +196,26 @@ class EmbedderAdapter(EmbedderOptions, AdapterModel):
         """The embedder behind, loaded now if it is not yet: to warm up, or for its NumPy face."""
         return self._lazy.load()
 
+    @property
+    def max_chunk_tokens(self) -> int:
+        """The most tokens that a chunk may have, as `token_length` counts them, to be read whole. Loads the model."""
+        return self._lazy.splitter().chunk_tokens
+
+    def token_length(self, text: str) -> int:
+        """Tokens that a text adds within a document: a splitter's length function. Loads the model."""
+        return self._lazy.splitter().length(text)
+
+    def tokenize(self, text: str) -> list[str]:
+        """The tokens that `token_length` counts: for splitters that take a tokenizer. Loads the model."""
+        return self._lazy.splitter().tokens(text)
+
 
 class RerankerAdapter(RerankerOptions, AdapterModel):
     """A framework's reranking class: the options, and a reranker behind them."""
 
     lazy_class = LazyReranker
     _lazy: LazyReranker = PrivateAttr()
-    reranker: SkipValidation[RerankerProtocol | None] = Field(
+    reranker: SkipJsonSchema[SkipValidation[RerankerProtocol | None]] = Field(
         default=None, exclude=True, repr=False, description="A ready reranker in place of a model and its settings."
     )
 
@@ -204,7 +229,7 @@ class SparseAdapter(SparseOptions, AdapterModel):
 
     lazy_class = LazySparseEmbedder
     _lazy: LazySparseEmbedder = PrivateAttr()
-    embedder: SkipValidation[SparseEmbedderProtocol | None] = Field(
+    embedder: SkipJsonSchema[SkipValidation[SparseEmbedderProtocol | None]] = Field(
         default=None, exclude=True, repr=False, description="A ready sparse embedder in place of a model and settings."
     )
 

@@ -10,8 +10,10 @@ from akidb_mlx import vectors
 from akidb_mlx.adapters.lazy import Lazy
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.embedder import Embedder, EmbedderProtocol
+from akidb_mlx.errors import ConfigError
 from akidb_mlx.hybrid_embedder import HybridEmbedder
 from akidb_mlx.remote.embedder import RemoteEmbedder
+from akidb_mlx.splitting import TextSplitter, splitter_for
 from akidb_mlx.vectors import Embeddings
 
 __all__ = ["LazyEmbedder"]
@@ -29,6 +31,7 @@ class LazyEmbedder(Lazy[EmbedderConfig, EmbedderProtocol]):
     protocol = "EmbedderProtocol"
     needs = ("encode_query", "encode_document", "aencode_query", "aencode_document")
     may_share = True
+    _splitter: TextSplitter | None = None
 
     @classmethod
     def checked(cls, face: Any) -> EmbedderProtocol:
@@ -71,6 +74,19 @@ class LazyEmbedder(Lazy[EmbedderConfig, EmbedderProtocol]):
         else:
             rows = await embedder.aencode_document(texts, show_progress=show_progress)
         return await _as_lists(rows)
+
+    def splitter(self) -> TextSplitter:
+        """What cuts texts by the model's own tokens, as documents; loads the model.
+
+        Raises:
+            ConfigError: the model has no limit of its own, or is none that has tokens.
+        """
+        embedder = self.load()
+        if not isinstance(embedder, Embedder):
+            raise ConfigError(f"a {type(embedder).__name__} has no tokenizer by which texts could be split")
+        if self._splitter is None:
+            self._splitter = splitter_for(embedder)
+        return self._splitter
 
     def validate(self, vectors_: ArrayLike, *, unit_length: bool = False) -> Embeddings:
         """Vectors from elsewhere as (n, dimension) float32; InputError names the row that cannot be taken."""

@@ -13,7 +13,7 @@ from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.sparse_config import SparseConfig
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError
-from akidb_mlx.hybrid_embedder import HybridEmbedder
+from akidb_mlx.hybrid_embedder import HybridEmbedder, expect_long_texts
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
 from akidb_mlx.sparse_embedder import SparseEmbedder
 
@@ -60,6 +60,7 @@ def measure(config: Measurable, seconds: float = 2.0) -> Measured:
     """Load the model anew and measure; about `seconds` for each length."""
     began = time.perf_counter()
     with _load(config) as embedder:
+        expect_long_texts(embedder)
         embedder.encode_query(["one text"])
         load_s = time.perf_counter() - began
         facts = embedder.info()

@@ -8,6 +8,7 @@ from typing import Any
 
 from akidb_mlx.bench.embedder import WORDS
 from akidb_mlx.config.reranker_config import RerankerConfig
+from akidb_mlx.hybrid_embedder import expect_long_texts
 from akidb_mlx.reranker import Pair, Reranker
 
 __all__ = ["MeasuredReranker", "measure_reranker"]
@@ -43,6 +44,7 @@ def measure_reranker(config: RerankerConfig, seconds: float = 2.0) -> MeasuredRe
     """Load the model anew and measure; about `seconds` for each number of candidates."""
     began = time.perf_counter()
     with Reranker.load(config) as reranker:
+        expect_long_texts(reranker)
         reranker.predict([("one query", "one text")])
         load_s = time.perf_counter() - began
         facts = reranker.info()

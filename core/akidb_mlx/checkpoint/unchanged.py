@@ -10,6 +10,7 @@ from akidb_mlx.errors import CheckpointError
 
 __all__ = ["Stamps"]
 
+_WEIGHTS = (".safetensors", ".bin", ".pt")
 Stamp = tuple[int, int]
 """Size in bytes and time of change in nanoseconds."""
 
@@ -26,7 +27,8 @@ class Stamps:
     def of(cls, folder: Path) -> "Stamps":
         """As they are now; take them before the files are read."""
         names = _names(folder)
-        wanted = {*needed_files(folder, names), *further_heads(names)}
+        own = [name for name in names if "/" not in name and name.endswith(_WEIGHTS)]  # modules.json may say "."
+        wanted = {*needed_files(folder, names), *further_heads(names), *own}
         return cls(folder, {name: stamp for name in sorted(wanted) if (stamp := _stamp(folder / name))})
 
     def changed(self) -> str | None:

@@ -14,7 +14,9 @@ from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.config.sparse_config import SparseConfig
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "akidb-mlx bench sentence-transformers/all-MiniLM-L6-v2 --plot speed.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    if not 0 < args.seconds < float("inf"):
+        raise ConfigError(f"--seconds is {args.seconds:g}; it must be more than 0")
     config = read_config_of_kind(args)
     if isinstance(config, RerankerConfig):
         return _run_reranker(config, args)

@@ -14,8 +14,11 @@ from akidb_mlx.cli.options import add_config_options, read_config
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import AkiDBMLXError
+from akidb_mlx.pipeline.surrogates import mended_json
 
-__all__ = ["Bridge", "add_arguments", "run"]
+__all__ = ["EXAMPLE", "Bridge", "add_arguments", "run"]
+
+EXAMPLE = "akidb-mlx bridge --local-files-only"
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +87,8 @@ class Bridge:
             return {"status": "ok", **method(request.params)}
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
+            if problem["type"] == "json_invalid" and (mended := mended_json(line)):
+                return self.answer(mended)
             where = ".".join(map(str, problem["loc"]))
             return _error(f"{where}: {problem['msg']}" if where else problem["msg"])
         except AkiDBMLXError as error:

@@ -12,7 +12,9 @@ from akidb_mlx.convert import MIXES, MODES, Conversion, convert
 from akidb_mlx.doctor.comparison import Comparison, compare, table
 from akidb_mlx.doctor.texts import read_docstrings, read_texts
 
-__all__ = ["add_arguments", "add_texts_argument", "comparison_lines", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "add_texts_argument", "comparison_lines", "run"]
+
+EXAMPLE = "akidb-mlx convert sentence-transformers/all-MiniLM-L6-v2 minilm-8bit"
 
 # Below it the nearest texts are others often enough to be seen.
 _FEW_KEPT = 0.95

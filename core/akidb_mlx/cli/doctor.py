@@ -28,12 +28,14 @@ from akidb_mlx.doctor import (
 from akidb_mlx.doctor.comparison import compare, table
 from akidb_mlx.doctor.texts import read_docstrings, read_texts
 from akidb_mlx.errors import ConfigError
-from akidb_mlx.hybrid_embedder import HybridEmbedder
+from akidb_mlx.hybrid_embedder import HybridEmbedder, expect_long_texts
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
 from akidb_mlx.reranker import Reranker
 from akidb_mlx.sparse_embedder import SparseEmbedder
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "akidb-mlx doctor sentence-transformers/all-MiniLM-L6-v2"
 
 _MARKS = {True: "pass", False: "FAIL", None: "note"}
 _DEVICES = ("gpu", "cpu")
@@ -86,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     examines_model = _names_model(args, config)
     if args.reference is not None and not examines_model:
         raise ConfigError("--reference compares a MODEL's vectors; say which model")
+    if args.reference is not None and not args.reference.is_file():
+        raise ConfigError(f"--reference {args.reference}: no such file; python -m akidb_mlx.make_reference makes it")
     if (args.against or args.texts) is not None and not (examines_model and args.against):
         raise ConfigError("--against compares a MODEL with another, on --texts or the docstrings; say which two")
     if machine is None and not examines_model:
@@ -97,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         what = "a reranker, which has none" if isinstance(config, RerankerConfig) else "no embedder"
         raise ConfigError(f"--reference compares vectors; {config.model} is {what}")
     with load_of_kind(config) as model:
+        expect_long_texts(model)
         findings += _shown(_examined(model, args.reference), args)
         if args.against is not None:
             findings += _shown(_compared(model, config, args), args)

@@ -4,14 +4,16 @@ import argparse
 import sys
 from typing import Any
 
-from akidb_mlx.cli.options import add_config_options, add_more_options, read_config
+from akidb_mlx.cli.options import add_config_options, add_model_option, add_more_options, read_config
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.sparse_config import SparseConfig
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "akidb-mlx embed articles.jsonl --to articles.parquet --model sentence-transformers/all-MiniLM-L6-v2"
 
 _CONFIGS: dict[str, type[ModelConfig]] = {
     "dense": EmbedderConfig,
@@ -26,6 +28,7 @@ _OWN = frozenset({"output_dtype"})
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="JSONL, CSV, TSV, Parquet or text files, or folders")
+    add_model_option(parser)
     parser.add_argument("--to", required=True, metavar="OUT", help="the file to write: .parquet, .jsonl or .npy")
     parser.add_argument(
         "--kind",
@@ -45,11 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration", metavar="FILE", help="an earlier int8 or uint8 output whose scale this one takes"
     )
+    parser.add_argument(
+        "--split",
+        type=_tokens,
+        metavar="TOKENS",
+        help="cut longer texts into chunks of so many tokens, a row each; max: as many as the model reads",
+    )
+    parser.add_argument("--overlap", type=int, default=0, metavar="N", help="tokens that two chunks have in common")
     parser.add_argument("--overwrite", action="store_true", help="replace an OUT that was made otherwise")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="embed here, or on a Ray cluster")
     parser.add_argument("--actors", type=int, metavar="N", help="Ray: actors with the model (default: one per device)")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="on standard error")
-    add_config_options(parser, model_option=True, but=("calibration",))
+    add_config_options(parser, but=("calibration",))
     for config, title in ((SparseConfig, "sparse"), (MultiVectorConfig, "multi")):
         add_more_options(parser, config, f"configuration of --kind {title}", but=_OWN)
 
@@ -70,8 +80,12 @@ def run(args: argparse.Namespace) -> int:
         output_dtype=args.output_dtype,
         calibration=args.calibration,
         overwrite=args.overwrite,
+        split=args.split,
+        overlap=args.overlap,
     )
     encoder: Any
+    if args.engine == "ray" and args.split is not None:
+        raise ConfigError("--split cuts by the model's own tokens, which is done here: leave --engine ray out")
     if args.engine == "ray":
         from akidb_mlx.ray import RayEncoder
 
@@ -81,7 +95,14 @@ def run(args: argparse.Namespace) -> int:
     with encoder:
         summary = corpus.embed(encoder, show_progress=args.progress)
     sys.stdout.write(f"{summary}\n")
-    return 0
+    return 1 if summary.rejected and not summary.rows else 0
+
+
+def _tokens(said: str) -> int | str:
+    """A number of tokens, or "max"."""
+    if said != "max" and not (said.isdecimal() and int(said)):
+        raise argparse.ArgumentTypeError(f"takes a number of tokens or max, not {said!r}")
+    return said if said == "max" else int(said)
 
 
 def _checked(args: argparse.Namespace) -> type[ModelConfig]:

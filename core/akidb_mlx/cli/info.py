@@ -9,7 +9,7 @@ from akidb_mlx.checkpoint.joint_heads import refuse_without_joint_heads
 from akidb_mlx.checkpoint.locate import resolve
 from akidb_mlx.cli.kind import AnyConfig, add_kind_options, read_config_of_kind
 from akidb_mlx.cli.options import add_model_argument
-from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.embedder_config import VECTOR_FIELDS, EmbedderConfig
 from akidb_mlx.config.hybrid_config import HybridConfig
 from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.reranker_config import RerankerConfig
@@ -42,7 +42,9 @@ from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.hybrid_embedder import config_as
 from akidb_mlx.pipeline.loaded_model import measure_float32
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "akidb-mlx info sentence-transformers/all-MiniLM-L6-v2"
 
 AnyRecipe = Recipe | RerankerRecipe | SparseRecipe | MultiVectorRecipe
 
@@ -51,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_model_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    add_kind_options(parser)
+    add_kind_options(parser, only=VECTOR_FIELDS | {"device", "cache_dir", "local_files_only"})
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,19 +62,19 @@ def run(args: argparse.Namespace) -> int:
     facts = _facts(config)
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-        return 0
+        return 1 if facts["refused"] else 0
     sources, suggestions, refused = (facts.pop(name, None) for name in ("sources", "suggestions", "refused"))
     sources = sources or {}
     width = max(map(len, facts))
+    if refused:
+        sys.stdout.write(f"{'refused':<{width}}  {refused}\n")
     for name, value in facts.items():
         shown = "–" if value in (None, [], {}) else value
         source = f"  ({sources[name]})" if sources.get(name, "default") != "default" else ""
         sys.stdout.write(f"{name:<{width}}  {shown}{source}\n")
     for suggestion in suggestions or ():
         sys.stdout.write(f"{'suggested':<{width}}  {suggestion}\n")
-    if refused:
-        sys.stdout.write(f"{'refused':<{width}}  {refused}\n")
-    return 0
+    return 1 if refused else 0
 
 
 def _facts(config: AnyConfig) -> dict[str, Any]:
@@ -93,8 +95,8 @@ def _facts(config: AnyConfig) -> dict[str, Any]:
     recipe = read_recipe(config)
     dimension = read_dimension(config, recipe)
     told = describe(config, recipe, FACTS) | {"dimension": dimension}
-    # Where nobody says whether to normalise there is no recipe yet; `encode` says what to set.
-    known = told["normalize"] is not None
+    # Where nobody says whether to normalise, or which task, there is no recipe yet; `encode` says what to set.
+    known = told["normalize"] is not None and (config.task is not None or not recipe.checkpoint.task_required)
     return _ended(told, recipe, fingerprint(fingerprint_facts(config, recipe, dimension)) if known else None)
 
 

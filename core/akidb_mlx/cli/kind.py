@@ -41,15 +41,17 @@ _PLURALS = {
 }
 
 
-def add_kind_options(parser: argparse.ArgumentParser, *, but: frozenset[str] = frozenset()) -> None:
-    """The options of embedders, then those that only other kinds have."""
+def add_kind_options(
+    parser: argparse.ArgumentParser, *, but: frozenset[str] = frozenset(), only: frozenset[str] | None = None
+) -> None:
+    """The options of embedders, then those that only other kinds have; `only`: see `add_config_options`."""
     parser.add_argument(
         "--kind",
         choices=tuple(_KINDS),
         help="by default what MODEL's files say; where they say nothing it is an embedder, and a model of three heads "
         "(BGE-M3) is one until `hybrid` asks for all of them",
     )
-    add_config_options(parser, but=but)
+    add_config_options(parser, but=but, only=only)
     for config, name in ((RerankerConfig, "rerankers"), (SparseConfig, "sparse encoders")):
         add_more_options(parser, config, f"configuration of {name}")
     add_more_options(parser, MultiVectorConfig, "configuration of multi-vector models")

@@ -3,15 +3,18 @@
 import argparse
 import sys
 
-from akidb_mlx.cli.options import add_config_options, read_config
+from akidb_mlx.cli.options import add_config_options, add_model_option, read_config
 from akidb_mlx.config.reranker_config import RerankerConfig
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "akidb-mlx rerank pairs.jsonl --to scores.parquet --query-column question --text-column passage"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="JSONL, CSV, TSV or Parquet files, or folders")
+    add_model_option(parser, RerankerConfig)
     parser.add_argument("--to", required=True, metavar="OUT", help="the file to write: .parquet, .jsonl or .npy")
     parser.add_argument("--query-column", default="query", metavar="Q", help="the question (default: query)")
     parser.add_argument("--text-column", default="text", metavar="T", help="what may answer it (default: text)")
@@ -21,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an OUT that was made otherwise")
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="on standard error")
-    add_config_options(parser, RerankerConfig, model_option=True)
+    add_config_options(parser, RerankerConfig)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,4 +45,4 @@ def run(args: argparse.Namespace) -> int:
     with Reranker.load(config) as reranker:
         summary = corpus.embed(PairScorer(reranker), show_progress=args.progress)
     sys.stdout.write(f"{summary}\n")
-    return 0
+    return 1 if summary.rejected and not summary.rows else 0

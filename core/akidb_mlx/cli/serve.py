@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from akidb_mlx.server.served import ServedConfig, ServedKind
     from akidb_mlx.server.settings import ServerSettings
 
-__all__ = ["add_arguments", "given_settings", "read_models", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "given_settings", "read_models", "run"]
+
+EXAMPLE = "akidb-mlx serve sentence-transformers/all-MiniLM-L6-v2 --port 8000"
 
 # Option → what it serves.
 _MODELS: "dict[str, ServedKind]" = {
@@ -28,6 +30,7 @@ _FORMS = {"embedder", "sparse", "multi_vector"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.add_argument("served", nargs="*", metavar="[NAME=]MODEL", help="an embedder to serve, as --model says one")
     for option, kind in _MODELS.items():
         what = {"embedder": "model", "reranker": "reranker"}.get(kind, f"{kind.replace('_', '-')} model")
         parser.add_argument(
@@ -54,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     _settings_class()
+    args.models = [*args.served, *args.models]
     from akidb_mlx.server.logs import configure_logging
     from akidb_mlx.server.models import Models
     from akidb_mlx.server.serve import serve

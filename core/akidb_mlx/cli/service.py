@@ -18,7 +18,9 @@ from akidb_mlx.cli.systemd import Systemd
 from akidb_mlx.config.sources import expanded
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "akidb-mlx service install sentence-transformers/all-MiniLM-L6-v2"
 
 _PROGRAMS: dict[str, type[ServiceProgram]] = {"darwin": Launchd, "linux": Systemd}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
@@ -32,9 +34,6 @@ _OWN = frozenset({"run", "action", "served", "name", "print_only"})
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options: some of our own, and all of `serve`."""
     parser.add_argument("action", choices=["install", "uninstall", "status"], help="what to do")
-    parser.add_argument(
-        "served", nargs="*", default=[], metavar="[NAME=]MODEL", help="serve this embedder; the same as --model"
-    )
     parser.add_argument("--name", default="akidb-mlx", metavar="NAME", help="the service's name, where there are more")
     parser.add_argument("--print", action="store_true", dest="print_only", help="show the file, and change nothing")
     serve.add_arguments(parser)

@@ -85,7 +85,17 @@ def read_duration(value: Any) -> Any:
 
 
 def _path_as_text(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return str(expand_home(Path(value))) if isinstance(value, str) and value.startswith("~") else value
+
+
+def _no_torch_device(value: Any) -> Any:
+    """Name the device that another library's word stands for."""
+    if isinstance(value, str) and value.partition(":")[0] in ("mps", "cuda", "metal"):
+        raise ValueError(
+            "should be 'gpu', as Metal and CUDA are both called here, or 'cpu'; without it the GPU is taken"
+        )
+    return value
 
 
 def _spelled(spellings: Mapping[str, str]) -> BeforeValidator:
@@ -144,7 +154,7 @@ class ModelOptions(BaseModel):
     dtype: Literal["float32", "float16", "bfloat16"] | None = vectors_field(
         "Number format of the model's weights. None takes the checkpoint's (on a CPU float32)."
     )
-    device: Literal["gpu", "cpu"] | None = run_field(
+    device: Annotated[Literal["gpu", "cpu"], BeforeValidator(_no_torch_device)] | None = run_field(
         "Where to compute. None takes the GPU (Metal or CUDA) where there is one, else the CPU."
     )
     on_overlong: Literal["truncate", "error"] = run_field(

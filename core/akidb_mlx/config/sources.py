@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from akidb_mlx.config.neighbours import advice
 from akidb_mlx.errors import ConfigError
 
 __all__ = [
@@ -198,6 +199,8 @@ def refuse_unknown(what: str, names: Iterable[str], known: Collection[str]) -> N
     """Raise ConfigError for the first name that is not known, with the nearest one that is."""
     for name in names:
         if name not in known:
+            if instead := advice(name, known):
+                raise ConfigError(f"unknown {what} {name}: {instead} (docs/coming-from.md)")
             hint = suggestion(name, known) or ";"
             raise ConfigError(f"unknown {what} {name}{hint} allowed: {', '.join(sorted(known))}")
 

@@ -33,6 +33,8 @@ class Columns:
     """Where a row is a pair that is scored: the text's partner. None: the text is embedded."""
     kind: str = "dense"
     """What the encoder gives; of pairs "reranker"."""
+    chunked: bool = False
+    """Whether texts are split, so that the output says which chunk a row is."""
 
     @property
     def computed(self) -> tuple[str, ...]:
@@ -42,7 +44,7 @@ class Columns:
     @property
     def taken(self) -> set[str]:
         """The output's own columns."""
-        return {"id", *self.computed}
+        return {"id", *self.computed, *(("chunk",) if self.chunked else ())}
 
     def is_kept(self, name: str) -> bool:
         """Whether a column of the input goes into the output under its name."""
@@ -57,7 +59,7 @@ class Columns:
 
     @cached_property
     def _own(self) -> tuple[str, ...]:
-        wanted = [name for name in ("id", *self.computed) if name not in (self.id, self.embedding)]
+        wanted = [name for name in sorted(self.taken) if name not in (self.id, self.embedding)]
         return tuple(name for name in wanted if self.keep is None or name in self.keep)
 
     def is_usable(self, record: Mapping[str, Any]) -> bool:
@@ -78,6 +80,7 @@ def settle_columns(
     keep: Sequence[str] | None,
     query: str | None = None,
     kind: str = "dense",
+    chunked: bool = False,
 ) -> Columns:
     """Check the names against each table's head. Without `id_`, a column `id` is it where every table has one.
 
@@ -88,7 +91,8 @@ def settle_columns(
     heads = [(source, head) for source, head in tables if head is not None]
     if id_ is None and heads and all("id" in head for _, head in heads):
         id_ = "id"
-    columns = Columns(text, id_, embedding, None if keep is None else tuple(name for name in keep if name), query, kind)
+    kept = None if keep is None else tuple(name for name in keep if name)
+    columns = Columns(text, id_, embedding, kept, query, kind, chunked)
     for source in sources:
         if query is not None and not source.is_table:
             raise InputError(

@@ -24,13 +24,17 @@ from akidb_mlx.corpus.quantization import calibrate, check_output_dtype
 from akidb_mlx.corpus.readers import read_rows
 from akidb_mlx.corpus.schema import Table, settle_schema
 from akidb_mlx.corpus.siblings import check_siblings
-from akidb_mlx.corpus.sources import Source, describe_sources, find_sources
+from akidb_mlx.corpus.sources import Source, describe_sources, digest_contents, find_sources
+from akidb_mlx.corpus.splitting import make_splitter, split_rows
 from akidb_mlx.corpus.summary import Summary
 from akidb_mlx.corpus.writers import check_format, write_output
 from akidb_mlx.errors import BackendError, ConfigError, InputError
 from akidb_mlx.small_vectors import needs_calibration
 
 __all__ = ["Corpus", "Summary", "embed_corpus", "read_corpus"]
+
+# What all parts have together, which the output's recipe tells too.
+_TOTALS = ("rows", "rejected", "given", "texts", "truncated")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Corpus:
     output_dtype: str = "float32"
     calibrated_by: Mapping[str, Any] | None = None
     overwrite: bool = False
+    split: int | str | None = None
+    overlap: int = 0
 
     def embed(self, encoder: Encoder, *, show_progress: bool = False) -> Summary:
         """Compute what is not computed yet and write the output; rows that cannot be used go to the rejects.
@@ -58,6 +64,7 @@ class Corpus:
         check_output_dtype(self.output_dtype, encoder.dimension)
         self._check_given_vectors(encoder)
         recipe = self._recipe(encoder)
+        splitter = None if self.split is None else make_splitter(encoder, self.split, self.overlap)
         if self.output.exists() and not self.overwrite:
             return self._finished_before(recipe)
         if not self.output.exists():
@@ -69,12 +76,13 @@ class Corpus:
             stats, began = encoder.stats(), time.perf_counter()
             with Progress(self.sources, show_progress) as progress, _kept_for_next_run(parts):
                 schema = self._settle(parts)
-                progress.start(parts.after[0], parts.facts[-1].position if parts.facts else 0)
+                progress.start(parts.after[0], parts.facts[-1].position if parts.facts else 0, before)
                 rows = read_rows(self.sources, self.columns, schema, parts.after)
+                rows = rows if splitter is None else split_rows(rows, splitter)
                 for part in embed_parts(rows, encoder, form, progress):
                     parts.add(*finish_part(part, form, self.columns, schema))
-                progress.finish(f"writing {self.output.name}")
-                totals = {name: sum(getattr(f, name) for f in parts.facts) for name in ("rows", "rejected", "given")}
+                progress.end(f"writing {self.output.name}")
+                totals = {name: sum(getattr(facts, name) for facts in parts.facts) for name in _TOTALS}
                 write_output(
                     self.output,
                     parts,
@@ -83,6 +91,8 @@ class Corpus:
                     recipe | totals | {"calibration": self._calibration(parts, encoder)},
                 )
             seconds, after = time.perf_counter() - began, encoder.stats()
+            if not totals["truncated"]:  # an encoder elsewhere tells only how many
+                totals["truncated"] = after["truncated_texts"] - stats["truncated_texts"]
             parts.remove()
             return Summary(
                 self.output,
@@ -90,7 +100,6 @@ class Corpus:
                 bytes=size_of(self.output),
                 resumed=before,
                 tokens=after["tokens"] - stats["tokens"],
-                truncated=after["truncated_texts"] - stats["truncated_texts"],
                 seconds=seconds,
             )
         finally:
@@ -119,6 +128,7 @@ class Corpus:
             keep=self.columns.keep,
             on_overlong=encoder.config.on_overlong,
             inputs=describe_sources(self.sources),
+            **({} if self.split is None else {"split": self.split, "overlap": self.overlap}),
             **(embedding if self.columns.query is None else {"query_column": self.columns.query}),
         )
 
@@ -127,24 +137,44 @@ class Corpus:
             made = read_recipe(self.output)
         except InputError as error:
             raise ConfigError(f"{error}; write to another file, or overwrite it") from None
-        if changes := differences(made, recipe):
-            raise ConfigError(f"{self.output} was made otherwise: {changes}; write to another file, or overwrite it")
+        if changes := differences(made, self._with_inputs_of(made, recipe)):
+            told = f"{self.output} was made otherwise: {changes}"
+            raise ConfigError(f"{told}; write to another file, or overwrite it (--overwrite)")
         if Parts.exist(self.output):  # of a run that was killed at its very end
             Parts(self.output).remove()
-        done = made["rows"] + made["rejected"]
-        return Summary(self.output, made["rows"], made["rejected"], made["given"], done, finished_before=True)
+        totals = {name: made.get(name, 0) for name in _TOTALS}
+        done = totals["rows"] + totals["rejected"]
+        return Summary(self.output, **totals, resumed=done, finished_before=True)
 
     def _check_parts(self, parts: Parts, recipe: dict[str, Any]) -> None:
         made = parts.recipe
-        changes = differences(made, recipe) if made else ""
+        changes = differences(made, self._with_inputs_of(made, recipe)) if made else ""
         if changes and not self.overwrite:
             raise ConfigError(
                 f"{parts.folder} was begun otherwise: {changes}; go on with that, write to another file, or "
-                "overwrite it"
+                "overwrite it (--overwrite)"
             )
         if changes or not made:
             parts.clear()
+            recipe["inputs"]["content"] = digest_contents(self.sources, names=self._ids_say_files)
             parts.recipe = recipe
+        else:
+            recipe["inputs"] = made["inputs"]
+
+    def _with_inputs_of(self, made: Mapping[str, Any], recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The recipe as `made` says its inputs, where they are the same: unmoved and untouched, or equal in content."""
+        old, new = made.get("inputs", {}), recipe["inputs"]
+        same = old.get("digest") == new["digest"] or (
+            "content" in old
+            and all(old.get(name) == new[name] for name in ("files", "bytes"))
+            and old["content"] == digest_contents(self.sources, names=self._ids_say_files)
+        )
+        return {**recipe, "inputs": old} if same else recipe
+
+    @property
+    def _ids_say_files(self) -> bool:
+        """Whether an id, FILE:NUMBER or a text file's name, says how a file was named."""
+        return self.columns.id is None or not all(source.is_table for source in self.sources)
 
     def _check_given_vectors(self, encoder: Encoder) -> None:
         """Vectors in a file of ours must be this model's; of other files nobody can tell."""
@@ -181,12 +211,16 @@ def _kept_for_next_run(parts: Parts) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"{error.strerror} ({error.filename or parts.output})" if error.strerror else str(error)
-        rows = sum(facts.rows for facts in parts.facts)
-        raise OSError(f"{reason}; {rows:,} rows are safe in {parts.folder}: run the same again to go on") from error
+        raise OSError(f"{reason}; {_safe(parts)}") from error
     except BackendError as error:
-        rows = sum(facts.rows for facts in parts.facts)
-        told = f"{error}; {rows:,} rows are safe in {parts.folder}: run the same again to go on"
-        raise BackendError(told, error.retry_after_s) from error
+        raise BackendError(f"{error}; {_safe(parts)}", error.retry_after_s) from error
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"interrupted; {_safe(parts)}") from error
+
+
+def _safe(parts: Parts) -> str:
+    rows = sum(facts.rows for facts in parts.facts)
+    return f"{rows:,} rows are safe in {parts.folder}: run the same again to go on"
 
 
 def read_corpus(
@@ -202,6 +236,8 @@ def read_corpus(
     output_dtype: str = "float32",
     calibration: str | PathLike[str] | None = None,
     overwrite: bool = False,
+    split: int | str | None = None,
+    overlap: int = 0,
 ) -> Corpus:
     """Find the inputs and check that they can be read and have these columns; needs no model.
 
@@ -217,6 +253,9 @@ def read_corpus(
         output_dtype: float32, float16, int8, uint8, ubinary or binary, which is the same here.
         calibration: an earlier int8 or uint8 output, so that both files' numbers have one scale.
         overwrite: replace an output, or unfinished parts, that another recipe or other inputs made.
+        split: cut texts of more tokens than this, prompt and special tokens included, into chunks with a row each;
+            "max": than the model reads. The rows keep their text's id, and say in `chunk` which of its chunks they are.
+        overlap: tokens that two chunks of a text have in common.
 
     Raises:
         InputError: an input cannot be read or lacks a column. ConfigError: the output's name or folder.
@@ -238,13 +277,18 @@ def read_corpus(
         keep,
         query_column,
         kind if query_column is None else "reranker",
+        split is not None,
     )
+    if overlap and split is None:
+        raise ConfigError("overlap is for chunks; say how many tokens these have with split")
+    if split is not None and query_column is not None:
+        raise ConfigError("split is for texts that are embedded; a pair is scored whole")
     calibrated_by = None
     if calibration is not None:
         calibrated_by = read_recipe(calibration)["calibration"]
         if not needs_calibration(output_dtype) or "scale" not in calibrated_by:
             raise ConfigError("a calibration is for output_dtype int8 or uint8, and taken from such an output")
-    return Corpus(sources, columns, path, output_dtype, calibrated_by, overwrite)
+    return Corpus(sources, columns, path, output_dtype, calibrated_by, overwrite, split, overlap)
 
 
 def embed_corpus(

@@ -17,7 +17,9 @@ from akidb_mlx.corpus.kept import gather
 from akidb_mlx.corpus.parts import PartFacts
 from akidb_mlx.corpus.progress import Progress
 from akidb_mlx.corpus.row import Row
+from akidb_mlx.corpus.splitting import chunk_columns
 from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError
+from akidb_mlx.pipeline.watching import watched_by
 from akidb_mlx.small_vectors import LARGEST
 
 __all__ = ["Encoder", "PlacedRow", "embed_parts", "finish_part"]
@@ -60,8 +62,8 @@ def embed_parts(
     part = _Part(form, progress)
     try:
         yield from _embed_parts(rows, encoder, form, part)
-    except BackendError:  # what is embedded so far is kept for the next run
-        if part.rows:
+    except (BackendError, KeyboardInterrupt):  # what is embedded so far is kept for the next run
+        if part.ends:
             yield part.take()
         raise
 
@@ -71,9 +73,11 @@ def _embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, form: Form, part: 
     largest = min(_LARGEST_CHUNK, form.largest_chunk)
     chunk_size, ahead = min(_FIRST_CHUNK, largest), None
     while ahead is None or not ahead.exhausted:
-        ahead = _Ahead(rows, form, unit_length)
+        ahead = _Ahead(rows, form, unit_length, part.progress)
         began, embedded = time.monotonic(), 0
-        for chunk in encoder.encode_stream(ahead.texts(), chunk_size, side="document", on_error=ahead.refuse):
+        with watched_by(ahead):
+            chunks = encoder.encode_stream(ahead.texts(), chunk_size, side="document", on_error=ahead.refuse)
+        for chunk in chunks:
             ahead.fill(chunk)
             part.add(ahead.done())
             if part.due:
@@ -102,13 +106,22 @@ def finish_part(
                 row.reason = f"a number of its vector is {largest:.4g}, beyond {form.output_dtype}; write float32"
         good = [row for row in good if row.reason is None]
     rejects = [
-        {"source": row.source, "row": row.number, "reason": row.reason, "id": row.id, **_asked(row, columns)}
+        {
+            "source": row.source,
+            "row": row.number,
+            "reason": row.reason,
+            "id": row.id,
+            **({"chunk": row.chunk} if columns.chunked else {}),
+            **_asked(row, columns),
+        }
         for _, row in part
         if row.reason is not None
     ]
     computed = form.columns([row.vector for row in good])
     dense = computed.get("embedding")
     table = pa.Table.from_batches(gather(good), schema.remove_metadata()).combine_chunks()
+    if columns.chunked:
+        table = chunk_columns(table, good, columns.text)
     index, last = part[-1]
     facts = PartFacts(
         rows=len(good),
@@ -119,6 +132,8 @@ def finish_part(
         number=last.number,
         position=last.position,
         vectors=len(computed["vectors"].values) if "vectors" in computed else 0,
+        texts=sum(row.chunk == 0 for row in good),
+        truncated=sum(row.cut for row in good),
     )
     for place, own in enumerate(form.fields(), 1):
         table = table.add_column(place, own, computed[own.name])
@@ -137,7 +152,7 @@ class _Part:
     def __init__(self, form: Form, progress: Progress) -> None:
         """Begin with no rows."""
         self._form = form
-        self._progress = progress
+        self.progress = progress
         self._seconds = _FIRST_PART_S
         self._begin()
 
@@ -154,22 +169,30 @@ class _Part:
             self._size += placed[1].size + self._form.size(placed[1].vector)
         if len(self.rows) > before:
             index, last = self.rows[-1]
-            self._progress.update(index, last.position, len(self.rows) - before)
+            self.progress.finished(index, last.position, len(self.rows) - before)
 
     @property
     def due(self) -> bool:
-        return bool(self.rows) and (self._size > _PART_BYTES or time.monotonic() > self._until)
+        return bool(self.rows) and (self._size > _PART_BYTES or time.monotonic() > self._until) and self.ends > 0
+
+    @property
+    def ends(self) -> int:
+        """How many rows end where a later run may begin: all but the first chunks of the last text."""
+        return next((place for place in range(len(self.rows), 0, -1) if self.rows[place - 1][1].ends), 0)
 
     def take(self) -> list[PlacedRow]:
-        rows = self.rows
+        """Those rows; the others wait for the rest of their text."""
+        rows, rest = self.rows[: self.ends], self.rows[self.ends :]
         self._begin()
+        self.rows = rest
+        self._size = sum(row.size + self._form.size(row.vector) for _, row in rest)
         return rows
 
 
 class _Ahead:
-    """Rows that wait for their vectors, and finished ones behind them."""
+    """Rows that wait for their vectors, and finished ones behind them; it watches how these are computed."""
 
-    def __init__(self, rows: Iterator[PlacedRow], form: Form, unit_length: bool) -> None:
+    def __init__(self, rows: Iterator[PlacedRow], form: Form, unit_length: bool, progress: Progress) -> None:
         """Read from `rows`; another reads on from there."""
         self.exhausted = False
         self.stopped = False
@@ -177,6 +200,7 @@ class _Ahead:
         self._rows = rows
         self._form = form
         self._unit_length = unit_length
+        self._progress = progress
         self._waiting: deque[PlacedRow] = deque()
         self._wanted: deque[Row] = deque()
         self._filled = 0
@@ -196,15 +220,25 @@ class _Ahead:
                 _check_vector(row, self._form.widths["embedding"], self._unit_length)
             row.size += _ROW_BYTES + len(row.text or "") + len(row.query or "")
             self._waiting.append(placed)
+            self._progress.read(placed[0], row.position)
             self._size += row.size + self._form.size(row.vector) * row.given
             if row.reason is None and row.vector is None and row.text is not None:
                 self._wanted.append(row)
                 yield row.asked
 
+    def computed(self, texts: int) -> None:
+        """So many texts more have their vectors, in any order."""
+        self._progress.computed(texts)
+
+    def cut(self, places: Sequence[int]) -> None:
+        """The texts at these places of the stream are longer than the model reads."""
+        for place in places:
+            self._wanted[place - self._filled].cut = True
+
     def refuse(self, place: int, error: AkiDBMLXError) -> None:
         """The text at this place of the stream has no vector."""
-        # Its place in the stream tells the user nothing.
-        reason = re.sub(r"\btext \d+\b", "the text", str(error), count=1)
+        # Its place in the stream tells the user nothing, and the text stands beside the reason.
+        reason = re.sub(r"\b(?:text|input) \d+\b", "the text", str(error).partition(" (it begins ")[0], count=1)
         self._wanted[place - self._filled].reason = reason
         if isinstance(error, BackendError):
             self._failures.append(error)
@@ -216,6 +250,7 @@ class _Ahead:
             if row.reason is None:
                 row.vector, self._any_vector = vector, True
         self._filled += len(chunk)
+        self._progress.handed_over(len(chunk))
         if len(self._failures) >= _HOPELESS and not self._any_vector:
             raise self._failures[-1]
 

@@ -88,7 +88,7 @@ def gather(rows: Sequence[Row]) -> list[pa.RecordBatch]:
         of_batch = list(group)
         batch, places = of_batch[0].batch, [row.place for row in of_batch]
         assert batch is not None
-        if places[-1] - places[0] == len(places) - 1:
+        if places == list(range(places[0], places[0] + len(places))):
             gathered.append(batch.slice(places[0], len(places)))
         else:
             gathered.append(batch.take(pa.array(places)))

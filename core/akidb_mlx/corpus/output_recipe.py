@@ -65,6 +65,8 @@ _RUN_FACTS = (
     "embedding_column",
     "keep",
     "on_overlong",
+    "split",
+    "overlap",
     "output_dtype",
     "calibrated_by",
     "inputs",
@@ -101,13 +103,13 @@ def differences(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     if made.get("fingerprint") != wanted["fingerprint"]:
         told = [_change(name, made, wanted) for name in (*_FACTS[new], "dtype") if made.get(name) != wanted[name]]
         told = told or ["the model's weights or tokenizer have changed"]
-    run_facts = [name for name in _RUN_FACTS if name in wanted]
-    told += [_change(name, made, wanted) for name in run_facts if made.get(name) != wanted[name]]
+    run_facts = [name for name in _RUN_FACTS if name in wanted or name in ("split", "overlap")]
+    told += [_change(name, made, wanted) for name in run_facts if made.get(name) != wanted.get(name)]
     return "; ".join(told)
 
 
 def _change(name: str, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    old, new = made.get(name), wanted[name]
+    old, new = made.get(name), wanted.get(name)
     shown = _shown(old), _shown(new)
     if name == "inputs" and shown[0] == shown[1]:
         return "an input file was changed or renamed since"

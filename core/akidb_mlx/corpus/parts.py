@@ -43,6 +43,10 @@ class PartFacts:
     """Up to where the input is read: index of the source, number of the row, bytes of the source."""
     vectors: int = 0
     """Where each token has a vector: how many there are."""
+    texts: int = 0
+    """Where texts are split: how many there are."""
+    truncated: int = 0
+    """Texts that were cut at max_seq_length."""
 
 
 class Parts:
@@ -143,13 +147,18 @@ class Parts:
 
     def clear(self) -> None:
         """Forget all parts."""
-        for file in sorted(self.folder.iterdir(), reverse=True):  # the last part first: what is left stays whole
+        # The last part first, and before its rejects: what is left stays whole.
+        for file in sorted(
+            self.folder.iterdir(), key=lambda file: (file.stem[:8], file.suffix == ".arrow"), reverse=True
+        ):
             if file.name != "lock":
                 file.unlink()
         self.facts.clear()
 
     def remove(self) -> None:
         """Delete the folder and let others write."""
+        with contextlib.suppress(OSError):
+            self.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.close()
 

@@ -30,6 +30,12 @@ class Row:
     """in this row."""
     reason: str | None = None
     """Why it has no place in the output."""
+    chunk: int | None = None
+    """Where texts are split: which of the text's chunks it is, from 0."""
+    ends: bool = True
+    """Whether a later run may begin behind it: it is no chunk, or the last one of its text."""
+    cut: bool = False
+    """Whether the model read only a part of its text."""
     size: int = 0
     """About how much memory it takes, without a computed vector (bytes)."""
 

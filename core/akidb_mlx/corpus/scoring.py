@@ -53,8 +53,8 @@ class PairScorer:
         self, texts: Iterable[Pair], chunk_size: int = 256, *, side: Any = None, on_error: Any = None
     ) -> Iterator[Embeddings]:
         """(≤ chunk_size, 1) scores in order; a pair without one has NaN, after `on_error(place, error)`."""
-        for scores in self._reranker.predict_stream(texts, chunk_size, on_error=on_error):
-            yield scores.reshape(-1, 1)
+        chunks = self._reranker.predict_stream(texts, chunk_size, on_error=on_error)
+        return (scores.reshape(-1, 1) for scores in chunks)
 
 
 def rerank_corpus(

@@ -10,7 +10,7 @@ from typing import Any
 from akidb_mlx.config.sources import expanded
 from akidb_mlx.errors import InputError
 
-__all__ = ["TABLES", "TEXTS", "Source", "describe_sources", "find_sources"]
+__all__ = ["TABLES", "TEXTS", "Source", "describe_sources", "digest_contents", "find_sources"]
 
 TABLES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 TEXTS = (".txt", ".text", ".md", ".markdown", ".rst")
@@ -88,13 +88,22 @@ def _source(path: Path) -> Source:
     return Source(name, path, status.st_size, status.st_mtime_ns)
 
 
+def digest_contents(sources: Sequence[Source], *, names: bool) -> str:
+    """A digest of what the files hold, in their order; with `names` also of how they were named, where ids say that."""
+    digest = hashlib.blake2b(digest_size=32)
+    for source in sources:
+        with source.path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, hashlib.blake2b).digest())
+        digest.update(f"{source.name if names else source.suffix}\n".encode())
+    return digest.hexdigest()
+
+
 def describe_sources(sources: Sequence[Source]) -> dict[str, Any]:
-    """What tells whether a later run reads the same: count, bytes, and a digest of names, sizes and times."""
+    """What tells at once that a later run reads the same: count, bytes, and a digest of places, sizes and times."""
     digest = hashlib.sha256()
     for source in sources:
-        digest.update(
-            f"{source.path.as_posix()}\0{source.size}\0{source.changed_ns}\n".encode("utf-8", "surrogateescape")
-        )
+        place = source.path.resolve().as_posix()
+        digest.update(f"{place}\0{source.size}\0{source.changed_ns}\n".encode("utf-8", "surrogateescape"))
     return {
         "files": len(sources),
         "bytes": sum(source.size for source in sources),

@@ -19,8 +19,10 @@ class Summary:
     """Rows and rejects of an earlier run that was interrupted; all of them where nothing was left to do."""
     tokens: int = 0
     """Tokens that this run embedded."""
+    texts: int = 0
+    """Where texts were split: how many there are."""
     truncated: int = 0
-    """Texts of this run that were cut at max_seq_length."""
+    """Texts in the output that were cut at max_seq_length."""
     bytes: int = 0
     """What the output takes on the disk, with its side files."""
     seconds: float = 0.0
@@ -28,11 +30,13 @@ class Summary:
 
     def __str__(self) -> str:
         """One line for people."""
-        told = [f"{self.rows:,} rows"]
+        told = [f"{self.rows:,} rows{f' of {self.texts:,} texts' if self.texts else ''}"]
         if self.given:
             told.append(f"{self.given:,} of them with the vector they had")
         if self.rejected:
             told.append(f"{self.rejected:,} rejected ({self.output.name}.rejects.jsonl says why)")
+        if self.truncated and self.finished_before:
+            told.append(f"{self.truncated:,} cut at max_seq_length")
         if self.finished_before:
             return f"{self.output} is finished: {', '.join(told)}; nothing to do"
         if self.resumed:

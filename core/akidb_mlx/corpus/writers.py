@@ -22,6 +22,7 @@ from akidb_mlx.corpus.output import KEY, beside, records_of
 from akidb_mlx.corpus.parts import Parts, replaced
 from akidb_mlx.corpus.plain import as_json
 from akidb_mlx.corpus.quantization import OUTPUT_DTYPES, quantize
+from akidb_mlx.corpus.splitting import CHUNK
 from akidb_mlx.errors import ConfigError
 
 __all__ = ["FORMATS", "check_format", "parquet_options", "write_output"]
@@ -34,6 +35,8 @@ _GROUP_BYTES = 2**25
 def write_output(output: Path, parts: Parts, schema: pa.Schema, form: Form, recipe: Mapping[str, Any]) -> None:
     """Put the parts together. The output's own name appears last: where it is, everything is."""
     schema = schema.remove_metadata()
+    if recipe.get("split") is not None:
+        schema = schema.insert(1, pa.field(CHUNK, pa.int32()))
     for place, own in enumerate(form.fields(), 1):
         schema = schema.insert(place, own)
     batches = _regrouped(parts, schema, _group(parts, form))

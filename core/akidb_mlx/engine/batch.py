@@ -165,7 +165,7 @@ class Batch:
             for request, index in self.plan.rows[position].owners:
                 error = InputError(
                     f"input {request.first_index + index} gives numbers that are not finite (NaN or infinity); {why}"
-                )
+                ).at(request.first_index + index)
                 self._runtime.queue.refuse(request, index, error)
 
     def _keep_companions(self, row: Row, computed: Any) -> None:
@@ -198,7 +198,8 @@ class Batch:
         if len(plan.rows) == 1 and not whole:
             (row,) = plan.rows
             for request, index in row.owners:
-                runtime.queue.refuse(request, index, _reason(error, request.first_index + index, len(row)))
+                place = request.first_index + index
+                runtime.queue.refuse(request, index, _reason(error, place, len(row)).at(place))
             return
         again = "it again" if whole else "its halves"
         _log.warning("a batch of %d rows failed (%s); trying %s", len(plan.rows), error, again)

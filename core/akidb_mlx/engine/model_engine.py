@@ -160,6 +160,7 @@ class Engine:
         first_index: int = 0,
         errors: dict[int, AkiDBMLXError] | None = None,
         wants: Collection[str] = (),
+        computed: Callable[[int], None] | None = None,
     ) -> "Future[Rows]":
         """Queue some texts; the future gives their rows in order.
 
@@ -170,22 +171,30 @@ class Engine:
 
         `wants`: the heads whose rows are asked for, where the model has several.
 
+        `computed` is told, on a device thread, how many texts more are done; never of a cancelled request's.
+
         Raises:
             QueueFullError: more than `max_queued_tokens` would wait; see `room`.
             ClosedError: after `close`.
             BackendError: in a forked child of a process that uses a GPU; after the device broke.
         """
         known = self.companions.take(encodings, wants) if self.companions is not None else {}
-        request = Request(encodings, urgent, time.monotonic(), first_index, errors, query or urgent, wants, known)
+        request = Request(
+            encodings, urgent, time.monotonic(), first_index, errors, query or urgent, wants, known, computed
+        )
         if not request.missing:
             rows = self.form.blank(len(encodings)) if request.rows is None else request.rows
             self.stats.companion_rows += len(known)
             request.future.set_result(rows)
+            if computed is not None:
+                computed(len(encodings))
             return request.future
         with self._threads.condition:
             self._check_usable()
             self.queue.add(request)
             self.stats.companion_rows += len(known)
+            if computed is not None and request.missing < len(encodings):
+                computed(len(encodings) - request.missing)
             self._threads.wake()
         request.future.add_done_callback(lambda _: self.queue.release(request))
         return request.future
@@ -262,7 +271,9 @@ class Engine:
             self.companions.forget()
         if self.runtime.memory is not None:
             self.runtime.memory.forget()
-        if self.residence is not None:
+        if not self._survives_fork:
+            self.residence = self.runtime.residence = None  # what the GPU holds is the parent's to free
+        elif self.residence is not None:
             self.residence.calls, self.residence.wanted = 0, False
 
     def _may_run_ahead(self, in_flight: Sequence[worker.Batch], now: float) -> bool:

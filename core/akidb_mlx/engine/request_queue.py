@@ -63,6 +63,8 @@ class RequestQueue:
                 for request, (indices, positions) in places.items()
                 if self._fill(request, indices, rows[positions])
             ]
+        for request, (indices, _) in places.items():
+            _tell(request, len(indices))
         for request in complete:
             self._give(request)
         self.offer_room()
@@ -75,6 +77,7 @@ class RequestQueue:
         request.errors[request.first_index + index] = error
         with self._threads.condition:
             complete = self._fill(request, [index], self._form.blank(1))
+        _tell(request, 1)
         if complete:
             self._give(request)
 
@@ -163,3 +166,8 @@ class RequestQueue:
         """Out of the queue before its caller knows, who may come again at once."""
         with self._threads.condition:
             self._scheduler.done(request)
+
+
+def _tell(request: Request, texts: int) -> None:
+    if request.computed is not None and not request.future.done():
+        request.computed(texts)

@@ -1,6 +1,6 @@
 """What the engine passes on: requests of callers, rows for the device, and which of them make a batch."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +31,8 @@ class Request:
     """The heads whose rows are asked for, where the model has several."""
     known: Mapping[int, Any] = field(default_factory=dict)
     """Rows that are there already, by place among the texts."""
+    computed: Callable[[int], None] | None = None
+    """Told how many texts more have their row, or a reason why not."""
     future: "Future[Rows]" = field(default_factory=Future)
     waiting_tokens: int = 0
     """Tokens of the texts that are not answered yet."""

@@ -77,14 +77,20 @@ class Network(nn.Module):
 
     def let_go(self) -> None:
         """Drop all weights; whoever still holds a part of it, for the rows' form, holds none of them."""
-        for module in self.modules():
-            for name in [name for name, part in module.items() if isinstance(part, mx.array)]:
-                del module[name]
+        for module in reversed(self.modules()):  # parts first, so that a table of parts has no arrays left
+            for name, part in list(module.items()):
+                if isinstance(part, mx.array) or (isinstance(part, dict | list | tuple) and _holds_arrays(part)):
+                    del module[name]
 
     def parameter_bytes(self) -> int:
         """Memory of all weights; what tasks share counts once."""
-        leaves: dict[int, mx.array] = {id(leaf): leaf for _, leaf in tree_flatten(self.parameters())}
-        return sum(leaf.nbytes for leaf in leaves.values())
+        named: dict[str, mx.array] = dict(tree_flatten(self.parameters()))
+        return sum(leaf.nbytes for leaf in {id(leaf): leaf for leaf in named.values()}.values())
+
+
+def _holds_arrays(part: object) -> bool:
+    leaves: dict[str, object] = dict(tree_flatten(part))
+    return any(isinstance(leaf, mx.array) for leaf in leaves.values())
 
 
 def _computed(hidden_states: mx.array, real: mx.array | None) -> mx.array:

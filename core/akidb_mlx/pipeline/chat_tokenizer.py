@@ -45,6 +45,10 @@ class ChatTokenizer:
                 ids[-len(suffix) :] = suffix
         return part
 
+    def count(self, inputs: Sequence[tuple[str, ...]], prompt: str, task: str | None = None) -> list[int]:
+        """Tokens of each input, also of what is cut off."""
+        return self._tokenizer.count(self._renderer.render(inputs, prompt, task))
+
     def _suffix(self, prompt: str, task: str | None) -> TokenIds:
         """What the template puts after the texts: the tokens in which two renderings end alike."""
         known = self._suffixes.get((prompt, task))

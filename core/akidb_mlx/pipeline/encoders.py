@@ -12,7 +12,7 @@ from akidb_mlx.pipeline import inputs as given
 from akidb_mlx.pipeline.chat_tokenizer import ChatTokenizer
 from akidb_mlx.pipeline.tokenizer import Tokenizer
 
-__all__ = ["NO_TOKENS", "ChatTextEncoder", "Encoded", "Encoder", "SideEncoder", "TextEncoder"]
+__all__ = ["NO_TOKENS", "ChatTextEncoder", "CountingEncoder", "Encoded", "Encoder", "SideEncoder", "TextEncoder"]
 
 Input = TypeVar("Input")
 
@@ -46,6 +46,13 @@ class Encoder(Protocol[Input]):
 
     def encode(self, inputs: Sequence[Input], prompt: str, first_index: int = 0, side: Side | None = None) -> Encoded:
         """Encodings in order; InputError where one has no tokens. `first_index` is the first one's place in a call."""
+
+
+class CountingEncoder(Encoder[str], Protocol):
+    """An encoder of texts that also says how long they are."""
+
+    def count(self, inputs: Sequence[str], prompt: str, side: Side | None = None) -> list[int]:
+        """Tokens of each text with all that is put around it, also of what `encode` cuts off."""
 
 
 class _Texts:
@@ -87,6 +94,10 @@ class TextEncoder(_Texts):
         left_out = self._prompt_length(prompt)
         return Encoded([Encoding(ids, left_out) for ids in part.token_ids], part.truncated)
 
+    def count(self, inputs: Sequence[str], prompt: str, side: Side | None = None) -> list[int]:
+        """Tokens of each text with all that is put around it, also of what `encode` cuts off."""
+        return self._tokenizer.count([prompt + text for text in inputs])
+
     def _prompt_length(self, prompt: str) -> int:
         """Leading tokens that pooling leaves out."""
         if not prompt or self._include_prompt:
@@ -109,11 +120,15 @@ class ChatTextEncoder(_Texts):
         part = self._tokenizer.tokenize([(text,) for text in inputs], prompt, first_index, side)
         return Encoded([Encoding(ids) for ids in part.token_ids], part.truncated)
 
+    def count(self, inputs: Sequence[str], prompt: str, side: Side | None = None) -> list[int]:
+        """Tokens of each text with all that is put around it, also of what `encode` cuts off."""
+        return self._tokenizer.count([(text,) for text in inputs], prompt, side)
+
 
 class SideEncoder(_Texts):
     """Texts that may have another number of tokens where it is known what they are."""
 
-    def __init__(self, other: Encoder[str], sides: Mapping[Side, Encoder[str]]) -> None:
+    def __init__(self, other: CountingEncoder, sides: Mapping[Side, CountingEncoder]) -> None:
         """Encode queries and documents with an encoder of their own, where there is one."""
         self._other = other
         self._sides = sides
@@ -126,5 +141,9 @@ class SideEncoder(_Texts):
         """Encodings in order; InputError where a text has no tokens."""
         return self._of(side).encode(inputs, prompt, first_index, side)
 
-    def _of(self, side: Side | None) -> Encoder[str]:
+    def count(self, inputs: Sequence[str], prompt: str, side: Side | None = None) -> list[int]:
+        """Tokens of each text with all that is put around it, also of what `encode` cuts off."""
+        return self._of(side).count(inputs, prompt, side)
+
+    def _of(self, side: Side | None) -> CountingEncoder:
         return self._other if side is None else self._sides.get(side, self._other)

@@ -39,6 +39,12 @@ class Face(Generic[C, R]):
 
     _kind: ClassVar[Kind[Any, Any]]
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse what other libraries' classes are called with."""
+        if not (args and isinstance(args[0], ModelConfig)):
+            raise TypeError(f"a {cls.__name__} is loaded: {cls.__name__}.load({', '.join(map(repr, args[:1]))}…)")
+        return super().__new__(cls)
+
     def __init__(self, config: C, loaded: LoadedModel[R]) -> None:
         """Hold the model until `close`, or for a while after nobody holds this.
 

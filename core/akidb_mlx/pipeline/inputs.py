@@ -27,12 +27,29 @@ def checked(texts: Sequence[str], name: str = "texts") -> Sequence[str]:
 
     `name` is what the caller's argument is called.
     """
-    if isinstance(texts, str | bytes | Mapping | Set) or not hasattr(texts, "__len__"):
+    if isinstance(texts, str | bytes):
         raise TypeError(f"{name} must be a list of str, not a {type(texts).__name__}; wrap one text in a list")
+    _refuse_unordered(texts, name)
+    if not hasattr(texts, "__len__"):
+        hint = "give list(…) of it" if hasattr(texts, "__iter__") else "wrap one text in a list"
+        raise TypeError(f"{name} must be a list of str, not a {type(texts).__name__}; {hint}")
     texts = list(texts)
     for index, text in enumerate(texts):
         _check_text(text, index)
     return texts
+
+
+def _refuse_unordered(texts: object, name: str) -> None:
+    """Raise TypeError for what iterates over names of columns or keys, or in no order."""
+    kind = type(texts).__name__
+    if isinstance(texts, Mapping):
+        raise TypeError(f"{name} must be a list of str, not a {kind}, whose keys would be read; give list(….values())")
+    if hasattr(texts, "columns") or hasattr(texts, "column_names"):
+        raise TypeError(
+            f"{name} must be a list of str, not a {kind}, whose columns' names would be read; give one column of it"
+        )
+    if isinstance(texts, Set):
+        raise TypeError(f"{name} must be a list of str, not a {kind}, which has no order; give sorted(…) of it")
 
 
 def _check_text(text: object, index: int) -> None:
@@ -42,7 +59,8 @@ def _check_text(text: object, index: int) -> None:
 
 def checked_pairs(pairs: Sequence[Any]) -> list[tuple[str, str]]:
     """A list of (query, text); TypeError names the item that is no pair of str."""
-    if isinstance(pairs, str | bytes | Mapping | Set) or not hasattr(pairs, "__len__"):
+    _refuse_unordered(pairs, "pairs")
+    if isinstance(pairs, str | bytes) or not hasattr(pairs, "__len__"):
         raise TypeError(f"pairs must be a list of (query, text), not a {type(pairs).__name__}")
     return [_checked_pair(index, pair) for index, pair in enumerate(pairs)]
 
@@ -72,6 +90,7 @@ def checked_ranking(query: object, documents: Sequence[str], top_k: object) -> S
 
 def checked_pair_stream(pairs: Iterable[Any]) -> Iterator[tuple[str, str]]:
     """The pairs of an iterable, each checked as it comes."""
+    _refuse_unordered(pairs, "pairs")
     if isinstance(pairs, str | bytes):
         raise TypeError(f"pairs must be an iterable of (query, text), not a {type(pairs).__name__}")
     return map(_checked_pair, itertools.count(), pairs)
@@ -80,7 +99,8 @@ def checked_pair_stream(pairs: Iterable[Any]) -> Iterator[tuple[str, str]]:
 def checked_stream(texts: Iterable[str]) -> Iterator[str]:
     """The texts of an iterable, each checked as it comes."""
     if isinstance(texts, str | bytes):
-        raise TypeError(f"texts must be an iterable of str, not a {type(texts).__name__}")
+        raise TypeError(f"texts must be an iterable of str, not a {type(texts).__name__}; wrap one text in a list")
+    _refuse_unordered(texts, "texts")
     return map(_checked_item, itertools.count(), texts)
 
 

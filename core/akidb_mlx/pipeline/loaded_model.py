@@ -11,44 +11,42 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from akidb_mlx.checkpoint.heads import HeadFacts, JointHead
 from akidb_mlx.checkpoint.hub import Resolved
 from akidb_mlx.checkpoint.joint_heads import has_joint_heads
 from akidb_mlx.checkpoint.locate import resolve
-from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.checkpoint.unchanged import Stamps
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.model_config import ModelConfig
-from akidb_mlx.config.options import ModelOptions
 from akidb_mlx.device.choice import FORKED, Device
 from akidb_mlx.device.precision import FLOAT32_ERROR, describe_error, float32_error
 from akidb_mlx.effective.recipe import AnyRecipe, Recipe, read_recipe, warn_once
-from akidb_mlx.engine.companions import Companions
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.engine.model_engine import Engine
-from akidb_mlx.engine.residency import Keep, Residence
-from akidb_mlx.engine.scheduler import Scheduler
+from akidb_mlx.engine.residency import Keep
 from akidb_mlx.errors import AkiDBMLXError, BackendError, ClosedError
 from akidb_mlx.model.host_rows import RowForm
-from akidb_mlx.pipeline.joint_engines import join
+from akidb_mlx.pipeline.model_engines import (
+    LOCATION_FIELDS,
+    join_engine,
+    make_engine,
+    start_loading,
+    tokenizer_maker,
+)
+from akidb_mlx.pipeline.progress import above_bars
 from akidb_mlx.pipeline.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from akidb_mlx.model.heads.base import Head
-    from akidb_mlx.model.network import Network
-
-__all__ = ["EMBEDDER", "AnyLoadedModel", "Kind", "LoadedModel", "acquire", "measure_float32"]
+__all__ = ["EMBEDDER", "TRUNCATED", "AnyLoadedModel", "Kind", "LoadedModel", "acquire", "measure_float32"]
 
 _log = logging.getLogger(__name__)
 
+TRUNCATED = "truncated"
+"""The kind of warning that says that texts are cut."""
+
 C = TypeVar("C", bound=ModelConfig)
 R = TypeVar("R", bound=AnyRecipe)
-# Settled once the files are found.
-_LOCATION_FIELDS = frozenset({"model", "revision", "cache_dir", "local_files_only"})
 # How long a model without a user stays where nobody says it: objects that are made for each request load it once.
 _KEPT_S = 60.0
 
@@ -112,12 +110,17 @@ class LoadedModel(Generic[R]):
         """That of all texts, then those of sides."""
         return (self.tokenizer, *self.side_tokenizers.values())
 
+    def expect_long_texts(self) -> None:
+        """Do not warn of texts that are cut: whoever uses it now sends such on purpose."""
+        self.warned.add(TRUNCATED)
+
     def warn_once(self, message: str, kind: str | None = None) -> None:
         """Log a warning, but one of a kind only once for this model."""
         kind = kind or message
         if kind not in self.warned:
             self.warned.add(kind)
-            _log.warning(message)
+            with above_bars():
+                _log.warning(message)
 
     def share(self, keep_alive: float | None) -> None:
         """One user more; ClosedError where the last one has gone."""
@@ -186,7 +189,7 @@ _loaded: dict[Hashable, Future[AnyLoadedModel]] = {}
 def acquire(config: C, kind: Kind[C, R]) -> LoadedModel[R]:
     """The model for these settings, loaded by the first caller while the others wait; counts one user."""
     source = resolve(config.model, config.revision, config.cache_dir, config.local_files_only)
-    not_of_the_model = kind.on_the_host | _LOCATION_FIELDS | {"keep_alive"}
+    not_of_the_model = kind.on_the_host | LOCATION_FIELDS | {"keep_alive"}
     settings = tuple((name, value) for name, value in config if name not in not_of_the_model)
     key: Hashable = (kind.name, source.path.resolve(), settings)
     while True:
@@ -244,11 +247,11 @@ def _load(key: Hashable, config: ModelConfig, recipe: R, kind: str, stamps: Stam
     if DEVICE_THREADS.inherits_streams and not device.survives_fork:
         raise BackendError(FORKED)
     joint = has_joint_heads(checkpoint.path)
-    loading = None if joint else _start_loading(config, recipe, recipe.head)
+    loading = None if joint else start_loading(config, recipe, recipe.head)
     if device.kind != "cpu" and device.dtype(checkpoint.float_dtype, config.dtype) == "float32":
         _warn_of_lower_precision(device)
     try:
-        make_tokenizer = _tokenizer_maker(checkpoint, config)  # meanwhile, in this thread
+        make_tokenizer = tokenizer_maker(checkpoint, config)  # meanwhile, in this thread
         tokenizer = make_tokenizer(recipe.max_seq_length)
         side_tokenizers = {side: make_tokenizer(length) for side, length in recipe.side_lengths.items()}
     except AkiDBMLXError:
@@ -256,11 +259,11 @@ def _load(key: Hashable, config: ModelConfig, recipe: R, kind: str, stamps: Stam
             loading.result()  # a model that is not computed at all is what to tell
         raise
     if loading is None:
-        engine, head, give_back, size = _join(config, recipe, kind, stamps)
+        engine, head, give_back, size = join_engine(config, recipe, kind, stamps)
     else:
         network = loading.result()
         # Last, for the threads know the engine from then on: nothing may fail after it.
-        engine = _make_engine(config, recipe, network, recipe.head, stamps)
+        engine = make_engine(config, recipe, network, recipe.head, stamps)
         head, give_back, size = network.head, engine.close, network.parameter_bytes()
     return LoadedModel(
         key,
@@ -272,105 +275,9 @@ def _load(key: Hashable, config: ModelConfig, recipe: R, kind: str, stamps: Stam
         head.width,
         size,
         give_back,
-        lambda limit: _tokenizer_maker(checkpoint, config)(limit),
+        lambda limit: tokenizer_maker(checkpoint, config)(limit),
         stamps,
         (kind,) if joint else (),
-    )
-
-
-def _start_loading(config: ModelConfig, recipe: AnyRecipe, head: HeadFacts) -> "Future[Network]":
-    return DEVICE_THREADS.run(partial(_load_network, config, recipe, head))
-
-
-def _load_network(config: ModelConfig, recipe: AnyRecipe, head: HeadFacts, stamps: Stamps | None = None) -> "Network":
-    """The weights; with `stamps` those of before, or CheckpointError. On a device thread."""
-    from akidb_mlx.model.loading import load_model
-
-    device, checkpoint = recipe.device, recipe.checkpoint
-    if stamps is not None:
-        stamps.refuse_changed(checkpoint.name)
-    if config.cache_limit_mb is not None:
-        DEVICE_THREADS.set_cache_limit(config.cache_limit_mb)
-
-    def make_room(size: int) -> None:
-        DEVICE_THREADS.residency.make_room(size, device.memory, f"for {checkpoint.name}")
-
-    with device.stream():
-        return load_model(checkpoint, head, device, config.dtype, make_room)
-
-
-def _make_engine(
-    config: ModelConfig,
-    recipe: AnyRecipe,
-    model: "Network",
-    head: HeadFacts,
-    stamps: Stamps,
-    companions: Companions | None = None,
-) -> Engine:
-    device, limits = recipe.device, [recipe.max_seq_length, *recipe.side_lengths.values()]
-    again = partial(_load_network, config, recipe, head, stamps)
-    residence = Residence(recipe.checkpoint.name, model.parameter_bytes(), again, device.memory)
-    scheduler = Scheduler(
-        config.max_batch_tokens or device.max_batch_tokens,
-        config.query_latency_target_ms / 1000,
-        None if None in limits else max(length for length in limits if length is not None),
-        device.shapes,
-        lanes=max(1, device.cpu_lanes),
-        full_batch_s=device.full_batch_ms / 1000,
-        first_batch_tokens=device.first_batch_tokens,
-        cost=model.activation_bytes,
-        max_rows=model.head.max_rows,
-        by_task=bool(model.adapted),
-    )
-    return Engine(
-        model,
-        scheduler,
-        config.max_queued_tokens,
-        survives_fork=device.survives_fork,
-        cpu_lanes=device.cpu_lanes,
-        plans_shapes=device.plans_shapes,
-        memory=device.memory,
-        cost=model.activation_bytes,
-        form=model.head,
-        companions=companions,
-        residence=residence,
-        cache_limit_mb=device.cache_limit_mb if config.cache_limit_mb is None else None,
-    )
-
-
-def _join(
-    config: ModelConfig, recipe: AnyRecipe, kind: str, stamps: Stamps
-) -> "tuple[Engine, Head, Callable[[], None], int]":
-    """The engine that all kinds of this checkpoint with these settings share, with this kind's head in it."""
-
-    def make_engine() -> Engine:
-        network = _start_loading(config, recipe, JointHead()).result()
-        return _make_engine(config, recipe, network, JointHead(), stamps, Companions())
-
-    def load(network: "Network") -> "Head":
-        from akidb_mlx.model.loading import load_own_head
-
-        with recipe.device.stream():
-            return load_own_head(network, recipe.head, recipe.checkpoint)
-
-    not_of_the_model = _LOCATION_FIELDS | {"on_overlong", "keep_alive"}
-    own = [name for name in ModelOptions.model_fields if name not in not_of_the_model]
-    key = (recipe.checkpoint.path.resolve(), *(getattr(config, name) for name in own))
-    return join(key, kind, make_engine, load)
-
-
-def _tokenizer_maker(checkpoint: ModelFacts, config: ModelConfig) -> Callable[[int | None], Tokenizer]:
-    """Limit → tokenizer."""
-    rebuilt = checkpoint.rebuilt_tokenizer(config.tokenizer)
-    return partial(
-        Tokenizer,
-        checkpoint.tokenizer_file,
-        do_lower_case=checkpoint.do_lower_case,
-        truncation_side=checkpoint.truncation_side or rebuilt.truncation_side,
-        state=rebuilt.state,
-        split_special_tokens=rebuilt.split_special_tokens,
-        vocab_size=checkpoint.config.get("vocab_size"),
-        **checkpoint.tokenizer_rules,
     )
 
 

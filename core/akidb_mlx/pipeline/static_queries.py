@@ -89,7 +89,7 @@ class StaticQueryPipeline:
                 raise
             token_ids, cut = self._one_by_one(prompted, first, call)
         if call.on_overlong == "error":
-            self._refuse_overlong(cut, first, call)
+            self._refuse_overlong(texts, cut, first, call)
         else:
             call.usage.truncated_texts += len(cut)
             if cut:
@@ -126,12 +126,13 @@ class StaticQueryPipeline:
             cut.extend(place for _ in was_cut)
         return token_ids, cut
 
-    def _refuse_overlong(self, cut: Sequence[int], first: int, call: Call[Given]) -> None:
+    def _refuse_overlong(self, texts: Sequence[str], cut: Sequence[int], first: int, call: Call[Given]) -> None:
         for place in cut:
             error = InputError(
                 f"text {first + place} has more than {self._tokenizer.max_seq_length} tokens (max_seq_length); split "
                 'it, raise max_seq_length, or set on_overlong="truncate"'
             )
+            error.at(first + place).about(texts[place])
             if call.errors is None:
                 raise error
             call.errors[first + place] = error

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable,
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from akidb_mlx.model.host_rows import Rows
 from akidb_mlx.pipeline import inputs as given
 from akidb_mlx.pipeline.call import Call, Given, OnError
 from akidb_mlx.pipeline.encoders import NO_TOKENS, Encoded, Encoder
-from akidb_mlx.pipeline.loaded_model import AnyLoadedModel
-from akidb_mlx.pipeline.progress import Progress
+from akidb_mlx.pipeline.loaded_model import TRUNCATED, AnyLoadedModel
+from akidb_mlx.pipeline.progress import Progress, above_bars
 from akidb_mlx.pipeline.waiting import Threads, Wait, after, blocking, in_event_loop, iterate, run
+from akidb_mlx.pipeline.watching import Watch, watch_of_caller
 
 __all__ = ["TextPipeline"]
 
@@ -64,28 +65,37 @@ class TextPipeline(Generic[Input]):
         self, texts: Iterator[Input], chunk_size: int, call: Call[Given], on_error: OnError | None
     ) -> Iterator[Given]:
         """Rows chunk by chunk, a few chunks ahead of who takes them."""
-        return iterate(self._stream(given.as_async(texts), chunk_size, call, on_error, blocking))
+        watch = watch_of_caller()
+        return iterate(self._stream(given.as_async(texts), chunk_size, call, on_error, watch, blocking))
 
     def astream(
         self, texts: AsyncIterator[Input], chunk_size: int, call: Call[Given], on_error: OnError | None
     ) -> AsyncIterator[Given]:
         """`stream` for an event loop."""
-        return self._stream(texts, chunk_size, call, on_error, in_event_loop)
+        return self._stream(texts, chunk_size, call, on_error, watch_of_caller(), in_event_loop)
 
     async def _encode(self, texts: Sequence[Input], call: Call[Given], show_progress: bool, wait_for: Wait) -> Given:
         texts = self.encoder.check(texts)
         futures: Queued = []
-        with Progress(len(texts), show_progress) as progress, Threads() as threads, self._in_use():
+        watch = watch_of_caller()
+        with Progress(len(texts), show_progress, watch) as progress, Threads() as threads, self._in_use():
             try:
                 await self._queue(texts, call.first, call, futures, progress, threads, wait_for, wait=call.wait)
                 rows = [await wait_for(future) for future in futures]
                 return await wait_for(threads.do(len(texts) > self._part, self._finish, rows, call))
-            except BaseException:
+            except BaseException as error:
                 _cancel(futures)
+                _name_text(error, texts, call.first)
                 raise
 
     async def _stream(
-        self, texts: AsyncIterator[Input], chunk_size: int, call: Call[Given], on_error: OnError | None, wait_for: Wait
+        self,
+        texts: AsyncIterator[Input],
+        chunk_size: int,
+        call: Call[Given],
+        on_error: OnError | None,
+        watch: Watch | None,
+        wait_for: Wait,
     ) -> AsyncGenerator[Given, None]:
         chunks: deque[_Chunk[Input]] = deque()
         first = 0
@@ -100,23 +110,26 @@ class TextPipeline(Generic[Input]):
                     )
                     more = bool(some)
                     if some:
-                        chunks.append(_Chunk(first, some))
+                        chunks.append(_Chunk(first, some, watch))
                         await self._queue_chunk(chunks[-1], call, threads, wait_for)
                         first += len(some)
                     if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT or (chunks and not more):
                         parts = await self._await_chunk(chunks[0], call, threads, wait_for)
                         rows = await wait_for(threads.do(len(parts) > 1, self._finish, parts, call))
-                        _report(call, chunks[0].places, on_error)
+                        _report(call, chunks[0], on_error)
                         yield rows
                         chunks.popleft()  # not sooner: a chunk that is waited for is cancelled with the others
+            except AkiDBMLXError as error:
+                for chunk in chunks:
+                    _name_text(error, chunk.texts, chunk.first)
+                raise
             finally:
                 _cancel(future for chunk in chunks for future in chunk.futures)
 
     async def _queue_chunk(self, chunk: "_Chunk[Input]", call: Call[Given], threads: Threads, wait_for: Wait) -> None:
         chunk.futures.clear()
-        await self._queue(
-            chunk.texts, chunk.places.start, call, chunk.futures, Progress.none, threads, wait_for, wait=True
-        )
+        chunk.begin_anew()
+        await self._queue(chunk.texts, chunk.first, call, chunk.futures, chunk, threads, wait_for, wait=True)
 
     async def _await_chunk(
         self, chunk: "_Chunk[Input]", call: Call[Given], threads: Threads, wait_for: Wait
@@ -139,7 +152,8 @@ class TextPipeline(Generic[Input]):
                 short = error
             if pause is None:
                 raise short
-            _log.warning("%s; trying again in %d s", short, pause)
+            with above_bars():
+                _log.warning("%s; trying again in %d s", short, pause)
             _cancel(chunk.futures)
             await wait_for(after(pause))
             for place in chunk.places:
@@ -154,7 +168,7 @@ class TextPipeline(Generic[Input]):
         first: int,
         call: Call[Given],
         futures: "Queued",
-        progress: "Progress",
+        watch: Watch,
         threads: Threads,
         wait_for: Wait,
         *,
@@ -178,14 +192,16 @@ class TextPipeline(Generic[Input]):
             start, tokenizing = ahead.popleft()
             part = await wait_for(tokenizing)
             self._account(part, call)
+            if part.truncated:
+                watch.cut([start + place for place in part.truncated])
             for encodings in _pieces(part.encodings, most // 4):
                 tokens = sum(map(len, encodings))
                 while pending and sum(waiting for waiting, _ in pending) + tokens > most:
                     await wait_for(pending.popleft()[1])
-                while (future := self._submit(encodings, start, call, wait=wait or start > first)) is None:
+                while (future := self._submit(encodings, start, call, watch, wait=wait or start > first)) is None:
                     await wait_for(self._loaded.engine.room(tokens, query=call.urgent))
                 pending.append((tokens, future))
-                futures.append(progress.watch(future, len(encodings)))
+                futures.append(future)
                 start += len(encodings)
 
     def _in_use(self) -> AbstractContextManager[None]:
@@ -231,7 +247,7 @@ class TextPipeline(Generic[Input]):
             self._loaded.warn_once(
                 f"{len(part.truncated)} of {len(part.encodings)} {self.encoder.noun}s have more than "
                 f"{self.encoder.limit(call.side)} tokens and are cut there; later ones are only counted (info())",
-                kind="truncated",
+                kind=TRUNCATED,
             )
 
     def _encodings_of(self, texts: Sequence[Input], first: int, call: Call[Given]) -> Encoded:
@@ -256,14 +272,14 @@ class TextPipeline(Generic[Input]):
             error = InputError(
                 f"{self.encoder.noun} {first + index} has more than {limit} tokens (max_seq_length); split it, "
                 'raise max_seq_length, or set on_overlong="truncate"'
-            )
+            ).at(first + index)
             if call.errors is None:
                 raise error
             call.errors[first + index], part.encodings[index] = error, NO_TOKENS
         part.truncated.clear()
 
     def _submit(
-        self, encodings: Sequence[Encoding], first: int, call: Call[Given], *, wait: bool
+        self, encodings: Sequence[Encoding], first: int, call: Call[Given], watch: Watch, *, wait: bool
     ) -> "Future[Rows] | None":
         """Queue some inputs; None where they must wait for room."""
         engine = self._loaded.engine
@@ -276,6 +292,7 @@ class TextPipeline(Generic[Input]):
                 first_index=first,
                 errors=call.errors,
                 wants=self._wants,
+                computed=watch.computed,
             )
         except QueueFullError:
             if wait:
@@ -307,7 +324,26 @@ class _Chunk(Generic[Input]):
 
     first: int
     texts: Sequence[Input]
+    watch: Watch | None = None
     futures: Queued = field(default_factory=list)
+    told: int = 0
+    """Texts that `watch` was told of."""
+
+    def computed(self, texts: int) -> None:
+        """Pass it on."""
+        self.told += texts
+        if self.watch is not None:
+            self.watch.computed(texts)
+
+    def cut(self, places: Sequence[int]) -> None:
+        """Pass it on."""
+        if self.watch is not None:
+            self.watch.cut(places)
+
+    def begin_anew(self) -> None:
+        """Its texts are to be computed, whichever were."""
+        if self.told:
+            self.computed(-self.told)
 
     @property
     def places(self) -> range:
@@ -320,12 +356,21 @@ def _is_short(error: AkiDBMLXError | None) -> bool:
     return isinstance(error, BackendError) and error.retry_after_s is not None
 
 
-def _report(call: Call[Given], places: range, on_error: OnError | None) -> None:
+def _report(call: Call[Given], chunk: _Chunk[Any], on_error: OnError | None) -> None:
     """Tell which of a chunk's texts have no row."""
     if call.errors and on_error is not None:
-        for place in places:
+        for place in chunk.places:
             if place in call.errors:
-                on_error(place, call.errors.pop(place))
+                error = call.errors.pop(place)
+                _name_text(error, chunk.texts, chunk.first)
+                on_error(place, error)
+
+
+def _name_text(error: BaseException, texts: Sequence[Any], first: int = 0) -> None:
+    """Say which of these texts (or pairs) an error is about, if it is one of them."""
+    if isinstance(error, AkiDBMLXError) and error.place is not None and first <= error.place < first + len(texts):
+        text = texts[error.place - first]
+        error.about(text if isinstance(text, str) else text[-1])
 
 
 def _tokens(part: Encoded) -> int:

@@ -13,7 +13,7 @@ from akidb_mlx.effective.multi_vector_recipe import MultiVectorRecipe
 from akidb_mlx.errors import UnsupportedModelError
 from akidb_mlx.model.encoding import Encoding, TokenIds
 from akidb_mlx.pipeline import inputs as given
-from akidb_mlx.pipeline.encoders import Encoded, Encoder
+from akidb_mlx.pipeline.encoders import CountingEncoder, Encoded
 from akidb_mlx.pipeline.tokenizer import Tokenizer
 
 __all__ = ["TokenEncoder", "TokenRules", "token_rules"]
@@ -103,7 +103,7 @@ class TokenEncoder:
 
     noun = "text"
 
-    def __init__(self, inner: Encoder[str], rules: TokenRules) -> None:
+    def __init__(self, inner: CountingEncoder, rules: TokenRules) -> None:
         """Put marks on what `inner` gives."""
         self._inner, self._rules = inner, rules
 
@@ -123,6 +123,10 @@ class TokenEncoder:
         """Encodings in order; InputError where a text has no tokens."""
         part = self._inner.encode(inputs, prompt, first_index, side)
         return replace(part, encodings=[self._marked(encoding.token_ids, side) for encoding in part.encodings])
+
+    def count(self, inputs: Sequence[str], prompt: str, side: Side | None = None) -> list[int]:
+        """Tokens of each text, also of what `encode` cuts off; without those that fill queries up."""
+        return self._inner.count(inputs, prompt, side)
 
     def _marked(self, ids: TokenIds, side: Side | None) -> Encoding:
         attended = None

@@ -1,6 +1,7 @@
 """Texts → token ids: truncated to the usable length, special tokens kept, never padded. No MLX here."""
 
 import json
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,11 @@ import numpy as np
 from tokenizers import AddedToken, normalizers, processors
 from tokenizers import Tokenizer as HFTokenizer
 
-from akidb_mlx.errors import CheckpointError, ConfigError, InputError
+from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputError
 from akidb_mlx.model.encoding import TokenIds
 from akidb_mlx.pipeline.inputs import valid_unicode
 
-__all__ = ["NO_TOKEN", "Tokenized", "Tokenizer"]
+__all__ = ["NO_TOKEN", "Tokenized", "Tokenizer", "valid_unicode"]
 
 NO_TOKEN = -1  # what a static model gives a zero vector
 
@@ -188,10 +189,8 @@ class Tokenizer:
         `first_index` is the first text's place in what the user gave; errors name that.
         """
         cut = self._max_characters
-        encodings = self._tokenizer.encode_batch_fast(
-            [valid_unicode(text.strip() if self._strip else text[:cut]) for text in texts],
-            add_special_tokens=self._special_tokens,
-        )
+        valid = [valid_unicode(text.strip() if self._strip else text[:cut]) for text in texts]
+        encodings = self._encoded(valid, first_index)
         token_ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         limit = self.max_seq_length
         truncated = [
@@ -205,11 +204,27 @@ class Tokenizer:
             if not len(ids) and self._zero_if_empty:
                 token_ids[index] = ids = np.array([NO_TOKEN], dtype=np.int32)
             if not len(ids):
+                place = first_index + index
                 raise InputError(
-                    f"text {first_index + index} ({texts[index][:40]!r}) has no tokens, hence no vector; leave it out"
-                )
+                    f"text {place} ({texts[index][:40]!r}) has no tokens, hence no vector; leave it out"
+                ).at(place)
         self._refuse_unknown_ids(token_ids, first_index)
         return Tokenized(token_ids, truncated)
+
+    def _encoded(self, texts: Sequence[str], first_index: int) -> list[Any]:
+        """Each text's encoding; InputError names the first one that the tokenizer has no tokens for."""
+        try:
+            return list(self._tokenizer.encode_batch_fast(texts, add_special_tokens=self._special_tokens))
+        except AkiDBMLXError:  # its file has changed
+            raise
+        except Exception as error:  # tokenizers raises bare Exception
+            for place, text in enumerate(texts, first_index):
+                try:
+                    self._tokenizer.encode(text, add_special_tokens=self._special_tokens)
+                except Exception as reason:
+                    told = f"text {place} cannot be tokenised ({reason}); leave it out"
+                    raise InputError(told).at(place) from None
+            raise InputError(f"the texts from {first_index} on cannot be tokenised ({error})") from None
 
     def tokenize_pairs(
         self, pairs: Sequence[tuple[str, str]], first_index: int = 0, *, types: bool = False
@@ -227,11 +242,49 @@ class Tokenizer:
         token_ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         for index, ids in enumerate(token_ids):
             if not len(ids):
-                raise InputError(f"pair {first_index + index} has no tokens, hence no score; leave it out")
+                place = first_index + index
+                raise InputError(f"pair {place} has no tokens, hence no score; leave it out").at(place)
         self._refuse_unknown_ids(token_ids, first_index)
         limit = self.max_seq_length
         truncated = [i for i, one in enumerate(encodings) if len(token_ids[i]) == limit and one.overflowing]
         return Tokenized(token_ids, truncated, [_second_start(one.type_ids) for one in encodings if types])
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text with special tokens, also of what is cut off.
+
+        Where characters are cut too, a text of more of them has as many more tokens than `max_seq_length`.
+        """
+        encodings = self._tokenizer.encode_batch_fast(
+            [valid_unicode(text.strip() if self._strip else text) for text in texts],
+            add_special_tokens=self._special_tokens,
+        )
+        specials = self._tokenizer.num_special_tokens_to_add(is_pair=False) if self._special_tokens else 0
+        wholes = [(len(one.overflowing), (one, *one.overflowing)) for one in encodings]
+        counts = [sum(self._known(part.ids) for part in parts) - specials * more for more, parts in wholes]
+        if self._max_characters is not None and self.max_seq_length is not None:
+            shares = [len(text) / self._max_characters for text in texts]
+            counts = [
+                max(count, math.ceil(share * self.max_seq_length)) if share > 1 else count
+                for count, share in zip(counts, shares, strict=True)
+            ]
+        return [max(1, count) for count in counts] if self._zero_if_empty else counts
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where each token stands in the text, in order, also beyond the limit; special tokens are not added.
+
+        A text with lone surrogates is read as `valid_unicode` gives it.
+        """
+        encoding = self._tokenizer.encode(valid_unicode(text), add_special_tokens=False)
+        found = [
+            place
+            for part in (encoding, *encoding.overflowing)
+            for place, number in zip(part.offsets, part.ids, strict=True)
+            if number != self._unknown
+        ]
+        return found if self.truncation_side == "right" else sorted(found)
+
+    def _known(self, ids: Sequence[int]) -> int:
+        return len(ids) if self._unknown is None else sum(number != self._unknown for number in ids)
 
     def ids(self, text: str) -> list[int]:
         """All of a text's token ids, also beyond the limit where the end is cut off."""
@@ -248,7 +301,7 @@ class Tokenizer:
         raise InputError(
             f"text {first_index + index} has the token {token!r} ({ids.max()}), but the model knows only "
             f"{self._vocab_size} (vocab_size); leave it out"
-        )
+        ).at(first_index + index)
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens of a prompt as sentence-transformers counts them: without a special token at its end."""

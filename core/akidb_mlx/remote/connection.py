@@ -58,6 +58,8 @@ class Connection:
         self._limits = httpx2.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=60.0)
         self._met = False
         """Whether it ever answered."""
+        self._urls: dict[str, httpx2.URL] = {}
+        """Of paths; reading one takes as long as a small answer."""
         self._client = httpx2.Client(transport=self._transport(httpx2.HTTPTransport), **self._options())
         self._async_client: httpx2.AsyncClient | None = None
 
@@ -114,20 +116,24 @@ class Connection:
         return _Trouble(BackendError(f"the connection to {self.address} was lost: {problem}"), passes=True, lost=True)
 
     async def _post(self, path: str, body: bytes) -> "httpx2.Response":
-        return self._client.post(path, content=body, headers=self._headers())
+        return self._client.post(self._url(path), content=body, headers=self._headers())
 
     async def _apost(self, path: str, body: bytes) -> "httpx2.Response":
         if self._async_client is None:  # made in its loop, where nobody else makes one
             transport = self._transport(self._http.AsyncHTTPTransport)
             self._async_client = self._http.AsyncClient(transport=transport, **self._options())
-        return await self._async_client.post(path, content=body, headers=self._headers())
+        return await self._async_client.post(self._url(path), content=body, headers=self._headers())
+
+    def _url(self, path: str) -> "httpx2.URL":
+        if path not in self._urls:
+            self._urls[path] = self._http.URL(self.address.url + path)
+        return self._urls[path]
 
     def _headers(self) -> dict[str, str]:
         return {"Content-Type": "application/json", **self.address.headers}
 
     def _options(self) -> dict[str, Any]:
         return {
-            "base_url": self.address.url,
             "timeout": self._http.Timeout(self.address.timeout_s, connect=_CONNECT_S, pool=None),
             "limits": self._limits,
             "trust_env": not self.address.is_here,

@@ -45,9 +45,9 @@ class RemoteEmbedder(RemoteFace[EmbedderConfig], Embedder):
         form: OutputForm = FLOATS,
     ) -> RemoteCall[NDArray[Any]]:
         self._check_open()
-        dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
         if task is not None:
-            raise InputError(f"task is {task!r}: a served model has the task that the server's configuration names")
+            raise self._refuse("task", f"take with_settings(task={task!r}), which shares the server's model")
+        dimension = self.dimension if truncate_dim is None else self._checked_dimension(truncate_dim, InputError)
         if form != FLOATS:
             form = self._checked_form(form, dimension)
         options: dict[str, Any] = {"truncate_dim": truncate_dim, "normalize": normalize}

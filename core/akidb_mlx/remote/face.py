@@ -144,9 +144,13 @@ class RemoteFace(Face[C, Any]):
         self._check_open()
         return self._met(self.config.with_changes(**fields), self.server, None)
 
-    def count_tokens(self, texts: Sequence[Any], prompt: str = "", *, side: Side | None = None) -> list[int]:
+    def count_tokens(
+        self, texts: Sequence[Any], prompt: str = "", *, side: Side | None = None, truncate: bool = True
+    ) -> list[int]:
         """Tokens of each text (or pair), as the model reads them: with prompt and special tokens, after truncation."""
         self._check_open()
+        if not truncate:
+            raise ConfigError("a server counts what its model reads; load the model here to count without truncation")
         return self._path.count_tokens(texts, prompt, side)  # type: ignore[no-any-return]
 
     def __reduce__(self) -> tuple[Any, ...]:

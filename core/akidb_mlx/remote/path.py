@@ -16,6 +16,7 @@ from akidb_mlx.pipeline.call import Call, Given
 from akidb_mlx.pipeline.progress import Progress
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
 from akidb_mlx.pipeline.waiting import Threads, Wait
+from akidb_mlx.pipeline.watching import Watch
 from akidb_mlx.remote.bodies import Body, bodies
 from akidb_mlx.remote.connection import Answer
 from akidb_mlx.remote.model import RemoteModel, Rows
@@ -86,7 +87,7 @@ class RemotePath(TextPipeline[Input]):
         first: int,
         call: Call[Given],
         futures: list[Any],
-        progress: Progress,
+        watch: Watch,
         threads: Threads,
         wait_for: Wait,
         *,
@@ -100,8 +101,9 @@ class RemotePath(TextPipeline[Input]):
                 await wait_for(under_way.popleft())
             take = partial(self._take, body, call)
             future = self._model.submit(body, wait=wait or body.places.start > first, take=take)
+            future.add_done_callback(partial(_tell, watch, len(body.places)))
             under_way.append(future)
-            futures.append(progress.watch(future, len(body.places)))
+            futures.append(future)
 
     def _bodies(self, texts: Sequence[Input], first: int, call: Call[Given]) -> Iterator[Body]:
         assert isinstance(call, RemoteCall)
@@ -141,3 +143,9 @@ class RemotePath(TextPipeline[Input]):
 
     def _chunk_characters(self) -> int:
         return _STREAM_CHARACTERS
+
+
+def _tell(watch: Watch, texts: int, answered: "Future[Rows]") -> None:
+    """Count the texts of a request that was answered."""
+    if not answered.cancelled() and answered.exception() is None:
+        watch.computed(texts)

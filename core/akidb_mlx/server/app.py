@@ -18,6 +18,7 @@ from akidb_mlx.server.state import State
 __all__ = ["create_app"]
 
 _ROUTES = [
+    Route("/api/v1/rows", rows.rows, methods=["POST"]),
     Route("/v1/embeddings", openai.create_embeddings, methods=["POST"]),
     Route("/v1/models", openai.list_models, methods=["GET"]),
     Route("/v1/models/{model:path}", openai.show_model, methods=["GET"]),
@@ -38,7 +39,6 @@ _ROUTES = [
     Route("/api/v1/hybrid", forms.hybrid, methods=["POST"]),
     Route("/api/v1/terms", forms.terms, methods=["POST"]),
     Route("/api/v1/matches", forms.matches, methods=["POST"]),
-    Route("/api/v1/rows", rows.rows, methods=["POST"]),
     Route("/api/v1/tokens", rows.count_tokens, methods=["POST"]),
     Route("/api/v1/describe", rows.describe, methods=["POST"]),
     Route("/health", monitoring.health, methods=["GET"]),
@@ -64,7 +64,8 @@ def create_app(models: Models, settings: ServerSettings | None = None, api_key: 
         CORSMiddleware,
         allow_origins=state.settings.cors_origins,
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type"],
+        allow_headers=["*"],  # OpenAI's clients send many of their own; whose pages may ask is said by the origins
+        expose_headers=["Retry-After", "X-Request-Id", "X-Truncated-Texts"],
     )
     middleware = [cors, gate] if state.settings.cors_origins else [gate]
     app = Starlette(routes=_ROUTES, middleware=middleware, exception_handlers=HANDLERS, lifespan=lifespan)

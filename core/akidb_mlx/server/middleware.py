@@ -38,7 +38,7 @@ class Gate:
         self._routes = routes
         self._in_flight = 0
         self._turns = asyncio.Semaphore(state.settings.max_requests)
-        self._key_digest = _digest(f"Bearer {state.api_key}") if state.api_key is not None else None
+        self._key_digest = _digest(state.api_key) if state.api_key is not None else None
         own = {"localhost", "127.0.0.1", "[::1]", state.settings.host} if state.settings.is_loopback else set()
         self._hosts = frozenset(own and own | {host.lower() for host in state.settings.allowed_hosts})
 
@@ -56,10 +56,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = number
-                if self._state.stopping:
-                    headers["Connection"] = "close"
+                self._add_headers(MutableHeaders(scope=message), number, fields)
             await send(message)
 
         self._in_flight += 1
@@ -86,13 +83,21 @@ class Gate:
             self._state.metrics.in_flight.dec()
             self._record(scope, status or _CLIENT_LEFT, time.monotonic() - began, number, fields)
 
+    def _add_headers(self, headers: MutableHeaders, number: str, fields: dict[str, Any]) -> None:
+        headers["X-Request-Id"] = number
+        if truncated := fields.get("truncated_texts"):
+            headers["X-Truncated-Texts"] = str(truncated)
+        if self._state.stopping:
+            headers["Connection"] = "close"
+
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        if self._hosts and _host(headers) not in self._hosts:
-            # A page whose name was made to point here (DNS rebinding) would otherwise read the answers.
+        if self._hosts and "host" in headers and _host(headers) not in self._hosts:
+            # A page whose name was made to point here (DNS rebinding) would otherwise read the answers; its browser
+            # always says the name.
             raise Problem(403, f"the host {headers.get('host', '')!r} is not served here (allowed_hosts)")
         if self._key_digest is not None and scope["path"] not in _OPEN:
-            sent = _digest(headers.get("authorization", ""))
+            sent = _digest(_bearer(headers))
             if not hmac.compare_digest(sent, self._key_digest):
                 raise Problem(
                     401,
@@ -167,7 +172,13 @@ def _host(headers: Headers) -> str:
     """The host without its port."""
     host = headers.get("host", "").lower()
     name, colon, port = host.rpartition(":")
-    return name if colon and port.isdecimal() else host
+    return (name if colon and port.isdecimal() else host).removesuffix(".")
+
+
+def _bearer(headers: Headers) -> str:
+    """The key that was sent; the scheme's name has no case, and more than one space may follow (RFC 9110)."""
+    scheme, _, key = headers.get("authorization", "").strip().partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def _request_id(scope: Scope) -> str:

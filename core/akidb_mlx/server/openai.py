@@ -19,8 +19,9 @@ async def create_embeddings(request: Request) -> Response:
     state = state_of(request)
     asked = await read_request(request, EmbeddingsRequest, state.settings)
     check_texts(asked.input, state.settings)
+    name = state.only_name(asked.model, "embedder")
     wanted = Wanted(
-        asked.model,
+        name,
         asked.input_type,
         asked.prompt_name,
         asked.wanted_dimensions,
@@ -29,8 +30,8 @@ async def create_embeddings(request: Request) -> Response:
     )
     dtype = asked.wanted_dtype
     rows, usage = await state.answer(request, embed_as(state, asked.input, wanted, [dtype]))
-    note(request, asked.model, len(asked.input), usage)
-    return await openai_response(rows[dtype], asked.model, usage.tokens, as_base64=asked.encoding_format == "base64")
+    note(request, name, len(asked.input), usage)
+    return await openai_response(rows[dtype], name, usage.tokens, as_base64=asked.encoding_format == "base64")
 
 
 async def list_models(request: Request) -> Response:

@@ -6,6 +6,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from akidb_mlx.pipeline.surrogates import mended_json
 from akidb_mlx.server.problems import Problem
 from akidb_mlx.server.settings import ServerSettings
 
@@ -32,7 +33,8 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
     # Not only for tidiness: a page of another origin may send any other type, or none, without asking first. But then
     # its browser says whose page it is, and whoever says neither is no page.
     if kind != "application/json" and (said is not None or "origin" in request.headers):
-        raise Problem(415, f"send the body as application/json, not {kind or 'without a content-type'}")
+        came = f"it came as {kind}" if kind else "it came without a content-type"
+        raise Problem(415, f"send the body as application/json; {came}")
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Problem(415, "send the body without a content-encoding")
     limit = settings.body_timeout_s
@@ -48,6 +50,8 @@ def parse(body: bytes, schema: type[Schema]) -> Schema:
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
+        if error.errors(include_url=False)[0]["type"] == "json_invalid" and (mended := mended_json(body)):
+            return parse(mended, schema)
         raise _from_validation(error) from None
 
 

@@ -20,6 +20,7 @@ from akidb_mlx.server.responses import json_response
 from akidb_mlx.server.row_schemas import DescribeRequest, RowsRequest, TokensRequest
 from akidb_mlx.server.state import State, note, state_of
 from akidb_mlx.server.variants import Variant
+from akidb_mlx.sparse_embedder import SparseEmbedder
 
 __all__ = ["count_tokens", "describe", "rows"]
 
@@ -56,10 +57,10 @@ async def rows(request: Request) -> Response:
         wire.TOKENS: str(usage.tokens),
         wire.TRUNCATED: str(usage.truncated_texts),
     }
-    if (limit := variant.face._path.encoder.limit(asked.input_type)) is not None:
-        headers[wire.MAX_SEQ_LENGTH] = str(limit)
-    if (dimension := getattr(variant.face, "dimension", None)) is not None:
-        headers[wire.DIMENSION] = str(dimension)
+    if usage.truncated_texts:
+        headers[wire.MAX_SEQ_LENGTH] = str(variant.face._path.encoder.limit(asked.input_type))
+    if isinstance(variant.face, SparseEmbedder):
+        headers[wire.DIMENSION] = str(variant.face.dimension)
     return Response(body, media_type="application/octet-stream", headers=headers)
 
 

@@ -59,7 +59,9 @@ class EmbeddingsRequest(RequestBody):
     input: Annotated[list[str], BeforeValidator(_one_or_many), WithJsonSchema(_OneOrMany)] = Field(
         description="One text, or a list."
     )
-    model: str = Field(min_length=1, description="A name that `/v1/models` lists.")
+    model: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="A name that `/v1/models` lists; may be left out where just one embedder is served."
+    )
     dimensions: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Keep only this many dimensions, the first; the vectors are scaled to unit length again."
     )

@@ -7,7 +7,8 @@ import logging
 import math
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -52,7 +53,14 @@ def serve(models: Models, settings: ServerSettings, api_key: str | None) -> None
 def listen(host: str, port: int) -> socket.socket:
     """A socket that takes connections; port 0 is a free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=1024)
+    both = host == "::" and socket.has_dualstack_ipv6()
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            taken = f"port {port} of {host} is taken by another program"
+            raise OSError(f"{taken}; serve at another with --port N, or --port 0 for any free one") from None
+        raise OSError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from None
     # asyncio sets it only where a socket names its protocol; each answer would wait 40 ms for the head's ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
@@ -89,7 +97,7 @@ async def _serve(
     server = _Server(app.state.server, _uvicorn_config(app, settings), raise_limit(settings.max_requests))
     for url in sockets:
         _log.info("listening", extra={"fields": {"url": url, "models": list(models.configs)}})
-    preload = asyncio.create_task(_preload(app.state.server, server))
+    preload = asyncio.create_task(_preload(app.state.server, server, list(sockets)))
     await server.serve(sockets=list(sockets.values()))
     _log.info("stopped")
     preload.cancel()
@@ -97,10 +105,22 @@ async def _serve(
         await preload
 
 
-async def _preload(state: State, server: uvicorn.Server) -> None:
-    if state.preloads:
+def _greet(urls: Sequence[str], state: State) -> None:
+    """A line for people, on standard output: the log is for machines."""
+    web = [f"open {url}/" for url in urls if url.startswith("http")]
+    where = ", ".join(web or urls)
+    with contextlib.suppress(OSError, ValueError):  # nobody may be there to read it
+        sys.stdout.write(f"akidb-mlx serves {', '.join(state.models.configs)}: {where} (Ctrl-C ends it)\n")
+        sys.stdout.flush()
+
+
+async def _preload(state: State, server: uvicorn.Server, urls: Sequence[str]) -> None:
+    if not state.preloads:
+        _greet(urls, state)
+    else:
         try:
             await state.models.preload()
+            _greet(urls, state)
         except BaseException:
             server.should_exit = True
             raise

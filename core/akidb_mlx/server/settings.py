@@ -81,7 +81,8 @@ def make_settings(said: Mapping[str, Any]) -> ServerSettings:
         return ServerSettings(**said)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        raise ConfigError("; ".join(f"{p['loc'][0]} = {p['input']!r}: {p['msg']}" for p in problems)) from None
+        told = [f"{p['loc'][0]} = {p['input']!r}: {p['msg'].removeprefix('Input ')}" for p in problems]
+        raise ConfigError("; ".join(told)) from None
 
 
 def read_server_file(path: Path, **given: Any) -> tuple[dict[str, ServedConfig], dict[str, Any]] | None:
@@ -116,11 +117,14 @@ def read_api_key(settings: ServerSettings) -> str | None:
         key, source = os.environ.get(API_KEY_VARIABLE), API_KEY_VARIABLE
     else:
         try:
-            key, source = expanded(settings.api_key_file, "api_key_file").read_text(), str(settings.api_key_file)
+            path = expanded(settings.api_key_file, "api_key_file")
+            key, source = path.read_text(encoding="utf-8-sig"), str(settings.api_key_file)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read api_key_file {settings.api_key_file}: {error}") from None
     if key is not None and not (key := key.strip()):
         raise ConfigError(f"{source} holds no API key; put one there, or leave it out to serve without")
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{source}: no client can send this key; it must be one line of printable ASCII characters")
     return key
 
 

@@ -62,6 +62,13 @@ class State:
             raise Problem(404, message, param="model", code="model_not_found")
         return name
 
+    def only_name(self, said: str | None, kind: ServedKind) -> str:
+        """What a request says, or without it the one model of this kind; a Problem where there are none or several."""
+        names = self.models.names(kind)
+        if said is None and len(names) > 1:
+            raise Problem(400, f"say which model; there are {', '.join(names)}", param="model")
+        return self.name(said, kind)
+
     async def model(self, name: str, kind: ServedKind) -> ServedModel:
         """The model of a request's name, loaded if need be; a Problem that names the right routes of another kind."""
         known = self.addressed(name).name

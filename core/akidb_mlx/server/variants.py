@@ -43,6 +43,8 @@ class Variants:
             task = self._made[key] = asyncio.create_task(asyncio.to_thread(_make, face, name, settings))
             while len(self._made) > _KEPT:
                 await self._forget(next(iter(self._made)))
+        if task.done() and not task.cancelled() and task.exception() is None:
+            return task.result()
         try:
             return await asyncio.shield(task)
         except BaseException:

