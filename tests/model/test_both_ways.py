@@ -120,6 +120,19 @@ def test_rotary_settings_that_config_json_leaves_to_the_class(tmp_path):
         Embedder.load(folder)
 
 
+def test_a_first_length_outside_the_rotary_settings_counts_for_queries_too(tmp_path):
+    """As the reference, which puts it among them."""
+    folder, facts, reference = read_case("ministral3")
+    moved = copy_of("ministral3", tmp_path)
+    said = json.loads((folder / "config.json").read_text())["rope_parameters"]
+    edit_json(
+        moved / "config.json",
+        rope_parameters=said | {"original_max_position_embeddings": 1000},
+        original_max_position_embeddings=said["original_max_position_embeddings"],
+    )
+    assert_close(rows_of(moved, facts["texts"]), reference["embeddings"], 1e-5)
+
+
 def test_nvidias_embedders_say_their_pooling_in_config_json(tmp_path):
     folder = copy_of("ministral3", tmp_path)
     for file in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):

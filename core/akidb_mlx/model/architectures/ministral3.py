@@ -35,6 +35,9 @@ def _rope_parameters(config: Mapping[str, Any]) -> Mapping[str, Any]:
     said = config.get("rope_parameters")
     if not isinstance(said, Mapping):
         raise CheckpointError(f"config.json: rope_parameters must be an object, not {said!r}")
+    outer = config.get("original_max_position_embeddings")  # which wins where a scaling reads it, as in the reference
+    if outer is not None and said.get("rope_type", said.get("type")) in ("llama3", "yarn", "longrope"):
+        said = {**said, "original_max_position_embeddings": outer}
     return {"model_type": config["model_type"], **said}
 
 
