@@ -47,7 +47,7 @@ test-all: $(VENV)/.rerank-clients  ## Run all tests: also the slow ones, heavy v
 
 test-stores: $(VENV)/.all  ## Run the tests that need heavy vector stores or Ray, and the examples
 	$(BIN)/$(PYTEST) -m "not slow" tests/adapters/test_langchain_stores.py tests/adapters/test_llama_index_stores.py \
-		tests/adapters/test_sparse.py tests/test_hybrid_page.py tests/corpus/test_corpus_handover.py tests/test_examples.py $(ARGS)
+		tests/adapters/test_sparse.py tests/test_hybrid_page.py tests/test_small_vector_stores.py tests/corpus/test_corpus_handover.py tests/test_examples.py $(ARGS)
 
 # Daft wants an earlier pyarrow; it is tested where it is installed by hand (`pip install --no-deps daft`).
 test-readers: $(VENV)/.readers  ## Run the tests of which tools read the files that embed writes

@@ -147,6 +147,20 @@ def test_every_field_of_transformers_own_config_is_accounted_for(model_type):
             "lacks 'query_pre_attn_scalar'",
         ),
         ({"model_type": "gemma3_text", "attn_logit_softcapping": 30.0}, "attn_logit_softcapping is 30.0"),
+        (
+            {"model_type": "exaone4", "head_dim": 8, "sliding_window": 8, "sliding_window_pattern": "LLLG"},
+            "lacks layer_types, and no sliding_window_pattern says them in a number",
+        ),
+        ({"model_type": "exaone4", "head_dim": 8, "sliding_window": None}, "lacks layer_types"),
+        (
+            {"model_type": "internlm3", "attention_bias": True, "mlp_bias": False},
+            "mlp_bias is False; for internlm3 only True",
+        ),
+        ({"model_type": "olmo", "clip_qkv": 8.0}, "clip_qkv is 8.0; for olmo only None"),
+        ({"model_type": "phi", "qk_layernorm": True}, "qk_layernorm is True; for phi only False"),
+        ({"model_type": "apertus", "hidden_act": "xielu", "qk_norm": False}, "qk_norm is False; for apertus only True"),
+        ({"model_type": "gpt2", "add_cross_attention": True}, "add_cross_attention is True; for gpt2 only False"),
+        ({"model_type": "gptj", "is_causal": False}, "is_causal is False; for gptj only True"),
     ],
 )
 def test_what_neither_mlx_lm_nor_we_compute_is_refused(changes, message):

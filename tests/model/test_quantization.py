@@ -48,7 +48,7 @@ DECODERS = ["qwen3-embedding", "llama-linear", "mistral-e5", "gemma-mean", "phi3
 # Heads as wide as real models', for GPUs' fused attention.
 WIDE_HEADS = ["heads-64-llama", "heads-96-qwen3", "heads-128-qwen3", "heads-256-gemma3"]
 # Experts one by one, which mlx-lm's converter puts together, and as it has them; it leaves ERNIE's correction out.
-MIXTURES = ["mixtral-causal-lm", "heads-128-qwen3-moe", "qwen2-moe", "olmoe", "heads-64-granitemoe"]
+MIXTURES = ["lfm2-moe", "mixtral-causal-lm", "heads-128-qwen3-moe", "qwen2-moe", "olmoe", "heads-64-granitemoe"]
 # Least cosine with the float32 vectors of these tiny random models, whose weights are no easier to pack than noise.
 LEAST_COSINE = {"4 bit": 0.9, "5 bit": 0.97, "6 bit": 0.99, "8 bit": 0.999, "mxfp4": 0.7, "mxfp8": 0.99, "nvfp4": 0.8}
 
@@ -162,7 +162,7 @@ def test_decoders_in_4_bit(tmp_path, name):
     assert_close(ours, encode(dequantise(folder, tmp_path / "floats"), texts), EXACT)
 
 
-@pytest.mark.parametrize("name", ["mixtral-causal-lm", "heads-128-qwen3-moe"])
+@pytest.mark.parametrize("name", ["mixtral-causal-lm", "heads-128-qwen3-moe", "lfm2-moe"])
 @pytest.mark.parametrize("packing", ["4 bit", "mxfp8"])
 def test_experts_stay_packed_on_a_gpu(tmp_path, name, packing):
     """All but the router, which always is of floats."""
@@ -253,6 +253,31 @@ def test_folded_dense_layers_are_unpacked(tmp_path):
 )
 def test_encoders_with_everything_packed(tmp_path, name, packing):
     """Tables, whose rows are added in the dtype that is computed in; joined layers, on a GPU packed side by side."""
+    check_everything_packed(tmp_path, name, packing)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "apertus",
+        "cohere2",
+        "exaone4",
+        "gpt_neox",
+        "gptj-weighted-mean",
+        "internlm3",
+        "llama-dynamic",
+        "olmo",
+        "olmo3",
+        "phi",
+        "phi3-longrope",
+        "starcoder2",
+    ],
+)
+def test_decoders_with_everything_packed(tmp_path, name):
+    check_everything_packed(tmp_path, name, "4 bit")
+
+
+def check_everything_packed(tmp_path, name, packing):
     texts = read_texts(name)
     folder = tmp_path / "packed"
     shutil.copytree(REFERENCE / name, folder)

@@ -37,8 +37,11 @@ def read_attention(folder):
     heads = next(config[name] for name in ("num_attention_heads", "num_heads", "n_head") if name in config)
     width = next(config[name] for name in ("hidden_size", "d_model", "n_embd") if name in config)
     windowed = "sliding_attention" in config.get("layer_types", ())
+    stated = [config, *config.get("per_layer_config", {}).values()]
     return Attention(
-        head=config.get("head_dim") or config.get("d_kv") or width // heads,
+        head=max(
+            (one["head_dim"] for one in stated if one.get("head_dim")), default=config.get("d_kv") or width // heads
+        ),
         heads=heads,
         kv_heads=config.get("num_key_value_heads", heads),
         causal=config["model_type"] in DECODERS

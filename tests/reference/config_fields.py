@@ -13,10 +13,11 @@ from pathlib import Path
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 TYPES = """
-    albert bert camembert cohere deberta deberta-v2 distilbert electra embedding_gemma2_text ernie ernie4_5
-    ernie4_5_moe eurobert gemma gemma2 gemma3_text glm glm4 granite granitemoe gte helium hunyuan_v1_dense
-    jina_embeddings_v3 lfm2 llama ministral3 mistral mixtral modernbert mpnet mt5 nemotron nomic_bert olmo2 olmoe
-    phi3 qwen2 qwen2_moe qwen3 qwen3_moe roberta seed_oss smollm3 stablelm t5 umt5 xlm-roberta
+    albert apertus bert camembert cohere cohere2 deberta deberta-v2 distilbert electra embedding_gemma2_text ernie
+    ernie4_5 ernie4_5_moe eurobert exaone4 gemma gemma2 gemma3_text glm glm4 gpt2 gpt_neox gptj granite granitemoe
+    gte helium hunyuan_v1_dense internlm3 jina_embeddings_v3 lfm2 lfm2_moe llama ministral3 mistral mixtral
+    modernbert mpnet mt5 nemotron nomic_bert olmo olmo2 olmo3 olmoe phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe roberta
+    seed_oss smollm3 stablelm starcoder2 t5 umt5 xlm-roberta
 """
 FILE = Path(__file__).parents[2] / "core" / "akidb_mlx" / "checkpoint" / "config_fields.json"
 NAMES = {

@@ -98,6 +98,45 @@ def transformers_4_config(folder):
     edit_json(folder / "config.json", edit)
 
 
+def transformers_4_with_layers(folder):
+    """The same where layer_types stays."""
+    kinds = json.loads((folder / "config.json").read_text(encoding="utf-8"))["layer_types"]
+    transformers_4_config(folder)
+    edit_json(folder / "config.json", lambda config: config.update(layer_types=kinds))
+
+
+def published_internlm3(folder):
+    """InternLM3's own form: flat, with `bias` and `qkv_bias`."""
+    transformers_4_config(folder)
+    edit_json(
+        folder / "config.json",
+        lambda config: config.update(bias=config.pop("mlp_bias"), qkv_bias=config.pop("attention_bias")),
+    )
+
+
+def published_neox(folder):
+    """GPT-NeoX's own names of the rotary settings."""
+
+    def edit(config):
+        rope = config.pop("rope_parameters")
+        config["rotary_emb_base"], config["rotary_pct"] = rope["rope_theta"], rope["partial_rotary_factor"]
+
+    edit_json(folder / "config.json", edit)
+
+
+def published_olmo3(folder):
+    """Olmo-3's form: one base, and a scaling that counts for full layers alone."""
+
+    def edit(config):
+        rope = config.pop("rope_parameters")["full_attention"]
+        config["torch_dtype"] = config.pop("dtype")
+        config["transformers_version"] = "4.57.0"
+        config["rope_theta"] = rope.pop("rope_theta")
+        config["rope_scaling"] = rope
+
+    edit_json(folder / "config.json", edit)
+
+
 def published_phi3(folder):
     """Phi-3-mini-128k's form: flat, the trained length beside the settings and not in them."""
     transformers_4_config(folder)

@@ -171,3 +171,19 @@ def short_divisors(model):
 def no_rope_factor(model):
     """Rotary positions without the factor of their sines and cosines."""
     model.rotary_emb.attention_scaling = 1.0
+
+
+def plain_xielu(model):
+    """Apertus whose activations have the scalars that its class begins with."""
+    for layer in model.layers:
+        layer.mlp.act_fn.alpha_p.data.fill_(0.2)
+        layer.mlp.act_fn.alpha_n.data.fill_(0.2)
+
+
+def unscaled_olmo3(model):
+    """OLMo 3 whose full layers have the windowed ones' rotary positions."""
+    rotary = model.rotary_emb
+    rotary.full_attention_inv_freq, rotary.full_attention_attention_scaling = (
+        rotary.sliding_attention_inv_freq.clone(),
+        1.0,
+    )

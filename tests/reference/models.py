@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 import transformers as hf
 from nomic_moe import NomicMoe, NomicMoeConfig
 
@@ -120,6 +121,17 @@ def decoder(cls, **config):
     return lambda: cls(cls.config_class(**{"vocab_size": 300, **DECODER_SHAPE, **config}))
 
 
+def internlm3(**config):
+    """Which transformers computes as a Llama."""
+    return lambda: hf.LlamaModel(hf.InternLM3Config(**{"vocab_size": 300, **DECODER_SHAPE, **config}))
+
+
+def gpt(cls, **config):
+    """GPT-2 and GPT-J, whose fields have names of their own."""
+    sizes = {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 1}
+    return lambda: cls(cls.config_class(**{**sizes, "eos_token_id": 2, "pad_token_id": 0, **config}))
+
+
 def mixture(cls, **config):
     """Of experts: two are chosen, unless config says otherwise."""
     count = "moe_k" if cls.config_class.model_type == "ernie4_5_moe" else "num_experts_per_tok"
@@ -154,6 +166,22 @@ def lfm2(cls=hf.Lfm2Model, **config):
     """Two convolutions around a layer of attention; a network of 48 channels, two thirds of 64 up to a multiple."""
     layers = {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
     return decoder(cls, **{**layers, "block_multiple_of": 16, **config})
+
+
+def lfm2_moe(**config):
+    """With four experts, of which two are chosen, in all layers but the first; their corrections move the choice."""
+    layers = {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1}
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "intermediate_size": 32}
+    build = decoder(hf.Lfm2MoeModel, **{**layers, **sizes, **config})
+
+    def make():
+        model = build()
+        for layer in model.layers:
+            if hasattr(layer.feed_forward, "expert_bias"):  # no parameter, so that nothing else makes it random
+                layer.feed_forward.expert_bias.copy_(torch.linspace(0.3, -0.3, layer.feed_forward.experts.num_experts))
+        return model
+
+    return make
 
 
 def ntk(rope_theta, factor, head_dim):

@@ -53,6 +53,14 @@ scaled after the cut; sentence-transformers leaves them shorter, equal up to tha
 serves documents where the files have no `document` prompt. `info` lists those that hold for a model under
 `differences`, and `exact_reference=True` (`AKIDB_MLX_EXACT_REFERENCE`) gives sentence-transformers' rows exactly.
 
+Rotary positions of type `dynamic` and `longrope` depend on a text's length. The reference takes the padded length of a
+batch, and keeps the `dynamic` base of the longest text so far for each later one of `max_position_embeddings` tokens or
+more. Here a text's own length decides, whatever stands beside it or was computed before: the rows are those that the
+reference gives a text alone, in a model that has seen no other. LFM2's embedders (`Lfm2BidirectionalModel`) have
+convolutions that no class of transformers computes; their vectors here are those of a formula written from what Liquid
+AI says of its code, with padding zeroed, as in its embedder. A text that reads like the address of an image or sound is
+a text here, for EmbeddingGemma 2 too; sentence-transformers fetches what it names.
+
 Where config.json leaves a field out, transformers' class for its `model_type` decides (`layer_norm_eps`, activations,
 rotary bases, windows …); `info` lists those under `config_defaults`. A field of a type that the class refuses, such as
 a null for a number, is refused here too. `make fuzz` puts edited copies of these checkpoints to both sides: what is

@@ -18,19 +18,20 @@ __all__ = ["Completed", "complete_config", "declared_fields"]
 Json = Mapping[str, Any]
 # What decides hidden states or the length of texts; other fields that are absent stay so.
 _DECIDING = """
-    activation attention_bias attention_multiplier attention_out_bias attn_logit_softcapping
+    activation activation_function attention_bias attention_multiplier attention_out_bias attn_logit_softcapping
     block_auto_adjust_ff_dim block_ffn_dim_multiplier block_multiple_of conv_bias conv_L_cache d_ff d_kv d_model
     decoder_sparse_step dim embedding_dim embedding_multiplier embedding_size feed_forward_proj head_dim hidden_act
     hidden_activation hidden_dim hidden_size hidden_size_per_layer_input inner_group_num intermediate_size
     layer_norm_eps layer_norm_epsilon local_attention logits_scaling max_position_embeddings max_relative_positions
     max_window_layers mlp_bias moe_intermediate_size moe_k moe_layer_end_index moe_layer_interval
-    moe_layer_start_index moe_norm_min moe_num_experts moe_num_shared_experts n_heads n_layers
-    no_rope_layer_interval norm_bias norm_eps norm_topk_prob num_attention_heads num_experts num_experts_per_tok
-    num_heads num_hidden_groups num_hidden_layers num_key_value_heads num_layers num_local_experts
-    original_max_position_embeddings pad_token_id pooler_hidden_act position_biased_input qkv_bias
-    query_pre_attn_scalar relative_attention relative_attention_max_distance relative_attention_num_buckets
-    residual_multiplier rms_norm_eps shared_expert_intermediate_size sliding_window task_type_vocab_size
-    type_vocab_size use_bias use_qk_norm use_qkv_bias use_task_id vocab_size
+    moe_layer_start_index moe_norm_min moe_num_experts moe_num_shared_experts n_embd n_head n_heads n_layer n_layers
+    n_positions no_rope_layer_interval norm_bias norm_eps norm_epsilon norm_topk_prob num_attention_heads
+    num_dense_layers num_experts num_experts_per_tok num_heads num_hidden_groups num_hidden_layers
+    num_key_value_heads num_layers num_local_experts original_max_position_embeddings pad_token_id pooler_hidden_act
+    position_biased_input qkv_bias query_pre_attn_scalar relative_attention relative_attention_max_distance
+    relative_attention_num_buckets residual_multiplier rms_norm_eps rotary_dim routed_scaling_factor
+    shared_expert_intermediate_size sliding_window task_type_vocab_size type_vocab_size use_bias use_expert_bias
+    use_parallel_residual use_qk_norm use_qkv_bias use_task_id vocab_size
 """
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "bool": (bool,),
@@ -43,16 +44,22 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 }
 # Where the class makes a number of others of a null, or of nothing, and nobody after us does.
 _FROM_OTHERS: Mapping[str, tuple[str, ...]] = {
-    "head_dim": ("ernie4_5", "ernie4_5_moe", "seed_oss"),
+    "head_dim": ("cohere2", "ernie4_5", "ernie4_5_moe", "exaone4", "internlm3", "seed_oss"),
     "num_key_value_heads": (
+        "apertus",
         "cohere",
+        "cohere2",
         "ernie4_5",
         "eurobert",
         "granite",
         "granitemoe",
         "hunyuan_v1_dense",
+        "internlm3",
         "mixtral",
+        "olmo",
+        "olmo3",
         "olmoe",
+        "phi",
         "qwen2",
         "qwen3",
         "seed_oss",
@@ -65,6 +72,8 @@ _BASES = {
     "gemma3_text": {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
     "modernbert": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
 }
+# Whose class reads the earlier form too, though each kind of layer has settings of its own.
+_FLAT_TOO = frozenset({"olmo3"})
 # Whose rotary settings are the class's all together, where the file has none.
 _WHOLE_ROPE = frozenset({"ministral3"})
 # Numbers from which a class makes layer_types where there are none; it does not declare them.
@@ -99,7 +108,9 @@ def complete_config(config: Json, file: Path) -> Completed:
         raise UnsupportedModelError(f"{file}: {_BY_LAYER} is not supported")
     config, kind = _tower(config, kind, file)
     known = _table().get(kind)
-    if known is None or "n_embd" in config:  # the published NomicBERT's, whose class is its own
+    if known is None or (
+        kind == "nomic_bert" and "n_embd" in config
+    ):  # the published NomicBERT's, whose class is its own
         return Completed(config)
     said = dict(config)
     for alias, name in {**known["aliases"], **_RENAMED.get(kind, {})}.items():
@@ -181,8 +192,9 @@ def _rotary_defaults(kind: str, default: Json | None, said: Json) -> dict[str, A
     nested = said.get("rope_parameters")
     stated: Json = nested if isinstance(nested, Mapping) else {}
     bases = _BASES.get(kind)
-    if bases is None and any(isinstance(value, Mapping) for value in default.values()):  # by kind of layer
-        return {} if nested is not None else {"rope_parameters": default}
+    by_kind = any(isinstance(value, Mapping) for value in default.values())
+    if bases is None and (by_kind or default.get("rope_type", "default") != "default"):
+        return _whole_rope(kind, default, {**said, **stated}, by_kind=by_kind)
     if bases is None:
         return {name: value for name, value in default.items() if name not in {"rope_type", *said, *stated}}
     return {
@@ -190,6 +202,14 @@ def _rotary_defaults(kind: str, default: Json | None, said: Json) -> dict[str, A
         for layer, name in bases.items()
         if name not in said and "rope_theta" not in (stated.get(layer) or {})
     }
+
+
+def _whole_rope(kind: str, default: Json, said: Json, *, by_kind: bool) -> dict[str, Any]:
+    """Settings that a class has all together, for each kind of layer or scaled; a base where others are said."""
+    others = ("rope_parameters", "rope_scaling", *(("rope_theta",) if kind in _FLAT_TOO else ()))
+    if not any(said.get(name) for name in others):
+        return {"rope_parameters": default}
+    return {} if by_kind or "rope_theta" in said else {"rope_theta": default["rope_theta"]}
 
 
 def _from_others(name: str, config: Json) -> int:

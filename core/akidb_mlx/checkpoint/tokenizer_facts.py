@@ -23,6 +23,8 @@ _LEARNED_POSITIONS = {
     "distilbert": "from zero",
     "electra": "from zero",
     "ernie": "from zero",
+    "gpt2": "from zero",
+    "gptj": "from zero",
     "mpnet": "after padding",
     "roberta": "after padding",
     "xlm-roberta": "after padding",
@@ -118,7 +120,7 @@ def read_tokenizer_facts(
 
 def _positions(layout: Layout, config: Config) -> Fact[int] | None:
     """How many tokens have a position."""
-    positions = config.get("max_position_embeddings")
+    positions = config.get("max_position_embeddings", config.get("n_positions"))
     if not isinstance(positions, int) or isinstance(positions, bool) or positions < 1:
         return None
     if _LEARNED_POSITIONS.get(config["model_type"]) == "after padding":

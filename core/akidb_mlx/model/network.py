@@ -89,8 +89,8 @@ class Network(nn.Module):
 
 
 def _holds_arrays(part: object) -> bool:
-    leaves: list[tuple[str, object]] = tree_flatten(part)
-    return any(isinstance(leaf, mx.array) for _, leaf in leaves)
+    leaves: dict[str, object] = dict(tree_flatten(part))
+    return any(isinstance(leaf, mx.array) for leaf in leaves.values())
 
 
 def _computed(hidden_states: mx.array, real: mx.array | None) -> mx.array:

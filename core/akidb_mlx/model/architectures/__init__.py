@@ -17,15 +17,18 @@ from akidb_mlx.model.architectures.embedding_gemma2 import EmbeddingGemma2
 from akidb_mlx.model.architectures.ernie import Ernie
 from akidb_mlx.model.architectures.eurobert import EuroBert
 from akidb_mlx.model.architectures.gemma3 import Gemma3
+from akidb_mlx.model.architectures.gpt import Gpt
 from akidb_mlx.model.architectures.gte import Gte
 from akidb_mlx.model.architectures.jina_bert import JinaBert
 from akidb_mlx.model.architectures.jina_v3 import JinaV3
 from akidb_mlx.model.architectures.lfm2 import BIDIRECTIONAL, Lfm2
+from akidb_mlx.model.architectures.lfm2_moe import Lfm2Moe
 from akidb_mlx.model.architectures.ministral3 import Ministral3
 from akidb_mlx.model.architectures.mlx_lm import has_model
 from akidb_mlx.model.architectures.modernbert import ModernBert
 from akidb_mlx.model.architectures.mpnet import MPNet
 from akidb_mlx.model.architectures.nomic_bert import NomicBert
+from akidb_mlx.model.architectures.olmo3 import Olmo3
 from akidb_mlx.model.architectures.roberta import Roberta
 from akidb_mlx.model.architectures.static import Static
 from akidb_mlx.model.architectures.t5 import T5
@@ -46,8 +49,12 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
     "ernie": Ernie,
     "eurobert": EuroBert,
     "gemma3_text": Gemma3,
+    "gpt2": Gpt,
+    "gpt_neox": Gpt,
+    "gptj": Gpt,
     "gte": Gte,
     "lfm2": Lfm2,
+    "lfm2_moe": Lfm2Moe,
     "ministral3": Ministral3,
     "ministral3_bidirec": Ministral3,
     "modernbert": ModernBert,
@@ -57,6 +64,7 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
     "mt5": T5,
     "new": Gte,
     "nomic_bert": NomicBert,
+    "olmo3": Olmo3,
     "roberta": Roberta,
     "static": Static,
     "t5": T5,
@@ -73,7 +81,7 @@ _OWN_CODE_KNOWN = frozenset(
 )
 _OWN_CLASSES_KNOWN = frozenset({("lfm2", BIDIRECTIONAL)})
 # Whose tokens see what is before them alone unless config.json says otherwise (is_causal).
-_CAUSAL = DECODERS.keys() | {"lfm2"}
+_CAUSAL = DECODERS.keys() | {"gpt2", "gpt_neox", "gptj", "lfm2", "lfm2_moe"}
 
 
 def make_backbone(config: Mapping[str, Any]) -> Backbone:
@@ -92,9 +100,9 @@ def make_backbone(config: Mapping[str, Any]) -> Backbone:
         raise UnsupportedModelError(f"model_type {model_type!r} {reason}; supported: {known}")
     named = config.get("auto_map")
     own_code = named.get("AutoModel") if isinstance(named, Mapping) else named
-    known = model_type in _OWN_CODE_KNOWN or (model_type, str(own_code).rsplit(".", 1)[-1]) in _OWN_CLASSES_KNOWN
+    code_known = model_type in _OWN_CODE_KNOWN or (model_type, str(own_code).rsplit(".", 1)[-1]) in _OWN_CLASSES_KNOWN
     stated = model_type in _CAUSAL and "is_causal" in config
-    if own_code and not known and not stated:
+    if own_code and not code_known and not stated:
         hint = "; if it differs only in what tokens see, say so there with is_causal (true or false)"
         raise UnsupportedModelError(
             f"config.json: auto_map names the checkpoint's own code ({own_code}), which is never run and may compute "

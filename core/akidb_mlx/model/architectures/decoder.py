@@ -13,8 +13,16 @@ import numpy as np
 
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures.base import Backbone, allow, read
-from akidb_mlx.model.architectures.decoder_table import DECODERS, SLIDING, Family, account_for, layer_kinds
-from akidb_mlx.model.architectures.joined_layers import GatedNetwork, JoinedAttention, JoinedNetwork, QueryScale, join
+from akidb_mlx.model.architectures.decoder_completions import COMPLETIONS
+from akidb_mlx.model.architectures.decoder_table import DECODERS, FULL, SLIDING, Family, account_for, layer_kinds
+from akidb_mlx.model.architectures.joined_layers import (
+    GatedNetwork,
+    JoinedAttention,
+    JoinedNetwork,
+    PlainNetwork,
+    QueryScale,
+    join,
+)
 from akidb_mlx.model.architectures.mixtures import MIXTURES, gather_experts
 from akidb_mlx.model.architectures.mlx_lm import import_model
 from akidb_mlx.model.device_batch import DeviceBatch
@@ -52,6 +60,9 @@ class Decoder(Backbone):
         ropes = {kind: self.make_rope(family, config, kind) for kind in set(self._kinds)}
         for index, (layer, kind) in enumerate(zip(self.model.layers, self._kinds, strict=True)):
             _complete(layer, family, config, ropes[kind], index)
+        self._norm = family.norm
+        if config["model_type"] in COMPLETIONS:
+            COMPLETIONS[config["model_type"]](self.model, self._kinds, config)
         self.has_experts = config["model_type"] in MIXTURES
         self._plain = family.plain
         self._query_scale: QueryScale | None = None
@@ -98,7 +109,7 @@ class Decoder(Backbone):
         for layer, kind in zip(self.model.layers, self._kinds, strict=True):
             x = layer(x, masks[kind], None)
             cpu_kernels.catch_up(x)
-        return self.model.norm(x)
+        return self.model[self._norm](x)
 
     def mask(self, batch: DeviceBatch, kind: str) -> Mask:
         """Who sees whom; a window is so many tokens with the token itself, or so many to each side of it."""
@@ -121,11 +132,18 @@ def _make_theirs(family: Family, config: Mapping[str, Any]) -> Any:
     ours = dict.fromkeys(("layer_types", "rope_parameters", "rope_scaling", "sliding_window"))
     replaced = {"rope_theta": 10000.0, "partial_rotary_factor": 1.0, "tie_word_embeddings": True}
     said = {"mlp_bias": False, **config, **ours, **replaced}
+    given = {key: said[key] for key in fields if said.get(key) is not None} | _given(family, config)
     try:
-        args = module.ModelArgs(**{key: said[key] for key in fields if said.get(key) is not None})
+        args = module.ModelArgs(**given)
         return module.Model(args).model
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"config.json lacks a setting or has a wrong one: {error}") from None
+
+
+def _given(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+    if family.module == "olmo3":  # its class wants both kinds, and only its own masks and positions read which is which
+        return {"sliding_window": 1, "layer_types": [SLIDING, FULL] * read(config, "num_hidden_layers", int)}
+    return dict(family.given)
 
 
 def _head(config: Mapping[str, Any]) -> int:
@@ -148,9 +166,12 @@ def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope 
     if mixture is not None and mixture.layers(config, index):
         layer.mlp = mixture.make(config, activation({family.activation_key: name}, family.activation_key))
         return
-    if name == family.activation or (name, family.activation) == ("swish", "silu"):
+    if (name == family.activation and family.network is None) or (name, family.activation) == ("swish", "silu"):
         return
     act = activation({family.activation_key: name}, family.activation_key)
+    if family.network is not None:
+        layer.mlp = PlainNetwork(layer.mlp, *family.network, act)
+        return
     if "gate_proj" not in layer.mlp:
         allow(config, family.activation_key, (family.activation,))
     layer.mlp = GatedNetwork(layer.mlp, act)

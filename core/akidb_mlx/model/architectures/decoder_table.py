@@ -51,6 +51,21 @@ def _gemma3_kinds(config: Config, count: int) -> Sequence[str]:
     return [SLIDING if (index + 1) % every else FULL for index in range(count)]
 
 
+def _every_fourth_full(config: Config, count: int) -> Sequence[str]:
+    """By a pattern, of which the last is full; one of letters says nothing to the reference."""
+    every = config.get("sliding_window_pattern", 4)
+    if not config.get("layer_types") and (isinstance(every, str) or not config.get("sliding_window")):
+        raise UnsupportedModelError(
+            "config.json lacks layer_types, and no sliding_window_pattern says them in a number"
+        )
+    return config.get("layer_types") or [SLIDING if (index + 1) % every else FULL for index in range(count)]
+
+
+def _fourth_full(config: Config, count: int) -> Sequence[str]:
+    """The same without a pattern of the file's."""
+    return _every_fourth_full({**config, "sliding_window_pattern": 4}, count)
+
+
 def _root_of_width(config: Config) -> float:
     return float(config["hidden_size"]) ** 0.5
 
@@ -84,6 +99,12 @@ class Family:
     """Kinds of rotary settings that its class takes."""
     causal: bool = True
     """Whether tokens see only what is before them, where config.json does not say (`is_causal`)."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """What its class wants to be given and we compute, or no class has."""
+    norm: str = "norm"
+    """Its name for the last norm."""
+    network: tuple[str, str] | None = None
+    """Its names for the two layers of a network without a gate."""
     mask_array: bool = False
     """Its attention wants the causal mask as an array."""
     plain: bool = False
@@ -104,9 +125,29 @@ _BOTH_WAYS = {"is_causal": (False,), "use_bidirectional_attention": (True,)}
 
 # Each row is verified by a case in tests/reference.
 DECODERS: dict[str, Family] = {
+    "apertus": Family(
+        "apertus",
+        activation="xielu",
+        biases=("q_proj", "k_proj", "v_proj", "o_proj"),
+        only={"mlp_bias": (False,), "post_norm": (False,), "qk_norm": (True,)},
+        given={"mlp_bias": False, "attention_bias": False, "post_norm": False, "qk_norm": True},
+    ),
     "bidirectional_pplx_qwen3": Family("qwen3", only=_BOTH_WAYS, known=_QWEN, causal=False, plain=True),
     "cohere": Family("cohere", interleaved=True),
+    "cohere2": Family(
+        "cohere2",
+        kinds=_every_fourth_full,
+        known=("sliding_window", "layer_types"),
+        only={"layer_norm_bias": (False,)},
+        interleaved=True,
+    ),
     "ernie4_5": Family("ernie4_5", interleaved=True),
+    "exaone4": Family(
+        "exaone4",
+        kinds=_every_fourth_full,
+        known=("sliding_window", "layer_types"),
+        given={"sliding_window_pattern": None, "sliding_window": None, "rope_scaling": None},
+    ),
     "ernie4_5_moe": Family("ernie4_5", interleaved=True),
     "gemma": Family("gemma", activation="gelu", scale=_root_of_width, only=_GEMMA),
     "gemma2": Family(
@@ -142,6 +183,7 @@ DECODERS: dict[str, Family] = {
     "granitemoe": Family("granite", scale=lambda config: float(config["embedding_multiplier"])),
     "helium": Family("helium", interleaved=True),
     "hunyuan_v1_dense": Family("hunyuan_v1_dense", only={"use_qk_norm": (True,)}),
+    "internlm3": Family("llama", plain=True),
     "llama": Family("llama", plain=True),
     "llama_bidirec": Family("llama", only=_BOTH_WAYS, known=_NVIDIA, causal=False, plain=True),
     "ministral3": Family("llama", kinds=_all_sliding, known=("sliding_window", *_NVIDIA), plain=True),
@@ -156,7 +198,17 @@ DECODERS: dict[str, Family] = {
     "mistral": Family("llama", kinds=_all_sliding, known=("sliding_window",), plain=True),
     "mixtral": Family("llama", kinds=_all_sliding, known=("sliding_window",), plain=True),
     "nemotron": Family("nemotron", activation="relu2", partial=True, only=_CAUSAL),
+    "olmo": Family("llama", only={"clip_qkv": (None,)}, given={"rms_norm_eps": 1e-5}, plain=True),
     "olmo2": Family("olmo2"),
+    "olmo3": Family("olmo3", kinds=_fourth_full, known=("sliding_window", "layer_types")),
+    "phi": Family(
+        "phi",
+        activation="gelu_new",
+        network=("fc1", "fc2"),
+        norm="final_layernorm",
+        only={"qk_layernorm": (False,)},
+        partial=True,
+    ),
     "olmoe": Family("olmoe", only={"clip_qkv": (None,)}),
     "phi3": Family("phi3", kinds=_all_sliding, known=("sliding_window",), partial=True, ropes=("default", "longrope")),
     "qwen2": Family("qwen2", kinds=_upper_sliding, known=_QWEN, plain=True),
@@ -179,6 +231,9 @@ DECODERS: dict[str, Family] = {
     ),
     "seed_oss": Family("seed_oss"),
     "smollm3": Family("smollm3", known=("sliding_window",)),
+    "starcoder2": Family(
+        "starcoder2", network=("c_fc", "c_proj"), kinds=_all_sliding, known=("sliding_window", "use_bias")
+    ),
     "stablelm": Family("stablelm", partial=True, only=_CAUSAL),
 }
 
@@ -189,13 +244,13 @@ _COMPUTED = """
 """
 # Without effect on hidden states.
 _INERT = """
-    _name_or_path architectures attention_dropout auto_map bos_token_id cache_implementation chunk_size_feed_forward
-    classifier_dropout do_sample dtype embd_pdrop eod_token_id eos_token_id final_logit_softcapping hidden_dropout
-    id2label initializer_range is_decoder is_encoder_decoder label2id logits_scaling mlp_dropout model_type
-    num_labels num_logits_to_keep output_attentions output_hidden_states pad_token_id pretraining_tp problem_type
-    quantization quantization_config resid_pdrop residual_dropout return_dict sep_token_id task_specific_params
-    tie_word_embeddings tokenizer_class torch_dtype torchscript transformers_version unsloth_fixed unsloth_version
-    use_cache
+    _name_or_path architectures attention_dropout attn_pdrop auto_map bos_token_id cache_implementation
+    chunk_size_feed_forward classifier_dropout do_sample dtype embd_pdrop embedding_dropout eod_token_id
+    eos_token_id final_logit_softcapping hidden_dropout id2label initializer_range is_decoder is_encoder_decoder
+    label2id logits_scaling mlp_dropout model_type num_labels num_logits_to_keep output_attentions
+    output_hidden_states pad_token_id pretraining_tp problem_type quantization quantization_config resid_pdrop
+    residual_dropout return_dict sep_token_id task_specific_params tie_word_embeddings tokenizer_class torch_dtype
+    torchscript transformers_version unsloth_fixed unsloth_version use_cache
 """
 # Read of any config, by the masks or the layers, whether its class has it or not; or what changes the class itself.
 _GENERIC = """
@@ -204,8 +259,8 @@ _GENERIC = """
 """
 # Of classes that are not computed here, and what trainers and early versions wrote: no class above reads them.
 _OF_OTHERS = """
-    _attn_implementation attn_implementation attn_pdrop cls_token_id decoder_start_token_id directionality
-    embedding_dropout embedding_size finetuning_task gradient_checkpointing layerdrop max_length mask_token_id
+    _attn_implementation attn_implementation cls_token_id decoder_start_token_id directionality
+    embedding_size finetuning_task gradient_checkpointing layerdrop max_length mask_token_id
     n_positions output_past pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head
     pooler_type position_embedding_type pruned_heads resid_pdrop scale_attn_weights seq_length summary_type
     tokenizer_name unk_token_id

@@ -13,7 +13,7 @@ from akidb_mlx.model.layers.activations import Activation
 from akidb_mlx.model.layers.attention import attention_layer
 from akidb_mlx.model.layers.masks import Mask
 
-__all__ = ["GatedNetwork", "JoinedAttention", "JoinedNetwork", "QueryScale", "join"]
+__all__ = ["GatedNetwork", "JoinedAttention", "JoinedNetwork", "PlainNetwork", "QueryScale", "join"]
 
 
 QueryScale = Callable[[int, int], mx.array]
@@ -119,3 +119,20 @@ class GatedNetwork(nn.Module):
 
     def _of_block(self, x: mx.array) -> mx.array:
         return self.down_proj(self._activation(self.gate_proj(x)) * self.up_proj(x))
+
+
+class PlainNetwork(nn.Module):
+    """mlx-lm's network without a gate, with another activation."""
+
+    def __init__(self, theirs: Any, up: str, down: str, act: Activation) -> None:
+        """Take over its two layers by their names, which stay."""
+        super().__init__()
+        self[up], self[down] = theirs[up], theirs[down]
+        self._up, self._down, self._activation = up, down, act
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(rows, length, width) → the same shape."""
+        return cpu_kernels.in_blocks(self._of_block, x)
+
+    def _of_block(self, x: mx.array) -> mx.array:
+        return self[self._down](self._activation(self[self._up](x)))

@@ -4,7 +4,7 @@ Liquid AI's own code for its embedders (LFM2.5, `Lfm2BidirectionalModel`) lets a
 convolutions; no class of transformers does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -22,7 +22,7 @@ from akidb_mlx.model.layers.masks import Mask, make_causal_mask, make_mask
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
 from akidb_mlx.model.layers.short_convolution import ShortConvolution
 
-__all__ = ["BIDIRECTIONAL", "Lfm2"]
+__all__ = ["BIDIRECTIONAL", "FAMILY", "Lfm2"]
 
 Config = Mapping[str, Any]
 BIDIRECTIONAL = "Lfm2BidirectionalModel"
@@ -39,7 +39,7 @@ _AGAIN = {
     "theta": "rope_theta",
 }
 _ALWAYS = ("block_use_swiglu", "use_pos_enc")
-_FAMILY = Family(
+FAMILY = Family(
     "lfm2",
     known=(
         *_AGAIN,
@@ -51,6 +51,7 @@ _FAMILY = Family(
         *("disable_flash_attention", "mlx", "tie_embedding"),
     ),
 )
+"""Fields that are accounted for."""
 
 
 class Layer(nn.Module):
@@ -68,7 +69,9 @@ class Layer(nn.Module):
         else:
             kernel, bias = read(config, "conv_L_cache", int), read(config, "conv_bias", bool)
             self.convolution = ShortConvolution(width, kernel, bias=bias, centred=centred)
-        self.mlp = GatedMLP(width, _inner(config), ACTIVATIONS["silu"], bias=False, down_bias=False)
+        self.mlp: Callable[[mx.array], mx.array] = GatedMLP(
+            width, _inner(config), ACTIVATIONS["silu"], bias=False, down_bias=False
+        )
 
     def __call__(self, x: mx.array, mask: Mask, rope: Rope, kept: mx.array | None) -> mx.array:
         """(rows, length, width) → the same shape; `kept` is what `ShortConvolution` takes."""
@@ -91,6 +94,7 @@ class Layer(nn.Module):
 class Lfm2(Backbone):
     """Hidden states of the last layer, normed."""
 
+    family: ClassVar[Family] = FAMILY
     head_weights: ClassVar[tuple[str, ...]] = (r"lm_head\.",)
     renames: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"^model\.", ""),
@@ -113,7 +117,7 @@ class Lfm2(Backbone):
     def __init__(self, config: Config) -> None:
         """Make the backbone that config.json describes."""
         super().__init__()
-        _check_fields(config)
+        _check_fields(self.family, config)
         self.width = read(config, "hidden_size", int)
         count = read(config, "num_hidden_layers", int)
         self._causal, self._centred = read(config, "is_causal", bool, True), _is_bidirectional(config)
@@ -161,8 +165,8 @@ def _is_bidirectional(config: Config) -> bool:
     return own == BIDIRECTIONAL or BIDIRECTIONAL in (config.get("architectures") or [])
 
 
-def _check_fields(config: Config) -> None:
-    account_for(_FAMILY, config, ())
+def _check_fields(family: Family, config: Config) -> None:
+    account_for(family, config, ())
     theta = rope_parameters(config)["rope_theta"]
     for name, other in _AGAIN.items():
         allow(config, name, (None, theta if other == "rope_theta" else config.get(other)))

@@ -11,6 +11,7 @@ from akidb_mlx.model.architectures.decoder import Decoder
 from akidb_mlx.model.architectures.decoder_table import Family
 from akidb_mlx.model.architectures.joined_layers import QueryScale
 from akidb_mlx.model.layers.rope import Rope
+from akidb_mlx.model.layers.rope_by_length import RopeByLength
 
 __all__ = ["Ministral3"]
 
@@ -23,7 +24,7 @@ class Ministral3(Decoder):
         super().__init__(config)
         self._query_scale = _query_scale(_rope_parameters(config))
 
-    def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope:
+    def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope | RopeByLength:
         """Rotary positions by `rope_parameters`, which hold the queries' scale and a length that nobody reads too."""
         own = {"llama_4_scaling_beta", "max_position_embeddings", "model_type"}
         parameters = {key: value for key, value in _rope_parameters(config).items() if key not in own}

@@ -1,6 +1,7 @@
 """Mixtures of experts (Shazeer et al. 2017, arXiv:1701.06538): each token goes through a few of many networks."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -23,28 +24,41 @@ class Router(nn.Module):
     """
 
     def __init__(
-        self, width: int, experts: int, chosen: int, *, normalise: bool, corrected: bool = False, least: float = 0.0
+        self,
+        width: int,
+        experts: int,
+        chosen: int,
+        *,
+        normalise: bool,
+        corrected: bool = False,
+        least: float = 0.0,
+        sigmoid: bool = False,
+        added: float = 0.0,
+        factor: float = 1.0,
     ) -> None:
         """Make one that chooses `chosen` of `experts` by the greatest softmax, of equal ones the first.
 
         `normalise`: divide those chosen by their sum, or by `least` where that is more. `corrected`: a bias of each
-        expert that counts in the choice alone (Wang et al. 2024, arXiv:2408.15664).
+        expert that counts in the choice alone (Wang et al. 2024, arXiv:2408.15664). `sigmoid`: of each score, in the
+        softmax's place; `added`: to the sum that they are divided by; `factor`: of them all, at last.
         """
         super().__init__()
         self.weight = mx.zeros((experts, width))
         if corrected:
             self.correction = mx.zeros((experts,))
         self.chosen, self._normalise, self._least = chosen, normalise, least
+        self._sigmoid, self._added, self._factor = sigmoid, added, factor
 
     def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
         """(tokens, width) → the experts and their float32 weights, both (tokens, chosen)."""
-        weights = mx.softmax(x.astype(mx.float32) @ self.weight.T, axis=-1)
+        scores = x.astype(mx.float32) @ self.weight.T
+        weights = mx.sigmoid(scores) if self._sigmoid else mx.softmax(scores, axis=-1)
         ranked = weights + self.correction if "correction" in self else weights
         experts = mx.argsort(-ranked, axis=-1)[:, : self.chosen]
         weights = mx.take_along_axis(weights, experts, axis=-1)
         if self._normalise:
-            weights = weights / mx.maximum(weights.sum(axis=-1, keepdims=True), self._least)
-        return experts, weights
+            weights = weights / (mx.maximum(weights.sum(axis=-1, keepdims=True), self._least) + self._added)
+        return experts, weights * self._factor
 
 
 class ExpertLinear(nn.Module):
@@ -77,7 +91,7 @@ class PackedExpertLinear(nn.Module):
         super().__init__()
         self.weight, self.scales, *biases = mx.quantize(weight, group_size, bits, mode=mode)
         self.biases = biases[0] if biases else None
-        self._packing = {"group_size": group_size, "bits": bits, "mode": mode}
+        self._packing: dict[str, Any] = {"group_size": group_size, "bits": bits, "mode": mode}
 
     def sorted(self, x: mx.array, experts: mx.array) -> mx.array:
         """As `ExpertLinear.sorted`."""
@@ -125,7 +139,7 @@ class Experts(nn.Module):
             while start < end:
                 stop = min(start + _ROWS, end)
                 rows = x[mx.array(tokens[start:stop])]
-                given.append(self._network(rows, lambda layer, x, expert=expert: layer.one(x, expert)))
+                given.append(self._network(rows, partial(_multiply, expert)))
                 mx.eval(given[-1])
                 start = stop
         return mx.concatenate(given)[mx.array(_places(order))].reshape(*experts.shape, -1)
@@ -172,6 +186,10 @@ class Mixture(nn.Module):
             shared = self.shared(x)
             given = given + (mx.sigmoid(self.shared_gate(x)) * shared if "shared_gate" in self else shared)
         return given
+
+
+def _multiply(expert: int, layer: ExpertLinear | PackedExpertLinear, x: mx.array) -> mx.array:
+    return layer.one(x, expert)
 
 
 def _places(order: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -71,7 +71,7 @@ class _RowsRope:
             left, right = turned[..., ::2], turned[..., 1::2]
         else:
             left, right = mx.split(turned, 2, axis=-1)
-        parts = (left * cosine - right * sine, left * sine + right * cosine)
+        parts = [left * cosine - right * sine, left * sine + right * cosine]
         joined = mx.stack(parts, axis=-1).flatten(-2) if self._interleaved else mx.concatenate(parts, axis=-1)
         return mx.concatenate([joined.astype(x.dtype), passed], axis=-1)
 
