@@ -49,7 +49,9 @@ class AkiDBMLXError(Exception):
         """This error with the text at fault; its message ends with that text's first characters."""
         if self.text is None:
             self.text = text
-            if not re.search(rf"\b(text|input|pair) {self.place} \(['\"]", str(self)):
+            if " (it begins " not in str(self) and not re.search(
+                rf"\b(text|input|pair) {self.place} \(['\"]", str(self)
+            ):
                 shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
                 said = f"(it begins {shown})"
                 if not str(self).endswith(said):  # a server's message has it

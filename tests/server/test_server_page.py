@@ -267,7 +267,7 @@ def test_what_was_cut_is_said_and_long_words_fit(browser, server):
     find(browser, "#question").send_keys("\n")
     until(lambda: len(find_all(browser, "#hits li")) == 3)
     assert find(browser, "#searching .note").text.startswith(
-        "2 of 3 documents are longer than this model reads (256 tokens): only the beginning counted."
+        "1 of 3 documents is longer than this model reads (256 tokens): only the beginning counted."
     )
     assert wide(browser) == 0
     button = find(browser, "#search button")

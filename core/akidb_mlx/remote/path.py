@@ -128,7 +128,7 @@ class RemotePath(TextPipeline[Input]):
         """An answer's arrays; counts what was read and tells what was cut."""
         arrays, errors = self._model.take(answer)
         if call.errors is not None:
-            call.errors.update(errors)
+            call.errors.update({place: error.at(place) for place, error in errors.items()})
         call.usage.tokens += int(answer.headers.get(wire.TOKENS, 0))
         if call.max_tokens is not None and call.usage.tokens > call.max_tokens:
             raise InputError(f"the {self.encoder.noun}s have more than {call.max_tokens} tokens together")
