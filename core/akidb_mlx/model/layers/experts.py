@@ -71,7 +71,9 @@ class ExpertLinear(nn.Module):
 
     def sorted(self, x: mx.array, experts: mx.array) -> mx.array:
         """(n, 1, width) and the expert of each, (n,) in rising order → (n, 1, outputs)."""
-        return mx.gather_mm(x, self.weight.swapaxes(-1, -2), rhs_indices=experts, sorted_indices=True)
+        # On CUDA MLX 0.32.4 multiplies sorted float32 rows as TF32.
+        exact = x.dtype != mx.float32 or mx.metal.is_available()
+        return mx.gather_mm(x, self.weight.swapaxes(-1, -2), rhs_indices=experts, sorted_indices=exact)
 
     def one(self, x: mx.array, expert: int) -> mx.array:
         """(n, width) → (n, outputs), all by one expert."""
@@ -126,7 +128,9 @@ class Experts(nn.Module):
         chosen, flat = experts.shape[1], experts.flatten()
         order = mx.argsort(flat)
         flat = flat[order]
-        given = self._network(x[order // chosen][:, None], lambda layer, x: layer.sorted(x, flat))[:, 0]
+        # Contiguous: MLX 0.32.4 reads other rows of a view with a new axis on CUDA.
+        rows = mx.contiguous(x[order // chosen][:, None])
+        given = self._network(rows, lambda layer, x: layer.sorted(x, flat))[:, 0]
         return given[mx.argsort(order)].reshape(*experts.shape, -1)
 
     def by_expert(self, x: mx.array, experts: mx.array) -> mx.array:
