@@ -520,7 +520,7 @@ def test_what_it_has():
         "max_active_dims",
         "aencode_with_usage",
     }
-    shared = {"load", "max_seq_length", "healthy", "fingerprint", "info", "stats", "close", "with_settings"}
+    shared = {"load", "max_seq_length", "healthy", "fingerprint", "info", "stats", "close", "with_settings", "keep_for"}
     assert public == calls | {f"a{name}" for name in calls} | own | shared
     for name in public:
         assert inspect.getdoc(getattr(SparseEmbedder, name)), name

@@ -317,8 +317,8 @@ def test_info_says_where_each_fact_comes_from(capsys):
 def test_info_says_what_loading_would_refuse(tmp_path, capsys):
     folder = shutil.copytree(REFERENCE / "llama-linear", tmp_path / "model")
     edit_json(folder / "config.json", model_type="mamba")
-    assert main(["info", str(folder)]) == 0
-    assert "refused" in capsys.readouterr().out.splitlines()[-1]
+    assert main(["info", str(folder)]) == 1
+    assert "refused" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_info_of_a_model_that_nobody_knows_how_to_pool(stripped, capsys):

@@ -320,6 +320,7 @@ def test_doctor_examines_a_reranker(folder, made, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["passed"]
     assert (report["model_name"], report["fingerprint"]) == (folder, made[1].fingerprint)
+    Path("x.npz").write_bytes(b"")
     assert main(["doctor", folder, "--reference", "x.npz"]) == 2
     assert "is a reranker, which has none" in error(capsys)
 

@@ -26,6 +26,7 @@ def test_every_field_of_an_encoding_makes_another_row():
         "second_start": 1,
         "attended": (0, 1),
         "kept": np.array([True, False]),
+        "task": "retrieval",
     }
     assert set(changed) == {field.name for field in fields(one)}
     assert one.key == encoding(7, 8).key
@@ -39,7 +40,7 @@ def test_a_batch_by_hand():
     assert batch.prompt_lengths.tolist() == [2, 0]
     assert batch.second_starts.tolist() == [1, 0]
     given = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    assert (given.pop("attended"), given.pop("kept")) == (None, ())
+    assert (given.pop("attended"), given.pop("kept"), given.pop("task")) == (None, (), None)
     assert {array.dtype for array in given.values()} == {np.dtype(np.int32)}
 
 

@@ -17,7 +17,7 @@ from support.checkpoints import CASES, REFERENCE
 # Numbers that are computed, what pretraining leaves beside the backbone, and what static models may lack.
 BESIDE = (
     r"(.*\.)?(position_ids|inv_freq)$|((al)?bert\.|mpnet\.|roberta\.)?pooler\.|cls\.|lm_head\.|vocab_|head\.|decoder\."
-    r"|(mapping|weights)$|predictions\.|sop_classifier\.|discriminator_predictions\."
+    r"|(mapping|weights)$|embed_out\.|(vision_tower|embed_vision|audio_tower|embed_audio)\.|predictions\.|sop_classifier\.|discriminator_predictions\."
 )
 # One table under two names: either may go.
 TWICE = {"t5-instructor": ("shared.weight", "encoder.embed_tokens.weight")}

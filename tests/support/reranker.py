@@ -121,7 +121,19 @@ class StandIn:
 
     def stats(self):
         zeros = ("failed_requests", "cancelled_requests", "refused_requests", "batches", "rows", "row_tokens")
-        more = dict.fromkeys((*zeros, "padded_tokens", "queued_tokens", "max_queued_tokens"), 0)
+        more = dict.fromkeys(
+            (
+                *zeros,
+                "padded_tokens",
+                "queued_tokens",
+                "max_queued_tokens",
+                "loads",
+                "unloads",
+                "loaded",
+                "weights_bytes",
+            ),
+            0,
+        )
         return {**self._counted, **more, "query_latency": _HISTOGRAM, "document_latency": _HISTOGRAM}
 
     def close(self):

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from akidb_mlx.cli.convert import add_texts_argument
 from akidb_mlx.cli.kind import AnyConfig, AnyFace, add_kind_options, load_of_kind, read_config_of_kind
@@ -102,16 +102,16 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--reference compares vectors; {config.model} is {what}")
     with load_of_kind(config) as model:
         expect_long_texts(model)
-        findings += _shown(_examined(model, args.reference), args)
+        findings += _shown(_examined(model, config, args.reference), args)
         if args.against is not None:
             findings += _shown(_compared(model, config, args), args)
         return _end(findings, args, model, machine)
 
 
-def _examined(model: AnyFace, reference: Path | None) -> Iterator[Finding]:
+def _examined(model: AnyFace, config: AnyConfig, reference: Path | None) -> Iterator[Finding]:
     """The probes of its kind."""
-    if isinstance(model, Reranker):
-        return examine_reranker(model)
+    if isinstance(model, Reranker) or type(config) is RerankerConfig:
+        return examine_reranker(cast("Reranker", model))
     if isinstance(model, SparseEmbedder):
         return examine_sparse(model)
     if isinstance(model, MultiVectorEmbedder):

@@ -22,7 +22,7 @@ _CONFIGS: dict[str, type[ModelConfig]] = {
     "hybrid": EmbedderConfig,
 }
 # An option of the command's own, which has another meaning there.
-_OWN = frozenset({"output_dtype"})
+_OWN = frozenset({"calibration", "output_dtype"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,12 @@ from akidb_mlx.effective.recipe import AnyRecipe, Recipe
 
 __all__ = ["describe", "read_dimension"]
 
-# config.json's names of the width of hidden states.
+# config.json's names of the width of hidden states; an EmbeddingGemma 2 projects them in the end.
 _WIDTHS = ("hidden_size", "dim", "d_model", "n_embd")
+_PROJECTED: Mapping[Any, tuple[str, ...]] = {
+    "embedding_gemma2": ("embedding_dim",),
+    "embedding_gemma2_text": ("embedding_dim",),
+}
 
 C = TypeVar("C", bound=ModelConfig)
 R = TypeVar("R", bound=AnyRecipe)
@@ -42,6 +46,7 @@ def read_dimension(config: EmbedderConfig, recipe: Recipe) -> int:
         width = header["embedding.weight" if "embedding.weight" in header else "embeddings"]["shape"][1]
     else:  # DistilBERT's and the published NomicBERT's names
         said = checkpoint.config
-        width = int(next(said[key] for key in _WIDTHS if said.get(key))) * len(recipe.pooling)
+        widths = _PROJECTED.get(said.get("model_type"), _WIDTHS)
+        width = int(next(said[key] for key in widths if said.get(key))) * len(recipe.pooling)
     wanted = checkpoint.truncate_dim if config.truncate_dim is None else config.truncate_dim
     return min(width, wanted or width)
