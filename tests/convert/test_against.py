@@ -88,7 +88,15 @@ def test_texts_that_cannot_be(tmp_path):
 # ── models ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", ["heads-64-bert", "sparse/bert-max", "multi_vector/two-dense", "rerankers/bert"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "heads-64-bert",
+        pytest.param("sparse/bert-max", marks=pytest.mark.slow),
+        pytest.param("multi_vector/two-dense", marks=pytest.mark.slow),
+        pytest.param("rerankers/bert", marks=pytest.mark.slow),
+    ],
+)
 def test_a_model_keeps_all_of_itself(capsys, lines, name):
     code, out, _ = run(
         capsys, "doctor", REFERENCE / name, "--against", REFERENCE / name, "--texts", lines, "--json", "--device", "cpu"

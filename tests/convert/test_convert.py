@@ -95,7 +95,14 @@ def beside(folder):
     return sorted(file for file in files if file.name not in own and not re.match(r"(pytorch_)?model\W", file.name))
 
 
-@pytest.mark.parametrize(("name", "setting"), dict.fromkeys(CASES))
+# A quarter of them in each default run, all in `make test-all`.
+EACH_RUN = [
+    case if place % 4 == 0 else pytest.param(*case, marks=pytest.mark.slow)
+    for place, case in enumerate(dict.fromkeys(CASES))
+]
+
+
+@pytest.mark.parametrize(("name", "setting"), EACH_RUN)
 def test_it_equals_the_floats_that_it_stands_for(tmp_path, name, setting):
     source = REFERENCE / name
     done = convert(source, tmp_path / "packed", **SETTINGS[setting])

@@ -73,7 +73,14 @@ def kept_soon(monkeypatch):
 # ── after a time unused ──────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", sorted(ARCHITECTURES.values()))
+# Some of them in each default run, all in `make test-all`.
+EACH_RUN = [
+    name if place % 6 == 0 else pytest.param(name, marks=pytest.mark.slow)
+    for place, name in enumerate(sorted(ARCHITECTURES.values()))
+]
+
+
+@pytest.mark.parametrize("name", EACH_RUN)
 def test_all_memory_is_given_back_and_the_same_model_comes_back(name):
     """`test_parity` compares a model's vectors with the reference; here those before with those after."""
     before = active_bytes()
