@@ -42,7 +42,7 @@ CRASHES = textwrap.dedent(
         config, dimension, fingerprint = EmbedderConfig(), 8, "f"
         def info(self):
             names = ("model_name revision pooling normalize prompts query_prompt document_prompt max_seq_length "
-                     "exact_reference dimension similarity quantization").split()
+                     "exact_reference dimension similarity quantization task").split()
             return dict.fromkeys(names) | {"dimension": 8}
         def stats(self):
             return {"tokens": 0, "truncated_texts": 0}

@@ -11,7 +11,10 @@ from akidb_mlx.cli.convert import add_texts_argument
 from akidb_mlx.cli.kind import AnyConfig, AnyFace, add_kind_options, load_of_kind, read_config_of_kind
 from akidb_mlx.cli.options import add_model_argument
 from akidb_mlx.config.embedder_config import EmbedderConfig
+from akidb_mlx.config.hybrid_config import HybridConfig
+from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.reranker_config import RerankerConfig
+from akidb_mlx.config.sparse_config import SparseConfig
 from akidb_mlx.doctor import (
     AnyModel,
     Finding,
@@ -27,6 +30,7 @@ from akidb_mlx.doctor import (
 )
 from akidb_mlx.doctor.comparison import compare, table
 from akidb_mlx.doctor.texts import read_docstrings, read_texts
+from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError
 from akidb_mlx.hybrid_embedder import HybridEmbedder, expect_long_texts
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
@@ -110,13 +114,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _examined(model: AnyFace, config: AnyConfig, reference: Path | None) -> Iterator[Finding]:
     """The probes of its kind."""
-    if isinstance(model, Reranker) or type(config) is RerankerConfig:
+    if isinstance(config, RerankerConfig):
         return examine_reranker(cast("Reranker", model))
-    if isinstance(model, SparseEmbedder):
-        return examine_sparse(model)
-    if isinstance(model, MultiVectorEmbedder):
-        return examine_multi_vector(model)
-    return examine_hybrid(model) if isinstance(model, HybridEmbedder) else examine(model, reference)
+    if isinstance(config, SparseConfig):
+        return examine_sparse(cast("SparseEmbedder", model))
+    if isinstance(config, MultiVectorConfig):
+        return examine_multi_vector(cast("MultiVectorEmbedder", model))
+    if isinstance(config, HybridConfig):
+        return examine_hybrid(cast("HybridEmbedder", model))
+    return examine(cast("Embedder", model), reference)
 
 
 def _compared(model: AnyFace, config: AnyConfig, args: argparse.Namespace) -> Iterator[Finding]:

@@ -79,7 +79,7 @@ def make_recipe(
     info: Mapping[str, Any], fingerprint: str, dtype: str | None, kind: str = "dense", **run_facts: Any
 ) -> dict[str, Any]:
     """Plain JSON values; what the fingerprint sums up, in words, and what this run was told. `kind`: see `forms`."""
-    facts = {name: info.get(name) if kind == "reranker" or name == "task" else info[name] for name in _FACTS[kind]}
+    facts = {name: info.get(name) if kind == "reranker" else info[name] for name in _FACTS[kind]}
     for name, own in (("sparse", _SPARSE_FACTS), ("multi_vector", _MULTI_FACTS)) if kind == "hybrid" else ():
         facts[name] = {fact: value for fact, value in info[name].items() if fact in own}
     recipe = {
