@@ -170,6 +170,10 @@ class ModelOptions(BaseModel):
     query_latency_target_ms: _Duration = run_field(
         "While queries wait, batches of documents shrink to take about this many milliseconds.", 20.0
     )
+    tokenizer_processes: Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool)] | None = run_field(
+        "Processes beside this one that cut the texts of long calls into tokens, so that Python's lock does not hold a "
+        "fast GPU up; 0: none. None: by device."
+    )
     cache_limit_mb: Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool)] | None = run_field(
         "Most freed memory in MiB that MLX keeps for reuse, for all of the process; 0 keeps none. None: MLX's own "
         "limit, and on a GPU less, by device."

@@ -46,6 +46,7 @@ _MIB = 2**20
 # GPU memory that batches leave to CUDA itself, for kernels that are loaded when first used, graphs, cuBLAS and cuDNN:
 # where CUDA finds none for them its context is lost.
 _CUDA_OWN = 512 * _MIB
+_CORES_FOR_PROCESSES = 4
 _NO_GPU_MEMORY = (
     "MLX could not open the GPU ({error}): its memory is taken. Close other programs that use it, or use another GPU "
     "(CUDA_VISIBLE_DEVICES), and start this process again"
@@ -77,6 +78,8 @@ class Device:
     """Padded tokens of a batch until the device's speed is known; None for as many as fill it."""
     plans_shapes: bool = False
     """Whether kernels are planned anew for each shape, so that a shape's first batch says nothing of the speed."""
+    tokenizer_processes: int = 0
+    """That cut texts into tokens beside this one, where the device is so fast that Python's lock holds it up."""
     memory: Memory = field(default_factory=lambda: Memory(measure_host), compare=False, repr=False)
     """What its batches may take; one for all models on it."""
 
@@ -188,6 +191,7 @@ def _cuda(memory: Memory) -> Device:
         survives_fork=False,
         full_batch_ms=100,
         plans_shapes=True,
+        tokenizer_processes=2 if available_cores() >= _CORES_FOR_PROCESSES else 0,
         memory=memory,
     )
 

@@ -78,7 +78,11 @@ class TextPipeline(Generic[Input]):
         texts = self.encoder.check(texts)
         futures: Queued = []
         watch = watch_of_caller()
-        with Progress(len(texts), show_progress, watch) as progress, Threads() as threads, self._in_use():
+        with (
+            Progress(len(texts), show_progress, watch) as progress,
+            Threads(self._loaded.tokenizer.lanes) as threads,
+            self._in_use(),
+        ):
             try:
                 await self._queue(texts, call.first, call, futures, progress, threads, wait_for, wait=call.wait)
                 rows = [await wait_for(future) for future in futures]
@@ -99,7 +103,7 @@ class TextPipeline(Generic[Input]):
     ) -> AsyncGenerator[Given, None]:
         chunks: deque[_Chunk[Input]] = deque()
         first = 0
-        with Threads() as threads, self._in_use():
+        with Threads(self._loaded.tokenizer.lanes) as threads, self._in_use():
             try:
                 more = True
                 while more or chunks:
@@ -185,7 +189,7 @@ class TextPipeline(Generic[Input]):
         ahead: deque[tuple[int, Future[Encoded]]] = deque()
         while parts or ahead:
             # The tokenizer works outside Python's lock: while one part is there, another's ids become arrays here.
-            while parts and len(ahead) < 3:
+            while parts and len(ahead) <= threads.count:
                 places = parts.popleft()
                 some, start = texts[places.start : places.stop], first + places.start
                 ahead.append((start, threads.do(much, self._encode_part, some, start, call)))
