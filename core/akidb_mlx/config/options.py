@@ -163,9 +163,9 @@ class ModelOptions(BaseModel):
     max_batch_tokens: _Limit | None = run_field(
         "Most tokens in one forward pass, padding included; a longer text goes alone. None: by device."
     )
-    max_queued_tokens: _Limit = run_field(
-        "Most tokens that may wait for the device; beyond that a request is refused (QueueFullError).",
-        1_000_000,
+    max_queued_tokens: _Limit | None = run_field(
+        "Most tokens that may wait for the device; beyond that a request is refused (QueueFullError). None: 1,000,000, "
+        "on CUDA 4,000,000."
     )
     query_latency_target_ms: _Duration = run_field(
         "While queries wait, batches of documents shrink to take about this many milliseconds.", 20.0

@@ -76,11 +76,12 @@ def make_engine(
         cost=model.activation_bytes,
         max_rows=model.head.max_rows,
         by_task=bool(model.adapted),
+        gathers=device.plans_shapes,
     )
     return Engine(
         model,
         scheduler,
-        config.max_queued_tokens,
+        config.max_queued_tokens or device.max_queued_tokens,
         survives_fork=device.survives_fork,
         cpu_lanes=device.cpu_lanes,
         plans_shapes=device.plans_shapes,

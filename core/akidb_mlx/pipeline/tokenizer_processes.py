@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from akidb_mlx.device.cores import CORES_OF_A_PROCESS
 from akidb_mlx.errors import AkiDBMLXError
 
 if TYPE_CHECKING:
@@ -230,7 +231,8 @@ def _start_process(run: _Run, idle_s: float) -> None:
             theirs.append(their)
         lanes = [lane.fileno() for lane in theirs]
         command = [sys.executable, "-I", "-c", _PROGRAM, str(idle_s), *map(str, lanes)]
-        environment = {**os.environ, "AKIDB_MLX_BLAS": "off"}
+        threads = os.environ.get("RAYON_NUM_THREADS", str(CORES_OF_A_PROCESS))
+        environment = {**os.environ, "AKIDB_MLX_BLAS": "off", "RAYON_NUM_THREADS": threads}
         run.processes.append(subprocess.Popen(command, pass_fds=lanes, env=environment, stdin=subprocess.DEVNULL))
     finally:
         for lane in theirs:
