@@ -705,3 +705,14 @@ def test_starting_a_batch_counts_as_padding():
     scheduler.speed.started(0.005)  # 500 tokens
     scheduler.add(make_request([100] * 10 + [60] * 10))
     assert len(scheduler.next_plan(0.0).rows) == 20
+
+
+def test_a_planned_shape_that_is_hardly_larger_is_taken_again():
+    scheduler = Scheduler(4096, 0.02, shapes=Shapes(16, length_multiple=8, full_tokens=4096), gathers=True)
+    scheduler.planned = {(8, 256), (16, 512), (4, 240)}
+    scheduler.add(make_request([240] * 8))
+    plan = scheduler.next_plan(0.0)
+    assert (plan.padded_rows, plan.length, len(plan.rows)) == (8, 256, 8)
+    scheduler.add(make_request([200] * 8))
+    plan = scheduler.next_plan(0.0)
+    assert (plan.padded_rows, plan.length) == (8, 200)  # 256 would be too much

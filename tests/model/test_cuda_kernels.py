@@ -23,7 +23,7 @@ h = x + r
 r = self.mlp(self.post_attention_layernorm(h))
 out = h + r
 return out"""
-DTYPES = {"float32": 2e-5, "float16": 0.01, "bfloat16": 0.07}  # of numbers up to 8: one step of each dtype
+DTYPES = {"float32": 5e-6, "float16": 2e-3, "bfloat16": 1.6e-2}  # two steps of each 16-bit dtype
 
 
 # A kernel serves rows of whole parts of 128, and heads of 64 and 128 with positions.
@@ -35,7 +35,8 @@ def random(*shape, dtype="float32"):
 
 
 def close(ours, theirs, dtype):
-    return mx.abs(ours.astype(mx.float32) - theirs.astype(mx.float32)).max().item() <= DTYPES[dtype]
+    ours, theirs = ours.astype(mx.float32), theirs.astype(mx.float32)
+    return (mx.abs(ours - theirs) / mx.maximum(mx.abs(theirs), 1)).max().item() <= DTYPES[dtype]
 
 
 @CUDA
@@ -91,8 +92,13 @@ def test_turned_heads(heads, kv_heads, head, normed, dtype):
 @CUDA
 @pytest.mark.parametrize("name", SERVED)
 def test_vectors_equal_the_references_with_kernels_for_few_rows_too(name, monkeypatch):
+    monkeypatch.setenv("AKIDB_MLX_CUDA_KERNELS", "1")
     monkeypatch.setattr(cuda_kernels, "_MANY", 0)
-    compare(name)
+    cuda_kernels._work.cache_clear()
+    try:
+        compare(name)
+    finally:
+        cuda_kernels._work.cache_clear()
 
 
 @pytest.mark.parametrize("name", SERVED)
@@ -131,13 +137,15 @@ def test_one_that_cannot_be_compiled_is_told_and_left_out(monkeypatch, caplog):
     def fails(*_):
         raise RuntimeError("nvrtc: error: no such file")
 
+    monkeypatch.setenv("AKIDB_MLX_CUDA_KERNELS", "1")
+    monkeypatch.setattr(cuda_kernels, "_MANY", 0)
     monkeypatch.setattr(cuda_kernels.mx, "cuda", Cuda)
     monkeypatch.setattr(cuda_kernels.mx, "default_device", lambda: mx.gpu)
     monkeypatch.setattr(cuda_kernels, "add_layer_norm", fails)
     cuda_kernels._work.cache_clear()
     try:
-        assert not cuda_kernels.serves(mx.zeros((1, 1, 128)), few=True)
-        assert not cuda_kernels.serves(mx.zeros((1, 1, 128)), few=True)
+        assert not cuda_kernels.serves(mx.zeros((1, 1, 128)))
+        assert not cuda_kernels.serves(mx.zeros((1, 1, 128)))
     finally:
         cuda_kernels._work.cache_clear()
     assert [record.message for record in caplog.records] == [

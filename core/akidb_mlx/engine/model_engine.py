@@ -87,6 +87,7 @@ class Engine:
             cache_limit_mb,
         )
         self._threads = threads
+        scheduler.planned = self.runtime.shapes
         scheduler.clock = threads.query_clock
         self._survives_fork = survives_fork
         self._process = os.getpid()

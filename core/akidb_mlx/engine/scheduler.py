@@ -29,6 +29,8 @@ _LEAST_SHARE = 128
 _LEAST_PADDING = 64
 # Padded tokens that queries may always share: joined they cost less than one after another.
 _LEAST_QUERY_BATCH = 1024
+# A batch that would be so many times as large by a shape that is planned for has another one planned.
+_WORTH_PLANNING = 1.125
 # For this many seconds after a query, batches of documents stay short.
 _QUERY_MEMORY_S = 1.0
 
@@ -88,6 +90,8 @@ class Scheduler:
         self._queries_had_their_turn = False
         self._by_task = by_task
         self._gathers = gathers
+        self.planned: set[tuple[int, int]] = set()
+        """Shapes, rows × length, that the device has planned its kernels for, where it does."""
         self._round_tokens = 0
         """Of all rows that came into the round."""
 
@@ -277,7 +281,16 @@ class Scheduler:
             return None, left
         if len(chosen) < count:  # others have been cancelled
             padded = self._shapes.rows(len(chosen), length, len(chosen), padded)[1]
-        return BatchPlan(chosen, self._shapes.small(padded, length, self._limit), urgent, padded), left
+        padded, length = self._planned(padded, self._shapes.small(padded, length, self._limit))
+        return BatchPlan(chosen, length, urgent, padded), left
+
+    def _planned(self, rows: int, length: int) -> tuple[int, int]:
+        """A shape that is planned for and hardly larger, where there is one."""
+        most = _WORTH_PLANNING * rows * length
+        larger = (
+            shape for shape in self.planned if shape[0] >= rows and shape[1] >= length and shape[0] * shape[1] <= most
+        )
+        return min(larger, key=lambda shape: shape[0] * shape[1], default=(rows, length))
 
     def _rows_in_room(self, length: int) -> int:
         """Rows of a length that the free memory holds; at least as many, for the first one takes the most."""

@@ -26,7 +26,7 @@ __all__ = ["TextPipeline", "name_text"]
 Input = TypeVar("Input")
 _log = logging.getLogger(__name__)
 # Texts that are tokenised and queued at a time: the device starts on the first while the next are tokenised.
-_PART = {"cpu": 256, "cuda": 1024, "metal": 1024}
+_PART = {"cpu": 256, "cuda": 512, "metal": 1024}
 # The first parts are smaller, doubling from this, so that the device starts early.
 _FIRST_PART = 128
 # Up to this many characters are tokenised in the event loop's own thread (well under a millisecond per 1,000).

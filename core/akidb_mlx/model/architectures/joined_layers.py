@@ -55,7 +55,7 @@ class JoinedAttention(nn.Module):
         """Norms and positions together, on CUDA; None: not here."""
         head = qkv.shape[-1] // (self._heads + 2 * self._kv_heads)
         periods = self._rope.periods(head)
-        if head not in cuda_kernels.HEADS or periods is None or not cuda_kernels.serves(qkv, few=True):
+        if head not in cuda_kernels.HEADS or periods is None or not cuda_kernels.serves(qkv):
             return None
         norms = (self.q_norm.weight, self.k_norm.weight, self.q_norm.eps) if "q_norm" in self else None
         if norms is not None and (norms[0].dtype != qkv.dtype or self.k_norm.eps != self.q_norm.eps):

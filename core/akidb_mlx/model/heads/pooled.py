@@ -35,7 +35,7 @@ class Pooled(Head):
     def marked(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array | None:
         """The mean, where nothing comes after it, on CUDA."""
         plain = self._pooling == ("mean",) and not self.dense and not self._whole_numbers and batch.real is None
-        if not plain or not cuda_kernels.serves(hidden_states, few=True, widest=cuda_kernels.WIDEST_POOL):
+        if not plain or not cuda_kernels.serves(hidden_states, widest=cuda_kernels.WIDEST_POOL):
             return None
         return cuda_kernels.mean_pool(hidden_states, batch.lengths, batch.prompt_lengths)
 

@@ -1,11 +1,13 @@
-"""Kernels for CUDA: what MLX computes there in several passes, or in more operations than a short text is worth.
+"""Kernels for CUDA: what MLX computes there in several passes.
 
-They are compiled on the machine when first used, for a second or two each, and kept (`MLX_PTX_CACHE_DIR`). Where that
-fails MLX's own operations serve. All add up in float32; what is rounded to the dtype between two of these is here too.
+MLX compiles each of them for a second or two, in every process anew: they are for long work, and serve only where
+`AKIDB_MLX_CUDA_KERNELS=1` asks for them. Where they cannot be compiled MLX's own operations do. All add up in float32;
+what is rounded to the dtype between two of these is here too.
 """
 
 import functools
 import logging
+import os
 from typing import Any
 
 import mlx.core as mx
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+_VARIABLE = "AKIDB_MLX_CUDA_KERNELS"
 _LANES = 32
 _THREADS = 256
 HEADS = (64, 128)
@@ -223,19 +226,19 @@ def _blocks(threads: int) -> dict[str, tuple[int, int, int]]:
     return {"grid": (whole, 1, 1), "threadgroup": (_THREADS, 1, 1)}
 
 
-def serves(x: mx.array, *, few: bool = False, widest: int = 1 << 20) -> bool:
-    """Whether these kernels compute (rows, length, width): on CUDA, many numbers unless `few` are worth it too.
+def serves(x: mx.array, *, widest: int = 1 << 20) -> bool:
+    """Whether these kernels compute (rows, length, width): on CUDA, where they are asked for, and many numbers.
 
     One of them takes MLX longer to start than an operation of its own.
     """
     width = x.shape[-1]
-    return (few or x.size >= _MANY) and width % 128 == 0 and width <= widest and x.dtype in _DTYPES and _work()
+    return x.size >= _MANY and width % 128 == 0 and width <= widest and x.dtype in _DTYPES and _work()
 
 
 @functools.cache
 def _work() -> bool:
-    """Whether there is a CUDA device, and these kernels are compiled there and right."""
-    if not mx.cuda.is_available() or mx.default_device() != mx.gpu:
+    """Whether they are asked for, there is a CUDA device, and they are compiled there and right."""
+    if os.environ.get(_VARIABLE) != "1" or not mx.cuda.is_available() or mx.default_device() != mx.gpu:
         return False
     try:
         x = mx.arange(1024, dtype=mx.float32).reshape(2, 4, 128) / 1024
