@@ -1,4 +1,4 @@
-"""With GPUs that Ray is told of, each actor reserves one, sees that one alone, and all of them get work."""
+"""With GPUs that Ray is told of, each actor reserves one and sees that one alone; a faster one gets more work."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 PROGRAM = textwrap.dedent(
     """
-    import json, os, sys
+    import json, os, sys, time
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import numpy as np, ray
     from akidb_mlx import EmbedderConfig, errors
@@ -28,6 +28,8 @@ PROGRAM = textwrap.dedent(
 
         def encode(self, texts):
             self.count += len(texts)
+            if [str(one) for one in ray.get_gpu_ids()] == ["1"]:
+                time.sleep(0.4)
             return super().encode(texts)
 
         def tell(self):
@@ -39,7 +41,7 @@ PROGRAM = textwrap.dedent(
     config = EmbedderConfig(model=sys.argv[1])
     texts = [f"row {number} of many" for number in range(2000)]
     with akidb_ray.RayEncoder(config) as encoder:
-        rows = np.concatenate(list(encoder.encode_stream(texts, 100)))
+        rows = np.concatenate(list(encoder.encode_stream(texts, 50)))
         told = ray.get([actor.tell.remote() for actor in encoder._actors])
         left = ray.available_resources().get("GPU", 0)
     try:
@@ -62,7 +64,7 @@ def test_one_actor_for_each_gpu(tiny):
     assert sorted(map(tuple, reserved)) in ([(0,), (1,)], [("0",), ("1",)])
     assert found["left"] == 0
     assert sum(counts) == 2000
-    assert min(counts) >= 800
+    assert 200 <= min(counts) <= 900  # the slow one gets less, and holds nobody up
     assert "the cluster has 2 GPUs: one actor a device" in found["refused"]
     expected = tiny.encode_document([f"row {number} of many" for number in range(0, 2000, 100)])
     assert_close(np.array(found["rows"], np.float32), expected, tolerance=3e-6)
