@@ -92,7 +92,7 @@ def test_turned_heads(heads, kv_heads, head, normed, dtype):
 @CUDA
 @pytest.mark.parametrize("name", SERVED)
 def test_vectors_equal_the_references_with_kernels_for_few_rows_too(name, monkeypatch):
-    monkeypatch.setenv("AKIDB_MLX_CUDA_KERNELS", "1")
+    monkeypatch.setattr(cuda_kernels.tuning, "is_on", lambda name: name == "kernels")
     monkeypatch.setattr(cuda_kernels, "_MANY", 0)
     cuda_kernels._work.cache_clear()
     try:
@@ -137,7 +137,7 @@ def test_one_that_cannot_be_compiled_is_told_and_left_out(monkeypatch, caplog):
     def fails(*_):
         raise RuntimeError("nvrtc: error: no such file")
 
-    monkeypatch.setenv("AKIDB_MLX_CUDA_KERNELS", "1")
+    monkeypatch.setattr(cuda_kernels.tuning, "is_on", lambda name: name == "kernels")
     monkeypatch.setattr(cuda_kernels, "_MANY", 0)
     monkeypatch.setattr(cuda_kernels.mx, "cuda", Cuda)
     monkeypatch.setattr(cuda_kernels.mx, "default_device", lambda: mx.gpu)

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
+from akidb_mlx.device import tuning
 from akidb_mlx.device.blas import cache_folder
 from akidb_mlx.device.cores import CORES_OF_A_PROCESS, available_cores
 from akidb_mlx.device.memory import Memory, Room, Taken, measure_host
@@ -142,6 +143,7 @@ def choose_device(requested: Literal["gpu", "cpu"] | None = None, memory_limit_m
         raise ConfigError('device is "gpu", but MLX finds none here; leave the setting out or set "cpu"')
     if gpu:
         _refuse_forked()
+    tuning.prepare("metal" if metal else "cuda" if gpu else "cpu")
     if requested == "cpu" or not gpu:
         return _cpu(_memory("cpu", memory_limit_mb), beside_gpu=gpu)
     return _metal(_memory("metal", memory_limit_mb)) if metal else _cuda(_memory("cuda", memory_limit_mb))
@@ -245,8 +247,9 @@ def _taken(kind: str) -> Taken:
 @functools.cache
 def _memory(kind: str, limit_mb: int | None) -> Memory:
     measure, taken = _MEASURES[kind], _taken(kind)
+    tell = tuning.keep_resident if kind == "metal" and tuning.is_on(tuning.RESIDENT) else None
     if limit_mb is None:
-        return Memory(measure, taken)
+        return Memory(measure, taken, tell)
 
     def limited() -> Room:
         # Our models' alone: what others in this process hold in MLX, a language model perhaps, is not ours to count.
@@ -254,7 +257,7 @@ def _memory(kind: str, limit_mb: int | None) -> Memory:
         free = left if kind == "metal" else min(left, measure().free)  # macOS only recommends
         return Room(left, free, f"memory_limit_mb={limit_mb}")
 
-    return Memory(limited, taken)
+    return Memory(limited, taken, tell)
 
 
 _gpu_opened_by: int | None = None

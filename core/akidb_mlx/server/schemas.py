@@ -17,6 +17,7 @@ __all__ = [
     "ModelList",
     "ModelStats",
     "Stats",
+    "Workers",
 ]
 
 
@@ -179,6 +180,14 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
+class Workers(BaseModel):
+    """The processes behind one address."""
+
+    answering: int = Field(description="Which of them answers this, from 0.")
+    serving: int = Field(description="How many are ready now.")
+    of: int = Field(description="How many there should be.")
+
+
 class Health(BaseModel):
     """Whether to send requests here."""
 
@@ -187,6 +196,7 @@ class Health(BaseModel):
     ready: bool = Field(description="False while models are preloaded, and from the start of a shutdown.")
     worker: bool = Field(description="False where the thread that computes has ended unexpectedly.")
     version: str
+    workers: Workers | None = Field(None, description="Where several processes serve (--workers).")
 
 
 class ModelStats(BaseModel):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -57,6 +57,9 @@ class ServerSettings(BaseModel):
     body_timeout_s: _Seconds = Field(30.0, description="Seconds a client may take to send a request's body.")
     request_timeout_s: _Seconds = Field(300.0, description="Seconds a request may take, waiting included.")
     shutdown_timeout_s: _Seconds = Field(60.0, description="Seconds a shutdown waits for requests to finish.")
+    workers: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
+        1, description="Processes that serve at this address, each with the models; auto is one for each GPU of CUDA."
+    )
     preload: bool | None = Field(
         None, description="Load the models at the start. By default where there is just one, else on first use."
     )

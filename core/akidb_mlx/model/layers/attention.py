@@ -5,6 +5,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
+from akidb_mlx.device import tuning
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.cpu_kernels import Finish, Project
@@ -48,6 +49,11 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scal
         return cpu_kernels.attention(queries, keys, values, mask, scale)
     if isinstance(mask, mx.array) and mask.dtype == mx.bool_ and not mx.metal.is_available():
         mask = _added(mask, queries.dtype)
+    head = values.shape[-1]
+    if head < tuning.FUSED_HEAD and tuning.is_on("pad_heads"):  # channels of zeros add nothing to a product
+        more = [(0, 0)] * 3 + [(0, tuning.FUSED_HEAD - head)]
+        queries, keys, values = (mx.pad(part, more) for part in (queries, keys, values))
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)[..., :head]
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
 
 
@@ -189,7 +195,10 @@ class SelfAttention(nn.Module):
             queries, keys, values = mx.split(heads, (self._heads, self._heads + self._kv_heads), axis=1)
             if "q_norm" in self:
                 queries, keys = self.q_norm(queries), self.k_norm(keys)
-            if rope is not None:
+            if rope is not None and "q_norm" not in self and tuning.is_on("joint_rope"):
+                # All heads lie as MLX's kernel reads them; parts of them it copies first.
+                queries, keys, _ = mx.split(rope(heads, first), (self._heads, self._heads + self._kv_heads), axis=1)
+            elif rope is not None:
                 queries, keys = rope(queries, first), rope(keys, first)
             return queries, keys, values
 

@@ -1,16 +1,17 @@
 """Kernels for CUDA: what MLX computes there in several passes.
 
 MLX compiles each of them for a second or two, in every process anew: they are for long work, and serve only where
-`AKIDB_MLX_CUDA_KERNELS=1` asks for them. Where they cannot be compiled MLX's own operations do. All add up in float32;
+`AKIDB_TUNING=kernels` asks for them. Where they cannot be compiled MLX's own operations do. All add up in float32;
 what is rounded to the dtype between two of these is here too.
 """
 
 import functools
 import logging
-import os
 from typing import Any
 
 import mlx.core as mx
+
+from akidb_mlx.device import tuning
 
 __all__ = [
     "HEADS",
@@ -26,7 +27,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-_VARIABLE = "AKIDB_MLX_CUDA_KERNELS"
 _LANES = 32
 _THREADS = 256
 HEADS = (64, 128)
@@ -238,7 +238,7 @@ def serves(x: mx.array, *, widest: int = 1 << 20) -> bool:
 @functools.cache
 def _work() -> bool:
     """Whether they are asked for, there is a CUDA device, and they are compiled there and right."""
-    if os.environ.get(_VARIABLE) != "1" or not mx.cuda.is_available() or mx.default_device() != mx.gpu:
+    if not tuning.is_on(tuning.KERNELS) or not mx.cuda.is_available() or mx.default_device() != mx.gpu:
         return False
     try:
         x = mx.arange(1024, dtype=mx.float32).reshape(2, 4, 128) / 1024
