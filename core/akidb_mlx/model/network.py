@@ -77,6 +77,8 @@ class Network(nn.Module):
 
     def let_go(self) -> None:
         """Drop all weights; whoever still holds a part of it, for the rows' form, holds none of them."""
+        for backbone in (self.backbone, *self.adapted.values()):
+            backbone.on_host = None  # it has views of them
         for module in reversed(self.modules()):  # parts first, so that a table of parts has no arrays left
             for name, part in list(module.items()):
                 if isinstance(part, mx.array) or (isinstance(part, dict | list | tuple) and _holds_arrays(part)):

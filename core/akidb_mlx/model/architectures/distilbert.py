@@ -9,7 +9,7 @@ import mlx.nn as nn
 from akidb_mlx.model.architectures.base import Backbone, read
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
-from akidb_mlx.model.layers.masks import make_mask
+from akidb_mlx.model.layers.host_layers import HostLayers, through_layers
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 
 __all__ = ["DistilBert"]
@@ -49,10 +49,11 @@ class DistilBert(Backbone):
             for _ in range(read(config, "n_layers", int))
         ]
 
+    def settle_on_cpu(self) -> None:
+        """Have the layers computed by NumPy and the BLAS where that serves."""
+        self.on_host = HostLayers.of(self.layers)
+
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
         x = self.norm(self.word(batch.input_ids) + self.position(mx.arange(batch.input_ids.shape[1])))
-        mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
-        for layer in self.layers:
-            x = layer(x, mask)
-        return x
+        return through_layers(x, batch, self.layers, self.on_host)
