@@ -9,8 +9,10 @@ from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures.base import Backbone, allow, read
 from akidb_mlx.model.architectures.bert import FactorizedEmbeddings
 from akidb_mlx.model.device_batch import DeviceBatch
+from akidb_mlx.model.host_encoder import HostEncoder, by_mlx
 from akidb_mlx.model.layers.activations import activation
-from akidb_mlx.model.layers.host_layers import HostLayers, through_layers
+from akidb_mlx.model.layers.host_layers import HostLayers
+from akidb_mlx.model.layers.masks import Mask, make_mask
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 
 __all__ = ["Albert"]
@@ -66,15 +68,27 @@ class Albert(Backbone):
         return int(index / (self._count / len(self.groups)))
 
     def settle_on_cpu(self) -> None:
-        """Have the layers computed by NumPy and the BLAS where that serves."""
-        self.on_host = HostLayers.of(self.layers)
+        """Have NumPy and the BLAS compute where that serves."""
+        layers = HostLayers.of(self.layers)
+        if layers is not None:
+            embed = by_mlx(lambda batch: self.embeddings(batch, mx.arange(batch.input_ids.shape[1])))
+            self.on_host = HostEncoder(embed, layers)
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.embeddings(batch, mx.arange(batch.input_ids.shape[1]))
-        return through_layers(x, batch, self.layers, self.on_host)
+        x, mask = self._before_last(batch)
+        return self.layers[-1](x, mask)
 
     def first_states(self, batch: DeviceBatch) -> mx.array:
         """Those of each row's first token, (rows, 1, width): in the last layer the others are only seen."""
-        x = self.embeddings(batch, mx.arange(batch.input_ids.shape[1]))
-        return through_layers(x, batch, self.layers, self.on_host, first_only=True)
+        x, mask = self._before_last(batch)
+        return self.layers[-1].first(x, mask)
+
+    def _before_last(self, batch: DeviceBatch) -> tuple[mx.array, Mask]:
+        """What the last layer gets."""
+        length = batch.input_ids.shape[1]
+        x = self.embeddings(batch, mx.arange(length))
+        mask = make_mask(batch.attention_mask, length)
+        for layer in self.layers[:-1]:
+            x = layer(x, mask)
+        return x, mask

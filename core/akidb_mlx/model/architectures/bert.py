@@ -5,11 +5,15 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+from numpy.typing import NDArray
 
 from akidb_mlx.model.architectures.base import Backbone, allow, read, token_type_rows
 from akidb_mlx.model.device_batch import DeviceBatch
+from akidb_mlx.model.host_encoder import Embed, HostEncoder, HostTables, by_mlx
 from akidb_mlx.model.layers.activations import activation
-from akidb_mlx.model.layers.host_layers import HostLayers, through_layers
+from akidb_mlx.model.layers.host_layers import HostLayers
+from akidb_mlx.model.layers.masks import Mask, make_mask
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 
 __all__ = ["Bert", "Embeddings", "FactorizedEmbeddings"]
@@ -95,16 +99,36 @@ class Bert(Backbone):
         """Where each token stands: from zero."""
         return mx.arange(input_ids.shape[1])
 
+    def host_positions(self, input_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """`positions`, for arrays of the host."""
+        return np.arange(input_ids.shape[1], dtype=np.int32)
+
     def settle_on_cpu(self) -> None:
-        """Have the layers computed by NumPy and the BLAS where that serves."""
-        self.on_host = HostLayers.of(self.layers)
+        """Have NumPy and the BLAS compute where that serves."""
+        layers = HostLayers.of(self.layers)
+        if layers is not None:
+            self.on_host = HostEncoder(self._host_embeddings(), layers)
+
+    def _host_embeddings(self) -> Embed:
+        made = self.embeddings
+        if type(made) is Embeddings:
+            return HostTables(made.word, made.position, made.token_type, made.norm, self.host_positions)
+        return by_mlx(lambda batch: made(batch, self.positions(batch.input_ids)))
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.embeddings(batch, self.positions(batch.input_ids))
-        return through_layers(x, batch, self.layers, self.on_host)
+        x, mask = self._before_last(batch)
+        return self.layers[-1](x, mask)
 
     def first_states(self, batch: DeviceBatch) -> mx.array:
         """Those of each row's first token, (rows, 1, width): in the last layer the others are only seen."""
+        x, mask = self._before_last(batch)
+        return self.layers[-1].first(x, mask)
+
+    def _before_last(self, batch: DeviceBatch) -> tuple[mx.array, Mask]:
+        """What the last layer gets."""
         x = self.embeddings(batch, self.positions(batch.input_ids))
-        return through_layers(x, batch, self.layers, self.on_host, first_only=True)
+        mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
+        for layer in self.layers[:-1]:
+            x = layer(x, mask)
+        return x, mask

@@ -5,11 +5,14 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from akidb_mlx.model.architectures.base import Backbone, read
 from akidb_mlx.model.device_batch import DeviceBatch
+from akidb_mlx.model.host_encoder import HostEncoder, HostTables
 from akidb_mlx.model.layers.activations import activation
-from akidb_mlx.model.layers.host_layers import HostLayers, through_layers
+from akidb_mlx.model.layers.host_layers import HostLayers
+from akidb_mlx.model.layers.masks import make_mask
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 
 __all__ = ["DistilBert"]
@@ -50,10 +53,16 @@ class DistilBert(Backbone):
         ]
 
     def settle_on_cpu(self) -> None:
-        """Have the layers computed by NumPy and the BLAS where that serves."""
-        self.on_host = HostLayers.of(self.layers)
+        """Have NumPy and the BLAS compute where that serves."""
+        layers = HostLayers.of(self.layers)
+        if layers is not None:
+            tables = HostTables(self.word, self.position, None, self.norm, lambda ids: np.arange(ids.shape[1]))
+            self.on_host = HostEncoder(tables, layers)
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
         x = self.norm(self.word(batch.input_ids) + self.position(mx.arange(batch.input_ids.shape[1])))
-        return through_layers(x, batch, self.layers, self.on_host)
+        mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x
