@@ -14,22 +14,26 @@ _LEAST, _MOST = 32, 64
 class PanelLinear(nn.Module):
     """`x @ weight.T + bias`, the weight cut into panels of some outputs each, (panels, inputs, outputs of one).
 
-    A panel is read once from one end to the other. It has the memory of the layer that it is made of.
+    A panel is read once from one end to the other, by few tokens. Of many tokens the BLAS makes a copy of its own for
+    each panel: they are faster with the weight as it was, which is kept beside the panels where `whole` says so.
     """
 
-    def __init__(self, layer: nn.Linear) -> None:
-        """Lay the weight of `layer` out anew."""
+    def __init__(self, layer: nn.Linear, *, whole: bool) -> None:
+        """Lay the weight of `layer` out anew; without `whole` that takes no more memory."""
         super().__init__()
         outputs, inputs = layer.weight.shape
         width = panel_width(outputs, inputs)
         self.weight = mx.contiguous(layer.weight.reshape(outputs // width, width, inputs).swapaxes(1, 2))
         self.bias = layer.bias
+        if whole:
+            self.whole = layer.weight
 
     def __call__(self, x: mx.array) -> mx.array:
         """(…, inputs) → (…, outputs)."""
+        if "whole" in self:
+            return mx.addmm(self.bias, x, self.whole.T)
         inputs = self.weight.shape[1]
-        weight = self.weight.swapaxes(0, 1).reshape(inputs, -1)
-        return mx.addmm(self.bias, x, weight)
+        return mx.addmm(self.bias, x, self.weight.swapaxes(0, 1).reshape(inputs, -1))
 
 
 def panel_width(outputs: int, inputs: int) -> int:
