@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from akidb_mlx.device.products import AS_IT_IS, ROWS, TRANSPOSED, Products, products
+from akidb_mlx.device.products import AS_IT_IS, ROWS, TRANSPOSED, Multiply, products
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.host_kernels import ACTIVATIONS, Array, HostNorm
 from akidb_mlx.model.layers.panels import PanelLinear
@@ -24,17 +24,17 @@ __all__ = ["HostLayers"]
 _CACHED = 128 << 10
 # Scores between ± this need no greatest one taken off before their exponentials, which stay within float32.
 _SAFE_SCORE = 60.0
-# Tokens up to which panels are faster than the whole weight.
-_FEW = 96
-# Most that keeping both takes: for models 384 channels wide.
-_BOTH_BYTES = 96 << 20
+# Tokens × inputs × outputs of a product that OpenBLAS computes without packing, and tokens that pay for no packing.
+_UNPACKED, _TOKENS = 1_000_000, 128
+# Its kernels take so many tokens at a time: three more are as fast as one.
+_TOGETHER = 4
 
 
 class HostLayers:
     """A stack of layers; it holds views of their weights, which must stay as they are."""
 
-    def __init__(self, layers: Sequence[PostNormLayer], multiply: Products) -> None:
-        """Take layers whose products are `PanelLinear`, with an activation of `ACTIVATIONS`."""
+    def __init__(self, layers: Sequence[PostNormLayer], multiply: Multiply) -> None:
+        """Take layers with an activation of `ACTIVATIONS`."""
         made = {id(layer): _Layer(layer, multiply) for layer in layers}
         self._layers = [made[id(layer)] for layer in layers]
 
@@ -44,16 +44,14 @@ class HostLayers:
 
         Call it once they are loaded, on the CPU in float32.
         """
-        multiply = products()
-        if multiply is None or any(layer._activation not in ACTIVATIONS for layer in layers):
+        made = products()
+        if made is None or any(layer._activation not in ACTIVATIONS for layer in layers):
             return None
-        once = list({id(layer): layer for layer in layers}.values())
-        whole = sum(parent[name].weight.nbytes for layer in once for parent, name in _linears(layer)) <= _BOTH_BYTES
-        for layer in once:
-            for parent, name in _linears(layer):
-                parent[name] = PanelLinear(parent[name], whole=whole)
+        for layer in [] if made.packs else {id(layer): layer for layer in layers}.values():
+            for parent, name in ((layer.attention, "qkv"), (layer.attention, "out"), (layer, "up"), (layer, "down")):
+                parent[name] = PanelLinear(parent[name])
             mx.eval(layer.parameters())
-        return cls(layers, multiply)
+        return cls(layers, made.multiply)
 
     def __call__(self, tokens: Array, spans: Sequence[tuple[int, int]], *, first_only: bool = False) -> Array:
         """(tokens, width) → the same shape, or with `first_only` the states of each span's first token.
@@ -61,13 +59,12 @@ class HostLayers:
         The tokens of a span see each other; a span has at most `cpu_kernels.LONG`.
         """
         scratch = _Scratch(self._layers[0], len(tokens), max(stop - start for start, stop in spans))
+        states = scratch.states[: len(tokens)]
+        states[:] = tokens
+        tokens = states
         for layer in self._layers[:-1]:
             tokens = layer(tokens, spans, scratch)
         return self._layers[-1](tokens, spans, scratch, first_only=first_only)
-
-
-def _linears(layer: PostNormLayer) -> list[tuple[nn.Module, str]]:
-    return [(layer.attention, "qkv"), (layer.attention, "out"), (layer, "up"), (layer, "down")]
 
 
 class _Scratch:
@@ -75,9 +72,9 @@ class _Scratch:
 
     def __init__(self, layer: "_Layer", tokens: int, longest: int) -> None:
         width, inner = layer.width, layer.up.outputs
-        self.qkv, self.attended = _empty(tokens, 3 * width), _empty(tokens, width)
-        self.sums, self.states = _empty(tokens, width), _empty(tokens, width)
-        self.inner = _empty(tokens, inner)
+        self.qkv, self.attended = _rows(tokens, 3 * width), _rows(tokens, width)
+        self.sums, self.states = _rows(tokens, width), _rows(tokens, width)
+        self.inner = _rows(tokens, inner)
         self.scores, self.score_sums = _empty(layer.heads * longest * longest), _empty(layer.heads * longest)
         rows = max(1, _CACHED // (4 * inner))
         self.parts = _empty(rows, inner), _empty(rows, inner)
@@ -87,33 +84,50 @@ class _Scratch:
 
 
 class _Linear:
-    """A `PanelLinear`, for arrays of the host."""
+    """A linear layer, plain or in panels, for arrays of the host."""
 
-    def __init__(self, layer: PanelLinear, multiply: Products) -> None:
+    def __init__(self, layer: nn.Module, multiply: Multiply) -> None:
         self.bias: Array = np.array(layer.bias, copy=False)
         self._weight: Array = np.array(layer.weight, copy=False)
-        self._whole: Array | None = np.array(layer.whole, copy=False) if "whole" in layer else None
-        self._panels, self._inputs, self._panel = self._weight.shape
-        self.outputs = self._panels * self._panel
         self._at = _address(self._weight)
-        self._at_whole = 0 if self._whole is None else _address(self._whole)
+        self._in_panels = isinstance(layer, PanelLinear)
+        if self._in_panels:
+            self._panels, self._inputs, self._panel = self._weight.shape
+            self.outputs = self._panels * self._panel
+        else:
+            self.outputs, self._inputs = self._weight.shape
         self._multiply = multiply
 
     def __call__(self, count: int, at: int, to: int, beta: float = 0.0) -> None:
-        """Write `x @ weight.T + beta × what is there` of `count` tokens; without the bias."""
-        inputs, outputs, panel = self._inputs, self.outputs, self._panel
-        if self._at_whole and count > _FEW:
+        """Write `x @ weight.T + beta × what is there` of `count` tokens; without the bias.
+
+        Behind the tokens there is room for up to three more.
+        """
+        inputs, outputs = self._inputs, self.outputs
+        if not self._in_panels:
             self._multiply(ROWS, AS_IT_IS, TRANSPOSED, count, outputs, inputs, 1.0, at, inputs, 0,
-                           self._at_whole, inputs, 0, beta, to, outputs, 0, 1)  # fmt: skip
-        else:
-            self._multiply(ROWS, AS_IT_IS, AS_IT_IS, count, panel, inputs, 1.0, at, inputs, 0,
-                           self._at, panel, inputs * panel, beta, to, outputs, panel, self._panels)  # fmt: skip
+                           self._at, inputs, 0, beta, to, outputs, 0, 1)  # fmt: skip
+            return
+        count = _rounded(count)
+        most = _rounded(-(-count // -(-count // _TOKENS)))
+        for first in range(0, count, most):
+            tokens = min(most, count - first)
+            self._panel_by_panel(tokens, at + 4 * inputs * first, to + 4 * outputs * first, beta)
+
+    def _panel_by_panel(self, count: int, at: int, to: int, beta: float) -> None:
+        """The inputs in parts that need no packing, each added to what those before gave."""
+        inputs, panel = self._inputs, self._panel
+        part = -(-inputs // -(-count * panel * inputs // _UNPACKED))
+        for first in range(0, inputs, part):
+            self._multiply(ROWS, AS_IT_IS, AS_IT_IS, count, panel, min(part, inputs - first), 1.0,
+                           at + 4 * first, inputs, 0, self._at + 4 * panel * first, panel, inputs * panel,
+                           1.0 if first else beta, to, self.outputs, panel, self._panels)  # fmt: skip
 
 
 class _Layer:
     """One layer."""
 
-    def __init__(self, layer: PostNormLayer, multiply: Products) -> None:
+    def __init__(self, layer: PostNormLayer, multiply: Multiply) -> None:
         attention = layer.attention
         self.heads, self.head, self.scale = attention._heads, attention._head, attention._scale
         self.width = self.heads * self.head
@@ -128,8 +142,8 @@ class _Layer:
     def __call__(
         self, x: Array, spans: Sequence[tuple[int, int]], scratch: _Scratch, *, first_only: bool = False
     ) -> Array:
-        """(tokens, width) → the same, or with `first_only` each span's first token."""
-        self.qkv(len(x), _address(x), scratch.at_qkv)
+        """`scratch.states` → the same, or with `first_only` each span's first token; `x` is the part that is there."""
+        self.qkv(len(x), scratch.at_states, scratch.at_qkv)
         np.add(scratch.qkv, self.qkv.bias, out=scratch.qkv)
         for place, (start, stop) in enumerate(spans):
             self._attend(scratch, start, stop, place if first_only else start, 1 if first_only else stop - start)
@@ -138,7 +152,7 @@ class _Layer:
         count = len(x)
         attended, sums, inner = scratch.attended[:count], scratch.sums[:count], scratch.inner[:count]
         np.add(x, self.out.bias, out=sums)
-        states = scratch.states[:count]  # perhaps where x was
+        states = scratch.states[:count]  # where x was
         self.out(count, scratch.at_attended, scratch.at_sums, 1.0)
         self.attention_norm(sums, attended, states)
         self.up(count, scratch.at_states, scratch.at_inner)
@@ -169,6 +183,17 @@ class _Layer:
         self._multiply(ROWS, AS_IT_IS, AS_IT_IS, queries, head, keys, 1.0, at_scores, keys, step,
                        at + 8 * width, row, head, 0.0, scratch.at_attended + 4 * width * place, width, head,
                        heads)  # fmt: skip
+
+
+def _rounded(count: int) -> int:
+    return -(-count // _TOGETHER) * _TOGETHER
+
+
+def _rows(count: int, width: int) -> Array:
+    """For so many tokens, and some more of zeros."""
+    array = _empty(_rounded(count), width)
+    array[count:] = 0
+    return array
 
 
 def _empty(*shape: int) -> Array:
