@@ -78,6 +78,8 @@ def load_model(
     can_shrink = not any(isinstance(layer, nn.QuantizedLinear) for layer in model.modules())
     _check_fits(model.parameter_bytes(), held, checkpoint.name, compute, device, make_room, can_shrink=can_shrink)
     mx.eval(model.parameters())
+    if device.kind == "cpu" and compute == "float32" and not adapted:
+        backbone.settle_on_cpu()
     return model
 
 

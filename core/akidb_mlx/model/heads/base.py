@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.host_rows import DenseRows, Rows
+from akidb_mlx.model.host_states import HostStates
 from akidb_mlx.model.padded_batch import PaddedBatch
 
 __all__ = ["Computed", "Head"]
@@ -46,6 +47,10 @@ class Head(nn.Module):
 
         Never of a head that is `flagged`.
         """
+        return None
+
+    def pool_on_host(self, states: HostStates, batch: PaddedBatch) -> Computed | None:
+        """What a call gives, of states that are on the host; None where they are to be handed to the device."""
         return None
 
     def settle(self, dtype: mx.Dtype) -> None:

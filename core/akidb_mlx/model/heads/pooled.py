@@ -8,8 +8,10 @@ from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.heads.base import Head
 from akidb_mlx.model.heads.dense import DenseLayer
-from akidb_mlx.model.heads.pooling import pool
+from akidb_mlx.model.heads.pooling import pool, pool_on_host
+from akidb_mlx.model.host_states import HostStates
 from akidb_mlx.model.layers import cuda_kernels
+from akidb_mlx.model.padded_batch import PaddedBatch
 
 __all__ = ["Pooled"]
 
@@ -41,7 +43,14 @@ class Pooled(Head):
 
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
         """(rows, length, backbone's width) → (rows, width) float32."""
-        x = pool(hidden_states, batch.lengths, batch.prompt_lengths, self._pooling)
+        return self._after(pool(hidden_states, batch.lengths, batch.prompt_lengths, self._pooling))
+
+    def pool_on_host(self, states: HostStates, batch: PaddedBatch) -> mx.array | None:
+        """The same, where all modes are computed there."""
+        pooled = pool_on_host(states, batch.prompt_lengths, self._pooling)
+        return None if pooled is None else self._after(mx.array(pooled))
+
+    def _after(self, x: mx.array) -> mx.array:
         for layer in self.dense:
             x = layer(x)
         return mx.round(127 * mx.tanh(x)) if self._whole_numbers else x  # half to even, as torch
