@@ -34,7 +34,7 @@ from akidb_mlx.small_vectors import needs_calibration
 __all__ = ["Corpus", "Summary", "embed_corpus", "read_corpus"]
 
 # What all parts have together, which the output's recipe tells too.
-_TOTALS = ("rows", "rejected", "given", "texts", "truncated")
+_TOTALS = ("rows", "rejected", "given", "texts", "truncated", "empty")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from akidb_mlx.server import embedding
 from akidb_mlx.server.embedding import Wanted
 from akidb_mlx.server.models import ServedModel
 from akidb_mlx.server.ollama_schemas import (
+    OllamaDetails,
     OllamaEmbeddingsRequest,
     OllamaEmbedRequest,
     OllamaModel,
@@ -160,9 +161,9 @@ def _entry(state: State, name: str, model: ServedModel | None) -> OllamaModel:
         modified_at=created,
         size=facts.get("parameter_bytes") or 0,
         digest=_fingerprint(model),
-        details={
-            "family": family,
-            "families": [family] if family else [],
-            "quantization_level": str(facts.get("dtype") or ""),
-        },
+        details=OllamaDetails(
+            family=family,
+            families=[family] if family else [],
+            quantization_level=str(facts.get("dtype") or ""),
+        ),
     )
