@@ -75,6 +75,7 @@ def test_a_whole_number_with_a_point_is_one(client):
     ("beside", "says"),
     [
         ({"stream": True}, "stream: an answer comes whole; leave stream out"),
+        ({"stream": 0}, "stream: should be a valid boolean"),
         ({"truncate": "START"}, "truncate: START is not done, texts are cut at the end; send END, NONE, true or false"),
         ({"truncate": "middle"}, "truncate: should be a valid boolean"),
         ({"dimension": 8}, "unknown field 'dimension'; did you mean dimensions?"),

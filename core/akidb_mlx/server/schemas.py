@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from akidb_mlx.small_vectors import OutputDtype
 
@@ -50,8 +50,8 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _not_streamed(value: Any) -> Any:
-    if value is True:
+def _not_streamed(value: bool) -> bool:
+    if value:
         raise ValueError("an answer comes whole; leave stream out")
     return value
 
@@ -59,7 +59,9 @@ def _not_streamed(value: Any) -> Any:
 Truncate = Annotated[
     bool,
     BeforeValidator(_truncate_by_word),
-    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": ["END", "NONE"], "type": "string"}]}),
+    WithJsonSchema(
+        {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": "^([Ee][Nn][Dd]|[Nn][Oo][Nn][Ee])$"}]}
+    ),
 ]
 TRUNCATE = "Whether texts beyond the model's limit are cut (END too) or refused (NONE too). By default as configured."
 Whole = Annotated[int, BeforeValidator(_whole)]
@@ -92,8 +94,7 @@ class CourtesyFields(RequestBody):
     metadata: dict[str, Any] | None = Field(None, description="Taken and ignored.")
     priority: Whole | None = Field(None, description="Taken and ignored.")
     stream: (
-        Annotated[Literal[False], BeforeValidator(_not_streamed), WithJsonSchema({"const": False, "type": "boolean"})]
-        | None
+        Annotated[bool, AfterValidator(_not_streamed), WithJsonSchema({"const": False, "type": "boolean"})] | None
     ) = Field(None, description="Only false: an answer comes whole.")
 
 
