@@ -372,8 +372,12 @@ def test_frozen_hashable_and_equal_by_value(monkeypatch):
     assert config != EmbedderConfig(truncate_dim=4)
     assert config != "text"
     assert len({config, from_variable, EmbedderConfig(truncate_dim=4)}) == 2
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(ConfigError, match=r"truncate_dim is settled at construction; with_changes\(truncate_dim=…\)"):
         config.truncate_dim = 5
+    with pytest.raises(ConfigError, match="truncate_dim is settled"):
+        del config.truncate_dim
+    with pytest.raises(ConfigError, match="unknown field poling; did you mean pooling"):
+        config.poling = "cls"
 
 
 def _values_and_origin(config, connection):

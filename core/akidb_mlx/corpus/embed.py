@@ -36,7 +36,7 @@ from akidb_mlx.splitting import TextSplitter
 __all__ = ["Corpus", "Summary", "embed_corpus", "read_corpus"]
 
 # What all parts have together, which the output's recipe tells too.
-_TOTALS = ("rows", "rejected", "given", "texts", "truncated")
+_TOTALS = ("rows", "rejected", "given", "texts", "truncated", "empty")
 # Rows that are read and not yet asked for, in bytes of the input.
 _AHEAD_BYTES = 8 * 2**20
 

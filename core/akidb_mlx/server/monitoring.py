@@ -15,7 +15,7 @@ import akidb_mlx
 from akidb_mlx.device.memory import resident_bytes
 from akidb_mlx.server.metrics import joined
 from akidb_mlx.server.openapi import document
-from akidb_mlx.server.schemas import Health, ModelStats, Stats, Workers
+from akidb_mlx.server.schemas import Health, HealthStatus, ModelStats, Stats, Workers
 from akidb_mlx.server.state import State, state_of
 from akidb_mlx.server.team import OWN, add_up
 
@@ -27,7 +27,7 @@ async def health(request: Request) -> Response:
     state = state_of(request)
     worker = all(model.model.healthy for model in state.models.loaded)
     ready = not state.stopping and not state.loading
-    status = "stopping" if state.stopping else "unhealthy" if not worker else "ok" if ready else "loading"
+    status: HealthStatus = "stopping" if state.stopping else "unhealthy" if not worker else "ok" if ready else "loading"
     if not worker:
         _revive(state)
     answer = Health(status=status, ready=ready, worker=worker, version=akidb_mlx.__version__)
