@@ -144,6 +144,7 @@ def _load_cached() -> str:
     versions = (path.stem for path in source.parents[2].glob("scipy_openblas32-*.dist-info"))
     size = source.stat().st_size
     copy = folder / f"{'-'.join(versions)}-{size}.so"
+    _load_neighbours(source)
     with suppress(OSError):
         if copy.stat().st_size >= size:  # loading a shorter one, torn by a crash, would kill the process
             return _load(str(copy))
@@ -173,9 +174,11 @@ def _load_temporary() -> str:
     """Make the renamed copy in a temporary folder and load it; what is loaded outlives the file."""
     from tempfile import TemporaryDirectory
 
+    source = _source()
+    _load_neighbours(source)
     with TemporaryDirectory(prefix="akidb-mlx-") as folder:
         copy = Path(folder) / "libopenblas.so"
-        _rename_symbols(_source(), copy)
+        _rename_symbols(source, copy)
         return _load(str(copy))
 
 
@@ -186,6 +189,14 @@ def _source() -> Path:
         for library in (Path(spec.origin).parent / "lib").glob("libscipy_openblas*.so"):
             return library
     raise FileNotFoundError("scipy-openblas32 is not installed")
+
+
+def _load_neighbours(source: Path) -> None:
+    """Load what lies beside the library (Fortran's, in releases before 0.3.34.481): its copy would not find it."""
+    for library in source.parent.glob("lib*.so*"):
+        if library.name != source.name:
+            with suppress(OSError):
+                ctypes.CDLL(str(library))
 
 
 def _rename_symbols(source: Path, target: Path) -> None:
