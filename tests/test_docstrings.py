@@ -4,19 +4,38 @@ import asyncio
 import doctest
 import inspect
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import akidb_mlx
-from akidb_mlx import HybridEmbedder, MultiVectorEmbedder, Reranker, SparseEmbedder
-from support.checkpoints import MULTI_VECTOR, SPARSE, TINY_RERANKER
+from akidb_mlx import (
+    HybridEmbedder,
+    MultiVectorConfig,
+    MultiVectorEmbedder,
+    RemoteEmbedder,
+    RemoteMultiVectorEmbedder,
+    RemoteReranker,
+    RemoteSparseEmbedder,
+    Reranker,
+    RerankerConfig,
+    SparseConfig,
+    SparseEmbedder,
+    recipe,
+    small_vectors,
+    splitting,
+    testing,
+)
+from support.checkpoints import MINILM, MULTI_VECTOR, SPARSE, TINY_RERANKER
 from support.joint import make_joint_folder
+from support.serving import serving
 
 CLASSES = [
     getattr(akidb_mlx, name)
     for name in (
         "Embedder",
+        "EmbedderConfig",
         "EmbeddingService",
         "HybridEmbedder",
         "MultiVectorEmbedder",
@@ -40,6 +59,18 @@ def models(minilm, tmp_path_factory):
         yield {"embedder": minilm, "reranker": reranker, "sparse": sparse, "multi": multi, "hybrid": hybrid}
 
 
+@pytest.fixture(scope="module")
+def server():
+    served = {
+        "m": MINILM,
+        "r": RerankerConfig(model=TINY_RERANKER),
+        "s": SparseConfig(model=SPARSE / "bert-max"),
+        "l": MultiVectorConfig(model=MULTI_VECTOR / "fixed"),
+    }
+    with serving(served) as running:
+        yield running
+
+
 def methods(kind):
     """name → (its docstring, the module that it stands in), of ours alone."""
     found = {}
@@ -47,17 +78,54 @@ def methods(kind):
         if base.__module__.startswith("akidb_mlx"):
             for name, member in vars(base).items():
                 function = getattr(member, "fget", None) or getattr(member, "__func__", member)
-                if not name.startswith("_") and inspect.isfunction(function):
+                if not name.startswith(("_", "model_post_init")) and inspect.isfunction(function):
                     found[name] = (inspect.getdoc(function) or "", base.__module__)
     return found
 
 
-@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
-def test_examples_run(kind, models):
+def run_examples(documented, space):
+    """Run the example of each; fail where one has none."""
     runner, report = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS), []
-    for name, (text, module) in methods(kind).items():
-        space = {**vars(sys.modules[module]), **models, "asyncio": asyncio, "np": np, "Embedder": akidb_mlx.Embedder}
-        example = doctest.DocTestParser().get_doctest(text, space, f"{kind.__name__}.{name}", None, None)
-        assert example.examples, f"{kind.__name__}.{name} has no example"
+    for name, (text, module) in documented.items():
+        names = {**vars(akidb_mlx), **vars(sys.modules[module]), "asyncio": asyncio, "np": np, "Path": Path, **space}
+        example = doctest.DocTestParser().get_doctest(text, names, name, None, None)
+        assert example.examples, f"{name} has no example"
         runner.run(example, out=report.append)
     assert not runner.failures, "".join(report)
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_examples_run(kind, models):
+    run_examples(methods(kind), models)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(RemoteEmbedder, "m"), (RemoteReranker, "r"), (RemoteSparseEmbedder, "s"), (RemoteMultiVectorEmbedder, "l")],
+    ids=lambda one: getattr(one, "__name__", ""),
+)
+def test_examples_of_the_remote_classes_run(kind, name, models, server):
+    """What they share with `RemoteEmbedder` runs with that one."""
+    shared = "akidb_mlx.remote.face"
+    documented = {
+        method: (text.replace("http://127.0.0.1:8000", server.url), module)
+        for method, (text, module) in methods(kind).items()
+        if module == kind.__module__ or (kind is RemoteEmbedder and module == shared)
+    }
+    with kind.load(name, base_url=server.url) as remote:
+        run_examples(documented, {**models, "remote": remote})
+
+
+@pytest.mark.parametrize("module", [recipe, small_vectors, splitting], ids=lambda module: module.__name__)
+def test_examples_of_functions_run(module, models):
+    public = {name: getattr(module, name) for name in module.__all__}
+    documented = {
+        name: (inspect.getdoc(one), module.__name__) for name, one in public.items() if inspect.isfunction(one)
+    }
+    for kind in (one for one in public.values() if inspect.isclass(one) and module is splitting):
+        documented |= {f"{kind.__name__}.{name}": (text, module.__name__) for name, (text, _) in methods(kind).items()}
+    run_examples(documented, models)
+
+
+def test_examples_of_the_fakes_run():
+    run_examples({name: (inspect.getdoc(getattr(testing, name)), testing.__name__) for name in testing.__all__}, {})
