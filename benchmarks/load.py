@@ -40,7 +40,7 @@ Forward = Callable[[PaddedBatch], Any]
 
 
 def texts(count: int, shortest: int, longest: int, seed: int = 0) -> list[str]:
-    """Texts of so many words."""
+    """Texts of this many words."""
     rng = random.Random(seed)
     return [" ".join(rng.choices(WORDS, k=rng.randint(shortest, longest))) for _ in range(count)]
 

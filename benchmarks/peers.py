@@ -8,7 +8,7 @@ Rounds alternate between the peers, so that a machine that slows down does so fo
 with the least and the greatest; ratios are taken round by round. Tokens are counted after truncation, without
 padding, by our tokenizer. Texts: benchmarks/corpus_text.py.
 
-`--slow-documents` is for mlx-embeddings on Linux's CPU, some 50 times slower than the others: it gets so many of
+`--slow-documents` is for mlx-embeddings on Linux's CPU, some 50 times slower than the others: it gets that many of
 the texts, of all lengths, one or four at a time. Cold starts are those of fresh processes, from their start to the
 first vector; through an adapter, the time that its framework itself takes to import is told apart.
 """
@@ -32,7 +32,7 @@ from typing import Any
 HERE = Path(__file__).resolve()
 
 
-# ── one process a peer ───────────────────────────────────────────────────────────────────────────────────
+# ── one process per peer ───────────────────────────────────────────────────────────────────────────────────
 
 
 def ours(folder: str, dtype: str | None) -> tuple[Callable[..., Any], Callable[[list[str]], Any], Callable[[], dict]]:
@@ -145,7 +145,7 @@ def peak_mb() -> float:
 
 
 def work(name: str, folder: str, dtype: str | None) -> None:
-    """Answer requests, one JSON object a line, until the input ends."""
+    """Answer requests, one JSON object per line, until the input ends."""
     started = float(os.environ["PEER_STARTED"])
     documents, query, facts = WORKERS[name](folder, dtype)
     import numpy as np

@@ -1,4 +1,4 @@
-"""The face of sparse encoders: what users may pass, entries, queries without the model, sharing, lifetime, streams."""
+"""The class for sparse encoders: what users may pass, entries, queries without the model, sharing, lifetime, streams."""
 
 import asyncio
 import copy

@@ -1,4 +1,4 @@
-"""Smaller vectors: float16, int8 and uint8 by a scale, or a bit a dimension; and back. Pure NumPy.
+"""Smaller vectors: float16, int8 and uint8 by a scale, or a bit per dimension; and back. Pure NumPy.
 
 Names and bits are those of sentence-transformers' `quantize_embeddings`, Cohere and Voyage.
 """

@@ -30,12 +30,12 @@ _PLACE = ("base_url", "api_key", "timeout_s", "fingerprint")
 
 
 class AdapterModel(BaseModel):
-    """A framework's class over a model of some kind; the kind adds its options, an adapter the framework's face."""
+    """A framework's class over a model of some kind; the kind adds its options, an adapter the framework's methods."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
     lazy_class: ClassVar[type[Lazy[Any, Any]]]
-    """The kind of model: its configuration, its face, and what a ready one is called."""
+    """The kind of model: its configuration, its class, and what a ready one is called."""
     model_field: ClassVar[str] = "model"
     """The field that holds the model's name."""
     _lazy: Lazy[Any, Any] = PrivateAttr()
@@ -90,7 +90,7 @@ class AdapterModel(BaseModel):
         if fields.get(argument) is not None:
             return type(self)(**fields, **own)
         fields.pop(argument, None)
-        if not fields:  # the same face, or configuration
+        if not fields:  # the same ready model, or configuration
             copied = type(self).__new__(type(self))
             copied._fill(self._lazy, {argument: getattr(self, argument), **own})
             return copied
@@ -112,7 +112,7 @@ class AdapterModel(BaseModel):
         return self.__copy__()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the configuration, from which the model is found and loaded again; or a ready face that does so."""
+        """Pickle the configuration, from which the model is found and loaded again; or a ready model that does so."""
         return restore, (type(self), self._lazy.picklable(), self._picklable_own())
 
     @classmethod
@@ -142,7 +142,7 @@ class AdapterModel(BaseModel):
 
     @staticmethod
     def _name_of(face: Any) -> str:
-        """What stands for the model's name where a ready face has no configuration."""
+        """What stands for the model's name where a ready one has no configuration."""
         return type(face).__name__
 
     def _own(self) -> dict[str, Any]:
@@ -160,11 +160,11 @@ class AdapterModel(BaseModel):
 
     @classmethod
     def _settled(cls, given: Mapping[str, Any]) -> Lazy[Any, Any]:
-        """What an adapter's arguments ask for: a ready face, or `model` (`model_name`) and the configuration's fields.
+        """What an adapter's arguments ask for: a ready model, or `model` (`model_name`) and the configuration's fields.
 
         Raises:
-            ConfigError: an unknown name, a bad value, or a ready face together with settings.
-            TypeError: a ready face that is none.
+            ConfigError: an unknown name, a bad value, or a ready model together with settings.
+            TypeError: something else in place of a ready model.
         """
         kind, own = cls.lazy_class, cls._own_fields()
         fields = {name: value for name, value in given.items() if name not in own}
@@ -193,7 +193,7 @@ class EmbedderAdapter(EmbedderOptions, AdapterModel):
     )
 
     def load(self) -> EmbedderProtocol:
-        """The embedder behind, loaded now if it is not yet: to warm up, or for its NumPy face."""
+        """The embedder behind, loaded now if it is not yet: to warm up, or for its NumPy arrays."""
         return self._lazy.load()
 
     @property
@@ -220,7 +220,7 @@ class RerankerAdapter(RerankerOptions, AdapterModel):
     )
 
     def load(self) -> RerankerProtocol:
-        """The reranker behind, loaded now if it is not yet: to warm up, or for its NumPy face."""
+        """The reranker behind, loaded now if it is not yet: to warm up, or for its own methods."""
         return self._lazy.load()
 
 
@@ -234,7 +234,7 @@ class SparseAdapter(SparseOptions, AdapterModel):
     )
 
     def load(self) -> SparseEmbedderProtocol:
-        """The sparse embedder behind, loaded now if it is not yet: to warm up, or for its own face."""
+        """The sparse embedder behind, loaded now if it is not yet: to warm up, or for its own methods."""
         return self._lazy.load()
 
     @classmethod

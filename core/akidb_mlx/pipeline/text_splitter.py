@@ -1,4 +1,4 @@
-"""Long texts → chunks of at most so many tokens, cut where they may be: at paragraphs, sentences, words."""
+"""Long texts → chunks within a number of tokens, cut where they may be: at paragraphs, sentences, words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class TextSplitter:
         self._prompt, self._side = prompt, side
         limit = encoder.limit(side)
         if max_tokens is None and limit is None:
-            raise ConfigError("this model reads texts of any length; say how many tokens a chunk shall have")
+            raise ConfigError("this model reads texts of any length; say how many tokens a chunk may have")
         if max_tokens is not None and limit is not None and max_tokens > limit:
             raise ConfigError(f"chunks of {max_tokens} tokens would be cut: the model reads {limit} (max_seq_length)")
         self.max_tokens: int = limit if max_tokens is None else max_tokens  # type: ignore[assignment]

@@ -25,7 +25,7 @@ from akidb_mlx.server.state import State
 __all__ = ["listen", "listen_uds", "serve"]
 
 _log = logging.getLogger(__name__)
-# So long a connection that is kept alive may still bring a request after the shutdown began, and be told to close.
+# How long after the shutdown began a connection may still bring a request, and be told to close (seconds).
 _LAST_REQUESTS_S = 1.0
 
 
