@@ -169,6 +169,7 @@ def pack(folder: Path, target: Path, bits: int = 4) -> bool:
                 packed = True
             else:
                 weights[key] = weight
+        mx.eval(weights)  # before the file that they come from is written over
         mx.save_safetensors(str(file), weights)
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps(config | {"quantization": packing}))

@@ -1,4 +1,4 @@
-"""A model that loads on first use: a configuration that becomes an embedder, reranker or another of the public classes."""
+"""A model that loads on first use: a configuration that becomes an embedder, a reranker or another kind."""
 
 import asyncio
 import os

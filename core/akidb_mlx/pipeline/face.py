@@ -21,7 +21,7 @@ R = TypeVar("R", bound=AnyRecipe)
 
 
 class _Use:
-    """That an embedder (or another public class) uses a loaded model, and how long it has the weights stay without a call (seconds)."""
+    """A public object that uses a loaded model, and how long it has the weights stay without a call (seconds)."""
 
     def __init__(self, loaded: LoadedModel[Any], keep_alive: float | None) -> None:
         self._loaded, self._keep_alive = loaded, keep_alive

@@ -1,4 +1,4 @@
-"""A served model with a request's own settings: another object over the same loaded model, kept for the next request."""
+"""A served model with a request's own settings: another object over the loaded model, kept for the next one."""
 
 import asyncio
 import json

@@ -112,7 +112,7 @@ class Decoder(Backbone):
         return self.model[self._norm](x)
 
     def mask(self, batch: DeviceBatch, kind: str) -> Mask:
-        """Who sees whom; a causal window counts the token itself, one that sees both ways reaches that far either way."""
+        """Who sees whom; a causal window counts the token itself, one for both ways reaches that far either way."""
         length = batch.input_ids.shape[1]
         window = self._window if kind == SLIDING else None
         if not self._causal:
