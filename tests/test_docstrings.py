@@ -1,7 +1,9 @@
 """Every public method's docstring has an example that runs, with MiniLM and tiny models in place of larger ones."""
 
 import asyncio
+import contextlib
 import doctest
+import importlib
 import inspect
 import sys
 from pathlib import Path
@@ -29,6 +31,7 @@ from akidb_mlx import (
 )
 from support.checkpoints import MINILM, MULTI_VECTOR, SPARSE, TINY_RERANKER
 from support.joint import make_joint_folder
+from support.packages import needs
 from support.serving import serving
 
 CLASSES = [
@@ -75,10 +78,11 @@ def methods(kind):
     """name → (its docstring, the module that it stands in), of ours alone."""
     found = {}
     for base in reversed(kind.__mro__):
-        if base.__module__.startswith("akidb_mlx"):
+        if "akidb_mlx" in base.__module__:
             for name, member in vars(base).items():
                 function = getattr(member, "fget", None) or getattr(member, "__func__", member)
-                if not name.startswith(("_", "model_post_init")) and inspect.isfunction(function):
+                hidden = name.startswith(("_", "model_post_init")) or not inspect.isfunction(function)
+                if not hidden and "akidb_mlx" in inspect.unwrap(function).__module__:
                     found[name] = (inspect.getdoc(function) or "", base.__module__)
     return found
 
@@ -125,6 +129,48 @@ def test_examples_of_functions_run(module, models):
     for kind in (one for one in public.values() if inspect.isclass(one) and module is splitting):
         documented |= {f"{kind.__name__}.{name}": (text, module.__name__) for name, (text, _) in methods(kind).items()}
     run_examples(documented, models)
+
+
+ADAPTERS = {
+    ("langchain_akidb_mlx", "AkiDBMLXEmbeddings"): ("langchain_core",),
+    ("langchain_akidb_mlx", "AkiDBMLXReranker"): ("langchain_core",),
+    ("langchain_akidb_mlx.sparse", "AkiDBMLXSparseEmbeddings"): ("langchain_qdrant",),
+    ("llama_index_akidb_mlx", "AkiDBMLXEmbedding"): ("llama_index.core",),
+    ("llama_index_akidb_mlx", "AkiDBMLXRerank"): ("llama_index.core",),
+    ("llama_index_akidb_mlx", "AkiDBMLXSparseEmbedding"): ("llama_index.core",),
+}
+
+
+@pytest.mark.parametrize(("package", "name"), ADAPTERS, ids=lambda one: one)
+def test_examples_of_the_adapters_run(package, name):
+    """Over fakes and MiniLM; what a base class says of all adapters runs with the first of them that has it."""
+    needs(*ADAPTERS[package, name])
+    kind = getattr(importlib.import_module(package), name)
+    documented = {
+        method: (text, module)
+        for method, (text, module) in methods(kind).items()
+        if method not in ("model", "model_name") and (not module.endswith("adapters.base") or ">>>" in text)
+    }
+    run_examples(documented, adapters())
+
+
+def adapters():
+    """What the examples call ready adapters."""
+    import langchain_akidb_mlx
+    import llama_index_akidb_mlx
+
+    sparse = testing.FakeSparseEmbedder()
+    found = {
+        "embeddings": langchain_akidb_mlx.AkiDBMLXEmbeddings(model=MINILM),
+        "compressor": langchain_akidb_mlx.AkiDBMLXReranker(reranker=testing.FakeReranker()),
+        "embed_model": llama_index_akidb_mlx.AkiDBMLXEmbedding(model_name=MINILM),
+        "sparse_model": llama_index_akidb_mlx.AkiDBMLXSparseEmbedding(embedder=sparse),
+    }
+    with contextlib.suppress(ImportError):
+        from langchain_akidb_mlx.sparse import AkiDBMLXSparseEmbeddings
+
+        found["sparse_embeddings"] = AkiDBMLXSparseEmbeddings(embedder=sparse)
+    return {**vars(langchain_akidb_mlx), **found}
 
 
 def test_examples_of_the_fakes_run():

@@ -72,6 +72,10 @@ class AdapterModel(BaseModel):
         """An adapter with exactly this configuration; environment and files are not read again.
 
         `own`: the adapter's other fields, those of a server among them.
+
+        Examples:
+            >>> AkiDBMLXEmbeddings.from_config(EmbedderConfig(model="BAAI/bge-m3", truncate_dim=256)).truncate_dim
+            256
         """
         wanted = cls.lazy_class.config_class
         if not isinstance(config, wanted):
@@ -81,7 +85,12 @@ class AdapterModel(BaseModel):
         return adapter
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy; with `update` one that is checked and settled anew."""
+        """A copy; with `update` one that is checked and settled anew.
+
+        Examples:
+            >>> embeddings.model_copy(update={"truncate_dim": 128}).truncate_dim
+            128
+        """
         if not update:
             return self.__copy__()
         argument = self.lazy_class.argument
@@ -105,7 +114,12 @@ class AdapterModel(BaseModel):
 
     @classmethod
     def settled_names(cls) -> frozenset[str]:
-        """The fields that are the model's business: the configuration, and what stands in its place."""
+        """The fields that are the model's business: the configuration, and what stands in its place.
+
+        Examples:
+            >>> "truncate_dim" in AkiDBMLXEmbeddings.settled_names()
+            True
+        """
         return frozenset(cls.lazy_class.config_class.model_fields) | {"model_name", cls.lazy_class.argument, *_PLACE}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
@@ -193,20 +207,40 @@ class EmbedderAdapter(EmbedderOptions, AdapterModel):
     )
 
     def load(self) -> EmbedderProtocol:
-        """The embedder behind, loaded now if it is not yet: to warm up, or for its NumPy arrays."""
+        """The embedder behind, loaded now if it is not yet: to warm up, or for its NumPy arrays.
+
+        Examples:
+            >>> embeddings.load().encode_document(["a text", "another"]).shape
+            (2, 384)
+        """
         return self._lazy.load()
 
     @property
     def max_chunk_tokens(self) -> int:
-        """The most tokens that a chunk may have, as `token_length` counts them, to be read whole. Loads the model."""
+        """The most tokens that a chunk may have, as `token_length` counts them, to be read whole. Loads the model.
+
+        Examples:
+            >>> embeddings.max_chunk_tokens  # 256 less [CLS] and [SEP]
+            254
+        """
         return self._lazy.splitter().chunk_tokens
 
     def token_length(self, text: str) -> int:
-        """Tokens that a text adds within a document: a splitter's length function. Loads the model."""
+        """Tokens that a text adds within a document: a splitter's length function. Loads the model.
+
+        Examples:
+            >>> embeddings.token_length("what is MLX?")
+            5
+        """
         return self._lazy.splitter().length(text)
 
     def tokenize(self, text: str) -> list[str]:
-        """The tokens that `token_length` counts: for splitters that take a tokenizer. Loads the model."""
+        """The tokens that `token_length` counts: for splitters that take a tokenizer. Loads the model.
+
+        Examples:
+            >>> embeddings.tokenize("what is MLX?")
+            ['what', 'is', 'ML', 'X', '?']
+        """
         return self._lazy.splitter().tokens(text)
 
 
@@ -220,7 +254,12 @@ class RerankerAdapter(RerankerOptions, AdapterModel):
     )
 
     def load(self) -> RerankerProtocol:
-        """The reranker behind, loaded now if it is not yet: to warm up, or for its own methods."""
+        """The reranker behind, loaded now if it is not yet: to warm up, or for its own methods.
+
+        Examples:
+            >>> compressor.load().predict([("a question", "a text")]).shape
+            (1,)
+        """
         return self._lazy.load()
 
 
@@ -234,7 +273,12 @@ class SparseAdapter(SparseOptions, AdapterModel):
     )
 
     def load(self) -> SparseEmbedderProtocol:
-        """The sparse embedder behind, loaded now if it is not yet: to warm up, or for its own methods."""
+        """The sparse embedder behind, loaded now if it is not yet: to warm up, or for its own methods.
+
+        Examples:
+            >>> len(sparse_embeddings.load().encode_query(["harbour"]))
+            1
+        """
         return self._lazy.load()
 
     @classmethod
