@@ -52,6 +52,8 @@ WIDE_HEADS = ["heads-64-llama", "heads-96-qwen3", "heads-128-qwen3", "heads-256-
 MIXTURES = ["lfm2-moe", "mixtral-causal-lm", "heads-128-qwen3-moe", "qwen2-moe", "olmoe", "heads-64-granitemoe"]
 # Least cosine with the float32 vectors of these tiny random models, whose weights are no easier to pack than noise.
 LEAST_COSINE = {"4 bit": 0.9, "5 bit": 0.97, "6 bit": 0.99, "8 bit": 0.999, "mxfp4": 0.7, "mxfp8": 0.99, "nvfp4": 0.8}
+if tuple(map(int, mx.__version__.split(".")[:3])) < (0, 32, 3):  # which packs mxfp8 more coarsely
+    LEAST_COSINE["mxfp8"] = 0.95
 
 
 # What mlx-lm's classes want, and transformers 5 saves under another name or not at all.
