@@ -14,7 +14,7 @@ Texts: corpus_text.py.
 onnxruntime and OpenVINO read MODEL_FOLDER/onnx/model.onnx (and model_int8.onnx), as make_onnx.py writes them.
 Rerankers beside their reference: rerank.py; sparse and multi-vector models: rows.py.
 
-`--slow-documents` is for mlx-embeddings on Linux's CPU, some 50 times slower than the others: it gets so many of
+`--slow-documents` is for mlx-embeddings on Linux's CPU, some 50 times slower than the others: it gets that many of
 the texts, of all lengths, one or four at a time. Cold starts are those of fresh processes, from their start to the
 first vector; through an adapter, the time that its framework itself takes to import is told apart.
 """

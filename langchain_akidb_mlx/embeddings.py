@@ -73,27 +73,57 @@ class AkiDBMLXEmbeddings(FrozenModel, EmbedderAdapter, Embeddings):
         )
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents, with the model's document prompt if it has one; in their order."""
+        """Embed documents, with the model's document prompt if it has one; in their order.
+
+        Examples:
+            >>> len(embeddings.embed_documents(["a text", "another"])[0])
+            384
+        """
         return self._lazy.embed_documents(texts, show_progress=self.show_progress)
 
     def embed_query(self, text: str) -> list[float]:
-        """Embed a query, with the model's query prompt if it has one."""
+        """Embed a query, with the model's query prompt if it has one.
+
+        Examples:
+            >>> len(embeddings.embed_query("what is MLX?"))
+            384
+        """
         return self._lazy.embed_query(text)
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        """`embed_documents` without blocking the event loop."""
+        """`embed_documents` without blocking the event loop.
+
+        Examples:
+            >>> len(asyncio.run(embeddings.aembed_documents(["a text"])))
+            1
+        """
         return await self._lazy.aembed_documents(texts, show_progress=self.show_progress)
 
     async def aembed_query(self, text: str) -> list[float]:
-        """`embed_query` without blocking the event loop; concurrent queries share forward passes."""
+        """`embed_query` without blocking the event loop; concurrent queries share forward passes.
+
+        Examples:
+            >>> len(asyncio.run(embeddings.aembed_query("what is MLX?")))
+            384
+        """
         return await self._lazy.aembed_query(text)
 
     async def async_embed_query(self, text: str) -> list[float]:
-        """`aembed_query` by the name that neo4j-graphrag calls it."""
+        """`aembed_query` by the name that neo4j-graphrag calls it.
+
+        Examples:
+            >>> len(asyncio.run(embeddings.async_embed_query("what is MLX?")))
+            384
+        """
         return await self.aembed_query(text)
 
     def validate_vectors(self, vectors: ArrayLike, *, unit_length: bool = False) -> list[list[float]]:
-        """Vectors made elsewhere, for `from_embeddings`; InputError names the row that cannot be taken."""
+        """Vectors made elsewhere, for `from_embeddings`; InputError names the row that cannot be taken.
+
+        Examples:
+            >>> len(embeddings.validate_vectors([[0.0] * 384]))
+            1
+        """
         rows: list[list[float]] = self._lazy.validate(vectors, unit_length=unit_length).tolist()
         return rows
 
@@ -102,6 +132,11 @@ class AkiDBMLXEmbeddings(FrozenModel, EmbedderAdapter, Embeddings):
         """For `CacheBackedEmbeddings`: changes exactly when the vectors would. Loads the model.
 
         Give queries a store of their own there: the same text has another vector as a query.
+
+        Examples:
+            >>> narrow = embeddings.model_copy(update={"truncate_dim": 128})
+            >>> narrow.cache_namespace == embeddings.cache_namespace
+            False
         """
         name = re.sub(r"[^\w.-]+", "_", self.model.rstrip("/").rsplit("/", 1)[-1], flags=re.ASCII)
         return f"{name}-{self.load().fingerprint[:16]}-"

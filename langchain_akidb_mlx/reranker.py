@@ -101,14 +101,26 @@ class AkiDBMLXReranker(FrozenModel, RerankerAdapter, BaseDocumentCompressor, Bas
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
-        """The best documents, best first: copies with their score in the metadata; ids are kept."""
+        """The best documents, best first: copies with their score in the metadata; ids are kept.
+
+        Examples:
+            >>> documents = [Document("snow"), Document("a harbour")]
+            >>> [document.metadata for document in compressor.compress_documents(documents, "where do boats lie?")]
+            [{'relevance_score': 0...}, {'relevance_score': 0...}]
+        """
         texts = _contents(documents)
         return self._compressed(documents, self._lazy.rank(query, texts, self.top_n))
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
-        """`compress_documents` without blocking the event loop."""
+        """`compress_documents` without blocking the event loop.
+
+        Examples:
+            >>> documents = [Document("snow"), Document("a harbour")]
+            >>> len(asyncio.run(compressor.acompress_documents(documents, "where do boats lie?")))
+            2
+        """
         texts = _contents(documents)
         return self._compressed(documents, await self._lazy.arank(query, texts, self.top_n))
 
@@ -118,13 +130,22 @@ class AkiDBMLXReranker(FrozenModel, RerankerAdapter, BaseDocumentCompressor, Bas
         """`{"index", "relevance_score"}` of the best documents, best first; `index` is the place in `documents`.
 
         A document may be a text, a Document or `{"text": …}`. `top_n` is the object's own where it is -1; None: all.
+
+        Examples:
+            >>> compressor.rerank(["snow", "a harbour"], "where do boats lie?", top_n=1)
+            [{'index': ..., 'relevance_score': 0...}]
         """
         return self._results(self._lazy.rank(query, _texts(documents), self._wanted(top_n)))
 
     async def arerank(
         self, documents: Sequence[str | Document | Mapping[str, Any]], query: str, *, top_n: int | None = _OWN
     ) -> list[dict[str, Any]]:
-        """`rerank` without blocking the event loop."""
+        """`rerank` without blocking the event loop.
+
+        Examples:
+            >>> len(asyncio.run(compressor.arerank(["snow", "a harbour"], "where do boats lie?", top_n=1)))
+            1
+        """
         return self._results(await self._lazy.arank(query, _texts(documents), self._wanted(top_n)))
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
@@ -132,6 +153,10 @@ class AkiDBMLXReranker(FrozenModel, RerankerAdapter, BaseDocumentCompressor, Bas
 
         Raises:
             InputError: the model gives several scores for a pair.
+
+        Examples:
+            >>> len(compressor.score([("where do boats lie?", "a harbour")]))
+            1
         """
         return self._lazy.score(text_pairs)
 

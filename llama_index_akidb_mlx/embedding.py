@@ -73,7 +73,12 @@ class AkiDBMLXEmbedding(SettledComponent, EmbedderAdapter, BaseEmbedding):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name under which it is serialised."""
+        """The name under which it is serialised.
+
+        Examples:
+            >>> AkiDBMLXEmbedding.class_name()
+            'AkiDBMLXEmbedding'
+        """
         return "AkiDBMLXEmbedding"
 
     def _get_query_embedding(self, query: str) -> list[float]:
@@ -141,7 +146,14 @@ class AkiDBMLXEmbedding(SettledComponent, EmbedderAdapter, BaseEmbedding):
         return nodes
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """`__call__` without blocking the event loop."""
+        """`__call__` without blocking the event loop.
+
+        Examples:
+            >>> from llama_index.core.schema import TextNode
+            >>> (node,) = asyncio.run(embed_model.acall([TextNode(text="a text")]))
+            >>> len(node.embedding)
+            384
+        """
         if any(node.embedding is not None for node in nodes):
             await self._lazy.aload()
         missing = self._validate_nodes(nodes)

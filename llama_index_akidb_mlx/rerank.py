@@ -67,7 +67,12 @@ class AkiDBMLXRerank(SettledComponent, RerankerAdapter, BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name under which it is serialised."""
+        """The name under which it is serialised.
+
+        Examples:
+            >>> AkiDBMLXRerank.class_name()
+            'AkiDBMLXRerank'
+        """
         return "AkiDBMLXRerank"
 
     def _postprocess_nodes(

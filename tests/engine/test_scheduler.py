@@ -445,7 +445,7 @@ def test_short_rows_are_padded_where_starting_a_batch_costs_more():
 
 
 class CancelledWhileCut(Future):
-    """Cancelled after so many looks."""
+    """Cancelled after some looks."""
 
     def __init__(self, looks):
         super().__init__()

@@ -35,12 +35,12 @@ _PLACE = ("base_url", "api_key", "timeout_s", "fingerprint")
 
 
 class AdapterModel(BaseModel):
-    """A framework's class over a model of some kind; the kind adds its options, an adapter the framework's face."""
+    """A framework's class over a model of some kind; the kind adds its options, an adapter the framework's methods."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
     lazy_class: ClassVar[type[Lazy[Any, Any]]]
-    """The kind of model: its configuration, its face, and what a ready one is called."""
+    """The kind of model: its configuration, its class, and what a ready one is called."""
     model_field: ClassVar[str] = "model"
     """The field that holds the model's name."""
     _lazy: Lazy[Any, Any] = PrivateAttr()
@@ -80,6 +80,10 @@ class AdapterModel(BaseModel):
         """An adapter with exactly this configuration; environment and files are not read again.
 
         `own`: the adapter's other fields, those of a server among them.
+
+        Examples:
+            >>> AkiDBMLXEmbeddings.from_config(EmbedderConfig(model="BAAI/bge-m3", truncate_dim=256)).truncate_dim
+            256
         """
         wanted = cls.lazy_class.config_class
         if not isinstance(config, wanted):
@@ -89,7 +93,12 @@ class AdapterModel(BaseModel):
         return adapter
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy; with `update` one that is checked and settled anew."""
+        """A copy; with `update` one that is checked and settled anew.
+
+        Examples:
+            >>> embeddings.model_copy(update={"truncate_dim": 128}).truncate_dim
+            128
+        """
         if not update:
             return self.__copy__()
         argument = self.lazy_class.argument
@@ -98,7 +107,7 @@ class AdapterModel(BaseModel):
         if fields.get(argument) is not None:
             return type(self)(**fields, **own)
         fields.pop(argument, None)
-        if not fields:  # the same face, or configuration
+        if not fields:  # the same ready model, or configuration
             copied = type(self).__new__(type(self))
             copied._fill(self._lazy, {argument: getattr(self, argument), **own})
             return copied
@@ -113,7 +122,12 @@ class AdapterModel(BaseModel):
 
     @classmethod
     def settled_names(cls) -> frozenset[str]:
-        """The fields that are the model's business: the configuration, and what stands in its place."""
+        """The fields that are the model's business: the configuration, and what stands in its place.
+
+        Examples:
+            >>> "truncate_dim" in AkiDBMLXEmbeddings.settled_names()
+            True
+        """
         return frozenset(cls.lazy_class.config_class.model_fields) | {"model_name", cls.lazy_class.argument, *_PLACE}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -140,7 +154,7 @@ class AdapterModel(BaseModel):
         return self.__copy__()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the configuration, from which the model is found and loaded again; or a ready face that does so."""
+        """Pickle the configuration, from which the model is found and loaded again; or a ready model that does so."""
         return restore, (type(self), self._lazy.picklable(), self._picklable_own())
 
     @classmethod
@@ -173,7 +187,7 @@ class AdapterModel(BaseModel):
 
     @staticmethod
     def _name_of(face: Any) -> str:
-        """What stands for the model's name where a ready face has no configuration."""
+        """What stands for the model's name where a ready one has no configuration."""
         return type(face).__name__
 
     def _own(self) -> dict[str, Any]:
@@ -191,11 +205,11 @@ class AdapterModel(BaseModel):
 
     @classmethod
     def _settled(cls, given: Mapping[str, Any]) -> Lazy[Any, Any]:
-        """What an adapter's arguments ask for: a ready face, or `model` (`model_name`) and the configuration's fields.
+        """What an adapter's arguments ask for: a ready model, or `model` (`model_name`) and the configuration's fields.
 
         Raises:
-            ConfigError: an unknown name, a bad value, or a ready face together with settings.
-            TypeError: a ready face that is none.
+            ConfigError: an unknown name, a bad value, or a ready model together with settings.
+            TypeError: something else in place of a ready model.
         """
         kind, own = cls.lazy_class, cls._own_fields()
         fields = {name: value for name, value in given.items() if name not in own}
@@ -224,20 +238,40 @@ class EmbedderAdapter(EmbedderOptions, AdapterModel):
     )
 
     def load(self) -> EmbedderProtocol:
-        """The embedder behind, loaded now if it is not yet: to warm up, or for its NumPy face."""
+        """The embedder behind, loaded now if it is not yet: to warm up, or for its NumPy arrays.
+
+        Examples:
+            >>> embeddings.load().encode_document(["a text", "another"]).shape
+            (2, 384)
+        """
         return self._lazy.load()
 
     @property
     def max_chunk_tokens(self) -> int:
-        """The most tokens that a chunk may have, as `token_length` counts them, to be read whole. Loads the model."""
+        """The most tokens that a chunk may have, as `token_length` counts them, to be read whole. Loads the model.
+
+        Examples:
+            >>> embeddings.max_chunk_tokens  # 256 less [CLS] and [SEP]
+            254
+        """
         return self._lazy.splitter().chunk_tokens
 
     def token_length(self, text: str) -> int:
-        """Tokens that a text adds within a document: a splitter's length function. Loads the model."""
+        """Tokens that a text adds within a document: a splitter's length function. Loads the model.
+
+        Examples:
+            >>> embeddings.token_length("what is MLX?")
+            5
+        """
         return self._lazy.splitter().length(text)
 
     def tokenize(self, text: str) -> list[str]:
-        """The tokens that `token_length` counts: for splitters that take a tokenizer. Loads the model."""
+        """The tokens that `token_length` counts: for splitters that take a tokenizer. Loads the model.
+
+        Examples:
+            >>> embeddings.tokenize("what is MLX?")
+            ['what', 'is', 'ML', 'X', '?']
+        """
         return self._lazy.splitter().tokens(text)
 
 
@@ -251,7 +285,12 @@ class RerankerAdapter(RerankerOptions, AdapterModel):
     )
 
     def load(self) -> RerankerProtocol:
-        """The reranker behind, loaded now if it is not yet: to warm up, or for its NumPy face."""
+        """The reranker behind, loaded now if it is not yet: to warm up, or for its own methods.
+
+        Examples:
+            >>> compressor.load().predict([("a question", "a text")]).shape
+            (1,)
+        """
         return self._lazy.load()
 
 
@@ -265,7 +304,12 @@ class SparseAdapter(SparseOptions, AdapterModel):
     )
 
     def load(self) -> SparseEmbedderProtocol:
-        """The sparse embedder behind, loaded now if it is not yet: to warm up, or for its own face."""
+        """The sparse embedder behind, loaded now if it is not yet: to warm up, or for its own methods.
+
+        Examples:
+            >>> len(sparse_embeddings.load().encode_query(["harbour"]))
+            1
+        """
         return self._lazy.load()
 
     @classmethod

@@ -106,7 +106,7 @@ def _run_reranker(config: RerankerConfig, args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(result.plain(), indent=2) + "\n")
         return 0
     write = sys.stdout.write
-    write(f"{result.model} on {result.device}, {result.dtype}, {result.tokens_per_pair:.0f} tokens a pair\n")
+    write(f"{result.model} on {result.device}, {result.dtype}, {result.tokens_per_pair:.0f} tokens per pair\n")
     write(f"load and first score    {result.load_s:.2f} s\n")
     for count, rate in result.pairs_per_s.items():
         write(f"{count:>4} candidates         {rate:>10,.0f} pairs/s, {result.rank_ms[count]:,.1f} ms\n")

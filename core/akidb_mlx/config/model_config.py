@@ -47,29 +47,56 @@ class ModelConfig(ModelOptions, BaseSettings):
 
     @classmethod
     def exact(cls, **fields: Any) -> Self:
-        """These fields and plain defaults, without environment and files; for what was resolved before."""
+        """These fields and plain defaults, without environment and files; for what was resolved before.
+
+        Examples:
+            >>> EmbedderConfig.exact(model="BAAI/bge-m3", truncate_dim=256).truncate_dim
+            256
+        """
         return cls._of(cls._arguments(fields))
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str], **given: Any) -> Self:
-        """Like the constructor, with this file in place of the one that would be found."""
+        """Like the constructor, with this file in place of the one that would be found.
+
+        Examples:
+            >>> _ = Path("narrow.yaml").write_text("truncate_dim: 128")
+            >>> EmbedderConfig.from_yaml("narrow.yaml").truncate_dim
+            128
+        """
         from_file = cls.source.read_file(Path(path), cls._fields())
         return cls._of(from_file | cls.source.read_environment(cls._fields()) | cls._arguments(given))
 
     @classmethod
     def from_section(cls, section: Mapping[str, Any], where: str, **given: Any) -> Self:
-        """One model's section of a larger file; what it leaves out comes from the environment, then defaults."""
+        """One model's section of a larger file; what it leaves out comes from the environment, then defaults.
+
+        Examples:
+            >>> EmbedderConfig.from_section({"model": "BAAI/bge-m3"}, "models.large").source_of("model")
+            'models.large.model'
+        """
         refuse_unknown(f"key in {where}:", section, cls._fields())
         said = {name: (value, f"{where}.{name}") for name, value in section.items()}
         return cls._of(cls.source.read_environment(cls._fields()) | said | cls._arguments(given))
 
     def with_changes(self, **fields: Any) -> Self:
-        """A checked copy with these fields changed; the others keep value and origin."""
+        """A checked copy with these fields changed; the others keep value and origin.
+
+        Examples:
+            >>> EmbedderConfig(model="BAAI/bge-m3").with_changes(truncate_dim=256).model
+            'BAAI/bge-m3'
+        """
         kept: Said = {name: (getattr(self, name), origin) for name, origin in self._origins.items()}
         return self._of(kept | self._arguments(fields))
 
     def source_of(self, field: str) -> str:
-        """Where a field's value was said: "argument", a variable, "FILE: KEY", or "default"."""
+        """Where a field's value was said: "argument", a variable, "FILE: KEY", or "default".
+
+        Examples:
+            >>> config = EmbedderConfig(model="BAAI/bge-m3")
+            >>> config.source_of("model"), config.source_of("pooling")
+            ('argument', 'default')
+        """
         refuse_unknown("field", [field], self._fields())
         return self._origins.get(field, "default")
 

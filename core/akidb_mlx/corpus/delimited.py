@@ -129,7 +129,7 @@ def _read_tsv(lines: _Lines) -> Iterator[Record]:
         fields = _cut(line).split("\t") if '"' not in line else _quoted_fields(line, lines)
         if width > 1 and len(lines.taken) > 1 and all(_is_record(taken, width) for taken in lines.taken):
             last = lines.number + len(lines.taken) - 1
-            reason = f"lines {lines.number} to {last}: a quotation mark at either end; one field, or a record a line?"
+            reason = f"lines {lines.number} to {last}: a quotation mark at either end; one field, or a record per line?"
             for taken in lines.taken:
                 yield Record([], reason, _cut(taken))
         else:

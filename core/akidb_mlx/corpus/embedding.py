@@ -32,7 +32,7 @@ _ROW_BYTES = 3000  # a row's Python objects, about
 # A chunk takes about this many seconds: on a slow device a kill costs little, a fast one has enough at a time.
 _CHUNK_S = 1.0
 _FIRST_CHUNK, _SMALLEST_CHUNK, _LARGEST_CHUNK = 256, 128, 4096
-# So many texts in a row on which the device fails are no fault of the texts.
+# After this many consecutive failures of the device, it is to blame and not the texts: stop.
 _HOPELESS = 100
 
 PlacedRow = tuple[int, Row]
@@ -228,7 +228,7 @@ class _Ahead:
                 yield row.asked
 
     def computed(self, texts: int) -> None:
-        """So many texts more have their vectors, in any order."""
+        """`texts` more have their vectors, in any order."""
         self._progress.computed(texts)
 
     def cut(self, places: Sequence[int]) -> None:

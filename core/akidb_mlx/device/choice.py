@@ -69,7 +69,7 @@ class Device:
     """Freed memory that MLX may keep for reuse after a batch; None for as much as it does by itself."""
     survives_fork: bool
     full_batch_ms: int = 60
-    """What a batch takes that fills the device, while no queries are about."""
+    """What a batch takes that fills the device, while no queries wait (milliseconds)."""
     cpu_lanes: int = 0
     """Batches that compute at the same time, each on a core; 0 on a GPU.
 

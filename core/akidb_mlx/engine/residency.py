@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Holder", "Keep", "Residence", "Residency"]
 
 _log = logging.getLogger(__name__)
-# A model whose rows wait is freed for another's only after so long, and after so many times what loading it took:
+# A model whose rows wait is freed for another's only after both: these seconds, and this multiple of its loading time:
 # where all models of a budget are asked for all the time, most of the time is spent on rows.
 _TURN_S, _TURN_LOADS = 0.5, 5.0
 

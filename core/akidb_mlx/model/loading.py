@@ -41,7 +41,7 @@ def load_model(
 ) -> Network:
     """Load a checkpoint's weights; call it on the thread that will compute.
 
-    `make_room` is asked for so many bytes, before they are read, where the device has less.
+    `make_room` is asked for the bytes that are wanted, before they are read, where the device has less.
     """
     backbone = make_backbone(checkpoint.config)
     stored = checkpoint.float_dtype

@@ -1,4 +1,4 @@
-"""What the faces of all kinds of models share: health, counters, the model given back at the end."""
+"""What the public classes of all kinds of models share: health, counters, the model given back at the end."""
 
 import re
 import threading
@@ -22,7 +22,7 @@ R = TypeVar("R", bound=AnyRecipe)
 
 
 class _Use:
-    """That a face uses a loaded model, and how long it has the weights stay without a call (seconds)."""
+    """A public object that uses a loaded model, and how long it has the weights stay without a call (seconds)."""
 
     def __init__(self, loaded: LoadedModel[Any], keep_alive: float | None) -> None:
         self._loaded, self._keep_alive = loaded, keep_alive

@@ -59,7 +59,7 @@ class Kind(Generic[C, R]):
     name: str
     read_recipe: Callable[[C, Resolved], R]
     on_the_host: frozenset[str]
-    """Fields that each face applies by itself."""
+    """Settings that do not change the loaded model; embedders that differ only in these share it."""
 
 
 EMBEDDER: Kind[EmbedderConfig, Recipe] = Kind(
@@ -71,7 +71,7 @@ EMBEDDER: Kind[EmbedderConfig, Recipe] = Kind(
 
 @dataclass(eq=False)
 class LoadedModel(Generic[R]):
-    """One engine with its tokenizer, and how many faces use it."""
+    """One engine with its tokenizer, and how many embedders or others use it."""
 
     key: Hashable
     recipe: R

@@ -47,7 +47,7 @@ class TextPipeline(Generic[Input]):
     """Takes the calls of one loaded model through encoder, engine and finish."""
 
     def __init__(self, loaded: AnyLoadedModel, encoder: Encoder[Input], wants: Collection[str] | None = None) -> None:
-        """Use `loaded`, which the face above holds; with `wants` the rows of several heads, as mappings."""
+        """Use `loaded`, which the class above holds; with `wants` the rows of several heads, as mappings."""
         self._loaded = loaded
         self._wants = loaded.wants if wants is None else wants
         self.encoder = encoder

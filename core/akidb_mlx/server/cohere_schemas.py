@@ -24,7 +24,7 @@ class CohereEmbedRequest(CourtesyFields):
         description="float (default), int8, uint8, binary, ubinary, base64 (of little-endian float32), or several.",
     )
     output_dimension: Positive | None = Field(
-        None, description="Keep only the first so many dimensions; the vectors are scaled to unit length again."
+        None, description="Keep only this many dimensions, the first ones; the vectors are scaled to unit length again."
     )
     truncate: Literal["NONE", "END"] | None = Field(
         None, description="END cuts texts beyond the model's limit, NONE refuses them. By default as configured."

@@ -18,7 +18,7 @@ __all__ = ["Connection", "Listening"]
 _log = logging.getLogger(__name__)
 # Nothing is left of these for the moment; all else that accept() says is about the one connection, which is gone.
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-# So long after it ran short, or looking for room, it tries again (seconds).
+# How long after it ran short, or looked for room, it tries again (seconds).
 _PAUSE_S, _LOOK_S = 1.0, 0.25
 # A connection that has been idle for this many seconds is closed where others wait.
 _IDLE_S = 1.0

@@ -37,7 +37,7 @@ async def health(request: Request) -> Response:
 
 
 def _revive(state: State) -> None:
-    """Whoever balances load sends nothing to a sick server, and only a request would start its thread again."""
+    """A load balancer stops sending requests to an unhealthy server, and only a request would restart the thread."""
     for model in state.models.loaded:
         asking = asyncio.get_running_loop().run_in_executor(None, model.model.info)
         asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # the next /health says it

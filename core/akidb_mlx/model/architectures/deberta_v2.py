@@ -197,7 +197,7 @@ class DebertaV2(Backbone):
         return self.layers[-1].first(x, positions)
 
     def _computed(self, batch: DeviceBatch, count: int) -> tuple[mx.array, RelativePositions]:
-        """What so many layers give."""
+        """What the first `count` layers give."""
         embeddings = x = self.embeddings(batch)
         positions = self._positions(batch)
         for index, layer in enumerate(self.layers[:count]):

@@ -125,7 +125,7 @@ class Decoder(Backbone):
         return normed
 
     def mask(self, batch: DeviceBatch, kind: str) -> Mask:
-        """Who sees whom; a window is so many tokens with the token itself, or so many to each side of it."""
+        """Who sees whom; a causal window counts the token itself, one for both ways reaches that far either way."""
         length = batch.input_ids.shape[1]
         window = self._window if kind == SLIDING else None
         if not self._causal:

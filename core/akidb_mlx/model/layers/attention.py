@@ -78,7 +78,7 @@ def query_block(rows: int, heads: int, length: int) -> int:
 def _attend_in_blocks(
     queries: mx.array, keys: mx.array, values: mx.array, mask: ByBlock, scale: float, size: int
 ) -> mx.array:
-    """`attend`, so many queries at a time."""
+    """`attend`, a block of queries at a time."""
     blocks = []
     for start in range(0, queries.shape[2], size):
         stop = min(start + size, queries.shape[2])
