@@ -163,12 +163,16 @@ class ModelOptions(BaseModel):
     max_batch_tokens: _Limit | None = run_field(
         "Most tokens in one forward pass, padding included; a longer text goes alone. None: by device."
     )
-    max_queued_tokens: _Limit = run_field(
-        "Most tokens that may wait for the device; beyond that a request is refused (QueueFullError).",
-        1_000_000,
+    max_queued_tokens: _Limit | None = run_field(
+        "Most tokens that may wait for the device; beyond that a request is refused (QueueFullError). None: 1,000,000, "
+        "on CUDA 4,000,000."
     )
     query_latency_target_ms: _Duration = run_field(
         "While queries wait, batches of documents shrink to take about this many milliseconds.", 20.0
+    )
+    tokenizer_processes: Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool)] | None = run_field(
+        "Processes beside this one that cut the texts of long calls into tokens, so that Python's lock does not hold a "
+        "fast GPU up; 0: none. None: by device."
     )
     cache_limit_mb: Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool)] | None = run_field(
         "Most freed memory in MiB that MLX keeps for reuse, for all of the process; 0 keeps none. None: MLX's own "

@@ -129,7 +129,7 @@ def _load(library: str) -> str:
 def _load_cached() -> str:
     """Load the renamed copy in the user's cache folder; make it first where it is not there or torn."""
     source = _source()
-    folder = _cache_folder()
+    folder = cache_folder() / "blas"
     versions = (path.stem for path in source.parents[2].glob("scipy_openblas32-*.dist-info"))
     size = source.stat().st_size
     copy = folder / f"{'-'.join(versions)}-{size}.so"
@@ -150,10 +150,10 @@ def _load_cached() -> str:
     return _load(str(copy))
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     """The user's; OSError where it would be in a home folder that there is not."""
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "akidb-mlx" / "blas"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "akidb-mlx"
     except RuntimeError as error:
         raise FileNotFoundError("this user has no home folder; set XDG_CACHE_HOME to a folder") from error
 

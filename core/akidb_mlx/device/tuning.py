@@ -9,15 +9,17 @@ from typing import Final
 
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["FUSED_HEAD", "RESIDENT", "TUNINGS", "VARIABLE", "is_on", "keep_resident", "prepare"]
+__all__ = ["FUSED_HEAD", "KERNELS", "RESIDENT", "TUNINGS", "VARIABLE", "is_on", "keep_resident", "prepare"]
 
 VARIABLE: Final = "AKIDB_TUNING"
 FUSED_HEAD: Final = 64
 """Channels of a head from which on Metal's fused attention has kernels."""
 RESIDENT: Final = "resident"
+KERNELS: Final = "kernels"
 TUNINGS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "pad_heads": ("attention heads of fewer than 64 channels are padded to 64", ("metal", "cuda")),
     "joint_rope": ("rotary positions turn queries and keys in one go, without copies", ("metal", "cuda")),
+    KERNELS: ("sums with norms, GELU, gates, means and rotary positions by kernels of our own", ("cuda",)),
     RESIDENT: ("macOS keeps the weights in the GPU's memory between calls", ("metal",)),
 }
 """Name → what it does, and the kinds of devices where it may help."""

@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 from akidb_mlx.model.architectures.base import Backbone
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.heads.base import Computed, Head
+from akidb_mlx.model.layers.attention import forget_masks
 from akidb_mlx.model.padded_batch import PaddedBatch
 
 __all__ = ["Network"]
@@ -49,6 +50,9 @@ class Network(nn.Module):
         batch = DeviceBatch.of(padded)
         backbone: Backbone = self.backbone if padded.task is None else self.adapted[padded.task]
         hidden_states = backbone.first_states(batch) if self.head.reads_first else backbone(batch)
+        forget_masks()
+        if not self.backbone.may_give_zeros and (marked := self.head.marked(hidden_states, batch)) is not None:
+            return marked
         given = self.head(hidden_states, batch)
         computed = None
         if not self.backbone.may_give_zeros:

@@ -26,7 +26,7 @@ __all__ = ["TextPipeline", "name_text"]
 Input = TypeVar("Input")
 _log = logging.getLogger(__name__)
 # Texts that are tokenised and queued at a time: the device starts on the first while the next are tokenised.
-_PART = {"cpu": 256, "cuda": 1024, "metal": 1024}
+_PART = {"cpu": 256, "cuda": 512, "metal": 1024}
 # The first parts are smaller, doubling from this, so that the device starts early.
 _FIRST_PART = 128
 # Up to this many characters are tokenised in the event loop's own thread (well under a millisecond per 1,000).
@@ -78,7 +78,11 @@ class TextPipeline(Generic[Input]):
         texts = self.encoder.check(texts)
         futures: Queued = []
         watch = watch_of_caller()
-        with Progress(len(texts), show_progress, watch) as progress, Threads() as threads, self._in_use():
+        with (
+            Progress(len(texts), show_progress, watch) as progress,
+            Threads(self._loaded.tokenizer.lanes) as threads,
+            self._in_use(),
+        ):
             try:
                 await self._queue(texts, call.first, call, futures, progress, threads, wait_for, wait=call.wait)
                 rows = [await wait_for(future) for future in futures]
@@ -99,7 +103,7 @@ class TextPipeline(Generic[Input]):
     ) -> AsyncGenerator[Given, None]:
         chunks: deque[_Chunk[Input]] = deque()
         first = 0
-        with Threads() as threads, self._in_use():
+        with Threads(self._loaded.tokenizer.lanes) as threads, self._in_use():
             try:
                 more = True
                 while more or chunks:
@@ -185,7 +189,7 @@ class TextPipeline(Generic[Input]):
         ahead: deque[tuple[int, Future[Encoded]]] = deque()
         while parts or ahead:
             # The tokenizer works outside Python's lock: while one part is there, another's ids become arrays here.
-            while parts and len(ahead) < 3:
+            while parts and len(ahead) <= threads.count:
                 places = parts.popleft()
                 some, start = texts[places.start : places.stop], first + places.start
                 ahead.append((start, threads.do(much, self._encode_part, some, start, call)))

@@ -10,6 +10,7 @@ from akidb_mlx.model.architectures.base import Backbone, read
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.masks import make_mask
+from akidb_mlx.model.layers.norms import norm_of_sum
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 
 __all__ = ["DistilBert"]
@@ -51,7 +52,7 @@ class DistilBert(Backbone):
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.norm(self.word(batch.input_ids) + self.position(mx.arange(batch.input_ids.shape[1])))
+        x = norm_of_sum(self.norm, self.word(batch.input_ids), self.position(mx.arange(batch.input_ids.shape[1])))
         mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
         for layer in self.layers:
             x = layer(x, mask)

@@ -41,6 +41,13 @@ class Head(nn.Module):
         """(rows, length, backbone's width) → (rows, width) float32, or what `to_host` takes."""
         raise NotImplementedError
 
+    def marked(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array | None:
+        """The rows, infinite where a real token's hidden state is all zero, where one pass gives both; None: not here.
+
+        Never of a head that is `flagged`.
+        """
+        return None
+
     def settle(self, dtype: mx.Dtype) -> None:
         """Once, with its weights: the backbone computes in `dtype`. Heads stay in float32 where it is not much."""
 
