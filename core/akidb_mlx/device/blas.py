@@ -140,10 +140,11 @@ def _load(file: str) -> str:
 def _load_cached() -> str:
     """Load the renamed copy in the user's cache folder; make it first where it is not there or torn."""
     source = _source()
-    folder = _cache_folder()
+    folder = cache_folder() / "blas"
     versions = (path.stem for path in source.parents[2].glob("scipy_openblas32-*.dist-info"))
     size = source.stat().st_size
     copy = folder / f"{'-'.join(versions)}-{size}.so"
+    _load_neighbours(source)
     with suppress(OSError):
         if copy.stat().st_size >= size:  # loading a shorter one, torn by a crash, would kill the process
             return _load(str(copy))
@@ -161,10 +162,10 @@ def _load_cached() -> str:
     return _load(str(copy))
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     """The user's; OSError where it would be in a home folder that there is not."""
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "akidb-mlx" / "blas"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "akidb-mlx"
     except RuntimeError as error:
         raise FileNotFoundError("this user has no home folder; set XDG_CACHE_HOME to a folder") from error
 
@@ -173,9 +174,11 @@ def _load_temporary() -> str:
     """Make the renamed copy in a temporary folder and load it; what is loaded outlives the file."""
     from tempfile import TemporaryDirectory
 
+    source = _source()
+    _load_neighbours(source)
     with TemporaryDirectory(prefix="akidb-mlx-") as folder:
         copy = Path(folder) / "libopenblas.so"
-        _rename_symbols(_source(), copy)
+        _rename_symbols(source, copy)
         return _load(str(copy))
 
 
@@ -186,6 +189,14 @@ def _source() -> Path:
         for library in (Path(spec.origin).parent / "lib").glob("libscipy_openblas*.so"):
             return library
     raise FileNotFoundError("scipy-openblas32 is not installed")
+
+
+def _load_neighbours(source: Path) -> None:
+    """Load what lies beside the library (Fortran's, in releases before 0.3.34.481): its copy would not find it."""
+    for library in source.parent.glob("lib*.so*"):
+        if library.name != source.name:
+            with suppress(OSError):
+                ctypes.CDLL(str(library))
 
 
 def _rename_symbols(source: Path, target: Path) -> None:

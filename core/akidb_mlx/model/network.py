@@ -12,6 +12,7 @@ from akidb_mlx.model.architectures.base import Backbone
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.heads.base import Computed, Head
 from akidb_mlx.model.host_states import HostStates
+from akidb_mlx.model.layers.attention import forget_masks
 from akidb_mlx.model.padded_batch import PaddedBatch
 
 __all__ = ["Network"]
@@ -53,6 +54,9 @@ class Network(nn.Module):
             return self._from_host(on_host(padded, first_only=self.head.reads_first), padded)
         batch = DeviceBatch.of(padded)
         hidden_states = backbone.first_states(batch) if self.head.reads_first else backbone(batch)
+        forget_masks()
+        if not self.backbone.may_give_zeros and (marked := self.head.marked(hidden_states, batch)) is not None:
+            return marked
         given = self.head(hidden_states, batch)
         computed = None
         if not self.backbone.may_give_zeros:

@@ -14,6 +14,7 @@ from akidb_mlx.model.host_encoder import Embed, HostEncoder, HostTables, by_mlx
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.host_layers import HostLayers
 from akidb_mlx.model.layers.masks import Mask, make_mask
+from akidb_mlx.model.layers.norms import norm_of_sum
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 
 __all__ = ["Bert", "Embeddings", "FactorizedEmbeddings"]
@@ -32,7 +33,7 @@ class Embeddings(nn.Module):
 
     def __call__(self, batch: DeviceBatch, positions: mx.array) -> mx.array:
         """Positions that broadcast to (rows, length) → (rows, length, width)."""
-        return self.norm(self.word(batch.input_ids) + self.by_position(batch, positions))
+        return norm_of_sum(self.norm, self.word(batch.input_ids), self.by_position(batch, positions))
 
     def by_position(self, batch: DeviceBatch, positions: mx.array) -> mx.array:
         """What is added to the words."""

@@ -42,6 +42,13 @@ class Head(nn.Module):
         """(rows, length, backbone's width) → (rows, width) float32, or what `to_host` takes."""
         raise NotImplementedError
 
+    def marked(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array | None:
+        """The rows, infinite where a real token's hidden state is all zero, where one pass gives both; None: not here.
+
+        Never of a head that is `flagged`.
+        """
+        return None
+
     def pool_on_host(self, states: HostStates, batch: PaddedBatch) -> Computed | None:
         """What a call gives, of states that are on the host; None where they are to be handed to the device."""
         return None

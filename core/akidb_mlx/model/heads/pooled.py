@@ -10,6 +10,7 @@ from akidb_mlx.model.heads.base import Head
 from akidb_mlx.model.heads.dense import DenseLayer
 from akidb_mlx.model.heads.pooling import pool, pool_on_host
 from akidb_mlx.model.host_states import HostStates
+from akidb_mlx.model.layers import cuda_kernels
 from akidb_mlx.model.padded_batch import PaddedBatch
 
 __all__ = ["Pooled"]
@@ -32,6 +33,13 @@ class Pooled(Head):
         self.dense = list(dense)
         self._pooling = tuple(pooling)
         self._whole_numbers = whole_numbers
+
+    def marked(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array | None:
+        """The mean, where nothing comes after it, on CUDA."""
+        plain = self._pooling == ("mean",) and not self.dense and not self._whole_numbers and batch.real is None
+        if not plain or not cuda_kernels.serves(hidden_states, widest=cuda_kernels.WIDEST_POOL):
+            return None
+        return cuda_kernels.mean_pool(hidden_states, batch.lengths, batch.prompt_lengths)
 
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
         """(rows, length, backbone's width) → (rows, width) float32."""

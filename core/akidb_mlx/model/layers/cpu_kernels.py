@@ -68,7 +68,7 @@ def computes_on_cpu(x: mx.array) -> bool:
 
 
 def catch_up(*arrays: mx.array) -> None:
-    """On the CPU, wait until these are computed; call it twice or so a layer."""
+    """On the CPU, wait until these are computed; call it about twice per layer."""
     if computes_on_cpu(arrays[0]):
         mx.eval(*arrays)
 
@@ -225,9 +225,9 @@ def in_blocks(compute: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
 def in_blocks_of_neighbours(
     compute: Callable[[mx.array, slice], mx.array], x: mx.array, before: int, after: int
 ) -> mx.array:
-    """`compute(x, slice(None))` of a long (rows, length, width), so many tokens at a time.
+    """`compute(x, slice(None))` of a long (rows, length, width), a block of tokens at a time.
 
-    It makes the same shape of tokens and their place, and reads of each token so many before and after it.
+    It makes the same shape of tokens and their place, and reads some tokens before and after each.
     """
     rows, length, _ = x.shape
     size = max(1, LONG // rows)
