@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StringConstraints,
 )
 
 from akidb_mlx.config.sources import expand_home
@@ -117,7 +118,7 @@ _Folder = Annotated[Path, AfterValidator(expand_home)]
 
 _File = Annotated[Path, AfterValidator(expand_home)]
 
-_Name = Annotated[str, Field(min_length=1)]
+_Name = Annotated[str, StringConstraints(min_length=1)]
 
 ModelName = Annotated[_Name, _spelled(MODEL_ALIASES), BeforeValidator(_path_as_text)]
 
