@@ -78,7 +78,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return found
 
 
-# ── one process a peer ───────────────────────────────────────────────────────────────────────────────────
+# ── one process per peer ───────────────────────────────────────────────────────────────────────────────────
 
 
 def ours(folder: str) -> Callable[[list[str], int], Any]:

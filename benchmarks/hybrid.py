@@ -53,7 +53,7 @@ def make(folder: Path) -> None:
 
 
 def compared(what: str, sides: dict[str, tuple[Callable[[], Any], list[Any]]], rounds: int) -> None:
-    """Time the two sides in turn; the faces of each tell what they computed."""
+    """Time the two sides in turn; the models of each tell what they computed."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for call, _ in sides.values():
         call()

@@ -30,6 +30,7 @@ from load_random import random_requests
 
 from akidb_mlx import Embedder
 from akidb_mlx.bench import WORDS, load_pyplot
+from akidb_mlx.device.memory import resident_bytes
 from akidb_mlx.errors import ConfigError
 from akidb_mlx.model.padded_batch import PaddedBatch
 
@@ -40,7 +41,7 @@ Forward = Callable[[PaddedBatch], Any]
 
 
 def texts(count: int, shortest: int, longest: int, seed: int = 0) -> list[str]:
-    """Texts of so many words."""
+    """Texts of this many words."""
     rng = random.Random(seed)
     return [" ".join(rng.choices(WORDS, k=rng.randint(shortest, longest))) for _ in range(count)]
 
@@ -172,7 +173,7 @@ def memory(embedder: Embedder, count: int) -> Iterator[Row]:
         if (done >= count // 10 and len(marks) == 0) or done == count:
             gc.collect()
             facts = embedder.info()["memory"]
-            marks.append((_resident(), facts["active_bytes"] + facts["cache_bytes"]))
+            marks.append((resident_bytes(), facts["active_bytes"] + facts["cache_bytes"]))
     (early, early_mlx), (late, late_mlx) = marks[0], marks[-1]
     yield (
         f"{count:,} texts of 1–256 tokens: resident after 10 % → end",
@@ -181,14 +182,6 @@ def memory(embedder: Embedder, count: int) -> Iterator[Row]:
     )
     yield "… growth", f"{100 * (late / early - 1):+.1f} %", "≤ 5 %"
     yield "… MLX active + cache", f"{early_mlx / 2**20:.0f} → {late_mlx / 2**20:.0f} MiB", ""
-
-
-def _resident() -> int:
-    with contextlib.suppress(OSError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def overhead(embedder: Embedder, rounds: int = 7) -> Iterator[Row]:

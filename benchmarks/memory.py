@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py MODEL [--lengths 512,4096,8192,16384] [--python PY]
 
-MODEL: a checkpoint that takes so many tokens (benchmarks/make_checkpoint.py bert-long). With `--python` a second
+MODEL: a checkpoint that takes as many tokens (benchmarks/make_checkpoint.py bert-long). With `--python` a second
 environment's Python computes the same, turn by turn: another version of this package, say.
 """
 

@@ -28,7 +28,7 @@ from langchain_akidb_mlx import AkiDBMLXEmbeddings
 
 
 def texts(count: int, shortest: int, longest: int, seed: int) -> list[str]:
-    """Texts of so many words."""
+    """Texts of this many words."""
     rng = random.Random(seed)
     return [" ".join(rng.choices(WORDS, k=rng.randint(shortest, longest))) for _ in range(count)]
 

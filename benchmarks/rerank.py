@@ -38,7 +38,7 @@ Scores = Callable[[list[Pair], int], Any]
 Tokens = Callable[[list[Pair]], list[list[int]]]
 
 
-# ── one process a peer ───────────────────────────────────────────────────────────────────────────────────
+# ── one process per peer ───────────────────────────────────────────────────────────────────────────────────
 
 
 def ours(folder: str, dtype: str | None) -> tuple[Scores, Tokens, Callable[[], dict[str, Any]]]:
@@ -117,7 +117,7 @@ def work(name: str, folder: str, dtype: str | None) -> None:
 
 
 class Questions:
-    """New questions of 8 words with candidates of so many tokens."""
+    """New questions of 8 words with candidates of these lengths in tokens."""
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
         """Of the sentences of the installed packages; lengths by the folder's own tokenizer."""

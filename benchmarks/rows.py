@@ -137,7 +137,7 @@ def write(file: Path, facts: Any) -> None:
     file.write_text(json.dumps(facts, indent=2), encoding="utf-8")
 
 
-# ── one process a peer ───────────────────────────────────────────────────────────────────────────────────
+# ── one process per peer ───────────────────────────────────────────────────────────────────────────────────
 
 
 def ours(kind: str, folder: str, dtype: str | None) -> tuple[Encode, Callable[[Any], list[Any]], str]:

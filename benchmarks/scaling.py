@@ -17,10 +17,10 @@ from typing import Any
 
 import corpus_text
 import numpy as np
-from load import _resident
 
 from akidb_mlx import Embedder
 from akidb_mlx.bench import load_pyplot
+from akidb_mlx.device.memory import resident_bytes
 
 
 def rate(embedder: Embedder, texts: list[str], rounds: int) -> tuple[float, float]:
@@ -52,7 +52,7 @@ def by_count(embedder: Embedder, most: int) -> list[tuple[int, float]]:
         facts = embedder.info()
         tokens = facts["stats"]["tokens"] - before
         mlx = (facts["memory"]["active_bytes"] + facts["memory"]["cache_bytes"]) / 2**20
-        resident = _resident() / 2**20
+        resident = resident_bytes() / 2**20
         print(f"| {count:,} | {tokens:,} | {tokens / seconds:,.0f} | {resident:.0f} | {mlx:.0f} |", flush=True)
         measured.append((count, tokens / seconds))
         count *= 10

@@ -147,7 +147,7 @@ async def connection(port: int, number: int, seed: int, end: float, tally: Tally
 
 
 async def run_clients(server: Server, connections: int, seconds: float, seed: int, *, stop: bool) -> Tally:
-    """All connections for so long; with `stop`, the server is told to stop in the midst of them at the end."""
+    """All connections for these seconds; with `stop`, the server is told to stop in the midst of them at the end."""
     tally, end = Tally(), time.monotonic() + seconds + (30 if stop else 0)
     clients = [asyncio.create_task(connection(server.port, n, seed, end, tally)) for n in range(connections)]
     if stop:

@@ -2,23 +2,24 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AliasChoices, Field
 
 from akidb_mlx import Ranked
 from akidb_mlx.adapters.base import RerankerAdapter
 from akidb_mlx.config.options import ModelName
+from langchain_akidb_mlx.frozen import FrozenModel
 
 __all__ = ["AkiDBMLXReranker"]
 
 _OWN = -1  # as in LangChain's other rerankers
 
 
-class AkiDBMLXReranker(RerankerAdapter, BaseDocumentCompressor, BaseCrossEncoder):
+class AkiDBMLXReranker(FrozenModel, RerankerAdapter, BaseDocumentCompressor, BaseCrossEncoder):
     """Documents reranked by how well they answer a query, on this machine with MLX.
 
     The scores are those of sentence-transformers' CrossEncoder.
@@ -75,13 +76,15 @@ class AkiDBMLXReranker(RerankerAdapter, BaseDocumentCompressor, BaseCrossEncoder
         ConfigError: (a `ValueError`) an unknown name or a bad value.
     """
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
-
-    model: ModelName = Field(
-        default="",
-        validation_alias=AliasChoices("model", "model_name"),
-        description="A local folder, package:NAME (an installed package with a model), or a Hub id.",
-    )
+    if TYPE_CHECKING:  # both names are taken, and both can be read
+        model: ModelName = Field(default_factory=ModelName)
+        model_name: ModelName = Field(default_factory=ModelName)
+    else:
+        model: ModelName = Field(
+            default="",
+            validation_alias=AliasChoices("model", "model_name"),
+            description="A local folder, package:NAME (an installed package with a model), or a Hub id.",
+        )
     top_n: int | None = Field(
         default=3, gt=0, strict=True, description="Documents that are kept at most. None keeps all."
     )
@@ -98,14 +101,26 @@ class AkiDBMLXReranker(RerankerAdapter, BaseDocumentCompressor, BaseCrossEncoder
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
-        """The best documents, best first: copies with their score in the metadata; ids are kept."""
+        """The best documents, best first: copies with their score in the metadata; ids are kept.
+
+        Examples:
+            >>> documents = [Document("snow"), Document("a harbour")]
+            >>> [document.metadata for document in compressor.compress_documents(documents, "where do boats lie?")]
+            [{'relevance_score': 0...}, {'relevance_score': 0...}]
+        """
         texts = _contents(documents)
         return self._compressed(documents, self._lazy.rank(query, texts, self.top_n))
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
-        """`compress_documents` without blocking the event loop."""
+        """`compress_documents` without blocking the event loop.
+
+        Examples:
+            >>> documents = [Document("snow"), Document("a harbour")]
+            >>> len(asyncio.run(compressor.acompress_documents(documents, "where do boats lie?")))
+            2
+        """
         texts = _contents(documents)
         return self._compressed(documents, await self._lazy.arank(query, texts, self.top_n))
 
@@ -115,13 +130,22 @@ class AkiDBMLXReranker(RerankerAdapter, BaseDocumentCompressor, BaseCrossEncoder
         """`{"index", "relevance_score"}` of the best documents, best first; `index` is the place in `documents`.
 
         A document may be a text, a Document or `{"text": …}`. `top_n` is the object's own where it is -1; None: all.
+
+        Examples:
+            >>> compressor.rerank(["snow", "a harbour"], "where do boats lie?", top_n=1)
+            [{'index': ..., 'relevance_score': 0...}]
         """
         return self._results(self._lazy.rank(query, _texts(documents), self._wanted(top_n)))
 
     async def arerank(
         self, documents: Sequence[str | Document | Mapping[str, Any]], query: str, *, top_n: int | None = _OWN
     ) -> list[dict[str, Any]]:
-        """`rerank` without blocking the event loop."""
+        """`rerank` without blocking the event loop.
+
+        Examples:
+            >>> len(asyncio.run(compressor.arerank(["snow", "a harbour"], "where do boats lie?", top_n=1)))
+            1
+        """
         return self._results(await self._lazy.arank(query, _texts(documents), self._wanted(top_n)))
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
@@ -129,6 +153,10 @@ class AkiDBMLXReranker(RerankerAdapter, BaseDocumentCompressor, BaseCrossEncoder
 
         Raises:
             InputError: the model gives several scores for a pair.
+
+        Examples:
+            >>> len(compressor.score([("where do boats lie?", "a harbour")]))
+            1
         """
         return self._lazy.score(text_pairs)
 

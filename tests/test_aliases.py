@@ -1,4 +1,4 @@
-"""The conversions that AkiDB's aliases name, rebuilt: the reference's vectors through every face, from one load."""
+"""The conversions that AkiDB's aliases name, rebuilt: the reference's vectors through every class, from one load."""
 
 import numpy as np
 import pytest

@@ -42,3 +42,11 @@ def test_actions_are_pinned_by_commit():
 def test_the_sdist_holds_what_its_tests_read():
     included = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["sdist"]
     assert {"/tests", "/examples", "/docs", "/Makefile", "/constraints.txt"} <= set(included["include"])
+
+
+def test_the_oldest_mlx_that_is_allowed_is_tried():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest = dict(re.findall(r"^(mlx|mlx-lm)>=([\d.]+)", "\n".join(project["dependencies"]), re.MULTILINE))
+    tried = f"packages: mlx=={oldest['mlx']} mlx-cpu=={oldest['mlx']} mlx-lm=={oldest['mlx-lm']}\n"
+    assert tried in (ROOT / ".github" / "workflows" / "next.yml").read_text()
+    assert all(number in (ROOT / "README.md").read_text() for number in oldest.values())

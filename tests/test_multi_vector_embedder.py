@@ -1,4 +1,4 @@
-"""The face of late interaction: what may be passed, options, rankings, sharing, lifetime, streams."""
+"""The class for late interaction: what may be passed, options, rankings, sharing, lifetime, streams."""
 
 import asyncio
 import copy

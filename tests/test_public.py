@@ -1,4 +1,4 @@
-"""The public face: names, signatures, and what an import costs."""
+"""The public classes: names, signatures, and what an import costs."""
 
 import inspect
 import json

@@ -20,6 +20,7 @@ from akidb_mlx.errors import AkiDBMLXError
 from support.checkpoints import REFERENCE
 from support.places import DOCS
 from support.torch_files import Names, tensor, torch_file
+from support.weights import save_weights
 
 PAGE = DOCS / "refusals.md"
 
@@ -59,7 +60,7 @@ def edit_json(file, **changes):
 def weights(**changes):
     def edit(folder):
         file = str(folder / "model.safetensors")
-        mx.save_safetensors(file, mx.load(file) | changes)
+        save_weights(file, mx.load(file) | changes)
 
     return edit
 
@@ -67,7 +68,7 @@ def weights(**changes):
 def without(name):
     def edit(folder):
         file = str(folder / "model.safetensors")
-        mx.save_safetensors(file, {key: weight for key, weight in mx.load(file).items() if key != name})
+        save_weights(file, {key: weight for key, weight in mx.load(file).items() if key != name})
 
     return edit
 
@@ -123,7 +124,7 @@ def adapter_weights(pattern, replacement, **changes):
             for name, part in mx.load(file).items()
             if replacement is not None or not re.search(pattern, name)
         }
-        mx.save_safetensors(file, {re.sub(pattern, replacement or "", name): part for name, part in kept.items()})
+        save_weights(file, {re.sub(pattern, replacement or "", name): part for name, part in kept.items()})
 
     return edit
 
@@ -260,7 +261,7 @@ REFUSALS = (
     Refusal("an unknown pooling", BERT, lambda folder: edit_json(folder / "1_Pooling" / "config.json", pooling_mode="attention"),
             "unknown pooling_mode ['attention']; known: cls, max, mean"),
     Refusal("EmbeddingGemma without its Dense layers", "embeddinggemma-folded",
-            lambda folder: mx.save_safetensors(str(folder / "model.safetensors"), {"model.norm.weight": mx.ones(32)}),
+            lambda folder: save_weights(folder / "model.safetensors", {"model.norm.weight": mx.ones(32)}),
             "EmbeddingGemma has 2 Dense layers after pooling, but this checkpoint has neither modules.json nor weights called dense.0"),
     Refusal("modules without a pooling", BERT, modules(TRANSFORMER), "modules.json names no Pooling, without which the reference gives no row per text"),
     Refusal("another adapter beside whole weights", BERT, lambda folder: (folder / "adapter_config.json").write_text("{}"),

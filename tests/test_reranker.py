@@ -1,4 +1,4 @@
-"""The face of rerankers: what users may pass, rankings, sharing, lifetime, a queue, streams."""
+"""The class for rerankers: what users may pass, rankings, sharing, lifetime, a queue, streams."""
 
 import asyncio
 import copy

@@ -11,6 +11,7 @@ import pytest
 from akidb_mlx import Reranker
 from support.comparison import assert_close
 from support.places import ROOT
+from support.weights import save_weights
 
 REFERENCE = dict(np.load(ROOT / "tests" / "reference_minilm_reranker.npz"))
 TEXTS = json.loads((ROOT / "tests" / "minilm_texts.json").read_text(encoding="utf-8"))
@@ -30,7 +31,7 @@ def reranker(tmp_path_factory):
     head["classifier.bias"] = generator.standard_normal(1).astype(np.float32)
     with mx.stream(mx.cpu):
         weights = {f"bert.{name}": weight for name, weight in mx.load(str(folder / "model.safetensors")).items()}
-        mx.save_safetensors(str(folder / "model.safetensors"), weights | {n: mx.array(w) for n, w in head.items()})
+        save_weights(folder / "model.safetensors", weights | {n: mx.array(w) for n, w in head.items()})
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config |= {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -14,6 +14,7 @@ from akidb_mlx import Reranker
 from akidb_mlx.errors import AkiDBMLXError, UnsupportedModelError
 from support.checkpoints import REFERENCE, RERANKERS
 from support.comparison import assert_close
+from support.weights import save_weights
 
 REFUSED = json.loads((RERANKERS / "refused.json").read_text(encoding="utf-8"))
 # What the reference computes and so do we: no reason to refuse.
@@ -51,7 +52,7 @@ def build(name, folder):
         with mx.stream(mx.cpu):
             weights = {key: value for key, value in mx.load(str(file)).items() if key not in dropped}
             weights |= {key: mx.array(np.ones(shape, np.float32)) for key, shape in added.items()}
-            mx.save_safetensors(str(file), weights)
+            save_weights(file, weights)
     return folder
 
 

@@ -10,6 +10,7 @@ import pytest
 from akidb_mlx import SparseEmbedder
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelError
 from support.checkpoints import REFERENCE, SPARSE
+from support.weights import save_weights
 
 BERT, UNTIED, LATENTS = "sparse/bert-max", "sparse/bert-untied", "sparse/bert-autoencoder"
 ROUTER, IDF, PLAIN, MODERN = (
@@ -45,7 +46,7 @@ def weights(file="model.safetensors", drop=(), **add):
     def edit(folder):
         with mx.stream(mx.cpu):
             held = {key: value for key, value in mx.load(str(folder / file)).items() if key not in drop}
-            mx.save_safetensors(str(folder / file), held | add)
+            save_weights(folder / file, held | add)
 
     return edit
 

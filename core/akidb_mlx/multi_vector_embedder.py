@@ -1,4 +1,4 @@
-"""MultiVectorEmbedder, the face of late interaction: texts in, a vector per token out; and MaxSim."""
+"""MultiVectorEmbedder, the class for late interaction: texts in, a vector per token out; and MaxSim."""
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence

@@ -61,7 +61,12 @@ Source: TypeAlias = AnyEmbedder | HybridEmbedder | Adapter | Sequence[AnyEmbedde
 
 
 def recipe_of(source: Source) -> dict[str, Any]:
-    """What decides the rows of an embedder, an adapter or several: the fingerprint, and in words. Loads the model."""
+    """What decides the rows of an embedder, an adapter or several: the fingerprint, and in words. Loads the model.
+
+    Examples:
+        >>> recipe_of(embedder)["pooling"]
+        'mean'
+    """
     if isinstance(source, HybridEmbedder):
         source = (source.dense, source.sparse, source.multi)
     if isinstance(source, Sequence):
@@ -80,7 +85,12 @@ def recipe_of(source: Source) -> dict[str, Any]:
 
 
 def recipe_metadata(source: Source) -> dict[str, str]:
-    """The recipe as one string under the key `akidb_mlx`, for the metadata of a collection or a table."""
+    """The recipe as one string under the key `akidb_mlx`, for the metadata of a collection or a table.
+
+    Examples:
+        >>> list(recipe_metadata(embedder))
+        ['akidb_mlx']
+    """
     return {RECIPE_KEY: json.dumps(recipe_of(source), sort_keys=True)}
 
 
@@ -89,6 +99,15 @@ def check_recipe(stored: str | bytes | Mapping[Any, Any] | None, source: Source,
 
     Raises:
         ConfigError: they differ, and in what; or nothing is stored.
+
+    Examples:
+        >>> stored = recipe_metadata(embedder)
+        >>> check_recipe(stored, embedder)  # the same: nothing is said
+        >>> with embedder.with_settings(truncate_dim=128) as narrow:
+        ...     check_recipe(stored, narrow)
+        Traceback (most recent call last):
+            ...
+        akidb_mlx.errors.ConfigError: the vectors of the index were made with another recipe: ...
     """
     if isinstance(stored, Mapping) and "fingerprint" not in stored:
         stored = stored.get(RECIPE_KEY, stored.get(RECIPE_KEY.encode()))
@@ -120,6 +139,11 @@ def ensure_recipe(folder: str | os.PathLike[str], source: Source, *, make_folder
 
     Raises:
         ConfigError: the index was made with another recipe, or with one that nobody wrote down.
+
+    Examples:
+        >>> ensure_recipe("index", embedder)  # before the store makes the folder
+        >>> Path("index.akidb_mlx_recipe.json").exists()
+        True
     """
     path = Path(folder)
     for file in (path / RECIPE_FILE, _beside(path)):
@@ -144,6 +168,10 @@ def save_recipe(folder: str | os.PathLike[str], source: Source, *, make_folder: 
     """Write down that the index at `folder` holds (or will hold) vectors of this recipe, whatever stood there.
 
     `make_folder`: see `ensure_recipe`.
+
+    Examples:
+        >>> save_recipe("old-index", embedder)
+        >>> ensure_recipe("old-index", embedder)
     """
     path = Path(folder)
     inside = (path.is_dir() and not _beside(path).is_file()) or (not path.exists() and bool(make_folder))

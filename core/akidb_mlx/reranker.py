@@ -1,4 +1,4 @@
-"""Reranker, the face for pairs: a query and texts in, scores out."""
+"""Reranker, the class for pairs: a query and texts in, scores out."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -38,7 +38,7 @@ Pair = tuple[str, str] | list[str]
 RERANKER: Kind[RerankerConfig, RerankerRecipe] = Kind(
     "reranker", read_reranker_recipe, frozenset({"activation", "prompt", "on_overlong"})
 )
-# So many batches of a ranking's tokens are as urgent as a query; the rest waits with all else.
+# The first batches of a ranking that are as urgent as a query; the rest waits with all else.
 _URGENT_BATCHES = 8
 
 

@@ -1,4 +1,4 @@
-"""Smaller vectors: float16, int8 and uint8 by a scale, or a bit a dimension; and back. Pure NumPy.
+"""Smaller vectors: float16, int8 and uint8 by a scale, or a bit per dimension; and back. Pure NumPy.
 
 Names and bits are those of sentence-transformers' `quantize_embeddings`, Cohere and Voyage.
 """
@@ -65,12 +65,21 @@ FLOATS: Final = OutputForm()
 
 
 def needs_calibration(output_dtype: str) -> bool:
-    """Whether numbers of this type have a scale."""
+    """Whether numbers of this type have a scale.
+
+    Examples:
+        >>> needs_calibration("int8"), needs_calibration("ubinary")
+        (True, False)
+    """
     return output_dtype in _BYTES
 
 
 def check_output_dtype(output_dtype: str, dimension: int) -> None:
-    """Raise ConfigError for an unknown type, or bits that do not fill bytes."""
+    """Raise ConfigError for an unknown type, or bits that do not fill bytes.
+
+    Examples:
+        >>> check_output_dtype("ubinary", 384)
+    """
     if output_dtype not in OUTPUT_DTYPES:
         raise ConfigError(f"output_dtype is {output_dtype!r}; it may be {', '.join(OUTPUT_DTYPES)}")
     if output_dtype in _BITS and dimension % 8:
@@ -85,6 +94,10 @@ def calibrate(output_dtype: str, largest: float, *, whole_numbers: bool = False)
     int8, uint8: number = float / scale, rounded (uint8: plus 128). One scale for all dimensions, so that dot products
     and cosines of int8 numbers are those of the floats, up to a factor and rounding, in any store. Rows of
     `whole_numbers` (pplx-embed) are bytes already, whose zeros keep the sign of what was rounded.
+
+    Examples:
+        >>> calibrate("int8", 0.254)
+        {'scale': 0.002}
     """
     if whole_numbers and output_dtype in _BITS:
         return {"zeros": "signed", "bit_order": "big"}
@@ -101,6 +114,10 @@ def calibrate_on(vectors: ArrayLike, *, by_dimension: bool = False) -> dict[str,
 
     Raises:
         InputError: no rows, or numbers that are not finite.
+
+    Examples:
+        >>> calibrate_on([[0.1, -0.254], [0.2, 0.0]])["rows"]
+        2
     """
     rows = np.asarray(vectors, np.float32)
     if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
@@ -118,6 +135,11 @@ def read_calibration(file: str | PathLike[str]) -> dict[str, Any]:
 
     Raises:
         ConfigError: the file cannot be read, or holds none.
+
+    Examples:
+        >>> _ = Path("scale.json").write_text('{"scale": 0.002}')
+        >>> read_calibration("scale.json")["scale"]
+        0.002
     """
     path = Path(file)
     try:
@@ -148,6 +170,10 @@ def quantize(vectors: Embeddings, output_dtype: str, calibration: Calibration | 
     Raises:
         ConfigError: no such type, no calibration for it, or one of another width.
         InputError: a number that float16 does not hold.
+
+    Examples:
+        >>> quantize(np.array([[0.1, -0.254]], np.float32), "int8", {"scale": 0.002})
+        array([[  50, -127]], dtype=int8)
     """
     check_output_dtype(output_dtype, vectors.shape[1])
     if output_dtype in _BITS:
@@ -167,6 +193,10 @@ def dequantize(rows: NDArray[Any], output_dtype: str, calibration: Calibration |
     """Floats for stored rows: what a float query is compared with, to sort candidates again.
 
     Bits become 1 and -1; numbers with a range of their own the middle of their step.
+
+    Examples:
+        >>> dequantize(np.array([[50, -127]], np.int8), "int8", {"scale": 0.002}).round(3)
+        array([[ 0.1  , -0.254]], dtype=float32)
     """
     check_output_dtype(output_dtype, 8)
     if output_dtype in _BITS:

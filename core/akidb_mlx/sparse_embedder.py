@@ -1,4 +1,4 @@
-"""SparseEmbedder, the face of learned sparse encoders: texts in, rows that are nearly all zero out."""
+"""SparseEmbedder, the class for learned sparse encoders: texts in, rows that are nearly all zero out."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace

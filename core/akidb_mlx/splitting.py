@@ -28,6 +28,11 @@ def splitter_for(
 
     Raises:
         ConfigError: numbers that do not fit the model.
+
+    Examples:
+        >>> splitter = splitter_for(embedder, max_tokens=12)
+        >>> [chunk.text for chunk in splitter.split("Tides follow the moon. Wild yeast makes sourdough rise.")]
+        ['Tides follow the moon.', 'Wild yeast makes sourdough rise.']
     """
     face = model.dense if isinstance(model, HybridEmbedder) else model
     if not hasattr(face, "_encoder"):

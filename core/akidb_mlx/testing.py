@@ -24,6 +24,11 @@ class FakeEmbedder:
     """Unit-length vectors that depend on text and side (query or document) alone, on every machine alike.
 
     It satisfies `EmbedderProtocol`; the vectors mean nothing.
+
+    Examples:
+        >>> embedder = FakeEmbedder(dimension=8)
+        >>> embedder.encode_document(["a text", "another"]).shape
+        (2, 8)
     """
 
     def __init__(self, dimension: int = 384) -> None:
@@ -71,6 +76,10 @@ class FakeReranker:
     """Scores from 0 to below 1 that depend on query and text alone, on every machine alike.
 
     It satisfies `RerankerProtocol` and refuses what `Reranker` refuses; the scores mean nothing.
+
+    Examples:
+        >>> FakeReranker().rank("a question", ["a text", "another"], top_k=1)[0].corpus_id in (0, 1)
+        True
     """
 
     @property
@@ -110,6 +119,12 @@ class FakeSparseEmbedder:
 
     It satisfies `SparseEmbedderProtocol` and refuses what `SparseEmbedder` refuses; places and weights mean nothing
     else. Words differ in more than case, and seldom share a place.
+
+    Examples:
+        >>> embedder = FakeSparseEmbedder()
+        >>> places, weights = embedder.encode_document(["two words"])[0]
+        >>> len(places)
+        2
     """
 
     def __init__(self, dimension: int = 30_522) -> None:
@@ -181,6 +196,11 @@ class FakeMultiVectorEmbedder:
 
     So a query's score is about the number of its words that a document has. It satisfies `MultiVectorEmbedderProtocol`
     and `RerankerProtocol`, and refuses what `MultiVectorEmbedder` refuses.
+
+    Examples:
+        >>> embedder = FakeMultiVectorEmbedder(dimension=8)
+        >>> embedder.encode_document(["three short words"])[0].shape
+        (3, 8)
     """
 
     def __init__(self, dimension: int = 128) -> None:

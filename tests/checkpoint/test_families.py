@@ -16,6 +16,7 @@ from akidb_mlx.config.options import POOLING_MODES
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from support.checkpoints import REFERENCE, read_case
 from support.comparison import assert_close
+from support.weights import save_weights
 
 SIDECARS = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 
@@ -126,7 +127,7 @@ def test_modules_json_with_dense_weights_in_the_main_file(tmp_path):
         folded[f"dense.{index}.weight"] = mx.load(str(weights))["linear.weight"]
         mx.eval(folded)
         weights.unlink()
-    mx.save_safetensors(file, mx.load(file) | folded)
+    save_weights(file, mx.load(file) | folded)
     facts = json.loads((folder / "reference.json").read_text())
     with Embedder.load(folder) as embedder:
         rows = embedder.encode(facts["texts"])
@@ -137,7 +138,7 @@ def test_embeddinggemma_without_its_dense_layers_is_refused(tmp_path):
     shutil.copytree(REFERENCE / "embeddinggemma-folded", tmp_path / "model")
     file = str(tmp_path / "model" / "model.safetensors")
     weights = mx.load(file)
-    mx.save_safetensors(file, {key: weight for key, weight in weights.items() if not key.startswith("dense.1")})
+    save_weights(file, {key: weight for key, weight in weights.items() if not key.startswith("dense.1")})
     with pytest.raises(CheckpointError, match=r"has 2 Dense layers after pooling, but .* nor weights called dense.1"):
         read_checkpoint(tmp_path / "model")
 

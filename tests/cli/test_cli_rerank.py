@@ -246,7 +246,7 @@ def test_another_recipe_or_kind_in_the_output_is_exit_2(rows, made, capsys, tiny
 def test_several_labels_are_no_score(rows, monkeypatch, capsys):
     with loaded_as(monkeypatch, lambda config: StandIn(config, labels=3)):
         assert rerank("--to", "out.npy", "--no-progress") == 2
-    assert "stand-in gives 3 scores a pair" in error(capsys)
+    assert "stand-in gives 3 scores per pair" in error(capsys)
 
 
 def test_every_config_field_is_an_option(capsys):

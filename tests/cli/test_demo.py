@@ -1,10 +1,14 @@
 """The demo on a user's own folder: what it reads and leaves out, and lines that fit the terminal."""
 
+import importlib.metadata
+from itertools import islice
+from types import SimpleNamespace
+
 import pytest
 
 from akidb_mlx.cli import demo_answers, main
 from akidb_mlx.cli.demo_answers import Hit, show
-from akidb_mlx.cli.demo_documents import read_folder
+from akidb_mlx.cli.demo_documents import Document, descriptions, read_folder, within
 from akidb_mlx.errors import InputError
 from support.checkpoints import PROMPTS
 from support.packages import needs
@@ -51,6 +55,41 @@ def test_a_folder_without_text_says_why(tmp_path):
         read_folder(tmp_path)
     with pytest.raises(InputError, match="is no folder"):
         read_folder(tmp_path / "nowhere")
+
+
+README = """# Title
+
+[![badge](https://x)](https://y) Tea is grown on hills, and it is picked by hand in early spring.
+
+```python
+print("a block of code that has many words in it, none of which is prose")
+```
+
+| a | table | of | many | words | is | no | prose | either |
+
+<!-- nor is a comment, however many words somebody has put into it --> Too short.
+"""
+
+
+def test_descriptions_are_prose_without_badges_tables_and_code(monkeypatch):
+    def package(name, text):
+        return SimpleNamespace(name=name, metadata=SimpleNamespace(get_payload=lambda: text, get=lambda _: None))
+
+    packages = [package("tea", README), package("bare", "# Nothing\n\nToo short."), package("tea", "twice " * 20)]
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: packages)
+    assert list(descriptions()) == [Document("tea", "Tea is grown on hills, and it is picked by hand in early spring.")]
+
+
+def test_there_are_real_descriptions():
+    assert all(len(document.text.split()) >= 8 for document in islice(descriptions(), 3))
+
+
+def test_first_paragraphs_within_the_budget_of_tokens(minilm):
+    """10,000 tokens for each of two; a paragraph of one word has three."""
+    long, short = "\n\n".join(["tea"] * 5000), "one paragraph"
+    kept = list(within(minilm, [Document("long", long), Document("short", short)]))
+    assert [document.name for document in kept] == ["long", "short"]
+    assert kept[0].text == "\n\n".join(["tea"] * 3333) and kept[1].text == short
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])

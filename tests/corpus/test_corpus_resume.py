@@ -136,7 +136,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def killed(source, out, parts, seconds=0.0):
-    """Start the command and kill it so many seconds after its so-many-th part; whether that hit."""
+    """Start the command and kill it some seconds after one of its parts; whether that hit."""
     model = REFERENCE / "bert-prompts"
     command = [sys.executable, "-c", STEP_BY_STEP, "embed", source, "--to", out, "--model", model, "--no-progress"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:

@@ -163,7 +163,7 @@ def test_actors_share_the_cores_and_leave_one(cluster, config, monkeypatch):
         actor_options(config, 0)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 16, "GPU": 4})
     assert actor_options(config) == (4, {"num_gpus": 1})
-    with pytest.raises(ConfigError, match="one actor a device"):
+    with pytest.raises(ConfigError, match="one actor per device"):
         actor_options(config, 5)
     assert "num_cpus" in actor_options(config.with_changes(device="cpu"), 5)[1]
 

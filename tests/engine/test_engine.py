@@ -531,7 +531,7 @@ def test_few_batches_are_on_a_gpu_at_a_time(make):
     plan = BatchPlan([Row(Encoding(np.zeros(40, np.int32)), [])], 40, False)
 
     def taken(in_flight, now, alone=False):
-        """Whether a thread that computes so many batches takes another one."""
+        """Whether a thread that computes this many batches takes another one."""
         engine.scheduler.add(Request([Encoding(np.ones(3, np.int32))], False, 0.0))
         in_flight = [Batch(engine.runtime, plan)] * in_flight
         batch = engine.next_batch(in_flight, now, reserved=False, alone=alone)

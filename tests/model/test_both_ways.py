@@ -22,6 +22,7 @@ from akidb_mlx.model.loading import load_model
 from akidb_mlx.model.padded_batch import pad_batch
 from support.checkpoints import REFERENCE, read_case
 from support.comparison import assert_close
+from support.weights import save_weights
 
 GPU = Device("cuda", "pretended", 4096, Shapes(), cache_limit_mb=512, survives_fork=False)
 FOUR_BIT = {"group_size": 32, "bits": 4, "mode": "affine"}
@@ -41,7 +42,7 @@ def edit_weights(folder, edit):
     file = str(folder / "model.safetensors")
     weights = edit(mx.load(file))
     mx.eval(weights)
-    mx.save_safetensors(file, weights)
+    save_weights(file, weights)
 
 
 def copy_of(name, tmp_path):
@@ -71,7 +72,7 @@ def packed_and_floats(name, tmp_path, bits_of=lambda key: 4):
             said |= {own: packing} if packing != FOUR_BIT else {}
     for folder, content in ((packed, weights), (floats, plain)):
         mx.eval(content)
-        mx.save_safetensors(str(folder / "model.safetensors"), content)
+        save_weights(folder / "model.safetensors", content)
     edit_json(packed / "config.json", quantization=said)
     return packed, floats
 

@@ -17,6 +17,7 @@ from akidb_mlx.model.architectures.mlx_lm import has_model, import_model
 from akidb_mlx.model.layers.rope import make_rope, rope_parameters
 from support.batches import batch_of
 from support.checkpoints import REFERENCE
+from support.weights import save_weights
 
 # Decoders whose class in transformers has another name.
 OWN_CODE = ("bidirectional_pplx_qwen3", "llama_bidirec", "ministral3_bidirec")
@@ -244,7 +245,7 @@ def test_rotary_positions_are_exact_at_32768():
 def test_a_left_over_weight_is_refused(tmp_path):
     shutil.copytree(REFERENCE / "llama-linear", tmp_path / "model")
     file = str(tmp_path / "model" / "model.safetensors")
-    mx.save_safetensors(file, mx.load(file) | {"layers.0.self_attn.q_norm.weight": mx.ones(8)})
+    save_weights(file, mx.load(file) | {"layers.0.self_attn.q_norm.weight": mx.ones(8)})
     with pytest.raises(UnsupportedModelError, match=r"does not use: model\.layers\.0\.self_attn\.q_norm\.weight"):
         Embedder.load(tmp_path / "model")
 

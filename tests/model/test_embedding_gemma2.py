@@ -13,6 +13,7 @@ from akidb_mlx.errors import AkiDBMLXError, UnsupportedModelError
 from akidb_mlx.model.architectures import make_backbone
 from support.batches import batch_of
 from support.checkpoints import REFERENCE
+from support.weights import save_weights
 
 WHOLE, TOWER = REFERENCE / "embedding-gemma2", REFERENCE / "embedding-gemma2-text"
 
@@ -28,7 +29,7 @@ def completed(folder, text=None, **changes):
 def with_weights(target, edit):
     shutil.copytree(WHOLE, target)
     file = str(target / "model.safetensors")
-    mx.save_safetensors(file, edit(mx.load(file)))
+    save_weights(file, edit(mx.load(file)))
     return target
 
 

@@ -9,6 +9,7 @@ from akidb_mlx import Embedder
 from akidb_mlx.errors import ConfigError
 from support.checkpoints import REFERENCE, read_case
 from support.comparison import assert_close
+from support.weights import save_weights
 
 PRODUCTS = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
@@ -21,7 +22,7 @@ def test_a_conversion_by_mlx_lm_gives_the_references_vectors(tmp_path):
         name.replace("transformer.", "model."): mx.contiguous(one.T) if name.endswith(PRODUCTS) else one
         for name, one in mx.load(file).items()
     }
-    mx.save_safetensors(file, weights)
+    save_weights(file, weights)
     with Embedder.load(tmp_path / "model", dtype="float32") as embedder:
         assert_close(embedder.encode(facts["texts"]), reference["embeddings"], 1e-5)
 

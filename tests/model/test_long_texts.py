@@ -148,7 +148,7 @@ with Embedder.load(sys.argv[1], max_seq_length=8_192, max_queued_tokens=100_000,
 
 
 def embed_long_text(folder, more):
-    """What becomes of 8,192 tokens where the address space may grow by so many bytes."""
+    """What becomes of 8,192 tokens where the address space may grow by `more` bytes."""
     done = subprocess.run([sys.executable, "-c", CHILD, str(folder), str(more)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)

@@ -15,6 +15,7 @@ from akidb_mlx.model.architectures.mixtures import MIXTURES, gather_experts
 from akidb_mlx.model.layers.experts import Mixture
 from support.checkpoints import REFERENCE, read_case
 from support.comparison import assert_close
+from support.weights import save_weights
 
 TEXTS = ["a horse", "Snow fell through the night.", "Which trees grow in the garden?"]
 ONE = re.compile(r"(.*)experts\.(\d+)\.(\w+)\.weight$")
@@ -56,7 +57,7 @@ def test_every_form_of_the_same_weights(tmp_path, name, form):
     folder, _, reference = read_case(name)
     shutil.copytree(folder, tmp_path / "model")
     file = str(tmp_path / "model" / "model.safetensors")
-    mx.save_safetensors(file, form(mx.load(file)))
+    save_weights(file, form(mx.load(file)))
     _, facts, _ = read_case(name)
     with Embedder.load(tmp_path / "model", dtype="float32") as embedder:
         assert_close(embedder.encode(facts["texts"]), reference["embeddings"], 1e-5)

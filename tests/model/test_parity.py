@@ -15,7 +15,6 @@ from akidb_mlx.checkpoint.facts import read_checkpoint
 from akidb_mlx.model.architectures import ARCHITECTURES
 from support.checkpoints import CASES, REFERENCE, TASK_CASES, TASKS, read_case
 from support.comparison import assert_close, cosines
-from support.places import DOCS
 
 # Heads as wide as real models'; the others have 8 or 16 channels, which no fused attention of Metal's takes.
 WIDE_HEADS = [name for name in CASES if name.startswith("heads-")]
@@ -122,8 +121,3 @@ def test_every_architecture_has_a_case():
     """A row without a case is a guess."""
     folders = [*(REFERENCE / name for name in CASES), *(TASKS / name for name in TASK_CASES)]
     assert ARCHITECTURES.keys() == {read_checkpoint(folder).model_type for folder in folders}
-
-
-def test_the_docs_are_of_these_cases():
-    text = (DOCS / "parity.md").read_text(encoding="utf-8")
-    assert f"{len(CASES)} checkpoints;" in text, "run python tests/reference/parity_table.py"

@@ -13,6 +13,7 @@ from akidb_mlx.errors import AkiDBMLXError, CheckpointError, UnsupportedModelErr
 from akidb_mlx.model.architectures.static import Static
 from support.batches import batch_of
 from support.checkpoints import REFERENCE
+from support.weights import save_weights
 
 
 @pytest.fixture
@@ -92,14 +93,14 @@ def test_a_user_may_limit_the_length():
 def test_a_token_beyond_the_table_is_refused(copied):
     folder = copied("static-root")
     file = str(folder / "model.safetensors")
-    mx.save_safetensors(file, {"embedding.weight": mx.load(file)["embedding.weight"][:20]})
+    save_weights(file, {"embedding.weight": mx.load(file)["embedding.weight"][:20]})
     with Embedder.load(folder) as embedder, pytest.raises(AkiDBMLXError, match=r"the model knows only 20"):
         embedder.encode(["Snow fell through the night"])
 
 
 def test_weights_without_a_table_are_refused(copied):
     folder = copied("static-root")
-    mx.save_safetensors(str(folder / "model.safetensors"), {"other": mx.zeros((4, 4))})
+    save_weights(folder / "model.safetensors", {"other": mx.zeros((4, 4))})
     with pytest.raises(CheckpointError, match=r"neither `embedding.weight` nor `embeddings`"):
         Embedder.load(folder)
 

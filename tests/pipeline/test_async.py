@@ -1,4 +1,4 @@
-"""The async face: the same vectors, a free event loop, cancelling that leaves nothing behind."""
+"""The async methods: the same vectors, a free event loop, cancelling that leaves nothing behind."""
 
 import asyncio
 import time

@@ -339,7 +339,7 @@ def _loaded_models():
 
 @pytest.fixture
 def limited(monkeypatch):
-    """Room for so many bytes, whatever the machine has; estimates of batches count for nothing."""
+    """Room for these bytes, whatever the machine has; estimates of batches count for nothing."""
     from akidb_mlx.device.memory import Memory, Room
 
     made = []

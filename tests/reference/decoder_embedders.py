@@ -195,7 +195,7 @@ CASES = (
     Case("ministral3-bidirec", "ministral3", "NVIDIA's own model_type for it; a window of 8 to each side",
          models.decoder(hf.Ministral3Model, head_dim=16, max_position_embeddings=64, is_causal=False, sliding_window=8, rope_parameters=MINISTRAL), llama_tokens, dtype=HALF,
          must_matter=window(8), disguise=config(model_type="ministral3_bidirec", architectures=["Ministral3BidirectionalModel"], is_causal=..., pooling="avg", temperature=1.0)),
-    # ── Windows to both sides: so many tokens, where causal ones hold the token itself ──
+    # ── Windows to both sides: a count of tokens, where causal ones hold the token itself ──
     Case("heads-64-mistral", "mistral", "is_causal false, a window of 20 to each side; eight heads of 64, four to each head of keys",
          models.decoder(hf.MistralModel, head_dim=64, num_attention_heads=8, intermediate_size=32, sliding_window=20, is_causal=False), llama_tokens, dtype=BRAIN, **TILES,
          must_matter={**window(20), "grouping": mistakes.keys_in_turn}),

@@ -70,7 +70,7 @@ def untruncated(model: SentenceTransformer) -> bool:
 
 
 def text_of_length(model: SentenceTransformer, tokens: int, source: str) -> str:
-    """A text of exactly so many tokens: words of `source`, then single letters and marks until it fits."""
+    """A text of exactly `tokens` tokens: words of `source`, then single letters and marks until it fits."""
     text = ""
     for word in [*source.split(), *WORDS * 3]:
         longer = f"{text} {word}".strip()

@@ -75,7 +75,7 @@ def fitted_pairs(count: Callable[[str, str], int], limit: int) -> dict[str, tupl
 
 
 def text_of(count: Callable[[str], int], tokens: int, source: str) -> str:
-    """A text of exactly so many tokens: words of `source`, then single letters and marks until it fits."""
+    """A text of exactly `tokens` tokens: words of `source`, then single letters and marks until it fits."""
     text = ""
     for word in [*source.split(), *WORDS * 3]:
         longer = f"{text} {word}".strip()

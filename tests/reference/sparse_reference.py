@@ -65,7 +65,7 @@ def make_texts(model: SparseEncoder) -> dict[str, str]:
 
 
 def compute(case: SparseCase, model: SparseEncoder, texts: list[str]) -> dict[str, np.ndarray]:
-    """`query`, `document`, `embeddings` where a text may be neither, `few`: documents with so many entries."""
+    """`query`, `document`, `embeddings` where a text may be neither, `few`: documents with fewer entries."""
     rows = {side: encode(model, texts, side) for side in SIDES}
     if not isinstance(model[0], Router) or model[0].default_route is not None:
         rows["embeddings"] = encode(model, texts)

@@ -244,6 +244,23 @@ def test_what_is_no_address_is_refused(base_url):
 
 
 @pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"base_url": None}, TypeError, "base_url must be a str, not a NoneType"),
+        ({"api_key": 7}, TypeError, "api_key must be a str, not a int"),
+        ({"timeout_s": "60"}, TypeError, "timeout_s must be a number of seconds, not '60'"),
+        ({"timeout_s": True}, TypeError, "timeout_s must be a number of seconds, not True"),
+        ({"timeout_s": 0}, errors.ConfigError, "timeout_s is 0; it must be more than 0"),
+        ({"timeout_s": float("inf")}, errors.ConfigError, "timeout_s is inf; it must be more than 0"),
+    ],
+)
+def test_what_an_address_is_made_of(given, error, message):
+    with pytest.raises(error) as caught:
+        Address(**{"base_url": "http://127.0.0.1:8000", **given})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("base_url", "url", "path", "command"),
     [
         ("http://127.0.0.1:8080/", "http://127.0.0.1:8080", None, "akidb-mlx serve --model m --port 8080"),

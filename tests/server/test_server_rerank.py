@@ -251,7 +251,7 @@ def test_a_server_without_the_kind_says_what_to_do():
 def test_several_labels_tell_no_order(client):
     answer = documents(client, model="labels")
     assert answer.status == 400
-    assert "labels gives 3 scores a pair" in answer.error["message"]
+    assert "labels gives 3 scores per pair" in answer.error["message"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import shutil
 
 import mlx.core as mx
 
+from support.weights import save_weights
+
 
 def dequantise(folder, target):
     """The same checkpoint with the floats that its packed weights stand for."""
@@ -21,7 +23,7 @@ def dequantise(folder, target):
         weights[f"{path}.weight"] = mx.dequantize(
             weights[f"{path}.weight"], scales, biases, **packing, dtype=mx.float32
         )
-    mx.save_safetensors(str(target / "model.safetensors"), weights)
+    save_weights(target / "model.safetensors", weights)
     (target / "config.json").write_text(json.dumps(config))
     (target / "model.safetensors.index.json").unlink(missing_ok=True)
     return target

@@ -24,7 +24,7 @@ def logit(query, text):
 
 
 class StandIn:
-    """The face of `Reranker`; `full` makes it refuse as a full queue does, `rule` gives other logits."""
+    """The methods of `Reranker`; `full` makes it refuse as a full queue does, `rule` gives other logits."""
 
     max_seq_length = 48
 

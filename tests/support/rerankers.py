@@ -29,7 +29,7 @@ class NumPyNumbers(FakeReranker):
 
 
 class SeveralLabels(FakeReranker):
-    """Three scores a pair."""
+    """Three scores per pair."""
 
     def predict(self, pairs, *, show_progress=False):
         return np.stack([super().predict(pairs)] * 3, axis=1)

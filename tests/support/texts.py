@@ -1,6 +1,6 @@
 """Five texts about five things; how many make a long call."""
 
-# A call of so many has several parts on every device.
+# A call of this many texts has several parts on every device.
 SEVERAL_PARTS = 1500
 
 TEXTS = [

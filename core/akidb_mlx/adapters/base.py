@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
 from akidb_mlx.adapters.lazy import Lazy
@@ -11,7 +11,7 @@ from akidb_mlx.adapters.lazy_embedder import LazyEmbedder
 from akidb_mlx.adapters.lazy_reranker import LazyReranker
 from akidb_mlx.adapters.lazy_sparse import LazySparseEmbedder
 from akidb_mlx.adapters.server import Elsewhere, Server
-from akidb_mlx.config.model_config import ModelConfig
+from akidb_mlx.config.model_config import ModelConfig, explained
 from akidb_mlx.config.options import EmbedderOptions, RerankerOptions, SparseOptions
 from akidb_mlx.config.sources import refuse_unknown
 from akidb_mlx.config.sparse_config import refuse_truncate_dim
@@ -25,17 +25,22 @@ from akidb_mlx.sparse_embedder import SparseEmbedderProtocol
 __all__ = ["AdapterModel", "EmbedderAdapter", "RerankerAdapter", "SparseAdapter"]
 
 
+if TYPE_CHECKING:
+    from akidb_mlx.config.argument import Argument
+
+    KeyArgument = Argument[str | SecretStr | None, SecretStr | None]
+
 # The fields that say where the model is.
 _PLACE = ("base_url", "api_key", "timeout_s", "fingerprint")
 
 
 class AdapterModel(BaseModel):
-    """A framework's class over a model of some kind; the kind adds its options, an adapter the framework's face."""
+    """A framework's class over a model of some kind; the kind adds its options, an adapter the framework's methods."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
     lazy_class: ClassVar[type[Lazy[Any, Any]]]
-    """The kind of model: its configuration, its face, and what a ready one is called."""
+    """The kind of model: its configuration, its class, and what a ready one is called."""
     model_field: ClassVar[str] = "model"
     """The field that holds the model's name."""
     _lazy: Lazy[Any, Any] = PrivateAttr()
@@ -43,12 +48,15 @@ class AdapterModel(BaseModel):
         default=None,
         description="A server that has the model (`akidb-mlx serve`): http://HOST:PORT, or unix:///PATH. None: here.",
     )
-    api_key: SecretStr | None = Field(
-        default=None,
-        exclude=True,
-        repr=False,
-        description="The server's key. None takes the variable AKIDB_API_KEY, if there is one.",
-    )
+    if TYPE_CHECKING:
+        api_key: KeyArgument = Field(default_factory=KeyArgument)
+    else:
+        api_key: SecretStr | None = Field(
+            default=None,
+            exclude=True,
+            repr=False,
+            description="The server's key. None takes the variable AKIDB_API_KEY, if there is one.",
+        )
     timeout_s: float = Field(
         default=600.0,
         gt=0,
@@ -72,6 +80,10 @@ class AdapterModel(BaseModel):
         """An adapter with exactly this configuration; environment and files are not read again.
 
         `own`: the adapter's other fields, those of a server among them.
+
+        Examples:
+            >>> AkiDBMLXEmbeddings.from_config(EmbedderConfig(model="BAAI/bge-m3", truncate_dim=256)).truncate_dim
+            256
         """
         wanted = cls.lazy_class.config_class
         if not isinstance(config, wanted):
@@ -81,7 +93,12 @@ class AdapterModel(BaseModel):
         return adapter
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy; with `update` one that is checked and settled anew."""
+        """A copy; with `update` one that is checked and settled anew.
+
+        Examples:
+            >>> embeddings.model_copy(update={"truncate_dim": 128}).truncate_dim
+            128
+        """
         if not update:
             return self.__copy__()
         argument = self.lazy_class.argument
@@ -90,7 +107,7 @@ class AdapterModel(BaseModel):
         if fields.get(argument) is not None:
             return type(self)(**fields, **own)
         fields.pop(argument, None)
-        if not fields:  # the same face, or configuration
+        if not fields:  # the same ready model, or configuration
             copied = type(self).__new__(type(self))
             copied._fill(self._lazy, {argument: getattr(self, argument), **own})
             return copied
@@ -105,14 +122,39 @@ class AdapterModel(BaseModel):
 
     @classmethod
     def settled_names(cls) -> frozenset[str]:
-        """The fields that are the model's business: the configuration, and what stands in its place."""
+        """The fields that are the model's business: the configuration, and what stands in its place.
+
+        Examples:
+            >>> "truncate_dim" in AkiDBMLXEmbeddings.settled_names()
+            True
+        """
         return frozenset(cls.lazy_class.config_class.model_fields) | {"model_name", cls.lazy_class.argument, *_PLACE}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._refuse_change(name)
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise ConfigError(explained(error, {})) from None
+
+    def __delattr__(self, name: str) -> None:
+        self._refuse_change(name)
+        super().__delattr__(name)
+
+    def _refuse_change(self, name: str) -> None:
+        """ConfigError where a field is settled: those that decide results, and of a frozen class all."""
+        frozen = type(self).model_config.get("frozen", False) and not name.startswith("_")
+        if name in self.settled_names() or (frozen and name in self._own_fields()):
+            copied = f"model_copy(update={{{name!r}: …}})"
+            raise ConfigError(f"{name} is settled at construction; {copied} makes a changed copy")
+        if frozen:
+            raise ConfigError(f"{type(self).__name__} has no field {name}")
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         return self.__copy__()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the configuration, from which the model is found and loaded again; or a ready face that does so."""
+        """Pickle the configuration, from which the model is found and loaded again; or a ready model that does so."""
         return restore, (type(self), self._lazy.picklable(), self._picklable_own())
 
     @classmethod
@@ -137,12 +179,15 @@ class AdapterModel(BaseModel):
         else:
             fields = {self.model_field: self._name_of(lazy.load())}
         own = {name: given[name] for name in (*self._own_fields(), lazy.argument) if name in given}
-        super().__init__(**fields, **_place(lazy.server), **own)
+        try:
+            super().__init__(**fields, **_place(lazy.server), **own)
+        except ValidationError as error:
+            raise ConfigError(explained(error, {})) from None
         self._lazy = lazy
 
     @staticmethod
     def _name_of(face: Any) -> str:
-        """What stands for the model's name where a ready face has no configuration."""
+        """What stands for the model's name where a ready one has no configuration."""
         return type(face).__name__
 
     def _own(self) -> dict[str, Any]:
@@ -160,11 +205,11 @@ class AdapterModel(BaseModel):
 
     @classmethod
     def _settled(cls, given: Mapping[str, Any]) -> Lazy[Any, Any]:
-        """What an adapter's arguments ask for: a ready face, or `model` (`model_name`) and the configuration's fields.
+        """What an adapter's arguments ask for: a ready model, or `model` (`model_name`) and the configuration's fields.
 
         Raises:
-            ConfigError: an unknown name, a bad value, or a ready face together with settings.
-            TypeError: a ready face that is none.
+            ConfigError: an unknown name, a bad value, or a ready model together with settings.
+            TypeError: something else in place of a ready model.
         """
         kind, own = cls.lazy_class, cls._own_fields()
         fields = {name: value for name, value in given.items() if name not in own}
@@ -193,20 +238,40 @@ class EmbedderAdapter(EmbedderOptions, AdapterModel):
     )
 
     def load(self) -> EmbedderProtocol:
-        """The embedder behind, loaded now if it is not yet: to warm up, or for its NumPy face."""
+        """The embedder behind, loaded now if it is not yet: to warm up, or for its NumPy arrays.
+
+        Examples:
+            >>> embeddings.load().encode_document(["a text", "another"]).shape
+            (2, 384)
+        """
         return self._lazy.load()
 
     @property
     def max_chunk_tokens(self) -> int:
-        """The most tokens that a chunk may have, as `token_length` counts them, to be read whole. Loads the model."""
+        """The most tokens that a chunk may have, as `token_length` counts them, to be read whole. Loads the model.
+
+        Examples:
+            >>> embeddings.max_chunk_tokens  # 256 less [CLS] and [SEP]
+            254
+        """
         return self._lazy.splitter().chunk_tokens
 
     def token_length(self, text: str) -> int:
-        """Tokens that a text adds within a document: a splitter's length function. Loads the model."""
+        """Tokens that a text adds within a document: a splitter's length function. Loads the model.
+
+        Examples:
+            >>> embeddings.token_length("what is MLX?")
+            5
+        """
         return self._lazy.splitter().length(text)
 
     def tokenize(self, text: str) -> list[str]:
-        """The tokens that `token_length` counts: for splitters that take a tokenizer. Loads the model."""
+        """The tokens that `token_length` counts: for splitters that take a tokenizer. Loads the model.
+
+        Examples:
+            >>> embeddings.tokenize("what is MLX?")
+            ['what', 'is', 'ML', 'X', '?']
+        """
         return self._lazy.splitter().tokens(text)
 
 
@@ -220,7 +285,12 @@ class RerankerAdapter(RerankerOptions, AdapterModel):
     )
 
     def load(self) -> RerankerProtocol:
-        """The reranker behind, loaded now if it is not yet: to warm up, or for its NumPy face."""
+        """The reranker behind, loaded now if it is not yet: to warm up, or for its own methods.
+
+        Examples:
+            >>> compressor.load().predict([("a question", "a text")]).shape
+            (1,)
+        """
         return self._lazy.load()
 
 
@@ -234,7 +304,12 @@ class SparseAdapter(SparseOptions, AdapterModel):
     )
 
     def load(self) -> SparseEmbedderProtocol:
-        """The sparse embedder behind, loaded now if it is not yet: to warm up, or for its own face."""
+        """The sparse embedder behind, loaded now if it is not yet: to warm up, or for its own methods.
+
+        Examples:
+            >>> len(sparse_embeddings.load().encode_query(["harbour"]))
+            1
+        """
         return self._lazy.load()
 
     @classmethod

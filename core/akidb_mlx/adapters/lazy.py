@@ -1,4 +1,4 @@
-"""A model that loads on first use: a configuration that becomes a face, whatever kind of model it is."""
+"""A model that loads on first use: a configuration that becomes an embedder, a reranker or another kind."""
 
 import asyncio
 import os
@@ -26,26 +26,26 @@ _alive: "weakref.WeakValueDictionary[int, Lazy[Any, Any]]" = weakref.WeakValueDi
 
 
 class Lazy(Generic[Config, Face]):
-    """A configuration that becomes a face on first use, once, whatever thread or event loop asks.
+    """A configuration that becomes a model (an `Embedder`, say) on first use, once, whatever thread or event loop asks.
 
-    A kind of model names its configuration and says how a face is made of one.
+    A kind of model names its configuration and says how one is loaded.
     """
 
     config_class: ClassVar[type[ModelConfig]]
     argument: ClassVar[str]
-    """What an adapter calls a ready face."""
+    """What an adapter calls a ready model."""
     protocol: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
-    """The methods without which something is no such face."""
+    """The methods that a ready model must have."""
     also_takes: ClassVar[tuple[type[ModelConfig], ...]] = ()
-    """Configurations of other kinds whose faces do as well."""
+    """Configurations of other kinds whose models do as well."""
     remote_class: ClassVar[type[Any]]
     """What asks a server for such a model."""
     may_share: ClassVar[bool] = False
     """Whether a model of this kind may share its passes with one of another kind."""
 
     def __init__(self, source: Config | Face, server: Server | None = None) -> None:
-        """Load nothing yet, nor ask a server; a face is taken as it is, with the server that it has."""
+        """Load nothing yet, nor ask a server; a ready model is taken as it is, with the server that it has."""
         self.config: Config | None = self._config_of(source)
         self.server: Server | None = server if self.config is source else server_of(source)
         if self.server is not None and self.config is not None:
@@ -56,7 +56,7 @@ class Lazy(Generic[Config, Face]):
         _alive[id(self)] = self
 
     def load(self) -> Face:
-        """The face; the first caller loads it while the others wait."""
+        """The model; the first caller loads it while the others wait."""
         if self._face is not None:
             return self._face
         future, is_mine = self._claim()
@@ -83,7 +83,7 @@ class Lazy(Generic[Config, Face]):
         return self.config
 
     def picklable(self) -> "Config | Face | Elsewhere[Config]":
-        """`picklable_config`, with the server if there is one, or the face where it can be made again by itself."""
+        """`picklable_config`, with the server if there is one, or the model where it can be made again by itself."""
         if self.server is not None and self.config is not None:
             return Elsewhere(self.config, self.server)
         mine = getattr(self._face, "config", None)
@@ -93,7 +93,7 @@ class Lazy(Generic[Config, Face]):
 
     @classmethod
     def checked(cls, face: Any) -> Face:
-        """Something as a face; TypeError where it lacks what a face has, or is of another kind."""
+        """Something as a ready model; TypeError where it lacks a method, or is of another kind."""
         for method in cls.needs:
             if isinstance(face, type) or not callable(getattr(face, method, None)):
                 name = cls.argument
@@ -113,18 +113,18 @@ class Lazy(Generic[Config, Face]):
         return cls(source.config, source.server) if isinstance(source, Elsewhere) else cls(source)
 
     def _make(self, config: Config) -> Face:
-        """Load a face."""
+        """Load a model."""
         raise NotImplementedError
 
     def _made(self, config: Config) -> Face:
-        """A face, here or on a server."""
+        """A model, here or on a server."""
         if self.server is None:
             return self._make(config)
         face: Face = self.remote_class.load(config, **self.server.given())
         return face
 
     def _config_of(self, source: Any) -> Config | None:
-        """A configuration as it is, or that of a face which has one."""
+        """A configuration as it is, or that of a model which has one."""
         config: Any = source if isinstance(source, self.config_class) else getattr(source, "config", None)
         return config if isinstance(config, self.config_class) else None  # type: ignore[return-value]
 

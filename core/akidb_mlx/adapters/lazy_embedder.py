@@ -35,7 +35,7 @@ class LazyEmbedder(Lazy[EmbedderConfig, EmbedderProtocol]):
 
     @classmethod
     def checked(cls, face: Any) -> EmbedderProtocol:
-        """As Lazy; of a HybridEmbedder its dense face."""
+        """As Lazy; of a HybridEmbedder its dense embedder."""
         return super().checked(face.dense if isinstance(face, HybridEmbedder) else face)
 
     def _make(self, config: EmbedderConfig) -> EmbedderProtocol:

@@ -31,7 +31,7 @@ class LazySparseEmbedder(Lazy[SparseConfig, SparseEmbedderProtocol]):
 
     @classmethod
     def checked(cls, face: Any) -> SparseEmbedderProtocol:
-        """As Lazy; of a HybridEmbedder its sparse face."""
+        """As Lazy; of a HybridEmbedder its sparse embedder."""
         return super().checked(face.sparse if isinstance(face, HybridEmbedder) else face)
 
     def _make(self, config: SparseConfig) -> SparseEmbedderProtocol:

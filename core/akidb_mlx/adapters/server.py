@@ -54,5 +54,5 @@ class Elsewhere(Generic[C]):
 
 
 def server_of(face: object) -> Server | None:
-    """The server of a ready face."""
+    """The server of a ready model, if it has one."""
     return Server(face.server, face.wanted_fingerprint) if isinstance(face, RemoteFace) else None

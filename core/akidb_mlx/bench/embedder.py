@@ -128,7 +128,7 @@ def _timed(embedder: _Face, texts: list[str], *, query: bool = False) -> tuple[f
 
 
 def _rate(embedder: _Face, rng: random.Random, lengths: "list[int] | range", seconds: float) -> float:
-    """Median tokens a second over three lists, each sized to take a third of `seconds`."""
+    """Median tokens per second over three lists, each sized to take a third of `seconds`."""
 
     def texts(count: int) -> list[str]:
         return [_text(rng, rng.choice(lengths)) for _ in range(count)]

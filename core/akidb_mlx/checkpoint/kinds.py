@@ -1,4 +1,4 @@
-"""What kind of model a checkpoint is: each face loads its own and refuses the others by name. No MLX here."""
+"""What kind of model a checkpoint is: each class loads its own and refuses the others by name. No MLX here."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -39,7 +39,7 @@ class StaticQueries:
 
 
 def read_static_queries(path: Path, folder: str) -> StaticQueries:
-    """The SparseStaticEmbedding in `folder` of the checkpoint `path`; its weights are read whole, 4 bytes a token."""
+    """The SparseStaticEmbedding in `folder` of the checkpoint `path`; its weights are read whole, 4 bytes per token."""
     home = path / folder
     file = home / "config.json"
     said = read_json(file)

@@ -1,4 +1,4 @@
-"""`akidb-mlx bridge`: AkiDB's line protocol, a JSON object a line on standard input, one back on standard output."""
+"""`akidb-mlx bridge`: AkiDB's line protocol, a JSON object per line on standard input, one back on standard output."""
 
 import argparse
 import logging

@@ -48,7 +48,7 @@ def add_texts_argument(parser: argparse.ArgumentParser) -> None:
         "--texts",
         type=Path,
         metavar="FILE",
-        help="compare on these, a text a line, each of which looks for the others; by default the standard library's "
+        help="compare on these, a text per line, each of which looks for the others; by default the standard library's "
         "docstrings",
     )
 

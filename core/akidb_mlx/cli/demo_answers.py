@@ -65,7 +65,7 @@ def _list(hits: Sequence[Hit]) -> None:
 
 
 def _lines(hit: Hit, width: int) -> tuple[str, str]:
-    """A hit in two lines of at most so many characters."""
+    """A hit in two lines of at most `width` characters."""
     name = _escaped(hit.name)
     text = textwrap.shorten(_escaped(hit.text), width - 7, placeholder=" …")
     return f"{hit.score:6.3f} {name if len(name) <= width - 7 else name[: width - 8] + '…'}", f"       {text}"

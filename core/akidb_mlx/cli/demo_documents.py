@@ -42,7 +42,8 @@ def descriptions() -> Iterator[Document]:
 def _prose(text: str) -> Iterator[str]:
     """Paragraphs that read as sentences."""
     for paragraph in re.split(r"\n\s*\n", re.sub(r"```.*?(```|\Z)|<!--.*?-->", "", text, flags=re.DOTALL)):
-        plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|<[^>]+>", r"\1", paragraph).strip()
+        without_images = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", paragraph)  # first: a badge is an image within a link
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)|<[^>]+>", r"\1", without_images).strip()
         words = plain.split()
         letters = sum(character.isalpha() or character.isspace() for character in plain)
         if len(words) >= 8 and letters > 0.85 * len(plain) and not plain.startswith(("|", "..", "#", ">>>", "$")):

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split",
         type=_tokens,
         metavar="TOKENS",
-        help="cut longer texts into chunks of so many tokens, a row each; max: as many as the model reads",
+        help="cut longer texts into chunks of this many tokens, a row each; max: as many as the model reads",
     )
     parser.add_argument("--overlap", type=int, default=0, metavar="N", help="tokens that two chunks have in common")
     parser.add_argument("--overwrite", action="store_true", help="replace an OUT that was made otherwise")

@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,12 +18,15 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from akidb_mlx.config.options import ModelOptions
+from akidb_mlx.config.options import ModelName, ModelOptions
 from akidb_mlx.config.sources import Said, Source, find_file, refuse_unknown, shown
 from akidb_mlx.errors import ConfigError
 from akidb_mlx.restoring import restore
 
-__all__ = ["ModelConfig", "fields_that_change"]
+# What pydantic puts before what should be.
+_OPENING = re.compile(r"^(?:Value error, |[A-Z]\w+ (?=should ))")
+
+__all__ = ["ModelConfig", "explained", "fields_that_change"]
 
 
 class ModelConfig(ModelOptions, BaseSettings):
@@ -32,7 +36,7 @@ class ModelConfig(ModelOptions, BaseSettings):
 
     source: ClassVar[Source]
     """The variables and the section of a YAML file that are this kind's."""
-    model: str
+    model: ModelName
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def __init__(self, /, **given: Any) -> None:
@@ -43,31 +47,73 @@ class ModelConfig(ModelOptions, BaseSettings):
 
     @classmethod
     def exact(cls, **fields: Any) -> Self:
-        """These fields and plain defaults, without environment and files; for what was resolved before."""
+        """These fields and plain defaults, without environment and files; for what was resolved before.
+
+        Examples:
+            >>> EmbedderConfig.exact(model="BAAI/bge-m3", truncate_dim=256).truncate_dim
+            256
+        """
         return cls._of(cls._arguments(fields))
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str], **given: Any) -> Self:
-        """Like the constructor, with this file in place of the one that would be found."""
+        """Like the constructor, with this file in place of the one that would be found.
+
+        Examples:
+            >>> _ = Path("narrow.yaml").write_text("truncate_dim: 128")
+            >>> EmbedderConfig.from_yaml("narrow.yaml").truncate_dim
+            128
+        """
         from_file = cls.source.read_file(Path(path), cls._fields())
         return cls._of(from_file | cls.source.read_environment(cls._fields()) | cls._arguments(given))
 
     @classmethod
     def from_section(cls, section: Mapping[str, Any], where: str, **given: Any) -> Self:
-        """One model's section of a larger file; what it leaves out comes from the environment, then defaults."""
+        """One model's section of a larger file; what it leaves out comes from the environment, then defaults.
+
+        Examples:
+            >>> EmbedderConfig.from_section({"model": "BAAI/bge-m3"}, "models.large").source_of("model")
+            'models.large.model'
+        """
         refuse_unknown(f"key in {where}:", section, cls._fields())
         said = {name: (value, f"{where}.{name}") for name, value in section.items()}
         return cls._of(cls.source.read_environment(cls._fields()) | said | cls._arguments(given))
 
     def with_changes(self, **fields: Any) -> Self:
-        """A checked copy with these fields changed; the others keep value and origin."""
+        """A checked copy with these fields changed; the others keep value and origin.
+
+        Examples:
+            >>> EmbedderConfig(model="BAAI/bge-m3").with_changes(truncate_dim=256).model
+            'BAAI/bge-m3'
+        """
         kept: Said = {name: (getattr(self, name), origin) for name, origin in self._origins.items()}
         return self._of(kept | self._arguments(fields))
 
     def source_of(self, field: str) -> str:
-        """Where a field's value was said: "argument", a variable, "FILE: KEY", or "default"."""
+        """Where a field's value was said: "argument", a variable, "FILE: KEY", or "default".
+
+        Examples:
+            >>> config = EmbedderConfig(model="BAAI/bge-m3")
+            >>> config.source_of("model"), config.source_of("pooling")
+            ('argument', 'default')
+        """
         refuse_unknown("field", [field], self._fields())
         return self._origins.get(field, "default")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._refuse_change(name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._refuse_change(name)
+        super().__delattr__(name)
+
+    def _refuse_change(self, name: str) -> None:
+        if not name.startswith("_"):
+            refuse_unknown("field", [name], self._fields())
+            raise ConfigError(
+                f"{name} is settled at construction; with_changes({name}=…) makes a copy that has another"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what was said and where, as JSON: bytes that neither the order of sets nor shared strings change."""
@@ -92,8 +138,7 @@ class ModelConfig(ModelOptions, BaseSettings):
         try:
             BaseModel.__init__(self, **{name: value for name, (value, _) in said.items()})
         except ValidationError as error:
-            problems = "; ".join(_explain(problem, said) for problem in error.errors(include_url=False))
-            raise ConfigError(problems) from None
+            raise ConfigError(explained(error, said)) from None
         self._origins = {name: origin for name, (_, origin) in said.items()}
 
     @classmethod
@@ -118,10 +163,15 @@ def fields_that_change(config: type[ModelConfig], what: str) -> frozenset[str]:
     return frozenset(name for name, extra in extras.items() if extra == {"changes": what})
 
 
+def explained(error: ValidationError, said: Said) -> str:
+    """What pydantic found, in one line of our words; what `said` does not hold was an argument."""
+    return "; ".join(_explain(problem, said) for problem in error.errors(include_url=False))
+
+
 def _explain(problem: ErrorDetails, said: Said) -> str:
     """One pydantic problem in a line: field, value, origin, what is allowed."""
     name = str(problem["loc"][0])
-    value, origin = said[name]
-    allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    value, origin = said.get(name, (problem["input"], "argument"))
+    allowed = _OPENING.sub("", problem["msg"])
     quote = " (put it in quotes)" if problem["type"] == "string_type" and ": " in origin else ""
     return f"{name} = {shown(value)} ({origin}): {allowed}{quote}"

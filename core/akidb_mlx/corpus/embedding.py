@@ -32,7 +32,7 @@ _ROW_BYTES = 3000  # a row's Python objects, about
 # A chunk takes about this many seconds: on a slow device a kill costs little, a fast one has enough at a time.
 _CHUNK_S = 1.0
 _FIRST_CHUNK, _SMALLEST_CHUNK, _LARGEST_CHUNK = 256, 128, 4096
-# So many texts in a row on which the device fails are no fault of the texts.
+# After this many consecutive failures of the device, it is to blame and not the texts: stop.
 _HOPELESS = 100
 
 PlacedRow = tuple[int, Row]
@@ -134,6 +134,7 @@ def finish_part(
         vectors=len(computed["vectors"].values) if "vectors" in computed else 0,
         texts=sum(row.chunk == 0 for row in good),
         truncated=sum(row.cut for row in good),
+        empty=sum(not row.given and row.text is not None and not row.text.strip() for row in good),
     )
     for place, own in enumerate(form.fields(), 1):
         table = table.add_column(place, own, computed[own.name])
@@ -227,7 +228,7 @@ class _Ahead:
                 yield row.asked
 
     def computed(self, texts: int) -> None:
-        """So many texts more have their vectors, in any order."""
+        """`texts` more have their vectors, in any order."""
         self._progress.computed(texts)
 
     def cut(self, places: Sequence[int]) -> None:

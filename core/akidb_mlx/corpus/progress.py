@@ -73,15 +73,15 @@ class Progress:
         self._read_at = self._before[index] + position
 
     def computed(self, rows: int) -> None:
-        """So many rows more have their vector, in any order; called by the device's threads."""
+        """`rows` more have their vector, in any order; called by the device's threads."""
         self._computed += rows
 
     def handed_over(self, rows: int) -> None:
-        """So many computed rows came out in order: those that are finished count them."""
+        """`rows` computed ones came out in order: those that are finished count them."""
         self._handed_over += rows
 
     def finished(self, index: int, position: int, rows: int) -> None:
-        """So many rows more are done in order, the last of them ending at `position` of source `index`."""
+        """`rows` more are done in order, the last of them ending at `position` of source `index`."""
         self._finished += rows
         self._finished_at = self._before[index] + position
 

@@ -26,7 +26,7 @@ class PairScorer:
         """
         if reranker.num_labels != 1:
             raise ConfigError(
-                f"{reranker.config.model} gives {reranker.num_labels} scores a pair; a column holds one: take a "
+                f"{reranker.config.model} gives {reranker.num_labels} scores per pair; a column holds one: take a "
                 "reranker with one label, or Reranker.predict"
             )
         self._reranker = reranker

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 __all__ = ["Shapes", "padded_length"]
 
-# With fewer rows than this share of the next allowed number, those below it are taken instead.
+# Round up to the next allowed number of rows only where the batch fills at least this share of it; else round down.
 _WORTH_PADDING = 0.75
 
 
@@ -28,10 +28,14 @@ class Shapes:
         return padded if limit is None else max(length, min(padded, limit))
 
     def rows(self, count: int, length: int, waiting: int, most: int, start: float = 0.0) -> tuple[int, int]:
-        """(rows to take, rows to pad them to).
+        """How many rows a batch takes, and how many it is padded to.
 
-        Of `waiting` rows `count` are worth a batch of this length; the budget holds `most`. Starting another batch
-        takes as long as `start` tokens.
+        Args:
+            count: rows that are worth a batch of this length.
+            length: padded tokens of each.
+            waiting: rows that wait in all.
+            most: rows of this length that the budget holds.
+            start: tokens that take as long as starting another batch does.
         """
         if self.full_tokens is None:
             return count, count

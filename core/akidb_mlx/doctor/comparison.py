@@ -136,7 +136,7 @@ def _multi(multi: MultiVectorEmbedder, texts: Texts) -> tuple[Embeddings, Rows]:
 def _pairs(reranker: Reranker, texts: Texts) -> tuple[Embeddings, None]:
     scores = reranker.predict([(query, document) for query in texts.queries for document in texts.documents])
     if scores.ndim > 1:
-        raise ConfigError(f"{reranker!r} gives several scores a pair, by which nothing is ranked")
+        raise ConfigError(f"{reranker!r} gives several scores per pair, by which nothing is ranked")
     return scores.reshape(len(texts.queries), len(texts.documents)), None
 
 

@@ -64,7 +64,7 @@ def _pairs_of(module: ModuleType) -> Iterator[tuple[str, str]]:
 
 
 def read_docstrings(most: int = 200) -> Texts:
-    """First paragraphs as queries for the rests; every so many of all that there are."""
+    """First paragraphs as queries for the rests; taken evenly from all that there are."""
     pairs = docstrings()
     pairs = pairs[:: max(1, len(pairs) // most)][:most]
     queries, documents = [first for first, _ in pairs], [rest[:600] for _, rest in pairs]
@@ -72,11 +72,13 @@ def read_docstrings(most: int = 200) -> Texts:
 
 
 def read_texts(file: Path) -> Texts:
-    """A text a line, each of which looks for the others; InputError where the file is none or has too few."""
+    """A text per line, each of which looks for the others; InputError where the file is none or has too few."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read as text ({error}); give a file in UTF-8 with a text a line") from None
+        raise InputError(
+            f"{file} cannot be read as text ({error}); give a file in UTF-8 with a text per line"
+        ) from None
     texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if len(texts) < _FEWEST:
         raise InputError(f"{file} has {len(texts)} different lines; the ten nearest of a text want {_FEWEST} at least")

@@ -23,7 +23,7 @@ R = TypeVar("R", bound=AnyRecipe)
 
 
 def describe(config: C, recipe: R, facts: Mapping[str, RecipeFact[C, R]]) -> dict[str, Any]:
-    """What a face's `info()` and `akidb-mlx info` show; nothing is loaded for it."""
+    """What a model's `info()` and `akidb-mlx info` show; nothing is loaded for it."""
 
     def source(name: str, fact: RecipeFact[C, R]) -> str:
         if fact.said_by == "setting" and getattr(config, name) is not None:

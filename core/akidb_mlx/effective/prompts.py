@@ -1,4 +1,4 @@
-"""What holds for one embedder: the checkpoint's word with the user's on top."""
+"""The settings in force for one embedder: the user's where given, else the checkpoint's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -33,7 +33,7 @@ class Call(Generic[Given]):
     urgent: bool = False
     """Whether it overtakes what is not."""
     urgent_batches: int = 1
-    """So many batches of its tokens, at most, are queued as urgent at a time; more wait with all others."""
+    """The most batches of its tokens that are queued as urgent at a time; more wait with all others."""
     side: Side | None = None
     """What the texts are, where that is known."""
     task: str | None = None

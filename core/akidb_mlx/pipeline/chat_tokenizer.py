@@ -13,7 +13,7 @@ __all__ = ["ChatTokenizer"]
 
 # What stands for each text where the template's end is looked for; they end in other tokens.
 _FILLERS = ("0", "1 2 3 4")
-# So many prompts' ends are remembered.
+# Prompts whose ends are remembered.
 _MOST_PROMPTS = 256
 
 

@@ -32,6 +32,7 @@ from akidb_mlx.pipeline.model_engines import (
     LOCATION_FIELDS,
     join_engine,
     make_engine,
+    share_out,
     start_loading,
     tokenizer_maker,
 )
@@ -58,7 +59,7 @@ class Kind(Generic[C, R]):
     name: str
     read_recipe: Callable[[C, Resolved], R]
     on_the_host: frozenset[str]
-    """Fields that each face applies by itself."""
+    """Settings that do not change the loaded model; embedders that differ only in these share it."""
 
 
 EMBEDDER: Kind[EmbedderConfig, Recipe] = Kind(
@@ -70,7 +71,7 @@ EMBEDDER: Kind[EmbedderConfig, Recipe] = Kind(
 
 @dataclass(eq=False)
 class LoadedModel(Generic[R]):
-    """One engine with its tokenizer, and how many faces use it."""
+    """One engine with its tokenizer, and how many embedders or others use it."""
 
     key: Hashable
     recipe: R
@@ -167,6 +168,8 @@ class LoadedModel(Generic[R]):
         if self.engine.residence is not None:
             self.engine.residence.on_freed.remove(self._freed)
         self.engine.keep_for(self, None)
+        for tokenizer in self.tokenizers:
+            tokenizer.close()
         self.give_back()
 
     def _freed(self) -> None:
@@ -252,8 +255,10 @@ def _load(key: Hashable, config: ModelConfig, recipe: R, kind: str, stamps: Stam
         _warn_of_lower_precision(device)
     try:
         make_tokenizer = tokenizer_maker(checkpoint, config)  # meanwhile, in this thread
-        tokenizer = make_tokenizer(recipe.max_seq_length)
-        side_tokenizers = {side: make_tokenizer(length) for side, length in recipe.side_lengths.items()}
+        tokenizer = share_out(make_tokenizer(recipe.max_seq_length), config, device)
+        side_tokenizers = {
+            side: share_out(make_tokenizer(length), config, device) for side, length in recipe.side_lengths.items()
+        }
     except AkiDBMLXError:
         if loading is not None:
             loading.result()  # a model that is not computed at all is what to tell

@@ -1,4 +1,4 @@
-"""Long texts → chunks of at most so many tokens, cut where they may be: at paragraphs, sentences, words."""
+"""Long texts → chunks within a number of tokens, cut where they may be: at paragraphs, sentences, words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,12 @@ class Chunk:
 
     @property
     def end(self) -> int:
-        """Where it ends."""
+        """Where it ends.
+
+        Examples:
+            >>> Chunk("a text", 10).end
+            16
+        """
         return self.start + len(self.text)
 
 
@@ -57,7 +62,7 @@ class TextSplitter:
         self._prompt, self._side = prompt, side
         limit = encoder.limit(side)
         if max_tokens is None and limit is None:
-            raise ConfigError("this model reads texts of any length; say how many tokens a chunk shall have")
+            raise ConfigError("this model reads texts of any length; say how many tokens a chunk may have")
         if max_tokens is not None and limit is not None and max_tokens > limit:
             raise ConfigError(f"chunks of {max_tokens} tokens would be cut: the model reads {limit} (max_seq_length)")
         self.max_tokens: int = limit if max_tokens is None else max_tokens  # type: ignore[assignment]
@@ -75,20 +80,40 @@ class TextSplitter:
         self._overlap = overlap
 
     def length(self, text: str) -> int:
-        """Tokens that a text adds within a document, also beyond the model's limit."""
+        """Tokens that a text adds within a document, also beyond the model's limit.
+
+        Examples:
+            >>> splitter_for(embedder).length("what is MLX?")
+            5
+        """
         return len(self._tokenizer.offsets(text))
 
     def tokens(self, text: str) -> list[str]:
-        """The same tokens, as the text spells them."""
+        """The same tokens, as the text spells them.
+
+        Examples:
+            >>> splitter_for(embedder).tokens("what is MLX?")
+            ['what', 'is', 'ML', 'X', '?']
+        """
         text = valid_unicode(text)
         return [text[start:end] for start, end in self._tokenizer.offsets(text)]
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text as the model would read it whole: with prompt and special tokens."""
+        """Tokens of each text as the model would read it whole: with prompt and special tokens.
+
+        Examples:
+            >>> splitter_for(embedder).count(["what is MLX?"])  # with [CLS] and [SEP]
+            [7]
+        """
         return self._encoder.count(texts, self._prompt, self._side)
 
     def split(self, text: str) -> list[Chunk]:
-        """The text itself where it is short enough, else its chunks in order, without the white space between them."""
+        """The text itself where it is short enough, else its chunks in order, without the white space between them.
+
+        Examples:
+            >>> [(chunk.text, chunk.start) for chunk in splitter_for(embedder).split("a short text")]
+            [('a short text', 0)]
+        """
         text = valid_unicode(text)
         offsets = self._tokenizer.offsets(text)
         if len(offsets) <= self.chunk_tokens and self.count([text])[0] <= self.max_tokens:

@@ -12,7 +12,7 @@ class Watch(Protocol):
     """Told while a call runs; by the device's threads too, hence at once and without waiting."""
 
     def computed(self, texts: int) -> None:
-        """So many texts more have their row, or a reason why they have none; negative: as many begin anew."""
+        """`texts` more have their row, or a reason why they have none; negative: as many begin anew."""
 
     def cut(self, places: Sequence[int]) -> None:
         """The texts at these places of the call are longer than the model reads."""

@@ -26,7 +26,7 @@ __all__ = ["Answer", "Connection", "connect", "hold", "release"]
 
 T = TypeVar("T")
 _CONNECT_S: Final = 5.0
-# So long who may wait comes again to a server that was there and is not: it may be starting anew (seconds).
+# How long a caller who may wait tries a server again that was there and is gone: it may be restarting (seconds).
 _RESTART_S: Final = 30.0
 # A connection that was kept alive may be gone by the time it is used; a second one too.
 _LOST_AT_ONCE: Final = 2

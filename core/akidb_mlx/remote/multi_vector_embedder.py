@@ -32,6 +32,11 @@ class RemoteMultiVectorEmbedder(RemoteFace[MultiVectorConfig], MultiVectorEmbedd
 
         Raises:
             ConfigError: `on_device`: the device is the server's.
+
+        Examples:
+            >>> queries, documents = remote.encode_query(["harbour"]), remote.encode_document(["a harbour", "snow"])
+            >>> remote.similarity(queries, documents).shape
+            (1, 2)
         """
         if on_device:
             raise self._refuse("similarity(on_device=True)", "leave it out, or load a MultiVectorEmbedder here")
@@ -42,6 +47,12 @@ class RemoteMultiVectorEmbedder(RemoteFace[MultiVectorConfig], MultiVectorEmbedd
 
         Raises:
             ConfigError: always.
+
+        Examples:
+            >>> remote.tokens(["harbour"])
+            Traceback (most recent call last):
+                ...
+            akidb_mlx.errors.ConfigError: tokens is done where the model is, ...
         """
         raise self._refuse("tokens", "POST /api/v1/matches compares tokens, or load a MultiVectorEmbedder here")
 

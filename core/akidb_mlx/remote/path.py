@@ -26,7 +26,7 @@ __all__ = ["RemoteCall", "RemotePath"]
 Input = TypeVar("Input")
 # Requests of a call that are under way at a time: the server computes while others travel.
 _IN_FLIGHT: Final = 8
-# Up to so many characters are written as JSON on the caller's own thread.
+# Up to this many characters are written as JSON on the caller's own thread; more go to another.
 _INLINE_CHARACTERS: Final = 20_000
 _STREAM_CHARACTERS: Final = 2**20
 
@@ -56,7 +56,7 @@ class RemotePath(TextPipeline[Input]):
     """Takes the calls of one remote model to the server and back."""
 
     def __init__(self, model: RemoteModel) -> None:
-        """Ask `model`, which the face above holds."""
+        """Ask `model`, which the class above holds."""
         pairs = model.kind.name == "reranker"
         self._model = model
         self._part = 256

@@ -35,6 +35,12 @@ class RemoteSparseEmbedder(RemoteFace[SparseConfig], SparseEmbedder):
 
         Raises:
             ConfigError: always.
+
+        Examples:
+            >>> remote.decode(remote.encode_query(["harbour"]))
+            Traceback (most recent call last):
+                ...
+            akidb_mlx.errors.ConfigError: decode is done where the model is, ...
         """
         raise self._refuse("decode", "POST /api/v1/terms gives texts' terms, or load a SparseEmbedder here")
 

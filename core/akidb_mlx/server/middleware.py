@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
 # Without a key: whether the server lives, and the page that asks for the key.
 _OPEN = frozenset({"/", "/health"})
-# Asked every few seconds, and most of all where much goes on.
+# Polled by monitoring; exempt from max_requests.
 _MACHINES = frozenset({"/health", "/metrics"})
 _CLIENT_LEFT = 499
 

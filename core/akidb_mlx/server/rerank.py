@@ -116,11 +116,11 @@ def _check_model(served: ServedModel, asked: _Asked) -> None:
     """Refuse what this model cannot do, rather than leave it out."""
     labels, limit = served.reranker.num_labels, served.reranker.max_seq_length
     if labels != 1:
-        raise Problem(400, f"{served.name} gives {labels} scores a pair; only one tells an order", param="model")
+        raise Problem(400, f"{served.name} gives {labels} scores per pair; only one tells an order", param="model")
     for name in ("max_tokens_per_doc", "truncate_prompt_tokens"):
         said = getattr(asked, name, None)
         if said is not None and not (said == -1 and name == "truncate_prompt_tokens") and (not limit or said < limit):
-            limited = f"the model's own limit ({limit} tokens a pair)" if limit else "no limit"
+            limited = f"the model's own limit ({limit} tokens per pair)" if limit else "no limit"
             raise Problem(400, f"{name} is {said}; {served.name} cuts at {limited}, leave it out", param=name)
     direction, own = getattr(asked, "truncation_direction", None), served.facts.get("truncation_side", "right")
     if direction not in (None, own):

@@ -63,14 +63,16 @@ class _InputsRequest(_OwnRequest):
 class RowsRequest(_InputsRequest):
     """Texts or pairs to compute rows or scores of, and how."""
 
-    truncate_dim: _Count | None = Field(None, description="An embedder's: keep only the first so many dimensions.")
+    truncate_dim: _Count | None = Field(
+        None, description="An embedder's: keep only this many dimensions, the first ones."
+    )
     normalize: bool | None = Field(None, description="An embedder's: whether rows are scaled to unit length.")
     task: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="An embedder's with an adapter for each task: which of them computes."
     )
     max_active_dims: _Count | None = Field(None, description="A sparse encoder's: most entries of a row.")
     token_pooling: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = Field(
-        None, description="A multi-vector model's: about one of so many vectors of a document is left."
+        None, description="A multi-vector model's: of this many vectors of a document about one is left."
     )
     activation: Literal["identity", "sigmoid", "softmax", "tanh"] | None = Field(
         None, description="A reranker's: what makes scores of the model's numbers."

@@ -1,4 +1,4 @@
-"""A served model with a request's own settings: another face over the same loaded model, kept for the next request."""
+"""A served model with a request's own settings: another object over the loaded model, kept for the next one."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from akidb_mlx.sparse_embedder import SparseEmbedder
 __all__ = ["RowFace", "Variant", "Variants", "with_settings"]
 
 RowFace: TypeAlias = Embedder | Reranker | SparseEmbedder | MultiVectorEmbedder
-# So many settings of one model are kept; an older one is made anew when it comes again.
+# Settings of one model that are kept; an older one is made anew when it comes again.
 _KEPT = 64
 # What the loaded model is made with, where the files' own word for it counts the same as the setting's.
 _FROM_FILES = frozenset({"pooling", "max_seq_length", "query_length", "document_length", "revision"})
@@ -23,7 +23,7 @@ _FROM_FILES = frozenset({"pooling", "max_seq_length", "query_length", "document_
 
 @dataclass(frozen=True)
 class Variant:
-    """A face and what decides its rows, in a hash, as it was when the face was made."""
+    """A model with settings, and a hash of what decided its rows when it was made."""
 
     face: RowFace
     fingerprint: str
@@ -36,7 +36,7 @@ class Variants:
     _made: dict[str, "asyncio.Task[Variant]"] = field(default_factory=dict)
 
     async def get(self, face: RowFace, name: str, settings: Mapping[str, Any]) -> Variant:
-        """The face with these settings; without any `face` itself. Raises as `with_settings`."""
+        """The model with these settings; without any `face` itself. Raises as `with_settings`."""
         key = f"{type(face).__name__} {json.dumps(settings, sort_keys=True)}"
         task = self._made.get(key)
         if task is None:
@@ -58,7 +58,7 @@ class Variants:
             await self._forget(key)
 
     async def _forget(self, key: str) -> None:
-        """A call that has begun ends well: the model's own face holds it."""
+        """A call that has begun ends well: the model's own object holds it."""
         task = self._made.pop(key)
         await asyncio.wait({task})
         if not task.cancelled() and task.exception() is None and not key.endswith(" {}"):
@@ -66,7 +66,7 @@ class Variants:
 
 
 def with_settings(face: RowFace, name: str, settings: Mapping[str, Any]) -> RowFace:
-    """Another face over the same loaded model; ConfigError for what that cannot be, or is not a setting."""
+    """Another object over the same loaded model; ConfigError for what that cannot be, or is not a setting."""
     if bad := sorted(settings.keys() - _vector_fields(face)):
         raise ConfigError(f"settings: {', '.join(bad)} cannot be asked of a server; leave it out")
     wanted = face.config.with_changes(**settings)
@@ -82,7 +82,7 @@ def with_settings(face: RowFace, name: str, settings: Mapping[str, Any]) -> RowF
                 f"loaded: start the server with --{field_name.replace('_', '-')}, or leave it out here"
             )
     own_settings = {key: value for key, value in settings.items() if key in own}
-    return face.with_settings(**own_settings, keep_alive=0.0)  # as long as the model's own face says, no longer
+    return face.with_settings(**own_settings, keep_alive=0.0)  # as long as the model's own object says, no longer
 
 
 def _vector_fields(face: RowFace) -> frozenset[str]:

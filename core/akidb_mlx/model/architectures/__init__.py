@@ -75,7 +75,7 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Backbone]] = {
 
 # What sizes of nought, or less, or of another type raise, here and in mlx-lm's classes.
 _ODD = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
-# Published with code of their own, which transformers or we compute alike.
+# These name remote code (auto_map), but it equals transformers' or our implementation.
 _OWN_CODE_KNOWN = frozenset(
     {"bidirectional_pplx_qwen3", "eurobert", "gte", "llama_bidirec", "ministral3_bidirec", "new", "nomic_bert"}
 )

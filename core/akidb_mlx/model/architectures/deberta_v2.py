@@ -20,6 +20,7 @@ from akidb_mlx.model.layers.disentangled import (
     position_numbers,
 )
 from akidb_mlx.model.layers.neighbours import NeighbourLayer
+from akidb_mlx.model.layers.norms import norm_of_sum
 
 __all__ = ["DebertaV2", "attention_kinds", "head_width"]
 
@@ -74,8 +75,8 @@ class DebertaLayer(nn.Module):
         return self.attention(x, positions, self._then, first_only=True)
 
     def _then(self, x: mx.array, attended: mx.array) -> mx.array:
-        x = self.attention_norm(x + attended)
-        return self.norm(x + cpu_kernels.in_blocks(self._network, x))
+        x = norm_of_sum(self.attention_norm, x, attended)
+        return norm_of_sum(self.norm, x, cpu_kernels.in_blocks(self._network, x))
 
     def _network(self, x: mx.array) -> mx.array:
         return self.down(self._activation(self.up(x)))
@@ -196,7 +197,7 @@ class DebertaV2(Backbone):
         return self.layers[-1].first(x, positions)
 
     def _computed(self, batch: DeviceBatch, count: int) -> tuple[mx.array, RelativePositions]:
-        """What so many layers give."""
+        """What the first `count` layers give."""
         embeddings = x = self.embeddings(batch)
         positions = self._positions(batch)
         for index, layer in enumerate(self.layers[:count]):

@@ -281,7 +281,7 @@ _CLASS = {
     "llama_bidirec": "llama",
     "ministral3_bidirec": "ministral3",
 }
-# What a class reads although the work is ours.
+# Fields that mlx-lm's class reads but that we compute ourselves.
 _OURS = frozenset({"layer_types", "rope_traditional", "sliding_window"})
 
 

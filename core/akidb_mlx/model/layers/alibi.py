@@ -25,7 +25,7 @@ def alibi_slopes(heads: int) -> NDArray[np.float32]:
 
 
 def alibi_bias(slopes: NDArray[np.float32], length: int, attention_mask: mx.array | None, dtype: mx.Dtype) -> LongBias:
-    """What is added to the scores of so many tokens: −slope × distance, and -inf for keys that are not seen.
+    """What is added to the scores of `length` tokens: −slope × distance, and -inf for keys that are not seen.
 
     It is made for the queries of a block at a time. `attention_mask` is (rows, length), True on tokens that are seen,
     or None for all.
@@ -35,7 +35,7 @@ def alibi_bias(slopes: NDArray[np.float32], length: int, attention_mask: mx.arra
 
 
 def alibi_numbers(rows: int, length: int, heads: int, *, in_blocks: bool) -> int:
-    """How many numbers it takes for so many rows; of a block's there are two arrays at a time."""
+    """How many numbers it takes for `rows` rows; of a block's there are two arrays at a time."""
     if in_blocks:
         return 2 * max(cpu_kernels.BLOCK_BYTES // 4, rows * heads * length)
     return 2 * (rows + 1) * heads * length * query_block(rows, heads, length)

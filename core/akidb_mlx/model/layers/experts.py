@@ -65,7 +65,7 @@ class ExpertLinear(nn.Module):
     """A linear layer of each expert, without bias."""
 
     def __init__(self, width: int, outputs: int, experts: int) -> None:
-        """Make `experts` layers of so many channels."""
+        """Make `experts` layers of these widths."""
         super().__init__()
         self.weight = mx.zeros((experts, outputs, width))
 

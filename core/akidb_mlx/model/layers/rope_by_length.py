@@ -23,7 +23,7 @@ class RopeByLength:
     """Turns as `Rope` does, by frequencies that depend on how long a row's text is; `of_rows` says that first."""
 
     def __init__(self, frequencies_of: Callable[[int], Frequencies], within: int, **options: Any) -> None:
-        """Take what gives the frequencies of a text of so many tokens, and to which length they are the same.
+        """Take what gives a text's frequencies by its length, and up to which length they are the same.
 
         `options` are `Rope`'s.
         """
