@@ -243,7 +243,7 @@ class Health(BaseModel):
     ready: bool = Field(description="False while models are preloaded, and from the start of a shutdown.")
     worker: bool = Field(description="False where the thread that computes has ended unexpectedly.")
     version: str
-    workers: Workers | None = Field(None, description="Where several processes serve (--workers).")
+    workers: Workers | None = Field(default=None, description="Where several processes serve (--workers).")
 
 
 class ModelStats(BaseModel):
