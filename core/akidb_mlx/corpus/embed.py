@@ -106,9 +106,9 @@ class Corpus:
         recipe: dict[str, Any],
         splitter: TextSplitter | None,
         progress: Progress,
-    ) -> dict[str, int]:
+    ) -> dict[str, Any]:
         """Read, compute, commit and write, each on a thread of its own; what the parts have together."""
-        totals: dict[str, int] = {}
+        totals: dict[str, Any] = {}
 
         def told() -> dict[str, Any]:
             return recipe | totals | {"calibration": self._calibration(parts, encoder)}

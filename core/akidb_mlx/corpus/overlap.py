@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -19,7 +19,7 @@ T = TypeVar("T")
 _ROWS, _GOES = 256, 8
 
 
-def read_ahead(rows: Iterator[T], size: Callable[[T], int], most: int) -> Iterator[T]:
+def read_ahead(rows: Iterator[T], size: Callable[[T], int], most: int) -> Generator[T, None, None]:
     """The same rows, read on another thread; at most about `most` bytes of them wait to be taken."""
     with ThreadPoolExecutor(1, thread_name_prefix="akidb-mlx-read") as reader:
         coming = deque(reader.submit(_some, rows, size, most // _GOES) for _ in range(_GOES))

@@ -29,8 +29,10 @@ _log = logging.getLogger(__name__)
 _PART = {"cpu": 256, "cuda": 512, "metal": 1024}
 # The first parts are smaller, doubling from this, so that the device starts early.
 _FIRST_PART = 128
-# Up to this many characters are tokenised in the event loop's own thread (well under a millisecond per 1,000).
+# Up to this many characters are tokenised on the caller's own thread (well under a millisecond per 1,000); in an event
+# loop fewer: its other requests would wait, and be tokenised one after the other.
 _INLINE_CHARACTERS = 20_000
+_INLINE_IN_LOOP = 2_000
 _STREAM_CHUNKS_IN_FLIGHT = 3
 # A chunk of a stream ends early where its texts would take longer than this (seconds), so that the first rows are there
 # soon whatever the texts' length; by the engine's measure and about this many characters per token, within bounds.
@@ -185,7 +187,8 @@ class TextPipeline(Generic[Input]):
         most = max(1, self._loaded.engine.queue.max_queued_tokens // _SHARE_OF_QUEUE)
         pending: deque[tuple[int, Future[Rows]]] = deque()
         parts = deque(self._parts(len(texts)))
-        much = len(parts) > 1 or sum(map(self.encoder.characters, texts)) > _INLINE_CHARACTERS
+        inline = _INLINE_CHARACTERS if wait_for is blocking else _INLINE_IN_LOOP
+        much = len(parts) > 1 or sum(map(self.encoder.characters, texts)) > inline
         ahead: deque[tuple[int, Future[Encoded]]] = deque()
         while parts or ahead:
             # The tokenizer works outside Python's lock: while one part is there, another's ids become arrays here.

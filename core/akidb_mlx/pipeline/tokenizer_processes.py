@@ -17,15 +17,12 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from akidb_mlx.device.cores import CORES_OF_A_PROCESS
 from akidb_mlx.errors import AkiDBMLXError
-
-if TYPE_CHECKING:
-    from akidb_mlx.pipeline.tokenizer import Tokenizer
 
 __all__ = ["LANES", "READY", "Answer", "Parts", "TokenizerProcesses", "unpacked"]
 
@@ -98,7 +95,7 @@ class TokenizerProcesses:
         """Parts that are cut at once."""
         return LANES * self._count
 
-    def ask(self, tokenizer: "Tokenizer", method: str, items: Sequence[Any], **options: Any) -> Parts | None:
+    def ask(self, tokenizer: object, method: str, items: Sequence[Any], **options: Any) -> Parts | None:
         """What `tokenizer` makes of the items, cut elsewhere; None where it is to do it here.
 
         Raises:
@@ -141,7 +138,7 @@ class TokenizerProcesses:
             process.returncode = 0  # nothing to wait for here
         self._reset()
 
-    def _started(self, tokenizer: "Tokenizer", texts: int) -> _Run | None:
+    def _started(self, tokenizer: object, texts: int) -> _Run | None:
         """The processes, where they are ready; starts them where it is worth it."""
         with self._lock:
             if self._run is not None or self._starts:
@@ -159,7 +156,7 @@ class TokenizerProcesses:
             return None
         return None
 
-    def _start(self, tokenizer: "Tokenizer") -> None:
+    def _start(self, tokenizer: object) -> None:
         run = _Run()
         try:
             state = pickle.dumps(tokenizer, 5)

@@ -51,12 +51,12 @@ async def serve_at(
         _log.info("listening", extra={"fields": {"url": url, "models": list(models.configs)}})
     loop = asyncio.get_running_loop()
 
-    def left_alone() -> None:
-        loop.remove_reader(until)  # it stays readable
+    def left_alone(pipe: int) -> None:
+        loop.remove_reader(pipe)  # it stays readable
         server.stop()
 
     if until is not None:
-        loop.add_reader(until, left_alone)
+        loop.add_reader(until, left_alone, until)
     preload = asyncio.create_task(_preload(state, server, list(sockets), greet))
     try:
         await server.serve(sockets=list(sockets.values()))

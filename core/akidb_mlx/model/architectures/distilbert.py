@@ -57,7 +57,9 @@ class DistilBert(Backbone):
         """Have NumPy and the BLAS compute where that serves."""
         layers = HostLayers.of(self.layers)
         if layers is not None:
-            tables = HostTables(self.word, self.position, None, self.norm, lambda ids: np.arange(ids.shape[1]))
+            tables = HostTables(
+                self.word, self.position, None, self.norm, lambda ids: np.arange(ids.shape[1], dtype=np.int32)
+            )
             self.on_host = HostEncoder(tables, layers)
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
