@@ -102,7 +102,8 @@ def by_part(work: Callable[[], Any], rounds: int) -> dict[str, float]:
 def floor_ms(backbone: Any, tokens: int, rounds: int) -> float:
     """The products with the weights, and nothing else."""
     layers = backbone.on_host._layers._layers
-    scratch = host_layers._Scratch(layers[0], tokens, 1)
+    arena = np.empty(host_layers._Scratch.size(layers[0], tokens, 1), np.float32)
+    scratch = host_layers._Scratch(layers[0], tokens, 1, arena)
     for array in (scratch.qkv, scratch.attended, scratch.sums, scratch.states, scratch.inner):
         array[:] = 0.1
 

@@ -54,6 +54,11 @@ class HostEncoder:
 class HostTables:
     """Word + position + token type, normed."""
 
+    @staticmethod
+    def take(*tables: nn.Module) -> bool:
+        """Whether these can be read on the host: they are not packed."""
+        return all(type(table) is nn.Embedding for table in tables)
+
     def __init__(
         self,
         word: nn.Embedding,

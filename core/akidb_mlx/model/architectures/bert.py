@@ -112,7 +112,7 @@ class Bert(Backbone):
 
     def _host_embeddings(self) -> Embed:
         made = self.embeddings
-        if type(made) is Embeddings:
+        if type(made) is Embeddings and HostTables.take(made.word, made.position, made.token_type):
             return HostTables(made.word, made.position, made.token_type, made.norm, self.host_positions)
         return by_mlx(lambda batch: made(batch, self.positions(batch.input_ids)))
 

@@ -56,7 +56,7 @@ class DistilBert(Backbone):
     def settle_on_cpu(self) -> None:
         """Have NumPy and the BLAS compute where that serves."""
         layers = HostLayers.of(self.layers)
-        if layers is not None:
+        if layers is not None and HostTables.take(self.word, self.position):
             tables = HostTables(
                 self.word, self.position, None, self.norm, lambda ids: np.arange(ids.shape[1], dtype=np.int32)
             )

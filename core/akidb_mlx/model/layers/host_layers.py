@@ -6,6 +6,7 @@ lie one behind the other without padding, products read heads where they are, an
 while its part of the array is in the core's cache.
 """
 
+import threading
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -28,6 +29,8 @@ _SAFE_SCORE = 60.0
 _UNPACKED, _TOKENS = 1_000_000, 128
 # Its kernels take so many tokens at a time: three more are as fast as one.
 _TOGETHER = 4
+# Numbers between the starts of two arrays, by which memory to compute in grows, and that a thread keeps of it.
+_APART, _GROWN, _KEPT = 16, 1 << 18, 16 << 20
 
 
 class HostLayers:
@@ -37,6 +40,7 @@ class HostLayers:
         """Take layers with an activation of `ACTIVATIONS`."""
         made = {id(layer): _Layer(layer, multiply) for layer in layers}
         self._layers = [made[id(layer)] for layer in layers]
+        self._arenas: dict[int, Array] = {}
 
     @classmethod
     def of(cls, layers: Sequence[PostNormLayer]) -> "HostLayers | None":
@@ -45,10 +49,10 @@ class HostLayers:
         Call it once they are loaded, on the CPU in float32.
         """
         made = products()
-        if made is None or any(layer._activation not in ACTIVATIONS for layer in layers):
+        if made is None or not all(layer._activation in ACTIVATIONS and _is_plain(layer) for layer in layers):
             return None
         for layer in [] if made.packs else {id(layer): layer for layer in layers}.values():
-            for parent, name in ((layer.attention, "qkv"), (layer.attention, "out"), (layer, "up"), (layer, "down")):
+            for parent, name in _linears(layer):
                 parent[name] = PanelLinear(parent[name])
             mx.eval(layer.parameters())
         return cls(layers, made.multiply)
@@ -56,9 +60,12 @@ class HostLayers:
     def __call__(self, tokens: Array, spans: Sequence[tuple[int, int]], *, first_only: bool = False) -> Array:
         """(tokens, width) → the same shape, or with `first_only` the states of each span's first token.
 
-        The tokens of a span see each other; a span has at most `cpu_kernels.LONG`.
+        The tokens of a span see each other; a span has at most `cpu_kernels.LONG`. What it gives is good until this
+        thread's next call.
         """
-        scratch = _Scratch(self._layers[0], len(tokens), max(stop - start for start, stop in spans))
+        longest = max(stop - start for start, stop in spans)
+        arena = self._arena(_Scratch.size(self._layers[0], len(tokens), longest))
+        scratch = _Scratch(self._layers[0], len(tokens), longest, arena)
         states = scratch.states[: len(tokens)]
         states[:] = tokens
         tokens = states
@@ -66,21 +73,59 @@ class HostLayers:
             tokens = layer(tokens, spans, scratch)
         return self._layers[-1](tokens, spans, scratch, first_only=first_only)
 
+    def _arena(self, size: int) -> Array:
+        """This thread's memory to compute in; the next call takes it again, unless it is much."""
+        thread = threading.get_ident()
+        arena = self._arenas.get(thread)
+        if arena is None or len(arena) < size:
+            arena = np.empty(-(-size // _GROWN) * _GROWN, np.float32)
+            if size <= _KEPT:
+                self._arenas[thread] = arena
+        return arena
+
+
+def _linears(layer: PostNormLayer) -> list[tuple[nn.Module, str]]:
+    return [(layer.attention, "qkv"), (layer.attention, "out"), (layer, "up"), (layer, "down")]
+
+
+def _is_plain(layer: PostNormLayer) -> bool:
+    """Whether no weight of it is packed."""
+    return all(type(parent[name]) is nn.Linear for parent, name in _linears(layer))
+
 
 class _Scratch:
-    """What the layers of one batch write to in turn, and where each lies."""
+    """What the layers of one batch write to in turn, and where each lies: parts of one array."""
 
-    def __init__(self, layer: "_Layer", tokens: int, longest: int) -> None:
+    def __init__(self, layer: "_Layer", tokens: int, longest: int, arena: Array) -> None:
+        """Parts of `arena`, of at least `size` numbers."""
         width, inner = layer.width, layer.up.outputs
-        self.qkv, self.attended = _rows(tokens, 3 * width), _rows(tokens, width)
-        self.sums, self.states = _rows(tokens, width), _rows(tokens, width)
-        self.inner = _rows(tokens, inner)
-        self.scores, self.score_sums = _empty(layer.heads * longest * longest), _empty(layer.heads * longest)
-        rows = max(1, _CACHED // (4 * inner))
-        self.parts = _empty(rows, inner), _empty(rows, inner)
+        self._left = arena
+        self.qkv, self.attended = self._rows(tokens, 3 * width), self._rows(tokens, width)
+        self.sums, self.states = self._rows(tokens, width), self._rows(tokens, width)
+        self.inner = self._rows(tokens, inner)
+        rows = _part_rows(inner)
+        self.parts = self._take(rows * inner).reshape(rows, inner), self._take(rows * inner).reshape(rows, inner)
+        self.scores, self.score_sums = self._take(layer.heads * longest * longest), self._take(layer.heads * longest)
         self.at_qkv, self.at_attended, self.at_sums = map(_address, (self.qkv, self.attended, self.sums))
         self.at_states, self.at_inner = map(_address, (self.states, self.inner))
         self.at_scores, self.at_score_sums = map(_address, (self.scores, self.score_sums))
+
+    @staticmethod
+    def size(layer: "_Layer", tokens: int, longest: int) -> int:
+        """Numbers that it takes, and some between the parts."""
+        inner = layer.up.outputs
+        by_token = _rounded(tokens) * (6 * layer.width + inner) + 2 * _part_rows(inner) * inner
+        return by_token + layer.heads * longest * (longest + 1) + 16 * _APART
+
+    def _take(self, count: int) -> Array:
+        taken, self._left = self._left[:count], self._left[-(-count // _APART) * _APART :]
+        return taken
+
+    def _rows(self, count: int, width: int) -> Array:
+        """For so many tokens, and some more of zeros."""
+        array = self._take(_rounded(count) * width).reshape(-1, width)
+        array[count:] = 0
+        return array
 
 
 class _Linear:
@@ -189,15 +234,9 @@ def _rounded(count: int) -> int:
     return -(-count // _TOGETHER) * _TOGETHER
 
 
-def _rows(count: int, width: int) -> Array:
-    """For so many tokens, and some more of zeros."""
-    array = _empty(_rounded(count), width)
-    array[count:] = 0
-    return array
-
-
-def _empty(*shape: int) -> Array:
-    return np.empty(shape, np.float32)
+def _part_rows(inner: int) -> int:
+    """Tokens whose inner numbers fit the cache."""
+    return max(1, _CACHED // (4 * inner))
 
 
 def _address(array: Array) -> int:
