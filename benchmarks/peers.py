@@ -1,12 +1,18 @@
-"""Ours, sentence-transformers and mlx-embeddings on one model, one machine, in turn. Prints one table.
+"""Ours beside what a user would pick instead, on one model and one machine, in turn. Prints one table.
 
-    python benchmarks/peers.py MODEL_FOLDER [--reference-python PY] [--mlx-embeddings-python PY] [--slow-documents 16]
-                               [--documents 512] [--rounds 5] [--dtype float16] [--batch-sizes 32,128,256]
+    python benchmarks/peers.py MODEL_FOLDER [--reference-python PY] [--compiled] [--onnx-python PY]
+                               [--openvino-python PY] [--candding-python PY] [--mlx-embeddings-python PY]
+                               [--slow-documents 16] [--documents 512] [--rounds 5] [--dtype float16]
+                               [--batch-sizes 32,128,256]
 
-Each peer runs in its own process, with the Python of its own environment; a peer without a Python is left out.
-Rounds alternate between the peers, so that a machine that slows down does so for all. Figures are medians
-with the least and the greatest; ratios are taken round by round. Tokens are counted after truncation, without
-padding, by our tokenizer. Texts: benchmarks/corpus_text.py.
+Each peer runs in its own process, with the Python of its own environment; a peer without a Python is left out
+(peer_workers.py has them). OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are unset in all of them. Rounds alternate between
+the peers, so that a machine that slows down does so for all. Figures are medians with the least and the greatest;
+ratios are taken round by round. Tokens are counted after truncation, without padding, by our tokenizer.
+Texts: corpus_text.py.
+
+onnxruntime and OpenVINO read MODEL_FOLDER/onnx/model.onnx (and model_int8.onnx), as make_onnx.py writes them.
+Rerankers beside their reference: rerank.py; sparse and multi-vector models: rows.py.
 
 `--slow-documents` is for mlx-embeddings on Linux's CPU, some 50 times slower than the others: it gets that many of
 the texts, of all lengths, one or four at a time. Cold starts are those of fresh processes, from their start to the
@@ -17,7 +23,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,151 +34,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from peer_workers import ADAPTERS
+
 HERE = Path(__file__).resolve()
-
-
-# ── one process per peer ───────────────────────────────────────────────────────────────────────────────────
-
-
-def ours(folder: str, dtype: str | None) -> tuple[Callable[..., Any], Callable[[list[str]], Any], Callable[[], dict]]:
-    """Embed documents, embed a query, tell versions."""
-    from importlib.metadata import version
-
-    import akidb_mlx
-
-    embedder = akidb_mlx.Embedder.load(folder, **({"dtype": dtype} if dtype else {}))
-
-    def facts() -> dict[str, Any]:
-        return {"mlx": version("mlx"), **embedder.info()["stats"], **embedder.info()["memory"]}
-
-    return (
-        lambda texts, batch_size: embedder.encode_document(texts),
-        lambda texts: embedder.encode_query(texts),
-        lambda: {"tokens": 0, **facts()},
-    )
-
-
-def sentence_transformers(folder: str, dtype: str | None) -> tuple[Any, Any, Any]:
-    """The reference, on a GPU where torch sees one."""
-    import sentence_transformers as st
-    import torch
-
-    options = {"model_kwargs": {"torch_dtype": getattr(torch, dtype or "float32")}}
-    model = st.SentenceTransformer(folder, **options)
-    sides = {"convert_to_numpy": True, "show_progress_bar": False}
-    return (
-        lambda texts, batch_size: model.encode_document(texts, batch_size=batch_size, **sides),
-        lambda texts: model.encode_query(texts, **sides),
-        lambda: {"sentence-transformers": st.__version__, "torch": torch.__version__},
-    )
-
-
-def mlx_embeddings(folder: str, dtype: str | None) -> tuple[Any, Any, Any]:
-    """mlx-embeddings as its documentation shows: sorted by length here, as the others do by themselves."""
-    from importlib.metadata import version
-
-    import numpy as np
-    from mlx_embeddings.utils import load
-
-    model, tokenizer = load(folder)
-
-    def encode(texts: list[str], batch_size: int = 32) -> Any:
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        rows: list[Any] = [None] * len(texts)
-        for first in range(0, len(order), batch_size):
-            part = order[first : first + batch_size]
-            inputs = tokenizer._tokenizer if hasattr(tokenizer, "_tokenizer") else tokenizer
-            batch = inputs([texts[i] for i in part], padding=True, truncation=True, max_length=256, return_tensors="np")
-            import mlx.core as mx
-
-            output = model(mx.array(batch["input_ids"]), attention_mask=mx.array(batch["attention_mask"]))
-            for i, row in zip(part, np.array(output.text_embeds.astype(mx.float32)), strict=True):
-                rows[i] = row
-        return np.stack(rows)
-
-    return encode, lambda texts: encode(texts), lambda: {"mlx-embeddings": version("mlx-embeddings")}
-
-
-WORKERS = {"ours": ours, "sentence-transformers": sentence_transformers, "mlx-embeddings": mlx_embeddings}
-
-
-def langchain_akidb_mlx(folder: str, dtype: str | None) -> tuple[float, Callable[[str], Any]]:
-    """Seconds that LangChain takes to import beside what the core imports anyway; embed a query."""
-    import akidb_mlx.embedder  # noqa: F401
-
-    began = time.perf_counter()
-    from langchain_core.embeddings import Embeddings  # noqa: F401
-
-    imported = time.perf_counter() - began
-    from langchain_akidb_mlx import AkiDBMLXEmbeddings
-
-    return imported, AkiDBMLXEmbeddings(model=folder, **({"dtype": dtype} if dtype else {})).embed_query
-
-
-def llama_index_akidb_mlx(folder: str, dtype: str | None) -> tuple[float, Callable[[str], Any]]:
-    """Seconds that LlamaIndex takes to import beside what the core imports anyway; embed a query."""
-    import akidb_mlx.embedder  # noqa: F401
-
-    began = time.perf_counter()
-    import llama_index.core.base.embeddings.base
-    import llama_index.core.embeddings.loading
-    import llama_index.core.schema  # noqa: F401
-
-    imported = time.perf_counter() - began
-    from llama_index_akidb_mlx import AkiDBMLXEmbedding
-
-    return imported, AkiDBMLXEmbedding(model_name=folder, **({"dtype": dtype} if dtype else {})).get_query_embedding
-
-
-ADAPTERS = {
-    "langchain_akidb_mlx": ("langchain_core", langchain_akidb_mlx),
-    "llama_index_akidb_mlx": ("llama_index", llama_index_akidb_mlx),
-}
-
-
-def start_cold(name: str, folder: str, dtype: str | None) -> None:
-    """Embed one text through an adapter and say what it took since the process started."""
-    started = float(os.environ["PEER_STARTED"])
-    imported, query = ADAPTERS[name][1](folder, dtype)
-    query("one text")
-    print("@" + json.dumps({"cold_s": time.time() - started, "import_s": imported, "peak_mb": peak_mb()}), flush=True)
-
-
-def peak_mb() -> float:
-    """Most memory that this process had so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
-
-
-def work(name: str, folder: str, dtype: str | None) -> None:
-    """Answer requests, one JSON object per line, until the input ends."""
-    started = float(os.environ["PEER_STARTED"])
-    documents, query, facts = WORKERS[name](folder, dtype)
-    import numpy as np
-
-    query(["one text"])
-    answer: dict[str, Any] = {"cold_s": time.time() - started}
-    while True:
-        answer["peak_mb"] = peak_mb()
-        print("@" + json.dumps(answer), flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        request = json.loads(line)
-        began = time.perf_counter()
-        if request["what"] == "documents":
-            rows = documents(request["texts"], request["batch_size"])
-            answer = {"seconds": time.perf_counter() - began}
-            np.save(request["to"], np.asarray(rows, dtype=np.float32))
-        elif request["what"] == "queries":
-            taken = []
-            for text in request["texts"]:
-                began = time.perf_counter()
-                query([text])
-                taken.append(time.perf_counter() - began)
-            answer = {"taken": taken}
-        else:
-            answer = facts()
-
+WORKERS_FILE = HERE.with_name("peer_workers.py")
+# They would decide which of its kernels OpenBLAS takes.
+UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 # ── the run ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -181,9 +47,10 @@ def work(name: str, folder: str, dtype: str | None) -> None:
 class Peer:
     """A worker process."""
 
-    def __init__(self, name: str, python: str, folder: str, dtype: str | None, script: Path = HERE) -> None:
+    def __init__(self, name: str, python: str, folder: str, dtype: str | None, script: Path = WORKERS_FILE) -> None:
         self.name = name
-        environment = {**os.environ, "PEER_STARTED": str(time.time()), "HF_HUB_OFFLINE": "1"}
+        inherited = {key: value for key, value in os.environ.items() if key not in UNSET}
+        environment = {**inherited, "PEER_STARTED": str(time.time()), "HF_HUB_OFFLINE": "1"}
         command = [python, str(script), "--worker", name, folder, *(["--dtype", dtype] if dtype else [])]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=HERE.parent
@@ -268,9 +135,16 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = read_checkpoint(Path(args.folder))
     tokenizer = Tokenizer(checkpoint.tokenizer_file, checkpoint.max_seq_length)
     counts = [len(ids) for ids in tokenizer.tokenize(texts).token_ids]
+    int8 = (Path(args.folder) / "onnx" / "model_int8.onnx").exists()
     pythons = {
         "ours": sys.executable,
         "sentence-transformers": args.reference_python,
+        "sentence-transformers, compiled": args.reference_python if args.compiled else None,
+        "onnxruntime": args.onnx_python,
+        "onnxruntime, int8": args.onnx_python if int8 else None,
+        "OpenVINO": args.openvino_python,
+        "OpenVINO, float32": args.openvino_python,
+        "candding": args.candding_python,
         "mlx-embeddings": args.mlx_embeddings_python,
     }
     peers = {name: start(name, python, args, texts, counts) for name, python in pythons.items() if python}
@@ -280,8 +154,10 @@ def run(args: argparse.Namespace) -> None:
         file = Path(folder) / "rows.npy"
         for measured in peers.values():
             warm_up(measured, file, sizes, slow=len(measured.texts) < len(texts))
+        load: list[float] = []
         for _ in range(args.rounds):
             for measured in peers.values():
+                load.append(os.getloadavg()[0])
                 measured.speed.append(measured.tokens / embed(measured, file, measured.batch_size))
                 measured.rows = np.load(file)
             for measured in peers.values():
@@ -299,6 +175,7 @@ def run(args: argparse.Namespace) -> None:
                 peer = Peer(name, sys.executable, args.folder, args.dtype)
                 cold.setdefault(name, []).append(peer.first)
                 peer.end()
+    print(f"load {statistics.median(load):.1f} ({min(load):.1f}–{max(load):.1f})", end=", ")
     show(args, peers, counts, cold)
 
 
@@ -333,6 +210,10 @@ def show(
 
     if any(len(m.texts) < len(counts) for m in peers.values()):
         line("texts (tokens)", lambda m: f"{len(m.texts)} ({m.tokens:,})")
+    line("computes in", lambda m: str(m.facts.get("precision", m.facts.get("dtype", args.dtype or "float32"))))
+    line("BLAS that is loaded", lambda m: ", ".join(m.facts["blas"]))
+    if any("graphs" in m.facts for m in peers.values()):
+        line("graphs compiled", lambda m: str(m.facts.get("graphs", "")))
     line("batch size", lambda m: "by tokens" if m is ours else str(m.batch_size))
     line("tokens/s", lambda m: spread(m.speed))
     line("documents/s", lambda m: spread([value * len(m.texts) / m.tokens for value in m.speed], 1))
@@ -358,16 +239,20 @@ def _ratios(what: str, ours: list[dict[str, float]], theirs: list[dict[str, floa
 
 
 def _versions(peers: dict[str, Measured]) -> str:
-    names = ("mlx", "torch", "sentence-transformers", "mlx-embeddings")
-    return ", ".join(f"{name} {m.facts[name]}" for m in peers.values() for name in names if name in m.facts)
+    names = ("mlx", "torch", "sentence-transformers", "mlx-embeddings", "onnxruntime", "openvino", "candding")
+    known = {f"{name} {m.facts[name]}": None for m in peers.values() for name in names if name in m.facts}
+    return ", ".join(known)
 
 
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
-    parser.add_argument("--worker", choices=[*WORKERS, *ADAPTERS], help=argparse.SUPPRESS)
     parser.add_argument("--reference-python")
+    parser.add_argument("--compiled", action="store_true", help="sentence-transformers also with torch.compile")
+    parser.add_argument("--onnx-python")
+    parser.add_argument("--openvino-python")
+    parser.add_argument("--candding-python")
     parser.add_argument("--mlx-embeddings-python")
     parser.add_argument("--dtype")
     parser.add_argument("--documents", type=int, default=512)
@@ -377,13 +262,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cold-rounds", type=int, default=5)
     parser.add_argument("--batch-sizes", default="32,128,256")
-    args = parser.parse_args()
-    if args.worker in ADAPTERS:
-        start_cold(args.worker, args.folder, args.dtype)
-    elif args.worker:
-        work(args.worker, args.folder, args.dtype)
-    else:
-        run(args)
+    run(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
 """AkiDBMLXEmbeddings: LangChain's `Embeddings` over `akidb_mlx.Embedder`."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_core.embeddings import Embeddings
 from numpy.typing import ArrayLike
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AliasChoices, Field
 
 from akidb_mlx.adapters.base import EmbedderAdapter
 from akidb_mlx.config.options import ModelName
+from langchain_akidb_mlx.frozen import FrozenModel
 
 __all__ = ["AkiDBMLXEmbeddings"]
 
 
-class AkiDBMLXEmbeddings(EmbedderAdapter, Embeddings):
+class AkiDBMLXEmbeddings(FrozenModel, EmbedderAdapter, Embeddings):
     """Text embeddings computed on this machine with MLX, equal to those of sentence-transformers.
 
     Setup:
@@ -59,24 +60,17 @@ class AkiDBMLXEmbeddings(EmbedderAdapter, Embeddings):
         ConfigError: (a `ValueError`) an unknown name or a bad value.
     """
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
-
     show_progress: bool = Field(default=False, description="Show a progress bar over documents.")
 
-    if TYPE_CHECKING:  # type checkers learn from fields which arguments there are; a path is taken too
-        model: Any = Field(default="")
-        model_name: Any = Field(default="")
+    if TYPE_CHECKING:  # both names are taken, and both can be read
+        model: ModelName = Field(default_factory=ModelName)
+        model_name: ModelName = Field(default_factory=ModelName)
     else:
         model: ModelName = Field(
             default="",
             validation_alias=AliasChoices("model", "model_name"),
             description="A local folder, package:NAME (an installed package with a model), a Hub id, or an alias.",
         )
-
-        @property
-        def model_name(self) -> str:
-            """`model` by LlamaIndex's and sentence-transformers' name."""
-            return self.model
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents, with the model's document prompt if it has one; in their order.

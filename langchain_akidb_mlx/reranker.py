@@ -2,23 +2,24 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AliasChoices, Field
 
 from akidb_mlx import Ranked
 from akidb_mlx.adapters.base import RerankerAdapter
 from akidb_mlx.config.options import ModelName
+from langchain_akidb_mlx.frozen import FrozenModel
 
 __all__ = ["AkiDBMLXReranker"]
 
 _OWN = -1  # as in LangChain's other rerankers
 
 
-class AkiDBMLXReranker(RerankerAdapter, BaseDocumentCompressor, BaseCrossEncoder):
+class AkiDBMLXReranker(FrozenModel, RerankerAdapter, BaseDocumentCompressor, BaseCrossEncoder):
     """Documents reranked by how well they answer a query, on this machine with MLX.
 
     The scores are those of sentence-transformers' CrossEncoder.
@@ -75,13 +76,15 @@ class AkiDBMLXReranker(RerankerAdapter, BaseDocumentCompressor, BaseCrossEncoder
         ConfigError: (a `ValueError`) an unknown name or a bad value.
     """
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
-
-    model: ModelName = Field(
-        default="",
-        validation_alias=AliasChoices("model", "model_name"),
-        description="A local folder, package:NAME (an installed package with a model), or a Hub id.",
-    )
+    if TYPE_CHECKING:  # both names are taken, and both can be read
+        model: ModelName = Field(default_factory=ModelName)
+        model_name: ModelName = Field(default_factory=ModelName)
+    else:
+        model: ModelName = Field(
+            default="",
+            validation_alias=AliasChoices("model", "model_name"),
+            description="A local folder, package:NAME (an installed package with a model), or a Hub id.",
+        )
     top_n: int | None = Field(
         default=3, gt=0, strict=True, description="Documents that are kept at most. None keeps all."
     )

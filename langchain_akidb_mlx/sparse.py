@@ -1,18 +1,20 @@
 """AkiDBMLXSparseEmbeddings: langchain-qdrant's `SparseEmbeddings` over `akidb_mlx.SparseEmbedder`."""
 
 import importlib.util
+from typing import TYPE_CHECKING
 
 from langchain_qdrant import SparseEmbeddings, SparseVector
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AliasChoices, Field
 
 from akidb_mlx.adapters.base import SparseAdapter
 from akidb_mlx.adapters.milvus import SparseForMilvus
 from akidb_mlx.config.options import ModelName
+from langchain_akidb_mlx.frozen import FrozenModel
 
 __all__ = ["AkiDBMLXSparseEmbeddings"]
 
 
-class AkiDBMLXSparseEmbeddings(SparseAdapter, SparseEmbeddings):  # type: ignore[misc]  # langchain-qdrant is not read
+class AkiDBMLXSparseEmbeddings(FrozenModel, SparseAdapter, SparseEmbeddings):  # type: ignore[misc]  # langchain-qdrant is not read
     """Learned sparse vectors computed on this machine with MLX, equal to those of sentence-transformers.
 
     Setup:
@@ -70,13 +72,15 @@ class AkiDBMLXSparseEmbeddings(SparseAdapter, SparseEmbeddings):  # type: ignore
         ConfigError: (a `ValueError`) an unknown name or a bad value.
     """
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
-
-    model: ModelName = Field(
-        default="",
-        validation_alias=AliasChoices("model", "model_name"),
-        description="A local folder, package:NAME (an installed package with a model), or a Hub id.",
-    )
+    if TYPE_CHECKING:  # both names are taken, and both can be read
+        model: ModelName = Field(default_factory=ModelName)
+        model_name: ModelName = Field(default_factory=ModelName)
+    else:
+        model: ModelName = Field(
+            default="",
+            validation_alias=AliasChoices("model", "model_name"),
+            description="A local folder, package:NAME (an installed package with a model), or a Hub id.",
+        )
     show_progress: bool = Field(default=False, description="Show a progress bar over documents.")
 
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:

@@ -14,6 +14,7 @@ from akidb_mlx.adapters.base import EmbedderAdapter
 from akidb_mlx.adapters.lazy import Lazy
 from akidb_mlx.adapters.progress import progress_over
 from akidb_mlx.adapters.texts import checked
+from akidb_mlx.config.options import ModelName
 from akidb_mlx.errors import AkiDBMLXError, InputError
 from llama_index_akidb_mlx.cache import CachePerRecipe, for_queries
 from llama_index_akidb_mlx.settled import SettledComponent
@@ -59,19 +60,12 @@ class AkiDBMLXEmbedding(SettledComponent, EmbedderAdapter, BaseEmbedding):
     num_workers: int | None = Field(
         default=None, exclude=True, description="Concurrent calls of the async batch methods."
     )
+    if TYPE_CHECKING:  # both names are taken, and both can be read
+        model: ModelName = Field(default_factory=ModelName)
+        model_name: ModelName = Field(default_factory=ModelName)
     embeddings_cache: Any = Field(
         default=None, exclude=True, repr=False, description="A BaseKVStore of vectors, kept apart by recipe and side."
     )
-
-    if TYPE_CHECKING:  # type checkers learn from fields which arguments there are; a path is taken too
-        model: Any = Field(default="")
-        model_name: Any = Field(default="")
-    else:
-
-        @property
-        def model(self) -> str:
-            """`model_name` by LangChain's name."""
-            return self.model_name
 
     def _fill(self, lazy: Lazy[Any, Any], given: Mapping[str, Any]) -> None:
         super()._fill(lazy, given)

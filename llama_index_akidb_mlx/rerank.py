@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher
@@ -52,9 +52,13 @@ class AkiDBMLXRerank(SettledComponent, RerankerAdapter, BaseNodePostprocessor):
 
     model_config = ConfigDict(protected_namespaces=(), validate_assignment=True)
 
-    model_name: ModelName = Field(
-        default="", description="A local folder, package:NAME (an installed package with a model), or a Hub id."
-    )
+    if TYPE_CHECKING:  # both names are taken, and both can be read
+        model: ModelName = Field(default_factory=ModelName)
+        model_name: ModelName = Field(default_factory=ModelName)
+    else:
+        model_name: ModelName = Field(
+            default="", description="A local folder, package:NAME (an installed package with a model), or a Hub id."
+        )
     top_n: int = Field(default=2, gt=0, strict=True, description="Nodes that are kept at most.")
     keep_retrieval_score: bool = Field(
         default=False,

@@ -3,7 +3,7 @@
 import logging
 import pickle
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llama_index.core.callbacks import CallbackManager
 from pydantic import model_serializer
@@ -11,7 +11,6 @@ from pydantic import model_serializer
 from akidb_mlx.adapters.base import AdapterModel
 from akidb_mlx.adapters.lazy import Lazy
 from akidb_mlx.config.model_config import fields_that_change
-from akidb_mlx.errors import ConfigError
 
 __all__ = ["SettledComponent"]
 
@@ -23,6 +22,13 @@ class SettledComponent(AdapterModel):
     """An adapter that is also a LlamaIndex component: `model_name`, dictionaries and JSON, assignable extras."""
 
     model_field: ClassVar[str] = "model_name"
+
+    if not TYPE_CHECKING:
+
+        @property
+        def model(self) -> str:
+            """`model_name` by LangChain's name."""
+            return self.model_name
 
     @model_serializer(mode="wrap")
     def custom_model_dump(self, handler: Any, info: Any = None) -> dict[str, Any]:
@@ -47,11 +53,6 @@ class SettledComponent(AdapterModel):
             'AkiDBMLXEmbedding'
         """
         return cls.__name__
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.settled_names():
-            raise ConfigError(f"{name} is settled at construction; make another {type(self).__name__}")
-        super().__setattr__(name, value)
 
     def _picklable_own(self) -> dict[str, Any]:
         """As AdapterModel, without what cannot be pickled and a callback manager that calls nobody back.

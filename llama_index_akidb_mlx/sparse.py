@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
@@ -55,9 +56,13 @@ class AkiDBMLXSparseEmbedding(SettledComponent, SparseAdapter, BaseSparseEmbeddi
 
     model_config = ConfigDict(protected_namespaces=())  # `model_name` is no clash, whatever the base class says
 
-    model_name: ModelName = Field(
-        default="", description="A local folder, package:NAME (an installed package with a model), or a Hub id."
-    )
+    if TYPE_CHECKING:  # both names are taken, and both can be read
+        model: ModelName = Field(default_factory=ModelName)
+        model_name: ModelName = Field(default_factory=ModelName)
+    else:
+        model_name: ModelName = Field(
+            default="", description="A local folder, package:NAME (an installed package with a model), or a Hub id."
+        )
     embed_batch_size: int = Field(
         default=512,
         gt=0,

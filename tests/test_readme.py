@@ -6,6 +6,7 @@ import runpy
 import shlex
 import shutil
 import subprocess
+import tomllib
 
 import pytest
 
@@ -108,6 +109,17 @@ def test_python_runs_as_a_script(name, block, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.strip() or "print(" not in block
     if "os.path.exists(" in block:  # built; now it is loaded
         runpy.run_path(str(script), run_name="__main__")
+
+
+def test_on_the_package_index_no_link_leads_nowhere():
+    hook = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["metadata"]["hooks"]
+    text = README
+    for one in hook["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(one["pattern"], one["replacement"], text)
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert targets and all(target.startswith("https://") for target in targets)
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+        assert target in text
 
 
 def test_readme_names_what_a_newcomer_needs():

@@ -20,6 +20,7 @@ from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
 from akidb_mlx.multi_vectors import MultiVectors
 from akidb_mlx.pipeline.call import Call, OnError, Usage
 from akidb_mlx.pipeline.face import Face
+from akidb_mlx.pipeline.foreign_calls import answer_foreign_keywords, not_constructed
 from akidb_mlx.pipeline.inputs import as_async, checked_async, checked_stream, positive
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
 from akidb_mlx.restoring import restore
@@ -63,7 +64,7 @@ class HybridEmbedder:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse what other libraries' classes are called with."""
         if not (args and isinstance(args[0], Embedder)):
-            raise TypeError(f"a {cls.__name__} is loaded: {cls.__name__}.load({', '.join(map(repr, args[:1]))}…)")
+            raise not_constructed(cls, args)
         return super().__new__(cls)
 
     def __init__(self, dense: Embedder, sparse: SparseEmbedder, multi: MultiVectorEmbedder) -> None:
@@ -413,3 +414,6 @@ def expect_long_texts(model: Face[Any, Any] | HybridEmbedder) -> None:
     for face in (model.dense, model.sparse, model.multi) if isinstance(model, HybridEmbedder) else (model,):
         if isinstance(face, Face):  # not a stand-in, which cuts nothing
             face._loaded.expect_long_texts()
+
+
+answer_foreign_keywords(HybridEmbedder)

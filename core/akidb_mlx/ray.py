@@ -6,7 +6,7 @@ among them, but Ray Data does not keep their order.
 
 import itertools
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self
 
@@ -30,6 +30,8 @@ __all__ = ["RayEmbedder", "RayEncoder", "actor_options", "embed_dataset"]
 
 # Batches that an actor has waiting, so that it never waits for the next.
 _WAITING = 2
+# Chunks per actor that are under way or wait for an earlier one of a slower actor.
+_AHEAD = 4
 _COUNTERS = ("tokens", "truncated_texts")
 
 
@@ -222,20 +224,29 @@ class RayEncoder:
         on_error: Callable[[int, AkiDBMLXError], None] | None = None,
     ) -> Iterator[Any]:
         """As `Embedder.encode_stream` on the document side; a few chunks an actor are read ahead."""
-        source, turns = iter(texts), itertools.cycle(range(len(self._actors)))
-        waiting: deque[Any] = deque()
-        done = 0
+        source = iter(texts)
+        waiting: deque[tuple[int, Any]] = deque()
+        working: dict[Any, int] = {}
+        done, more = 0, True
         while True:
-            while len(waiting) < _WAITING * len(self._actors):
-                chunk = list(itertools.islice(source, chunk_size))
-                if not chunk:
+            while more and len(waiting) < _AHEAD * len(self._actors):
+                turn = self._free(working)
+                if turn is None:
                     break
-                turn = next(turns)
-                waiting.append((turn, self._actors[turn].encode.remote(chunk)))
+                chunk = list(itertools.islice(source, chunk_size))
+                more = bool(chunk)
+                if more:
+                    reference = self._actors[turn].encode.remote(chunk)
+                    working[reference] = turn
+                    waiting.append((turn, reference))
             if not waiting:
                 return
+            if more and waiting[0][1] in working and len(waiting) < _AHEAD * len(self._actors):
+                _forget(working, ray.wait(list(working))[0])  # whoever is ready first gets the next chunk
+                continue
             turn, reference = waiting.popleft()
             rows, errors, counters = _get(reference)
+            working.pop(reference, None)
             self._stats[turn] = {name: max(count, self._stats[turn][name]) for name, count in counters.items()}
             for place, reason in sorted(errors.items()):
                 if on_error is None:
@@ -243,6 +254,14 @@ class RayEncoder:
                 on_error(done + place, InputError(reason))
             done += len(rows)
             yield rows
+
+    def _free(self, working: dict[Any, int]) -> int | None:
+        """The actor with the least to do; None where each has as much as it should."""
+        if working:
+            _forget(working, ray.wait(list(working), num_returns=len(working), timeout=0)[0])
+        loads = Counter(working.values())
+        turn = min(range(len(self._actors)), key=lambda actor: loads[actor])
+        return turn if loads[turn] < _WAITING else None
 
     def close(self) -> None:
         """Stop the actors."""
@@ -255,6 +274,11 @@ class RayEncoder:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _forget(working: dict[Any, int], ready: Sequence[Any]) -> None:
+    for reference in ready:
+        del working[reference]
 
 
 def _get(reference: Any) -> Any:

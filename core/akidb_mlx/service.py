@@ -1,6 +1,7 @@
 """EmbeddingService: what AkiDB's Rust provider calls through PyO3, from several threads at once."""
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any
 
 from akidb_mlx.embedder import Embedder
@@ -11,7 +12,7 @@ __all__ = ["EmbeddingService"]
 class EmbeddingService:
     """A thin layer over `Embedder` in plain Python values."""
 
-    def __init__(self, model_name: str | None = None, **fields: Any) -> None:
+    def __init__(self, model_name: str | PathLike[str] | None = None, **fields: Any) -> None:
         """Load a model by name; further fields as `EmbedderConfig`'s."""
         self._embedder = Embedder.load(model_name, **fields)
 

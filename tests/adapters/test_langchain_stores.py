@@ -221,6 +221,7 @@ async def test_cache_backed_embeddings_second_pass_makes_no_forward(embeddings, 
     needs("langchain_classic")
     from langchain_classic.embeddings import CacheBackedEmbeddings
     from langchain_classic.storage import LocalFileStore
+    from langchain_core.stores import InvalidKeyException
 
     def cached(underlying):
         return CacheBackedEmbeddings.from_bytes_store(
@@ -230,6 +231,9 @@ async def test_cache_backed_embeddings_second_pass_makes_no_forward(embeddings, 
             query_embedding_cache=LocalFileStore(str(tmp_path / "queries")),
             key_encoder="sha256",
         )
+
+    with pytest.raises(InvalidKeyException):  # as LangChain's own example names it
+        LocalFileStore(str(tmp_path / "named")).mset([(embeddings.model, b"")])
 
     first = cached(embeddings)
     rows, query = first.embed_documents(TEXTS), first.embed_query("tea")

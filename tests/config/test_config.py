@@ -56,7 +56,6 @@ def test_plain_defaults_leave_everything_to_the_checkpoint_and_the_device():
     assert chosen == {
         "model": DEFAULT_MODEL,
         "on_overlong": "truncate",
-        "max_queued_tokens": 1_000_000,
         "query_latency_target_ms": 20.0,
         "local_files_only": False,
     }
@@ -219,7 +218,8 @@ def test_the_embedding_section_takes_our_names_too(tmp_path):
         ({"truncate_dim": 1.5}, "truncate_dim = 1.5"),
         ({"max_batch_tokens": 0}, "max_batch_tokens = 0"),
         ({"max_queued_tokens": 0}, "max_queued_tokens = 0"),
-        ({"max_queued_tokens": None}, "max_queued_tokens = None"),
+        ({"tokenizer_processes": -1}, "tokenizer_processes = -1"),
+        ({"tokenizer_processes": True}, "tokenizer_processes = True"),
         ({"query_latency_target_ms": 0}, "query_latency_target_ms = 0"),
         ({"query_latency_target_ms": float("nan")}, "query_latency_target_ms = nan"),
         ({"query_latency_target_ms": float("inf")}, "query_latency_target_ms = inf"),
@@ -372,8 +372,12 @@ def test_frozen_hashable_and_equal_by_value(monkeypatch):
     assert config != EmbedderConfig(truncate_dim=4)
     assert config != "text"
     assert len({config, from_variable, EmbedderConfig(truncate_dim=4)}) == 2
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(ConfigError, match=r"truncate_dim is settled at construction; with_changes\(truncate_dim=…\)"):
         config.truncate_dim = 5
+    with pytest.raises(ConfigError, match="truncate_dim is settled"):
+        del config.truncate_dim
+    with pytest.raises(ConfigError, match="unknown field poling; did you mean pooling"):
+        config.poling = "cls"
 
 
 def _values_and_origin(config, connection):

@@ -66,7 +66,7 @@ def test_cosines_of_rows():
 
 def test_the_texts_that_ship():
     texts = read_docstrings(50)
-    assert len(texts.queries) == len(texts.documents) == 50 and not texts.same
+    assert len(texts.queries) == len(texts.documents) == 50 and not texts.same and texts.ours
     assert len(docstrings()) > 300 and all(map(str.strip, texts.documents))
 
 
@@ -108,6 +108,16 @@ def test_a_model_keeps_all_of_itself(capsys, lines, name):
         assert told["against: largest difference of scores"].startswith("0;")
     else:
         assert told["against: least cosine"].startswith("1.0000;")
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_is_cut_of_its_own_texts_is_not_told(caplog, ours):
+    """Both share one loaded model, which tells once; the user's texts are told of."""
+    texts = Texts("", LINES, [f"{line} and more " * 40 for line in LINES], ours=ours)
+    with Embedder.load(FOLDER) as one, Embedder.load(FOLDER, normalize=False) as other:
+        compare(one, other, texts)
+        assert one.stats()["truncated_texts"] and other.stats()["truncated_texts"]
+    assert caplog.text.count("are cut there") == (0 if ours else 1)
 
 
 def test_two_kinds_are_not_compared():

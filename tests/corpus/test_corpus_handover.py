@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from akidb_mlx import Embedder
+from akidb_mlx.errors import ConfigError
+from akidb_mlx.recipe import ensure_recipe
+from support.checkpoints import MINILM
 from support.packages import needs
 from support.places import DOCS
 
@@ -14,6 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # the st
 
 PAGE = (DOCS / "corpora.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"(?:<!-- (.*?) -->\n)?```python\n(.*?)```", PAGE, re.DOTALL)
+AGAIN = {tag.removeprefix("again: "): code for tag, code in BLOCKS if tag.startswith("again: ")}
 ALWAYS = {tag: code for tag, code in BLOCKS if tag.startswith("always")}
 STORES = [(tag.removeprefix("needs: "), code) for tag, code in BLOCKS if tag.startswith("needs: l")]
 TEXTS = [
@@ -37,6 +41,8 @@ def articles(tmp_path, monkeypatch, minilm):
 
 def test_the_page_has_every_store_in_both_frameworks():
     assert len(STORES) == 8
+    kept = [tag for tag, code in STORES if "save_recipe(" in code]
+    assert len(kept) == 5 and sum("faiss" in tag for tag in kept) == 1  # all that lie on the disk
 
 
 def langchain_finds(space, text):
@@ -61,7 +67,7 @@ def llama_index_finds(space, text):
 
 
 @pytest.mark.parametrize(("modules", "code"), STORES, ids=[tag for tag, _ in STORES])
-def test_a_store_takes_the_vectors_and_finds_them(modules, code, tmp_path, monkeypatch):
+def test_a_store_takes_the_vectors_and_finds_them(modules, code, tmp_path, monkeypatch, minilm):
     needs(*modules.split(", "))
     space = {}
     exec(ALWAYS["always"], space)
@@ -87,6 +93,18 @@ def test_a_store_takes_the_vectors_and_finds_them(modules, code, tmp_path, monke
         assert all(-1e-5 <= score <= 1 + 1e-5 for score in scores), scores
         assert above == [text]
     assert not set(TEXTS).intersection(embedded)  # LangChain's Qdrant embeds a probe
+    for folder in re.findall(r'save_recipe\("(\w+)"', code):
+        ensure_recipe(folder, minilm)
+        with Embedder.load(MINILM, pooling="cls") as changed, pytest.raises(ConfigError, match="'mean' → 'cls'"):
+            ensure_recipe(folder, changed)
+    again = AGAIN.get(modules)
+    if again and "IndexFlatIP" in code:
+        exec(again, space)
+        assert langchain_finds(space, TEXTS[2])[1] == [TEXTS[2]]
+    # What is pasted twice does not fill an index twice.
+    if "overwrite" in code:
+        exec(code, space)
+        assert langchain_finds(space, TEXTS[0])[1] == [TEXTS[0]]
 
 
 def test_ray_pieces_run(minilm):

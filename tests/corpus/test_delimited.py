@@ -6,11 +6,13 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from akidb_mlx import Embedder
 from akidb_mlx.corpus import embed_corpus, embedding
 from akidb_mlx.corpus.delimited import open_delimited, read_delimited
 from akidb_mlx.corpus.parts import Parts
 from akidb_mlx.corpus.sources import Source
 from akidb_mlx.errors import InputError
+from support.checkpoints import PROMPTS
 
 
 def read(path, content):
@@ -115,3 +117,30 @@ def test_rejects_have_the_line_and_a_run_that_goes_on_counts_the_same(tiny, tmp_
     assert pq.read_table(tmp_path / "out.parquet").drop_columns("embedding").equals(whole)
     names = [tmp_path / f"{name}.parquet.rejects.jsonl" for name in ("out", "whole")]
     assert names[0].read_bytes() == names[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "records"),
+    [
+        ("id;text\n1;a, b\n2;1,5\n", [["id", "text"], ["1", "a, b"], ["2", "1,5"]]),
+        ('"id, or n";text\n1;"a; ""b"""\n', [["id, or n", "text"], ["1", 'a; "b"']]),
+        ("id,text;more\n1,a;b\n", [["id", "text;more"], ["1", "a;b"]]),
+        ("text\na;b\n", [["text"], ["a;b"]]),
+        ('"text;more"\na;b\n', [["text;more"], ["a;b"]]),
+        ('\ufeff"id";"text"\r\n1;a\r\n', [["id", "text"], ["1", "a"]]),
+        ("", []),
+    ],
+)
+def test_a_header_of_semicolons_alone_is_cut_at_them(tmp_path, content, records):
+    assert read(tmp_path / "a.csv", content) == records
+
+
+def test_empty_cells_are_counted(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("id;text\n1;tea\n2;\n3;  \n4;coffee\n", encoding="utf-8")
+    out = tmp_path / "a.parquet"
+    with Embedder.load(PROMPTS) as embedder:
+        summary = embed_corpus([tmp_path / "a.csv"], out, embedder)
+        assert (summary.rows, summary.empty) == (4, 2) and ": 4 rows, 2 with an empty text, " in str(summary)
+        assert pq.read_table(out)["text"].to_pylist() == ["tea", "", "  ", "coffee"]
+        again = embed_corpus([tmp_path / "a.csv"], out, embedder)
+        assert "is finished: 4 rows, 2 with an empty text; nothing to do" in str(again)

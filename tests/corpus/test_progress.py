@@ -1,6 +1,15 @@
 """What a run shows of itself: rows count when they are computed, and the share of the input with them."""
 
+import fcntl
+import os
+import pty
+import re
+import struct
+import sys
+import termios
 import threading
+
+import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.corpus.progress import Progress
@@ -53,6 +62,29 @@ def test_what_tells_nothing_while_it_computes(tmp_path):
         progress.handed_over(2)
         progress.finished(0, 50, 2)
         assert (progress.rows, progress.position) == (2, 50)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 160])
+def test_a_line_ends_within_the_terminal(tmp_path, monkeypatch, columns):
+    """The last one too, which is the longest: time passed and left are whole."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with os.fdopen(theirs, "w", encoding="utf-8") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        with Progress([Source("a", tmp_path / "a.jsonl", 3000, 0)], shown=True) as progress:
+            progress.start(0, 0)
+            for row in range(3000):
+                progress.read(0, row + 1)
+            progress.handed_over(3000)
+            progress.finished(0, 3000, 3000)
+            progress.end("writing articles.parquet")
+        terminal.flush()
+        told = os.read(ours, 100_000).decode()
+    os.close(ours)
+    last = told.rstrip().split("\r")[-1]
+    assert re.fullmatch(r"100%.* \[\d\d:\d\d<\d\d:\d\d\]", last) and len(last) <= columns
+    assert ("3,000 rows; writing articles.parquet [" in last) == (columns > 40) and "3,000 rows; writing" in last
 
 
 def test_a_bar_counts_rows_as_batches_end(tiny, monkeypatch):

@@ -69,6 +69,7 @@ def test_where_the_files_are_does_not_matter(folder, tmp_path):
         {"max_batch_tokens": 100},
         {"max_queued_tokens": 100},
         {"query_latency_target_ms": 5},
+        {"tokenizer_processes": 2},
         {"on_overlong": "error"},
         {"device": "cpu"},
         {"cache_limit_mb": 10},

@@ -57,13 +57,14 @@ lengths = st.lists(st.integers(1, 80), min_size=1, max_size=60)
 arrivals = st.lists(st.tuples(lengths, st.booleans(), st.integers(0, 3), st.booleans()), max_size=8)
 
 
-@given(arrivals, st.data())
-def test_every_text_is_cut_once_and_batches_keep_the_budget(arrivals, data):
-    scheduler = Scheduler(BUDGET, 0.02)
+@pytest.mark.parametrize("gathers", [False, True])
+@given(arrivals=arrivals, data=st.data())
+def test_every_text_is_cut_once_and_batches_keep_the_budget(gathers, arrivals, data):
+    scheduler = Scheduler(BUDGET, 0.02, gathers=gathers)
     requests, jobs, cancelled = [], [], set()
     for sizes, urgent, steps, cancels in arrivals:
         for _ in range(steps):
-            if job := scheduler.next_plan(0.0):
+            if job := scheduler.next_plan(0.0, least=data.draw(st.sampled_from([0.0, 0.25, 0.75])) if gathers else 0.0):
                 jobs.append(job)
         if cancels and requests:
             victim = data.draw(st.sampled_from(requests))
@@ -644,3 +645,74 @@ def test_a_batch_has_rows_of_one_task(texts, urgent):
     rows = [row.encoding.key for job in jobs for row in job.rows]
     assert sorted(owners(jobs)) == sorted(texts_of(requests))
     assert len(set(rows)) == len({(length, task) for length, task in texts})
+
+
+# ── gathering ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def lengths_of(plan):
+    return [len(row.encoding) for row in plan.rows]
+
+
+def test_a_round_takes_in_what_comes_meanwhile():
+    scheduler = Scheduler(4096, 0.02, gathers=True)
+    scheduler.add(make_request([512, 512, 16]))
+    assert lengths_of(scheduler.next_plan(0.0)) == [512, 512]
+    scheduler.add(make_request([16] * 15))
+    assert lengths_of(scheduler.next_plan(0.0)) == [16] * 16  # one batch, where rounds apart would give two
+
+
+def test_documents_wait_until_they_fill_their_share_of_a_batch():
+    scheduler = Scheduler(BUDGET, 0.02, gathers=True)
+    scheduler.add(make_request([16, 16]))
+    assert scheduler.next_plan(0.0, least=0.75) is None
+    assert scheduler
+    scheduler.add(make_request([16]))
+    assert lengths_of(scheduler.next_plan(0.0, least=0.75)) == [16] * 3
+
+
+def test_the_fullest_batch_comes_first():
+    scheduler = Scheduler(4096, 0.02, gathers=True)
+    scheduler.add(make_request([512] + [64] * 16))
+    assert [lengths_of(plan) for plan in run(scheduler)] == [[64] * 16, [512]]
+
+
+def test_a_round_ends_though_more_comes():
+    """Whoever waits has a row before `_ROUND_BATCHES` full batches of others."""
+    scheduler = Scheduler(BUDGET, 0.02, gathers=True)
+    alone = make_request([40])
+    scheduler.add(alone)
+    plans = []
+    while not any(request is alone for plan in plans for row in plan.rows for request, _ in row.owners):
+        scheduler.add(make_request([8] * 8))
+        plans.append(scheduler.next_plan(0.0))
+    assert len(plans) <= 17
+
+
+def test_queries_do_not_wait_to_fill_a_batch():
+    scheduler = Scheduler(BUDGET, 0.02, gathers=True)
+    scheduler.add(make_request([4], urgent=True))
+    assert lengths_of(scheduler.next_plan(0.0, least=0.75)) == [4]
+
+
+def test_starting_a_batch_counts_as_padding():
+    """What takes a GPU's process as long as many tokens take the GPU is worth so much padding."""
+    scheduler = Scheduler(4096, 0.02, gathers=True)
+    scheduler.speed.add(1000, 0.01)
+    scheduler.add(make_request([100] * 10 + [60] * 10))
+    assert len(scheduler.next_plan(0.0).rows) < 14  # padding under an eighth
+    scheduler.drain()
+    scheduler.speed.started(0.005)  # 500 tokens
+    scheduler.add(make_request([100] * 10 + [60] * 10))
+    assert len(scheduler.next_plan(0.0).rows) == 20
+
+
+def test_a_planned_shape_that_is_hardly_larger_is_taken_again():
+    scheduler = Scheduler(4096, 0.02, shapes=Shapes(16, length_multiple=8, full_tokens=4096), gathers=True)
+    scheduler.planned = {(8, 256), (16, 512), (4, 240)}
+    scheduler.add(make_request([240] * 8))
+    plan = scheduler.next_plan(0.0)
+    assert (plan.padded_rows, plan.length, len(plan.rows)) == (8, 256, 8)
+    scheduler.add(make_request([200] * 8))
+    plan = scheduler.next_plan(0.0)
+    assert (plan.padded_rows, plan.length) == (8, 200)  # 256 would be too much

@@ -7,6 +7,7 @@ import pytest
 
 from akidb_mlx import Embedder, RerankerConfig
 from support.checkpoints import MINILM, TINY_RERANKER
+from support.comparison import assert_close
 from support.places import DOCS
 from support.serving import serving
 
@@ -14,9 +15,10 @@ BLOCKS = {
     (page, name): code
     for page in ("server", "langchain", "llama-index")
     for name, code in re.findall(
-        r"<!-- (classes|rows|remote) -->\n```python\n(.*?)```", (DOCS / f"{page}.md").read_text("utf-8"), re.DOTALL
+        r"<!-- (classes|rows|remote|two) -->\n```python\n(.*?)```", (DOCS / f"{page}.md").read_text("utf-8"), re.DOTALL
     )
 }
+MACS = ("http://mac-one.local:8000", "http://mac-two.local:8000")
 NAMES = {"Qwen/Qwen3-Embedding-0.6B": MINILM, "cross-encoder/ms-marco-MiniLM-L6-v2": str(TINY_RERANKER)}
 
 
@@ -29,14 +31,16 @@ def server():
 @pytest.mark.parametrize("block", BLOCKS, ids=" ".join)
 def test_a_block_runs(server, minilm, block):
     code = BLOCKS[block]
-    for url in ("http://127.0.0.1:8000", "unix:///home/me/akidb.sock"):
+    for url in ("http://127.0.0.1:8000", "unix:///home/me/akidb.sock", *MACS):
         code = code.replace(url, server.url)
     for name, ours in NAMES.items():
         code = code.replace(name, ours)
     space = {}
     exec(code, space)
     expected = minilm.encode_query(["What is MLX?"])
-    if "rows" in space:
+    if "texts" in space:
+        assert_close(space["rows"], minilm.encode_document(space["texts"]))
+    elif "rows" in space:
         assert np.array_equal(space["rows"], expected)
     if "embeddings" in space:
         assert space["embeddings"].embed_query("What is MLX?") == expected[0].tolist()
@@ -48,6 +52,7 @@ def test_every_page_has_its_blocks():
     assert set(BLOCKS) == {
         ("server", "classes"),
         ("server", "rows"),
+        ("server", "two"),
         ("langchain", "remote"),
         ("llama-index", "remote"),
     }

@@ -1,10 +1,12 @@
 """Ollama's interface gives the embedder's vectors, in Ollama's words."""
 
+import time
+
 import numpy as np
 import pytest
 
 from akidb_mlx import Embedder, RerankerConfig
-from support.checkpoints import REFERENCE, RERANKERS
+from support.checkpoints import PROMPTS, REFERENCE, RERANKERS
 from support.comparison import assert_close
 from support.serving import serving
 
@@ -131,3 +133,15 @@ def test_numbers_give_back_the_same_float32(client, embedder):
     again = client.post("/v1/embeddings", {"model": "m", "input": ["a"]})
     numbers = answer.json["embeddings"][0]
     assert np.float32(numbers).tolist() == np.float32(again.json["data"][0]["embedding"]).tolist()
+
+
+@pytest.mark.parametrize("seconds", [1e300, 9.3e9, "999999999h"])
+def test_a_time_beyond_all_clocks_is_for_ever(seconds):
+    with serving({"m": PROMPTS}) as running, running.client() as client:
+        for _ in range(3):
+            answer = client.post("/api/embed", {"model": "m", "input": ["a text"], "keep_alive": seconds})
+            assert answer.status == 200, answer.body
+        time.sleep(0.3)  # what fails is a thread that waits
+        assert client.get("/health").json["worker"] is True
+        until_when = client.get("/api/ps").json["models"][0]["expires_at"]
+        assert int(until_when[:4]) > 2300 or seconds == 9.3e9

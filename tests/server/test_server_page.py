@@ -14,12 +14,15 @@ import pytest
 
 from akidb_mlx import MultiVectorEmbedder, RerankerConfig, SparseConfig, SparseEmbedder
 from akidb_mlx.config.multi_vector_config import MultiVectorConfig
-from support.checkpoints import MINILM, REFERENCE
+from support.checkpoints import MINILM, REFERENCE, TINY_RERANKER
+from support.places import ROOT
 from support.reranker import StandIn, logit, sigmoid
 from support.serving import serve_process, serving
 from support.waiting import PATIENCE_S, until
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+# `make test-page` brings it.
+AXE = Path(os.environ.get("AXE", ROOT / ".venv" / "axe" / "node_modules" / "axe-core" / "axe.min.js"))
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromium-driver (apt-get install)"),
@@ -233,6 +236,7 @@ def test_the_screenshot_of_the_docs(browser, server, tmp_path):
         threads.submit(load)
         try:
             until(lambda: len(find(browser, "#chart polyline").get_attribute("points").split()) >= points)
+            resized(browser, 1240, browser.execute_script("return document.documentElement.scrollHeight"))
             assert browser.save_screenshot(str(path))
         finally:
             enough.set()
@@ -275,13 +279,20 @@ def test_what_was_cut_is_said_and_long_words_fit(browser, server):
     assert find(browser, "#searching").rect["width"] < 700
 
 
+def resized(browser, width, height=900):
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def coloured(browser, scheme):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
 def test_on_a_phone(browser, server):
     opened(browser, server)
     for width in (390, 320):
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True},
-        )
+        resized(browser, width)
         find(browser, "#compare button").click()
         until(lambda: find(browser, "#heat").is_displayed())
         assert wide(browser) == 0
@@ -292,8 +303,7 @@ def test_on_a_phone(browser, server):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_figures_can_be_read_in_both_schemes(browser, server, scheme):
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    coloured(browser, scheme)
     opened(browser, server)
     lines = ["The cat sleeps.", "A cat is asleep.", "Cats sleep", "A kitten naps.", "A dog sleeps.", "Rates rose."]
     write(browser, "#texts", "\n".join([*lines, "The cat sleeps"]))
@@ -337,3 +347,69 @@ def test_words_for_people_and_answers_that_are_old(browser):
     find(browser, "#compare button").click()
     until(lambda: "is akidb-mlx serve still running?" in find(browser, "section .error").text)
     assert "stale" in find(browser, "#heat").get_attribute("class")
+
+
+@pytest.fixture(scope="module")
+def everything():
+    """A server of all kinds of models, with names that no phone is wide enough for."""
+    name = "an-owner-with-a-long-name/and-a-model-whose-name-is-longer-still"
+    kinds = {
+        "--model": MINILM,
+        "--reranker": TINY_RERANKER,
+        "--sparse": REFERENCE / "sparse" / "bert-max",
+        "--multi": REFERENCE / "multi_vector" / "fixed",
+    }
+    options = [part for option, model in kinds.items() for part in (option, f"{name}{option}={model}")]
+    with serve_process(*options) as server:
+        with server.client() as client:
+            until(lambda: client.get("/health").status == 200)
+        yield server
+
+
+def all_asked(browser):
+    forms = [form for form in find_all(browser, "form") if form.is_displayed()]
+    for form in forms:
+        browser.execute_script("arguments[0].requestSubmit()", form)  # a click may miss what answers push away
+    until(lambda: all(form.find_element("css selector", ".timing").text for form in forms))
+    assert len(forms) == 5
+
+
+@pytest.mark.parametrize("width", [1240, 390, 320])
+def test_long_names_fit_and_labels_open(browser, everything, width):
+    resized(browser, width)
+    opened(browser, everything)
+    all_asked(browser)
+    buttons = [button for button in find_all(browser, "form button") if button.is_displayed()]
+    assert wide(browser) == 0 and len({button.rect["height"] for button in buttons}) == 1  # none is broken in two
+    label = find(browser, "#heat tbody th")
+    assert (label.text == "1") == (width < 600)
+    before = label.rect["height"]
+    find(browser, "#whole").click()
+    assert label.text == "1 The cat sleeps on the warm windowsill."
+    assert label.rect["height"] < 3 * before and find(browser, "#whole").get_attribute("aria-pressed") == "true"
+    assert wide(browser) == 0
+    find(browser, "#whole").click()
+    assert label.rect["height"] == before
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1240, 390, 320])
+def test_axe_finds_nothing(browser, everything, scheme, width):
+    if not AXE.is_file():
+        pytest.skip("needs axe-core (make test-page)")
+    coloured(browser, scheme)
+    resized(browser, width)
+    opened(browser, everything)
+
+    def found():
+        browser.execute_script(AXE.read_text(encoding="utf-8"))
+        run = "const done = arguments[0]; axe.run(document).then(found => done(found.violations), done)"
+        return [(one["id"], one["impact"], one["nodes"][0]["html"]) for one in browser.execute_async_script(run)]
+
+    assert found() == []
+    all_asked(browser)
+    assert found() == []
+    find(browser, "#whole").click()
+    browser.execute_script("arguments[0].value = 'word\\n'.repeat(30)", find(browser, "#texts"))
+    all_asked(browser)
+    assert found() == []

@@ -12,16 +12,18 @@ from akidb_mlx import (
     Embedder,
     EmbedderConfig,
     EmbedderProtocol,
+    EmbeddingService,
     HybridEmbedder,
     MultiVectorEmbedder,
     Ranked,
     Reranker,
+    RerankerConfig,
     SparseEmbedder,
     SparseRows,
 )
 from akidb_mlx.testing import FakeEmbedder
 from langchain_akidb_mlx import AkiDBMLXEmbeddings, AkiDBMLXReranker
-from llama_index_akidb_mlx import AkiDBMLXEmbedding, AkiDBMLXRerank
+from llama_index_akidb_mlx import AkiDBMLXEmbedding, AkiDBMLXRerank, AkiDBMLXSparseEmbedding
 
 Rows = npt.NDArray[np.float32]
 
@@ -48,6 +50,31 @@ narrow = AkiDBMLXEmbeddings(model="folder", truncate_dim=256)
 embed_model: BaseEmbedding = AkiDBMLXEmbedding(model_name="BAAI/bge-m3")
 node_postprocessor = AkiDBMLXRerank(model_name="folder", top_n=3)
 compressor = AkiDBMLXReranker(model="BAAI/bge-reranker-v2-m3", top_n=3)
+
+# Both names, each as a name or a path; read as a name.
+FOLDER = Path("folder")
+AkiDBMLXEmbeddings(model_name="folder", pooling="cls")
+AkiDBMLXEmbedding(model="folder", truncate_dim=256)
+AkiDBMLXRerank(model="folder")
+AkiDBMLXReranker(model_name="folder")
+named: list[str] = [
+    AkiDBMLXEmbeddings(model=FOLDER).model,
+    AkiDBMLXEmbeddings(model_name=FOLDER).model_name,
+    AkiDBMLXEmbedding(model=FOLDER).model,
+    AkiDBMLXEmbedding(model_name=FOLDER).model_name,
+    AkiDBMLXReranker(model=FOLDER).model_name,
+    AkiDBMLXRerank(model_name=FOLDER).model,
+    AkiDBMLXSparseEmbedding(model_name=FOLDER).model,
+]
+AkiDBMLXEmbeddings(model=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+AkiDBMLXEmbedding(model_name=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+AkiDBMLXEmbeddings(model="folder", cache_dir="models", calibration=FOLDER, keep_alive="5m", pooling="lasttoken")
+AkiDBMLXEmbeddings(model="folder", base_url="http://127.0.0.1:8000", api_key="sesame")
+AkiDBMLXEmbeddings(pooling="median")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+config = EmbedderConfig(model=FOLDER, keep_alive=300, cache_dir=None)
+told: tuple[str, float | None, Path | None] = (config.model, config.keep_alive, config.cache_dir)
+RerankerConfig(model=FOLDER)
+EmbeddingService(FOLDER)
 
 
 async def other_kinds() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
 from akidb_mlx.adapters.lazy import Lazy
@@ -11,7 +11,7 @@ from akidb_mlx.adapters.lazy_embedder import LazyEmbedder
 from akidb_mlx.adapters.lazy_reranker import LazyReranker
 from akidb_mlx.adapters.lazy_sparse import LazySparseEmbedder
 from akidb_mlx.adapters.server import Elsewhere, Server
-from akidb_mlx.config.model_config import ModelConfig
+from akidb_mlx.config.model_config import ModelConfig, explained
 from akidb_mlx.config.options import EmbedderOptions, RerankerOptions, SparseOptions
 from akidb_mlx.config.sources import refuse_unknown
 from akidb_mlx.config.sparse_config import refuse_truncate_dim
@@ -24,6 +24,11 @@ from akidb_mlx.sparse_embedder import SparseEmbedderProtocol
 
 __all__ = ["AdapterModel", "EmbedderAdapter", "RerankerAdapter", "SparseAdapter"]
 
+
+if TYPE_CHECKING:
+    from akidb_mlx.config.argument import Argument
+
+    KeyArgument = Argument[str | SecretStr | None, SecretStr | None]
 
 # The fields that say where the model is.
 _PLACE = ("base_url", "api_key", "timeout_s", "fingerprint")
@@ -43,12 +48,15 @@ class AdapterModel(BaseModel):
         default=None,
         description="A server that has the model (`akidb-mlx serve`): http://HOST:PORT, or unix:///PATH. None: here.",
     )
-    api_key: SecretStr | None = Field(
-        default=None,
-        exclude=True,
-        repr=False,
-        description="The server's key. None takes the variable AKIDB_API_KEY, if there is one.",
-    )
+    if TYPE_CHECKING:
+        api_key: KeyArgument = Field(default_factory=KeyArgument)
+    else:
+        api_key: SecretStr | None = Field(
+            default=None,
+            exclude=True,
+            repr=False,
+            description="The server's key. None takes the variable AKIDB_API_KEY, if there is one.",
+        )
     timeout_s: float = Field(
         default=600.0,
         gt=0,
@@ -122,6 +130,26 @@ class AdapterModel(BaseModel):
         """
         return frozenset(cls.lazy_class.config_class.model_fields) | {"model_name", cls.lazy_class.argument, *_PLACE}
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._refuse_change(name)
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise ConfigError(explained(error, {})) from None
+
+    def __delattr__(self, name: str) -> None:
+        self._refuse_change(name)
+        super().__delattr__(name)
+
+    def _refuse_change(self, name: str) -> None:
+        """ConfigError where a field is settled: those that decide results, and of a frozen class all."""
+        frozen = type(self).model_config.get("frozen", False) and not name.startswith("_")
+        if name in self.settled_names() or (frozen and name in self._own_fields()):
+            copied = f"model_copy(update={{{name!r}: …}})"
+            raise ConfigError(f"{name} is settled at construction; {copied} makes a changed copy")
+        if frozen:
+            raise ConfigError(f"{type(self).__name__} has no field {name}")
+
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         return self.__copy__()
 
@@ -151,7 +179,10 @@ class AdapterModel(BaseModel):
         else:
             fields = {self.model_field: self._name_of(lazy.load())}
         own = {name: given[name] for name in (*self._own_fields(), lazy.argument) if name in given}
-        super().__init__(**fields, **_place(lazy.server), **own)
+        try:
+            super().__init__(**fields, **_place(lazy.server), **own)
+        except ValidationError as error:
+            raise ConfigError(explained(error, {})) from None
         self._lazy = lazy
 
     @staticmethod

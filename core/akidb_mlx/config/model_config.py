@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,12 +18,15 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from akidb_mlx.config.options import ModelOptions
+from akidb_mlx.config.options import ModelName, ModelOptions
 from akidb_mlx.config.sources import Said, Source, find_file, refuse_unknown, shown
 from akidb_mlx.errors import ConfigError
 from akidb_mlx.restoring import restore
 
-__all__ = ["ModelConfig", "fields_that_change"]
+# What pydantic puts before what should be.
+_OPENING = re.compile(r"^(?:Value error, |[A-Z]\w+ (?=should ))")
+
+__all__ = ["ModelConfig", "explained", "fields_that_change"]
 
 
 class ModelConfig(ModelOptions, BaseSettings):
@@ -32,7 +36,7 @@ class ModelConfig(ModelOptions, BaseSettings):
 
     source: ClassVar[Source]
     """The variables and the section of a YAML file that are this kind's."""
-    model: str
+    model: ModelName
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def __init__(self, /, **given: Any) -> None:
@@ -96,6 +100,21 @@ class ModelConfig(ModelOptions, BaseSettings):
         refuse_unknown("field", [field], self._fields())
         return self._origins.get(field, "default")
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._refuse_change(name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._refuse_change(name)
+        super().__delattr__(name)
+
+    def _refuse_change(self, name: str) -> None:
+        if not name.startswith("_"):
+            refuse_unknown("field", [name], self._fields())
+            raise ConfigError(
+                f"{name} is settled at construction; with_changes({name}=…) makes a copy that has another"
+            )
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what was said and where, as JSON: bytes that neither the order of sets nor shared strings change."""
         plain = type(self).model_fields
@@ -119,8 +138,7 @@ class ModelConfig(ModelOptions, BaseSettings):
         try:
             BaseModel.__init__(self, **{name: value for name, (value, _) in said.items()})
         except ValidationError as error:
-            problems = "; ".join(_explain(problem, said) for problem in error.errors(include_url=False))
-            raise ConfigError(problems) from None
+            raise ConfigError(explained(error, said)) from None
         self._origins = {name: origin for name, (_, origin) in said.items()}
 
     @classmethod
@@ -145,10 +163,15 @@ def fields_that_change(config: type[ModelConfig], what: str) -> frozenset[str]:
     return frozenset(name for name, extra in extras.items() if extra == {"changes": what})
 
 
+def explained(error: ValidationError, said: Said) -> str:
+    """What pydantic found, in one line of our words; what `said` does not hold was an argument."""
+    return "; ".join(_explain(problem, said) for problem in error.errors(include_url=False))
+
+
 def _explain(problem: ErrorDetails, said: Said) -> str:
     """One pydantic problem in a line: field, value, origin, what is allowed."""
     name = str(problem["loc"][0])
-    value, origin = said[name]
-    allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    value, origin = said.get(name, (problem["input"], "argument"))
+    allowed = _OPENING.sub("", problem["msg"])
     quote = " (put it in quotes)" if problem["type"] == "string_type" and ": " in origin else ""
     return f"{name} = {shown(value)} ({origin}): {allowed}{quote}"

@@ -10,6 +10,7 @@ _DOCUMENT = "say document_prompt"
 _OPTIONS = "its entries are arguments of their own here"
 _BATCHES = "leave it out, batches are made by tokens (max_batch_tokens)"
 _DIMENSION = "say truncate_dim"
+_ROWS = "leave it out, rows are NumPy arrays of float32"
 _TOKEN = "leave it out and set the variable HF_TOKEN"
 
 # Of sentence-transformers, and of LangChain's and LlamaIndex's classes for it, for Ollama and OpenAI. Advice that names
@@ -49,6 +50,9 @@ _ADVICE: Final[dict[str, str]] = {
     "truncate": "say on_overlong",
     "normalize_embeddings": "say normalize",
     "show_progress_bar": "say show_progress",
+    "convert_to_numpy": _ROWS,
+    "convert_to_tensor": _ROWS,
+    "output_value": _ROWS,
     "torch_dtype": "say dtype",
     "model_dtype": "say dtype",
     "precision": "say dtype",

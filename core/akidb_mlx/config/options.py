@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StringConstraints,
 )
 
 from akidb_mlx.config.sources import expand_home
@@ -113,13 +114,23 @@ _Duration = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_
 
 _Factor = Annotated[float, Field(ge=1, allow_inf_nan=False), BeforeValidator(_refuse_bool)]
 
-_Folder = Annotated[Path, AfterValidator(expand_home)]
+# Not Field(min_length=1): before pydantic 2.12 that loses the validators behind it where a field has a default.
+_Name = Annotated[str, StringConstraints(min_length=1)]
 
-_File = Annotated[Path, AfterValidator(expand_home)]
+if TYPE_CHECKING:
+    from akidb_mlx.config.argument import Argument
 
-_Name = Annotated[str, Field(min_length=1)]
-
-ModelName = Annotated[_Name, _spelled(MODEL_ALIASES), BeforeValidator(_path_as_text)]
+    ModelName = Argument[str | os.PathLike[str], str]
+    PathArgument = Argument[str | os.PathLike[str] | None, Path | None]
+    DurationArgument = Argument[float | str | None, float | None]
+    PoolingArgument = Argument[
+        PoolingMode | Literal["lasttoken", "mean_sqrt_len_tokens", "weightedmean"] | None, PoolingMode | None
+    ]
+else:  # what pydantic reads of them
+    ModelName = Annotated[_Name, _spelled(MODEL_ALIASES), BeforeValidator(_path_as_text)]
+    PathArgument = Annotated[Path, AfterValidator(expand_home)] | None
+    DurationArgument = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(read_duration)] | None
+    PoolingArgument = Annotated[PoolingMode, _spelled(POOLING_SPELLINGS)] | None
 
 
 def vectors_field(description: str, default: Any = None) -> Any:
@@ -163,12 +174,16 @@ class ModelOptions(BaseModel):
     max_batch_tokens: _Limit | None = run_field(
         "Most tokens in one forward pass, padding included; a longer text goes alone. None: by device."
     )
-    max_queued_tokens: _Limit = run_field(
-        "Most tokens that may wait for the device; beyond that a request is refused (QueueFullError).",
-        1_000_000,
+    max_queued_tokens: _Limit | None = run_field(
+        "Most tokens that may wait for the device; beyond that a request is refused (QueueFullError). None: 1,000,000, "
+        "on CUDA 4,000,000."
     )
     query_latency_target_ms: _Duration = run_field(
         "While queries wait, batches of documents shrink to take about this many milliseconds.", 20.0
+    )
+    tokenizer_processes: Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool)] | None = run_field(
+        "Processes beside this one that cut the texts of long calls into tokens, so that Python's lock does not hold a "
+        "fast GPU up; 0: none. None: by device."
     )
     cache_limit_mb: Annotated[int, Field(ge=0), BeforeValidator(_refuse_bool)] | None = run_field(
         "Most freed memory in MiB that MLX keeps for reuse, for all of the process; 0 keeps none. None: MLX's own "
@@ -179,11 +194,11 @@ class ModelOptions(BaseModel):
         "room the least recently used one is freed, until it is called again. None: what the machine leaves, on a Mac "
         "what macOS recommends for the GPU."
     )
-    keep_alive: Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(read_duration)] | None = run_field(
+    keep_alive: DurationArgument = run_field(
         "Seconds without a call until a model's weights are freed, to be loaded again by the next call; also text such "
         'as "5m". None: not while anybody holds the model, and a minute after nobody does.'
     )
-    cache_dir: _Folder | None = run_field(
+    cache_dir: PathArgument = run_field(
         "Folder of downloaded models. None takes the Hub's own (HF_HOME, HF_HUB_CACHE)."
     )
     local_files_only: bool = run_field("Never reach for the network; a model that is not here is an error.", False)
@@ -192,7 +207,7 @@ class ModelOptions(BaseModel):
 class EmbedderOptions(ModelOptions):
     """Every option of an embedder but the model itself; the adapters inherit these fields."""
 
-    pooling: Annotated[PoolingMode, _spelled(POOLING_SPELLINGS)] | None = vectors_field(
+    pooling: PoolingArgument = vectors_field(
         "How token vectors become one: it wins over what the checkpoint says. None follows the checkpoint."
     )
     normalize: bool | None = vectors_field("Scale each embedding to unit length. None follows the checkpoint.")
@@ -203,7 +218,7 @@ class EmbedderOptions(ModelOptions):
     document_prompt: str | None = vectors_field(
         'Text put before each document; "" puts none. None takes the checkpoint\'s.'
     )
-    calibration: _File | None = run_field(
+    calibration: PathArgument = run_field(
         "File with the scale for calls that want int8 or uint8: an output of `embed --output-dtype int8`, or JSON."
     )
     task: _Name | None = vectors_field(

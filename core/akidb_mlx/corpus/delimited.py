@@ -4,6 +4,7 @@ In CSV such a mark is a fault of its line. In TSV, where most writers quote noth
 """
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple, TextIO
@@ -15,6 +16,7 @@ __all__ = ["DELIMITED", "Record", "open_delimited", "read_delimited", "read_head
 DELIMITED = (".csv", ".tsv")
 # A longer field ends the run: a file with such a one is no table.
 _FIELD_CHARACTERS = 2**24
+_QUOTED = re.compile(r'"[^"]*"')
 
 
 class Record(NamedTuple):
@@ -67,6 +69,12 @@ class _Lines:
         self.taken.append(line)
         return line
 
+    def first(self) -> str:
+        """The first line, which stays to be read."""
+        line = next(self, "")
+        self.give_back(0)
+        return line
+
     def next_record(self) -> None:
         """The lines taken so far are done with."""
         self.number += len(self.taken)
@@ -80,7 +88,7 @@ class _Lines:
 
 def _read_csv(lines: _Lines) -> Iterator[Record]:
     csv.field_size_limit(_FIELD_CHARACTERS)
-    reader, width = csv.reader(lines, strict=True), 0
+    reader, width = csv.reader(lines, delimiter=_delimiter(lines.first()), strict=True), 0
     while True:
         try:
             fields = next(reader)
@@ -95,6 +103,12 @@ def _read_csv(lines: _Lines) -> Iterator[Record]:
             width = width or len(fields)
             yield Record(fields)
         lines.next_record()
+
+
+def _delimiter(header: str) -> str:
+    """Spreadsheets write semicolons where the comma is in numbers: a header that has these alone is cut at them."""
+    names = _QUOTED.sub("", header)
+    return ";" if ";" in names and "," not in names else ","
 
 
 def _broken(lines: _Lines, count: int, width: int) -> Record:

@@ -14,10 +14,11 @@ import pyarrow as pa
 from akidb_mlx.checkpoint.modules import WHOLE_NUMBERS
 from akidb_mlx.config.sources import expanded
 from akidb_mlx.corpus.columns import Columns, settle_columns
-from akidb_mlx.corpus.embedding import Encoder, embed_parts, finish_part
-from akidb_mlx.corpus.forms import KINDS, form_of, kind_of
+from akidb_mlx.corpus.embedding import Encoder, PlacedRow, embed_parts, finish_part
+from akidb_mlx.corpus.forms import KINDS, Form, form_of, kind_of
 from akidb_mlx.corpus.output import read_recipe, size_of
 from akidb_mlx.corpus.output_recipe import differences, make_recipe
+from akidb_mlx.corpus.overlap import Committing, Following, read_ahead
 from akidb_mlx.corpus.parts import Parts
 from akidb_mlx.corpus.progress import Progress
 from akidb_mlx.corpus.quantization import calibrate, check_output_dtype
@@ -27,14 +28,17 @@ from akidb_mlx.corpus.siblings import check_siblings
 from akidb_mlx.corpus.sources import Source, describe_sources, digest_contents, find_sources
 from akidb_mlx.corpus.splitting import make_splitter, split_rows
 from akidb_mlx.corpus.summary import Summary
-from akidb_mlx.corpus.writers import check_format, write_output
+from akidb_mlx.corpus.writers import Output, check_format
 from akidb_mlx.errors import BackendError, ConfigError, InputError
 from akidb_mlx.small_vectors import needs_calibration
+from akidb_mlx.splitting import TextSplitter
 
 __all__ = ["Corpus", "Summary", "embed_corpus", "read_corpus"]
 
 # What all parts have together, which the output's recipe tells too.
-_TOTALS = ("rows", "rejected", "given", "texts", "truncated")
+_TOTALS = ("rows", "rejected", "given", "texts", "truncated", "empty")
+# Rows that are read and not yet asked for, in bytes of the input.
+_AHEAD_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -77,19 +81,7 @@ class Corpus:
             with Progress(self.sources, show_progress) as progress, _kept_for_next_run(parts):
                 schema = self._settle(parts)
                 progress.start(parts.after[0], parts.facts[-1].position if parts.facts else 0, before)
-                rows = read_rows(self.sources, self.columns, schema, parts.after)
-                rows = rows if splitter is None else split_rows(rows, splitter)
-                for part in embed_parts(rows, encoder, form, progress):
-                    parts.add(*finish_part(part, form, self.columns, schema))
-                progress.end(f"writing {self.output.name}")
-                totals = {name: sum(getattr(facts, name) for facts in parts.facts) for name in _TOTALS}
-                write_output(
-                    self.output,
-                    parts,
-                    schema,
-                    form,
-                    recipe | totals | {"calibration": self._calibration(parts, encoder)},
-                )
+                totals = self._compute(encoder, parts, schema, form, recipe, splitter, progress)
             seconds, after = time.perf_counter() - began, encoder.stats()
             if not totals["truncated"]:  # an encoder elsewhere tells only how many
                 totals["truncated"] = after["truncated_texts"] - stats["truncated_texts"]
@@ -104,6 +96,47 @@ class Corpus:
             )
         finally:
             parts.close()
+
+    def _compute(
+        self,
+        encoder: Encoder,
+        parts: Parts,
+        schema: pa.Schema,
+        form: Form,
+        recipe: dict[str, Any],
+        splitter: TextSplitter | None,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        """Read, compute, commit and write, each on a thread of its own; what the parts have together."""
+        totals: dict[str, Any] = {}
+
+        def told() -> dict[str, Any]:
+            return recipe | totals | {"calibration": self._calibration(parts, encoder)}
+
+        def commit(part: Sequence[PlacedRow]) -> None:
+            parts.add(*finish_part(part, form, self.columns, schema))
+            following.added()
+
+        with contextlib.ExitStack() as ends:
+            output = Output(self.output, parts, schema, form, recipe, told)
+            following = ends.enter_context(Following(parts, output.write))
+            committing = ends.enter_context(Committing(commit))
+            if parts.recipe is None:
+                committing.first(lambda: self._begin(parts, recipe))
+            rows = read_rows(self.sources, self.columns, schema, parts.after)
+            rows = ends.enter_context(contextlib.closing(read_ahead(rows, lambda placed: placed[1].size, _AHEAD_BYTES)))
+            for part in embed_parts(rows if splitter is None else split_rows(rows, splitter), encoder, form, progress):
+                committing.add(part)
+            committing.wait()
+            progress.end(f"writing {self.output.name}")
+            totals |= {name: sum(getattr(facts, name) for facts in parts.facts) for name in _TOTALS}
+            following.finish()
+        return totals
+
+    def _begin(self, parts: Parts, recipe: dict[str, Any]) -> None:
+        """Say what the first part is made by, before there is one."""
+        recipe["inputs"]["content"] = digest_contents(self.sources, names=self._ids_say_files)
+        parts.recipe = recipe
 
     def _settle(self, parts: Parts) -> pa.Schema:
         """The output's columns: as the first run settled them, else from the inputs."""
@@ -155,9 +188,7 @@ class Corpus:
                 "overwrite it (--overwrite)"
             )
         if changes or not made:
-            parts.clear()
-            recipe["inputs"]["content"] = digest_contents(self.sources, names=self._ids_say_files)
-            parts.recipe = recipe
+            parts.clear()  # and their recipe
         else:
             recipe["inputs"] = made["inputs"]
 

@@ -134,6 +134,7 @@ def finish_part(
         vectors=len(computed["vectors"].values) if "vectors" in computed else 0,
         texts=sum(row.chunk == 0 for row in good),
         truncated=sum(row.cut for row in good),
+        empty=sum(not row.given and row.text is not None and not row.text.strip() for row in good),
     )
     for place, own in enumerate(form.fields(), 1):
         table = table.add_column(place, own, computed[own.name])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -73,9 +74,14 @@ class Form:
 
     def size(self, row: Any) -> int:
         """Bytes of a row; None has none yet."""
-        if self.kind in ("dense", "reranker"):
-            return 4 * self.widths[self.names[0]]
+        if self._fixed is not None:
+            return self._fixed
         return 0 if row is None else sum(map(self.size, row)) if isinstance(row, tuple) else int(np.size(row)) * 4
+
+    @cached_property
+    def _fixed(self) -> int | None:
+        """Where all rows take the same."""
+        return 4 * self.widths[self.names[0]] if self.kind in ("dense", "reranker") else None
 
     def largest(self, row: Any) -> float:
         """Magnitude of the largest number that the output's type must hold."""

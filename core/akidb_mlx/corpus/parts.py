@@ -47,6 +47,8 @@ class PartFacts:
     """Where texts are split: how many there are."""
     truncated: int = 0
     """Texts that were cut at max_seq_length."""
+    empty: int = 0
+    """Texts without a word, which have a vector all the same."""
 
 
 class Parts:

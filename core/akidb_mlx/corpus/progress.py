@@ -58,9 +58,7 @@ class Progress:
             self._bar = tqdm(
                 total=self._before[-1],
                 initial=self._finished_at,
-                bar_format="{percentage:3.0f}%"
-                + ("|{bar:30}|" if self._wide else "")
-                + " {desc} [{elapsed}<{remaining}]",
+                bar_format="{percentage:3.0f}%" + ("|{bar}|" if self._wide else "") + " {desc} [{elapsed}<{remaining}]",
                 dynamic_ncols=True,
                 smoothing=0,
                 miniters=1,
@@ -130,7 +128,9 @@ class Progress:
     def _told(self, unit: str) -> str:
         rows, seconds = self.rows, max(time.monotonic() - self._began, 1e-9)
         told = f"{self._earlier + rows:,} rows"
-        return f"{told}; {self._what}" if self._what else f"{told}, {rows / seconds:,.0f}{unit}"
+        # A narrow terminal has no room for OUT's name.
+        what = self._what.split(" ")[0] if self._terminal and not self._wide else self._what
+        return f"{told}; {what}" if what else f"{told}, {rows / seconds:,.0f}{unit}"
 
     def __enter__(self) -> Self:
         return self

@@ -23,6 +23,8 @@ class Summary:
     """Where texts were split: how many there are."""
     truncated: int = 0
     """Texts in the output that were cut at max_seq_length."""
+    empty: int = 0
+    """Texts in the output without a word, which have a vector all the same."""
     bytes: int = 0
     """What the output takes on the disk, with its side files."""
     seconds: float = 0.0
@@ -35,6 +37,8 @@ class Summary:
             told.append(f"{self.given:,} of them with the vector they had")
         if self.rejected:
             told.append(f"{self.rejected:,} rejected ({self.output.name}.rejects.jsonl says why)")
+        if self.empty:
+            told.append(f"{self.empty:,} with an empty text")
         if self.truncated and self.finished_before:
             told.append(f"{self.truncated:,} cut at max_seq_length")
         if self.finished_before:

@@ -4,6 +4,8 @@ OUT.parquet carries its recipe in its metadata (key `akidb_mlx`); OUT.jsonl and 
 OUT.meta.json, and OUT.npy its ids and kept columns in OUT.rows.jsonl. Rejected rows are in OUT.rejects.jsonl.
 """
 
+import base64
+import collections
 import contextlib
 import io
 import json
@@ -25,35 +27,73 @@ from akidb_mlx.corpus.quantization import OUTPUT_DTYPES, quantize
 from akidb_mlx.corpus.splitting import CHUNK
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["FORMATS", "check_format", "parquet_options", "write_output"]
+__all__ = ["FORMATS", "Output", "check_format", "parquet_options"]
 
 # Rows of a row group: the file does not depend on where the parts begin and end.
 _GROUP = 8192
 _GROUP_BYTES = 2**25
+_FLOATS = ("float32", "float16")
 
 
-def write_output(output: Path, parts: Parts, schema: pa.Schema, form: Form, recipe: Mapping[str, Any]) -> None:
-    """Put the parts together. The output's own name appears last: where it is, everything is."""
-    schema = schema.remove_metadata()
-    if recipe.get("split") is not None:
-        schema = schema.insert(1, pa.field(CHUNK, pa.int32()))
-    for place, own in enumerate(form.fields(), 1):
-        schema = schema.insert(place, own)
-    batches = _regrouped(parts, schema, _group(parts, form))
-    if "embedding" in form.names:
-        batches = _quantized(batches, recipe)
-    rejects = beside(output, "rejects.jsonl")
-    if any(facts.rejected for facts in parts.facts):
-        with replaced(rejects) as stream:
-            stream.writelines(parts.rejects())
-    else:
-        rejects.unlink(missing_ok=True)
-    if output.suffix != ".parquet":
-        with replaced(beside(output, "meta.json")) as stream:
-            stream.write(json.dumps(recipe, indent=2, ensure_ascii=False).encode())
-    sizes = sum(facts.rows for facts in parts.facts), sum(facts.vectors for facts in parts.facts)
-    with replaced(output) as stream:
-        FORMATS[output.suffix](stream, output, batches, sizes, form, recipe)
+class Output:
+    """What the parts are put together to; its own name appears last: where it is, everything is."""
+
+    def __init__(
+        self,
+        path: Path,
+        parts: Parts,
+        schema: pa.Schema,
+        form: Form,
+        recipe: Mapping[str, Any],
+        whole_recipe: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """`recipe` says what is known from the start; `whole_recipe` gives all of it once the last part is there."""
+        self.path = path
+        self.form = form
+        self.recipe = recipe
+        self._parts = parts
+        self._schema = self._with_own_columns(schema.remove_metadata())
+        self._whole_recipe = whole_recipe
+
+    def _with_own_columns(self, schema: pa.Schema) -> pa.Schema:
+        if self.recipe.get("split") is not None:
+            schema = schema.insert(1, pa.field(CHUNK, pa.int32()))
+        for place, own in enumerate(self.form.fields(), 1):
+            schema = schema.insert(place, own)
+        return schema
+
+    def write(self, tables: Iterator[pa.Table]) -> None:
+        """Write it of all parts' tables, which may come one by one; the whole recipe is asked for behind the last."""
+        if self.recipe.get("output_dtype", "float32") not in _FLOATS or "vectors" in self.form.names:
+            collections.deque(tables, maxlen=0)  # how they are made small, or grouped, is known with the last part
+            tables, self.recipe = self._parts.tables(), self._whole_recipe()
+        batches = _regrouped(tables, self._schema, _group(self._parts, self.form))
+        if "embedding" in self.form.names:
+            batches = _quantized(batches, self.recipe)
+        with replaced(self.path) as stream:
+            FORMATS[self.path.suffix](stream, self, batches)
+            self._write_beside()
+
+    def whole(self) -> Mapping[str, Any]:
+        """The whole recipe."""
+        return self._whole_recipe()
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Rows and, where each token has one, vectors so far."""
+        facts = self._parts.facts
+        return sum(part.rows for part in facts), sum(part.vectors for part in facts)
+
+    def _write_beside(self) -> None:
+        rejects = beside(self.path, "rejects.jsonl")
+        if any(facts.rejected for facts in self._parts.facts):
+            with replaced(rejects) as stream:
+                stream.writelines(self._parts.rejects())
+        else:
+            rejects.unlink(missing_ok=True)
+        if self.path.suffix != ".parquet":
+            with replaced(beside(self.path, "meta.json")) as stream:
+                stream.write(json.dumps(self.whole(), indent=2, ensure_ascii=False).encode())
 
 
 def _group(parts: Parts, form: Form) -> int:
@@ -64,10 +104,10 @@ def _group(parts: Parts, form: Form) -> int:
     return min(_GROUP, max(64, int(_GROUP_BYTES * rows / (4 * form.widths["vectors"] * vectors))))
 
 
-def _regrouped(parts: Parts, schema: pa.Schema, group: int) -> Iterator[pa.Table]:
+def _regrouped(tables: Iterator[pa.Table], schema: pa.Schema, group: int) -> Iterator[pa.Table]:
     """Tables of `group` rows whatever the parts' sizes; the last may have fewer."""
     waiting = pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)  # extension types too
-    for table in parts.tables():
+    for table in tables:
         waiting = pa.concat_tables([waiting, _fitted(table, schema)])
         while len(waiting) >= group:
             yield waiting.slice(0, group).combine_chunks()
@@ -85,28 +125,25 @@ def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def _quantized(tables: Iterator[pa.Table], recipe: Mapping[str, Any]) -> Iterator[pa.Table]:
     for table in tables:
         index = table.schema.get_field_index("embedding")
-        rows = quantize(read_vectors(table["embedding"]), recipe["output_dtype"], recipe["calibration"])
+        rows = quantize(read_vectors(table["embedding"]), recipe["output_dtype"], recipe.get("calibration"))
         yield table.set_column(index, "embedding", make_vectors(rows))
 
 
-Write = Callable[[BinaryIO, Path, Iterator[pa.Table], tuple[int, int], Form, Mapping[str, Any]], None]
+Write = Callable[[BinaryIO, Output, Iterator[pa.Table]], None]
 
 
-def _write_parquet(
-    stream: BinaryIO,
-    output: Path,
-    tables: Iterator[pa.Table],
-    sizes: tuple[int, int],
-    form: Form,
-    recipe: Mapping[str, Any],
-) -> None:
+def _write_parquet(stream: BinaryIO, output: Output, tables: Iterator[pa.Table]) -> None:
     first = next(tables)
-    schema = first.schema.with_metadata({KEY: json.dumps(recipe)})
-    with pq.ParquetWriter(stream, schema, **parquet_options(schema, recipe)) as writer:
+    # The schema with the recipe, as pyarrow itself would store it; but the recipe is whole only with the last part.
+    options = {**parquet_options(first.schema, output.recipe), "store_schema": False}
+    with pq.ParquetWriter(stream, first.schema, **options) as writer:
         writer.write_table(first)
         for table in tables:
             if len(table):
                 writer.write_table(table)
+        recipe = json.dumps(output.whole())
+        stored = base64.b64encode(first.schema.with_metadata({KEY: recipe}).serialize().to_pybytes()).decode()
+        writer.add_key_value_metadata({"ARROW:schema": stored, KEY.decode(): recipe})
 
 
 def parquet_options(schema: pa.Schema, recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,53 +176,41 @@ def _leaves(schema: pa.Schema) -> dict[str, str]:
     return {columns.column(place).path: columns.column(place).physical_type for place in range(len(columns))}
 
 
-def _write_jsonl(
-    stream: BinaryIO,
-    output: Path,
-    tables: Iterator[pa.Table],
-    sizes: tuple[int, int],
-    form: Form,
-    recipe: Mapping[str, Any],
-) -> None:
+def _write_jsonl(stream: BinaryIO, output: Output, tables: Iterator[pa.Table]) -> None:
     for table in tables:
-        columns = [[f'"{name}": {text}' for text in as_json_column(table[name])] for name in form.names]
-        for record, *own in zip(records_of(table.drop_columns(list(form.names))), *columns, strict=True):
+        columns = [[f'"{name}": {text}' for text in as_json_column(table[name])] for name in output.form.names]
+        for record, *own in zip(records_of(table.drop_columns(list(output.form.names))), *columns, strict=True):
             stream.write(f"{as_json(record)[:-1]}, {', '.join(own)}}}\n".encode())
 
 
-def _write_npy(
-    stream: BinaryIO,
-    output: Path,
-    tables: Iterator[pa.Table],
-    sizes: tuple[int, int],
-    form: Form,
-    recipe: Mapping[str, Any],
-) -> None:
+def _write_npy(stream: BinaryIO, output: Output, tables: Iterator[pa.Table]) -> None:
     """One array. Where tokens have vectors, all of them below one another, and OUT.offsets.npy says whose they are."""
-    name, (rows, vectors) = form.names[0], sizes
-    dtype = np.dtype(OUTPUT_DTYPES[recipe.get("output_dtype", "float32")])
+    name = output.form.names[0]
+    dtype = np.dtype(OUTPUT_DTYPES[output.recipe.get("output_dtype", "float32")])
     with contextlib.ExitStack() as files:
-        others = files.enter_context(replaced(beside(output, "rows.jsonl")))
+        others = files.enter_context(replaced(beside(output.path, "rows.jsonl")))
         offsets = None
         if name == "vectors":
-            offsets = files.enter_context(replaced(beside(output, "offsets.npy")))
-            write_header(offsets, np.dtype(np.int64), (rows + 1,))
+            offsets = files.enter_context(replaced(beside(output.path, "offsets.npy")))
+            write_header(offsets, np.dtype(np.int64), (output.sizes[0] + 1,))
             offsets.write(np.zeros(1, np.int64).tobytes())
-        done, begun = 0, False
+        done, width = 0, None
         for table in tables:
             if offsets is not None:
                 multi = read_token_vectors(table[name])
                 numbers: Any = multi.vectors
                 offsets.write((multi.offsets[1:] + done).tobytes())
-                done += len(numbers)
             else:
                 numbers = table[name].to_numpy() if name == "score" else read_vectors(table[name])
-            if not begun:
-                write_header(stream, dtype, (vectors if offsets is not None else rows, *numbers.shape[1:]))
-                begun = True
+            if width is None:
+                width = numbers.shape[1:]
+                write_header(stream, dtype, (0, *width))  # it keeps room for any number of rows
+            done += len(numbers)
             stream.write(np.ascontiguousarray(numbers, dtype).tobytes())
             for record in records_of(table.drop_columns([name])):
                 others.write(as_json(record).encode() + b"\n")
+        stream.seek(0)
+        write_header(stream, dtype, (done, *(width or ())))
 
 
 def write_header(stream: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:

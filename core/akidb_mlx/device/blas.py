@@ -14,10 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from akidb_mlx.device.cache_folder import cache_folder
 from akidb_mlx.device.cores import THREAD_VARIABLES
 from akidb_mlx.errors import ConfigError
 
-__all__ = ["Status", "preload", "status"]
+__all__ = ["Status", "library", "preload", "status"]
 
 _LOG = logging.getLogger("akidb_mlx.device.blas")
 _VARIABLE = "AKIDB_MLX_BLAS"
@@ -39,6 +40,7 @@ class Status:
 
 
 _status: Status | None = None
+_library: ctypes.CDLL | None = None
 
 
 def preload() -> Status:
@@ -59,13 +61,21 @@ def status() -> Status:
     return _status or Status(None, "not decided yet")
 
 
+def library() -> ctypes.CDLL | None:
+    """The BLAS that `preload` loaded or found in the process; None where MLX has one of its own, or the reference."""
+    return _library
+
+
 def _decide() -> Status:
+    global _library
     if not _reference_blas():
         return Status(None, "the BLAS that MLX was built with")
     choice = os.environ.get(_VARIABLE, "")
     if choice == "off":
         return Status(None, f"reference BLAS ({_VARIABLE}=off)")
-    if hasattr(ctypes.CDLL(None), _SYMBOLS[0]):
+    process = ctypes.CDLL(None)
+    if hasattr(process, _SYMBOLS[0]):
+        _library = process
         return Status(None, "a BLAS that the process had loaded already")
     if "mlx.core" in sys.modules:
         _LOG.warning("%s: import akidb_mlx before mlx", _SLOW)
@@ -105,34 +115,37 @@ def _reference_blas() -> bool:
     return False
 
 
-def _load(library: str) -> str:
+def _load(file: str) -> str:
     """Load a library into the global scope and return its name; OSError where it does not serve.
 
     It gets one thread: the engine computes a batch on each core instead. Its own threads wait for one another
     at each product, and where a neighbour has a core that takes many times as long.
     """
+    global _library
     name = THREAD_VARIABLES[0]
     users = os.environ.get(name)
     os.environ[name] = "1"  # OpenBLAS reads it while it loads
     try:
-        loaded = ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+        loaded = ctypes.CDLL(file, mode=ctypes.RTLD_GLOBAL)
     finally:
         if users is None:
             del os.environ[name]
         else:
             os.environ[name] = users
     if not hasattr(loaded, _SYMBOLS[0]):
-        raise OSError(f"{library} has no {_SYMBOLS[0]}")
-    return library
+        raise OSError(f"{file} has no {_SYMBOLS[0]}")
+    _library = loaded
+    return file
 
 
 def _load_cached() -> str:
     """Load the renamed copy in the user's cache folder; make it first where it is not there or torn."""
     source = _source()
-    folder = _cache_folder()
+    folder = cache_folder() / "blas"
     versions = (path.stem for path in source.parents[2].glob("scipy_openblas32-*.dist-info"))
     size = source.stat().st_size
     copy = folder / f"{'-'.join(versions)}-{size}.so"
+    _load_neighbours(source)
     with suppress(OSError):
         if copy.stat().st_size >= size:  # loading a shorter one, torn by a crash, would kill the process
             return _load(str(copy))
@@ -150,21 +163,15 @@ def _load_cached() -> str:
     return _load(str(copy))
 
 
-def _cache_folder() -> Path:
-    """The user's; OSError where it would be in a home folder that there is not."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "akidb-mlx" / "blas"
-    except RuntimeError as error:
-        raise FileNotFoundError("this user has no home folder; set XDG_CACHE_HOME to a folder") from error
-
-
 def _load_temporary() -> str:
     """Make the renamed copy in a temporary folder and load it; what is loaded outlives the file."""
     from tempfile import TemporaryDirectory
 
+    source = _source()
+    _load_neighbours(source)
     with TemporaryDirectory(prefix="akidb-mlx-") as folder:
         copy = Path(folder) / "libopenblas.so"
-        _rename_symbols(_source(), copy)
+        _rename_symbols(source, copy)
         return _load(str(copy))
 
 
@@ -175,6 +182,14 @@ def _source() -> Path:
         for library in (Path(spec.origin).parent / "lib").glob("libscipy_openblas*.so"):
             return library
     raise FileNotFoundError("scipy-openblas32 is not installed")
+
+
+def _load_neighbours(source: Path) -> None:
+    """Load what lies beside the library (Fortran's, in releases before 0.3.34.481): its copy would not find it."""
+    for library in source.parent.glob("lib*.so*"):
+        if library.name != source.name:
+            with suppress(OSError):
+                ctypes.CDLL(str(library))
 
 
 def _rename_symbols(source: Path, target: Path) -> None:

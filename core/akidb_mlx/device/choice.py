@@ -9,7 +9,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
-from akidb_mlx.device.cores import available_cores
+from akidb_mlx.device import tuning
+from akidb_mlx.device.cache_folder import cache_folder
+from akidb_mlx.device.cores import CORES_OF_A_PROCESS, available_cores
 from akidb_mlx.device.memory import Memory, Room, Taken, measure_host
 from akidb_mlx.device.shapes import Shapes
 from akidb_mlx.errors import BackendError, ConfigError
@@ -46,6 +48,7 @@ _MIB = 2**20
 # GPU memory that batches leave to CUDA itself, for kernels that are loaded when first used, graphs, cuBLAS and cuDNN:
 # where CUDA finds none for them its context is lost.
 _CUDA_OWN = 512 * _MIB
+_MOST_PROCESSES = 4
 _NO_GPU_MEMORY = (
     "MLX could not open the GPU ({error}): its memory is taken. Close other programs that use it, or use another GPU "
     "(CUDA_VISIBLE_DEVICES), and start this process again"
@@ -77,6 +80,10 @@ class Device:
     """Padded tokens of a batch until the device's speed is known; None for as many as fill it."""
     plans_shapes: bool = False
     """Whether kernels are planned anew for each shape, so that a shape's first batch says nothing of the speed."""
+    max_queued_tokens: int = 1_000_000
+    """Tokens that may wait for it; batches are filled from them."""
+    tokenizer_processes: int = 0
+    """That cut texts into tokens beside this one, where the device is so fast that Python's lock holds it up."""
     memory: Memory = field(default_factory=lambda: Memory(measure_host), compare=False, repr=False)
     """What its batches may take; one for all models on it."""
 
@@ -136,6 +143,7 @@ def choose_device(requested: Literal["gpu", "cpu"] | None = None, memory_limit_m
         raise ConfigError('device is "gpu", but MLX finds none here; leave the setting out or set "cpu"')
     if gpu:
         _refuse_forked()
+    tuning.prepare("metal" if metal else "cuda" if gpu else "cpu")
     if requested == "cpu" or not gpu:
         return _cpu(_memory("cpu", memory_limit_mb), beside_gpu=gpu)
     return _metal(_memory("metal", memory_limit_mb)) if metal else _cuda(_memory("cuda", memory_limit_mb))
@@ -176,6 +184,7 @@ def _cuda(memory: Memory) -> Device:
 
     for variable, value in _CUDA.items():
         os.environ.setdefault(variable, value)
+    _keep_kernels()
     name = str(mx.device_info(mx.gpu).get("device_name", "GPU"))
     # For each new shape of attention cuDNN plans for 35 to 90 ms, now and then for a second.
     shapes = Shapes(16, length_multiple=8, full_tokens=65_536, small_tokens=1024)
@@ -188,8 +197,22 @@ def _cuda(memory: Memory) -> Device:
         survives_fork=False,
         full_batch_ms=100,
         plans_shapes=True,
+        max_queued_tokens=4_000_000,
+        tokenizer_processes=min(_MOST_PROCESSES, available_cores() // CORES_OF_A_PROCESS),
         memory=memory,
     )
+
+
+def _keep_kernels() -> None:
+    """Have MLX keep the kernels that it compiles in the user's cache folder: its own place is a temporary one."""
+    variable = "MLX_PTX_CACHE_DIR"
+    if variable in os.environ:
+        return
+    with contextlib.suppress(OSError):
+        folder = cache_folder() / "kernels"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ[variable] = str(folder)
 
 
 def _measure_metal() -> Room:
@@ -224,8 +247,9 @@ def _taken(kind: str) -> Taken:
 @functools.cache
 def _memory(kind: str, limit_mb: int | None) -> Memory:
     measure, taken = _MEASURES[kind], _taken(kind)
+    tell = tuning.keep_resident if kind == "metal" and tuning.is_on(tuning.RESIDENT) else None
     if limit_mb is None:
-        return Memory(measure, taken)
+        return Memory(measure, taken, tell)
 
     def limited() -> Room:
         # Our models' alone: what others in this process hold in MLX, a language model perhaps, is not ours to count.
@@ -233,7 +257,7 @@ def _memory(kind: str, limit_mb: int | None) -> Memory:
         free = left if kind == "metal" else min(left, measure().free)  # macOS only recommends
         return Room(left, free, f"memory_limit_mb={limit_mb}")
 
-    return Memory(limited, taken)
+    return Memory(limited, taken, tell)
 
 
 _gpu_opened_by: int | None = None

@@ -5,7 +5,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["THREAD_VARIABLES", "available_cores"]
+__all__ = ["CORES_OF_A_PROCESS", "THREAD_VARIABLES", "available_cores"]
+
+CORES_OF_A_PROCESS = 4
+"""Cores that a process keeps busy which cuts texts into tokens: more of them add less than another process does."""
 
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")  # in OpenBLAS's order

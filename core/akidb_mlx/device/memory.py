@@ -46,9 +46,18 @@ class Taken:
 class Memory:
     """The free memory of a device, less what batches that compute are going to take. The caller holds a lock."""
 
-    def __init__(self, measure: Callable[[], Room], taken: Taken | None = None) -> None:
-        """`measure` looks the numbers up; it is asked a few times per second at most."""
+    def __init__(
+        self,
+        measure: Callable[[], Room],
+        taken: Taken | None = None,
+        tell_weights: Callable[[int], None] | None = None,
+    ) -> None:
+        """`measure` looks the numbers up; it is asked a few times per second at most.
+
+        `tell_weights` is called with the bytes of all weights whenever these change.
+        """
         self._measure = measure
+        self._tell_weights = tell_weights or (lambda _: None)
         self._room = Room(0, 0, "")
         self._until = 0.0
         self.taken = Taken() if taken is None else taken
@@ -69,10 +78,12 @@ class Memory:
     def hold(self, size: int) -> None:
         """A model's weights take this many bytes."""
         self.taken.weights += size
+        self._tell_weights(self.taken.weights)
 
     def let_go(self, size: int) -> None:
         """They are freed."""
         self.taken.weights -= size
+        self._tell_weights(self.taken.weights)
 
     def forget(self) -> None:
         """In a forked child no batch computes."""

@@ -12,6 +12,7 @@ from akidb_mlx import vectors
 from akidb_mlx.doctor.texts import Texts
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.errors import ConfigError
+from akidb_mlx.hybrid_embedder import expect_long_texts
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
 from akidb_mlx.reranker import Reranker
 from akidb_mlx.sparse_embedder import SparseEmbedder
@@ -71,6 +72,9 @@ def compare(first: Comparable, second: Comparable, texts: Texts) -> Comparison:
         raise ConfigError(f"{second!r} is of another kind than {first!r}; compare two models of a kind")
     if isinstance(first, Reranker):
         texts = replace(texts, queries=texts.queries[: _RERANKED[0]], documents=texts.documents[: _RERANKED[1]])
+    if texts.ours:
+        expect_long_texts(first)
+        expect_long_texts(second)
     run = _RUNS[type(first)]
     found: list[tuple[Embeddings, Rows | None]] = []
     best = [np.inf, np.inf]

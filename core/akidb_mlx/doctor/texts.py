@@ -33,6 +33,8 @@ class Texts:
     name: str
     queries: Sequence[str]
     documents: Sequence[str]
+    ours: bool = False
+    """Whether the user gave none: nobody wants to hear which of them are cut."""
 
     @property
     def same(self) -> bool:
@@ -65,7 +67,8 @@ def read_docstrings(most: int = 200) -> Texts:
     """First paragraphs as queries for the rests; taken evenly from all that there are."""
     pairs = docstrings()
     pairs = pairs[:: max(1, len(pairs) // most)][:most]
-    return Texts("the standard library's docstrings", [first for first, _ in pairs], [rest[:600] for _, rest in pairs])
+    queries, documents = [first for first, _ in pairs], [rest[:600] for _, rest in pairs]
+    return Texts("the standard library's docstrings", queries, documents, ours=True)
 
 
 def read_texts(file: Path) -> Texts:

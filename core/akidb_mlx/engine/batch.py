@@ -75,6 +75,7 @@ class Batch:
         self.source: object = runtime
         self._size = 0 if runtime.cost is None else int(runtime.surprise * runtime.cost(plan.padded_rows, plan.length))
         self._reserved = False
+        self._start_s = 0.0
         self._started: tuple[PaddedBatch, Computed] | None = None
 
     def reserve(self) -> bool:
@@ -107,11 +108,13 @@ class Batch:
         self._check_room()
         plan, model = self.plan, self._runtime.model
         assert model is not None
+        began = time.perf_counter()
         padded = pad_batch([row.encoding for row in plan.rows], plan.length, plan.padded_rows)
         with self._stream():
             computed = model(padded)
             mx.async_eval(computed)
         self._started = padded, computed
+        self._start_s = time.perf_counter() - began
 
     def finish(self, measured: Callable[[float], None] = lambda _: None, *, alone: bool = True) -> None:
         """Wait for it and answer whose rows are complete; `measured` is told for how long (seconds).
@@ -181,6 +184,8 @@ class Batch:
             runtime.shapes.add(shape)
         else:
             runtime.speed.add(self.padded_tokens, seconds)
+            if runtime.gpu:
+                runtime.speed.started(self._start_s)
 
     def recover(self, error: Exception, *, whole: bool) -> None:
         """It failed: compute it again alone, `whole` where the error may be another batch's, else by halves.

@@ -33,6 +33,8 @@ __all__ = ["Engine"]
 _GPU_BATCHES = 2
 _GPU_MOST_BATCHES = 4
 _GPU_READY_S = 0.06
+# Where batches are gathered: the share of a full one that documents fill to follow none, one, two … that compute.
+_LEAST_SHARES = (0.0, 0.25, 0.75)
 
 
 class Engine:
@@ -67,6 +69,7 @@ class Engine:
         self.form = form or DenseRows(model.dimension)
         self.companions = companions
         self.cpu_lanes = cpu_lanes
+        self.gathers = plans_shapes
         self.queue = RequestQueue(scheduler, max_queued_tokens, self.form, threads)
         self.stats = self.queue.stats
         self.runtime = Runtime(
@@ -84,6 +87,7 @@ class Engine:
             cache_limit_mb,
         )
         self._threads = threads
+        scheduler.planned = self.runtime.shapes
         scheduler.clock = threads.query_clock
         self._survives_fork = survives_fork
         self._process = os.getpid()
@@ -251,7 +255,8 @@ class Engine:
         if in_flight and (alone or not self._may_run_ahead(in_flight, now)):
             return None
         self.scheduler.room = self.runtime.room()
-        plan = self.scheduler.next_plan(now, reserved=reserved)
+        least = _LEAST_SHARES[min(len(in_flight), len(_LEAST_SHARES) - 1)] if self.gathers else 0.0
+        plan = self.scheduler.next_plan(now, reserved=reserved, least=least)
         if plan is None:
             return None
         batch = Batch(self.runtime, plan)

@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 # where all models of a budget are asked for all the time, most of the time is spent on rows.
 _TURN_S, _TURN_LOADS = 0.5, 5.0
 
+# A lock takes no longer time than the platform's clock can tell.
+_LONGEST_WAIT_S = 86_400.0
+
 
 class Keep(NamedTuple):
     """For how long weights are to stay without a call."""
@@ -142,7 +145,7 @@ class Residency:
         times = [self._expires_at(one) for one in self._host.holders]
         if any(self._wants(one) for one in self._host.holders):
             times += [self._turn_ends_at(one) for one in self._host.holders if one.model is not None and one.rows_wait]
-        return min((at - now for at in times if now < at < math.inf), default=None)
+        return min((min(at - now, _LONGEST_WAIT_S) for at in times if now < at < math.inf), default=None)
 
     def work(self) -> None:
         """Free what nobody used for its time, load the model whose rows wait. No batch computes; without the lock."""

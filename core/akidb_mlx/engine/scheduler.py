@@ -9,6 +9,7 @@ of queries and a batch of the round alternate while both wait.
 import math
 from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 
 from akidb_mlx.device.shapes import Shapes
 from akidb_mlx.engine.query_clock import QueryClock
@@ -28,10 +29,13 @@ _LEAST_SHARE = 128
 _LEAST_PADDING = 64
 # Padded tokens that queries may always share: joined they cost less than one after another.
 _LEAST_QUERY_BATCH = 1024
+# A batch that would be so many times as large by a shape that is planned for has another one planned.
+_WORTH_PLANNING = 1.125
 # For this many seconds after a query, batches of documents stay short.
 _QUERY_MEMORY_S = 1.0
 
 Rows = dict[RowKey, Row]
+_LENGTH = attrgetter("length")
 
 
 class Scheduler:
@@ -49,6 +53,7 @@ class Scheduler:
         cost: Callable[[int, int], int] | None = None,
         max_rows: int | None = None,
         by_task: bool = False,
+        gathers: bool = False,
     ) -> None:
         """Budgets in padded tokens and seconds; `shapes` are what the device has batches padded to.
 
@@ -59,6 +64,9 @@ class Scheduler:
 
         `cost` gives the bytes that a batch of (rows, length) takes; see `room`. A batch has at most `max_rows`,
         and with `by_task` rows of one task.
+
+        `gathers`: a round takes in what comes while it is computed, and gives its fullest batches first. It suits a
+        device that is faster than its callers, for which starting many small batches would be most of the work.
         """
         self.max_batch_tokens = max_batch_tokens
         self.query_latency_target_s = query_latency_target_s
@@ -81,6 +89,11 @@ class Scheduler:
         """When queries came; the models of a process share one."""
         self._queries_had_their_turn = False
         self._by_task = by_task
+        self._gathers = gathers
+        self.planned: set[tuple[int, int]] = set()
+        """Shapes, rows × length, that the device has planned its kernels for, where it does."""
+        self._round_tokens = 0
+        """Of all rows that came into the round."""
 
     def __bool__(self) -> bool:
         """Whether any row waits."""
@@ -121,7 +134,7 @@ class Scheduler:
         if plan.urgent:
             self._queries |= {row.encoding.key: row for row in plan.rows}
         else:
-            self._round = sorted([*self._round, *plan.rows], key=len)
+            self._round = sorted([*self._round, *plan.rows], key=_LENGTH)
 
     def drain(self) -> list[Request]:
         """Take out every request that still waits for a row."""
@@ -133,8 +146,10 @@ class Scheduler:
         self._round = []
         return list(waiting.values())
 
-    def next_plan(self, now: float, *, reserved: bool = False) -> BatchPlan | None:
+    def next_plan(self, now: float, *, reserved: bool = False, least: float = 0.0) -> BatchPlan | None:
         """Cut the next batch; None where nothing waits (or all of it was cancelled).
+
+        With `least` documents wait for more of their length until they fill this share of a batch.
 
         `reserved`: every other core is busy with documents, so this one is kept for queries. While queries are recent
         it takes only documents that end within the target, or None.
@@ -147,10 +162,14 @@ class Scheduler:
             if plan := self._query_plan(now):
                 return plan
         self._queries_had_their_turn = False
+        return self._document_plan(now, reserved, least) or self._query_plan(now)
+
+    def _document_plan(self, now: float, reserved: bool, least: float) -> BatchPlan | None:
+        """The next batch of the round; None where none is to be taken now."""
         beside_queries = self.queries_are_about(now)
         budget = self._budget_within(self.query_latency_target_s if beside_queries else self._full_batch_s)
         while self._bulk or self._round:
-            if not self._round:
+            if not self._round or (self._gathers and self._bulk and self._round_tokens < self._full_round):
                 self._fill_round()
             elif beside_queries and reserved:
                 count = self._shortest_within(budget)
@@ -161,10 +180,15 @@ class Scheduler:
                 if plan:
                     return plan
             else:
-                plan, self._round = self._cut(self._round, budget, urgent=False)
+                end = self._fullest(budget, least * budget) if self._gathers else len(self._round)
+                if not end:
+                    return None
+                behind = self._round[end:]
+                plan, left = self._cut(self._round[:end], budget, urgent=False)
+                self._round = left + behind
                 if plan:
                     return plan
-        return self._query_plan(now)
+        return None
 
     def queries_are_about(self, now: float) -> bool:
         """Whether a query came lately, to any model of the process."""
@@ -172,7 +196,7 @@ class Scheduler:
 
     def _query_plan(self, now: float) -> BatchPlan | None:
         """A batch of queries; a long ranking is cut so that another model's queries wait no longer than the target."""
-        rows = sorted(filter(_wanted, self._queries.values()), key=len)
+        rows = sorted(filter(_wanted, self._queries.values()), key=_LENGTH)
         plan = None
         beside_others = now - self.clock.last(but=id(self)) < _QUERY_MEMORY_S
         seconds = self.query_latency_target_s if beside_others else self._full_batch_s
@@ -187,20 +211,46 @@ class Scheduler:
         within = self.speed.tokens_within(seconds)
         return min(self._first_batch_tokens if within is None else within, self.max_batch_tokens)
 
+    @property
+    def _full_round(self) -> int:
+        return _ROUND_BATCHES * self.max_batch_tokens
+
     def _fill_round(self) -> None:
+        """Take rows of all that waits in turn, to those of the round that are left."""
         rows: Rows = {}
-        size, wanted = 0, _ROUND_BATCHES * self.max_batch_tokens
-        while self._bulk and size < wanted:
+        size = self._round_tokens if self._round else 0
+        while self._bulk and size < self._full_round:
             request = self._bulk.popleft()
             size += _collect(request, _TURN if self._bulk else 8 * _TURN, rows)
             if not request.future.done() and request.next_index < len(request.encodings):
                 self._bulk.append(request)
-        self._round = sorted(rows.values(), key=len)
+        self._round_tokens = size
+        self._round = sorted([*self._round, *rows.values()], key=_LENGTH)
+
+    def _fullest(self, budget: int, least: float) -> int:
+        """Where the round's rows end of which the longest make the fullest batch, or one of `least` tokens.
+
+        0 where none has so many.
+        """
+        best, most = 0, -1
+        end = len(self._round)
+        while end:
+            length = self._shapes.length(self._round[end - 1].length, self._limit)
+            room = max(1, min(budget // length, self._rows_in_room(length), self._max_rows))
+            count = self._worth_padding(
+                self._round[max(0, end - room) : end], length, min(end, room), self._tokens_to_start()
+            )
+            if count * length > most:
+                best, most = end, count * length
+            if most >= budget / 2:
+                break
+            end -= count
+        return best if most >= least else 0
 
     def _shortest_within(self, budget: int) -> int:
         """How many of the round's shortest rows the budget holds together."""
         for count, row in enumerate(self._round):
-            if (count + 1) * self._shapes.length(len(row), self._limit) > budget:
+            if (count + 1) * self._shapes.length(row.length, self._limit) > budget:
                 return count
         return len(self._round)
 
@@ -214,13 +264,13 @@ class Scheduler:
             others = [row for row in rows if row.encoding.task != task]
             if others:
                 plan, left = self._cut_one_task([row for row in rows if row.encoding.task == task], budget, urgent)
-                return plan, sorted([*others, *left], key=len)
+                return plan, sorted([*others, *left], key=_LENGTH)
         return self._cut_one_task(rows, budget, urgent)
 
     def _cut_one_task(self, rows: list[Row], budget: int, urgent: bool) -> tuple[BatchPlan | None, list[Row]]:
-        length = self._shapes.length(len(rows[-1]), self._limit)
+        length = self._shapes.length(rows[-1].length, self._limit)
         if self._lanes > 1:
-            share = -(-sum(map(len, rows)) // self._lanes)
+            share = -(-sum(map(_LENGTH, rows)) // self._lanes)
             budget = min(budget, max(share, _LEAST_SHARE))
         most = max(1, min(budget // length, self._rows_in_room(length), self._max_rows))
         start = self._tokens_to_start()
@@ -231,7 +281,16 @@ class Scheduler:
             return None, left
         if len(chosen) < count:  # others have been cancelled
             padded = self._shapes.rows(len(chosen), length, len(chosen), padded)[1]
-        return BatchPlan(chosen, self._shapes.small(padded, length, self._limit), urgent, padded), left
+        padded, length = self._planned(padded, self._shapes.small(padded, length, self._limit))
+        return BatchPlan(chosen, length, urgent, padded), left
+
+    def _planned(self, rows: int, length: int) -> tuple[int, int]:
+        """A shape that is planned for and hardly larger, where there is one."""
+        most = _WORTH_PLANNING * rows * length
+        larger = (
+            shape for shape in self.planned if shape[0] >= rows and shape[1] >= length and shape[0] * shape[1] <= most
+        )
+        return min(larger, key=lambda shape: shape[0] * shape[1], default=(rows, length))
 
     def _rows_in_room(self, length: int) -> int:
         """Rows of a length that the free memory holds; at least as many, for the first one takes the most."""
@@ -242,7 +301,7 @@ class Scheduler:
     def _tokens_to_start(self) -> float:
         """Tokens that take as long as starting a batch does."""
         line = self.speed.line()
-        return max(_LEAST_PADDING, line[0] / line[1] if line else 0.0)
+        return max(_LEAST_PADDING, max(line[0], self.speed.start_s) / line[1] if line else 0.0)
 
     def _worth_padding(self, rows: list[Row], length: int, most: int, start: float) -> int:
         """How many of the longest rows to pad to `length`: shorter ones wait where a batch of their own costs less.
@@ -251,7 +310,7 @@ class Scheduler:
         """
         padding = 0
         for count in range(1, most + 1):
-            padding += length - len(rows[-count])
+            padding += length - rows[-count].length
             if padding > max(start, count * length / 8):
                 return max(1, count - 1)
         return most

@@ -20,6 +20,8 @@ class SpeedMeter:
         self._decay = decay
         self._batches = 0
         self._sums = np.zeros(5)  # weights, tokens, seconds, tokens², tokens × seconds
+        self.start_s = 0.0
+        """What it takes to hand a batch to a GPU, seconds of this process, while the GPU computes others."""
 
     def add(self, tokens: int, seconds: float) -> None:
         """Learn from one batch. A stall, which is no measure of the device, counts as a few times the usual."""
@@ -27,6 +29,10 @@ class SpeedMeter:
             seconds = min(seconds, _MOST_SURPRISE * self.seconds(tokens))
         self._batches += 1
         self._sums = self._decay * self._sums + (1.0, tokens, seconds, tokens * tokens, tokens * seconds)
+
+    def started(self, seconds: float) -> None:
+        """Learn from one batch that was handed to a GPU."""
+        self.start_s = seconds if not self.start_s else self._decay * self.start_s + (1 - self._decay) * seconds
 
     def line(self) -> tuple[float, float] | None:
         """(overhead in seconds, seconds a token), or None before the first batch."""

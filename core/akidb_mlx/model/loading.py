@@ -19,7 +19,14 @@ from akidb_mlx.model.heads.base import Head
 from akidb_mlx.model.heads.loading import claim_weights, load_head
 from akidb_mlx.model.layers.experts import Router
 from akidb_mlx.model.network import Network
-from akidb_mlx.model.quantization import check_computed, check_quantization, dequantize, packed, quantize_modules
+from akidb_mlx.model.quantization import (
+    check_computed,
+    check_quantization,
+    dequantize,
+    packed,
+    quantize_modules,
+    unpack_products,
+)
 from akidb_mlx.model.weights import Weights, cast_weights, fill, read_weights
 
 __all__ = ["backbone_weights", "load_model", "load_own_head"]
@@ -52,6 +59,8 @@ def load_model(
     check_computed(weights, dict(backbone.named_modules()), device.kind, compute, checkpoint.config_file)
     weights = dequantize(backbone, weights, checkpoint.config_file, routers_only=device.keeps_quantization)
     quantize_modules(backbone, weights, checkpoint.config_file, getattr(mx, compute))
+    if device.kind == "cuda":
+        unpack_products(backbone)
     weights = cast_weights(weights, getattr(mx, compute), in_float32=_of_routers(backbone))
     fill(backbone, weights, checkpoint.weight_files[0])
     head = load_head(head_facts, backbone.width, claimed, checkpoint)
@@ -69,6 +78,8 @@ def load_model(
     can_shrink = not any(isinstance(layer, nn.QuantizedLinear) for layer in model.modules())
     _check_fits(model.parameter_bytes(), held, checkpoint.name, compute, device, make_room, can_shrink=can_shrink)
     mx.eval(model.parameters())
+    if device.kind == "cpu" and compute == "float32" and not adapted:
+        backbone.settle_on_cpu()
     return model
 
 

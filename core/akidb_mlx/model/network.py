@@ -11,6 +11,8 @@ from mlx.utils import tree_flatten
 from akidb_mlx.model.architectures.base import Backbone
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.heads.base import Computed, Head
+from akidb_mlx.model.host_states import HostStates
+from akidb_mlx.model.layers.attention import forget_masks
 from akidb_mlx.model.padded_batch import PaddedBatch
 
 __all__ = ["Network"]
@@ -46,9 +48,15 @@ class Network(nn.Module):
         Or what the head's `to_host` takes. A row is infinite where the hidden states of one of its tokens are all zero:
         the device did not compute them. Of a head that is `flagged` a last array, (rows,), says that instead.
         """
-        batch = DeviceBatch.of(padded)
         backbone: Backbone = self.backbone if padded.task is None else self.adapted[padded.task]
+        on_host = backbone.on_host
+        if on_host is not None and on_host.serves(padded):
+            return self._from_host(on_host(padded, first_only=self.head.reads_first), padded)
+        batch = DeviceBatch.of(padded)
         hidden_states = backbone.first_states(batch) if self.head.reads_first else backbone(batch)
+        forget_masks()
+        if not self.backbone.may_give_zeros and (marked := self.head.marked(hidden_states, batch)) is not None:
+            return marked
         given = self.head(hidden_states, batch)
         computed = None
         if not self.backbone.may_give_zeros:
@@ -58,6 +66,15 @@ class Network(nn.Module):
             return (*given, flags) if isinstance(given, tuple) else (given, flags)
         assert isinstance(given, mx.array)
         return given if computed is None else mx.where(computed[:, None], given, mx.inf)
+
+    def _from_host(self, states: HostStates, padded: PaddedBatch) -> Computed:
+        """The same of states that the host computed, all of them."""
+        rows = self.head.pool_on_host(states, padded)
+        given = self.head(mx.array(states.padded()), DeviceBatch.of(padded)) if rows is None else rows
+        if not self.head.flagged:
+            return given
+        flags = mx.ones(len(padded.lengths), mx.bool_)
+        return (*given, flags) if isinstance(given, tuple) else (given, flags)
 
     def why_not_finite(self) -> str:
         """What to do where rows are not finite, by a look at the weights; call it on a device thread."""
@@ -77,6 +94,8 @@ class Network(nn.Module):
 
     def let_go(self) -> None:
         """Drop all weights; whoever still holds a part of it, for the rows' form, holds none of them."""
+        for backbone in (self.backbone, *self.adapted.values()):
+            backbone.on_host = None  # it has views of them
         for module in reversed(self.modules()):  # parts first, so that a table of parts has no arrays left
             for name, part in list(module.items()):
                 if isinstance(part, mx.array) or (isinstance(part, dict | list | tuple) and _holds_arrays(part)):

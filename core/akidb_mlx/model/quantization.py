@@ -14,7 +14,15 @@ import mlx.nn as nn
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model.layers.experts import Router
 
-__all__ = ["PACKINGS", "check_computed", "check_quantization", "dequantize", "packed", "quantize_modules"]
+__all__ = [
+    "PACKINGS",
+    "check_computed",
+    "check_quantization",
+    "dequantize",
+    "packed",
+    "quantize_modules",
+    "unpack_products",
+]
 
 Weights = dict[str, mx.array]
 Packing = dict[str, Any]  # group_size, bits, mode
@@ -24,6 +32,8 @@ _AFFINE_BITS, _AFFINE_GROUPS = (1, 2, 3, 4, 5, 6, 8), (32, 64, 128)
 _BYTE_SCALES = {(4, 16): "nvfp4", (4, 32): "mxfp4", (8, 32): "mxfp8"}
 _MODES = ("affine", *_BYTE_SCALES.values())
 _GROUPS_WITHOUT_FLOAT32 = 128
+_PACKED_BELOW = 1024  # rows of a product
+_SMALL_MODEL = 2 << 30  # weights
 _BITSANDBYTES = frozenset({"load_in_8bit", "load_in_4bit"})  # its settings before they named a method
 PACKINGS = (
     *(("affine", bits, group_size) for bits in _AFFINE_BITS for group_size in _AFFINE_GROUPS),
@@ -98,6 +108,36 @@ class PackedEmbedding(nn.QuantizedEmbedding):
             mode=self.mode,
             dtype=self.computed_in,
         )
+
+
+class UnpackedLinear(nn.QuantizedLinear):
+    """A packed layer whose weights are unpacked for each product, in the dtype of what they are multiplied with.
+
+    On CUDA MLX 0.32 compiles its packed products for some 30 s for each of three sizes, and they are slower than this
+    from a thousand rows on.
+    """
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(…, channels in) → (…, channels out)."""
+        if self.packed_below > x.size // x.shape[-1]:
+            packed_product: mx.array = super().__call__(x)
+            return packed_product
+        how = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+        weight = mx.dequantize(self.weight, self.scales, self.get("biases"), **how, dtype=x.dtype)
+        return mx.addmm(self.bias, x, weight.T) if "bias" in self else x @ weight.T
+
+
+def unpack_products(module: nn.Module) -> None:
+    """Have the packed layers of `module` unpacked for each product; those of large models for many rows only.
+
+    Unpacked for few rows, a large model's weights would take longer to write and read than the product.
+    """
+    layers = [layer for layer in module.modules() if type(layer) is nn.QuantizedLinear]
+    numbers = sum(layer.weight.size * 32 // layer.bits for layer in layers)
+    for layer in layers:
+        if layer.mode != "nvfp4" or layer.scales.shape[-1] % 2 == 0:  # MLX 0.32 unpacks pairs of its groups
+            layer.__class__ = UnpackedLinear
+            layer.packed_below = _PACKED_BELOW if numbers > _SMALL_MODEL else 0
 
 
 def quantize_modules(module: nn.Module, weights: Weights, file: Path, dtype: mx.Dtype) -> None:

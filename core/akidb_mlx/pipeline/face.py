@@ -11,6 +11,7 @@ from akidb_mlx.device.precision import describe_error
 from akidb_mlx.effective.recipe import AnyRecipe
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import BackendError, ClosedError, ConfigError
+from akidb_mlx.pipeline.foreign_calls import answer_foreign_keywords, not_constructed
 from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel, acquire, measure_float32
 from akidb_mlx.restoring import restore
 
@@ -39,10 +40,14 @@ class Face(Generic[C, R]):
 
     _kind: ClassVar[Kind[Any, Any]]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        answer_foreign_keywords(cls)
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse what other libraries' classes are called with."""
         if not (args and isinstance(args[0], ModelConfig)):
-            raise TypeError(f"a {cls.__name__} is loaded: {cls.__name__}.load({', '.join(map(repr, args[:1]))}…)")
+            raise not_constructed(cls, args)
         return super().__new__(cls)
 
     def __init__(self, config: C, loaded: LoadedModel[R]) -> None:

@@ -32,6 +32,7 @@ from akidb_mlx.pipeline.model_engines import (
     LOCATION_FIELDS,
     join_engine,
     make_engine,
+    share_out,
     start_loading,
     tokenizer_maker,
 )
@@ -167,6 +168,8 @@ class LoadedModel(Generic[R]):
         if self.engine.residence is not None:
             self.engine.residence.on_freed.remove(self._freed)
         self.engine.keep_for(self, None)
+        for tokenizer in self.tokenizers:
+            tokenizer.close()
         self.give_back()
 
     def _freed(self) -> None:
@@ -252,8 +255,10 @@ def _load(key: Hashable, config: ModelConfig, recipe: R, kind: str, stamps: Stam
         _warn_of_lower_precision(device)
     try:
         make_tokenizer = tokenizer_maker(checkpoint, config)  # meanwhile, in this thread
-        tokenizer = make_tokenizer(recipe.max_seq_length)
-        side_tokenizers = {side: make_tokenizer(length) for side, length in recipe.side_lengths.items()}
+        tokenizer = share_out(make_tokenizer(recipe.max_seq_length), config, device)
+        side_tokenizers = {
+            side: share_out(make_tokenizer(length), config, device) for side, length in recipe.side_lengths.items()
+        }
     except AkiDBMLXError:
         if loading is not None:
             loading.result()  # a model that is not computed at all is what to tell

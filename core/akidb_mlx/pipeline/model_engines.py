@@ -10,6 +10,7 @@ from akidb_mlx.checkpoint.model_facts import ModelFacts
 from akidb_mlx.checkpoint.unchanged import Stamps
 from akidb_mlx.config.model_config import ModelConfig
 from akidb_mlx.config.options import ModelOptions
+from akidb_mlx.device.choice import Device
 from akidb_mlx.effective.recipe import AnyRecipe
 from akidb_mlx.engine.companions import Companions
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
@@ -18,12 +19,13 @@ from akidb_mlx.engine.residency import Residence
 from akidb_mlx.engine.scheduler import Scheduler
 from akidb_mlx.pipeline.joint_engines import join
 from akidb_mlx.pipeline.tokenizer import Tokenizer
+from akidb_mlx.pipeline.tokenizer_processes import TokenizerProcesses
 
 if TYPE_CHECKING:
     from akidb_mlx.model.heads.base import Head
     from akidb_mlx.model.network import Network
 
-__all__ = ["LOCATION_FIELDS", "join_engine", "make_engine", "start_loading", "tokenizer_maker"]
+__all__ = ["LOCATION_FIELDS", "join_engine", "make_engine", "share_out", "start_loading", "tokenizer_maker"]
 
 # Settled once the files are found.
 LOCATION_FIELDS = frozenset({"model", "revision", "cache_dir", "local_files_only"})
@@ -74,11 +76,12 @@ def make_engine(
         cost=model.activation_bytes,
         max_rows=model.head.max_rows,
         by_task=bool(model.adapted),
+        gathers=device.plans_shapes,
     )
     return Engine(
         model,
         scheduler,
-        config.max_queued_tokens,
+        config.max_queued_tokens or device.max_queued_tokens,
         survives_fork=device.survives_fork,
         cpu_lanes=device.cpu_lanes,
         plans_shapes=device.plans_shapes,
@@ -110,6 +113,14 @@ def join_engine(
     own = [name for name in ModelOptions.model_fields if name not in not_of_the_model]
     key = (recipe.checkpoint.path.resolve(), *(getattr(config, name) for name in own))
     return join(key, kind, make, load)
+
+
+def share_out(tokenizer: Tokenizer, config: ModelConfig, device: Device) -> Tokenizer:
+    """The tokenizer, with processes for the texts of long calls where the device wants them."""
+    count = device.tokenizer_processes if config.tokenizer_processes is None else config.tokenizer_processes
+    if count:
+        tokenizer.processes = TokenizerProcesses(count)
+    return tokenizer
 
 
 def tokenizer_maker(checkpoint: ModelFacts, config: ModelConfig) -> Callable[[int | None], Tokenizer]:

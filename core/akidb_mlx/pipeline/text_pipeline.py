@@ -26,11 +26,13 @@ __all__ = ["TextPipeline", "name_text"]
 Input = TypeVar("Input")
 _log = logging.getLogger(__name__)
 # Texts that are tokenised and queued at a time: the device starts on the first while the next are tokenised.
-_PART = {"cpu": 256, "cuda": 1024, "metal": 1024}
+_PART = {"cpu": 256, "cuda": 512, "metal": 1024}
 # The first parts are smaller, doubling from this, so that the device starts early.
 _FIRST_PART = 128
-# Up to this many characters are tokenised in the event loop's own thread (well under a millisecond per 1,000).
+# Up to this many characters are tokenised on the caller's own thread (well under a millisecond per 1,000); in an event
+# loop fewer: its other requests would wait, and be tokenised one after the other.
 _INLINE_CHARACTERS = 20_000
+_INLINE_IN_LOOP = 2_000
 _STREAM_CHUNKS_IN_FLIGHT = 3
 # A chunk of a stream ends early where its texts would take longer than this (seconds), so that the first rows are there
 # soon whatever the texts' length; by the engine's measure and about this many characters per token, within bounds.
@@ -74,11 +76,19 @@ class TextPipeline(Generic[Input]):
         """`stream` for an event loop."""
         return self._stream(texts, chunk_size, call, on_error, watch_of_caller(), in_event_loop)
 
+    def _threads(self) -> Threads:
+        """What tokenises."""
+        return Threads(self._loaded.tokenizer.lanes)
+
     async def _encode(self, texts: Sequence[Input], call: Call[Given], show_progress: bool, wait_for: Wait) -> Given:
         texts = self.encoder.check(texts)
         futures: Queued = []
         watch = watch_of_caller()
-        with Progress(len(texts), show_progress, watch) as progress, Threads() as threads, self._in_use():
+        with (
+            Progress(len(texts), show_progress, watch) as progress,
+            self._threads() as threads,
+            self._in_use(),
+        ):
             try:
                 await self._queue(texts, call.first, call, futures, progress, threads, wait_for, wait=call.wait)
                 rows = [await wait_for(future) for future in futures]
@@ -99,7 +109,7 @@ class TextPipeline(Generic[Input]):
     ) -> AsyncGenerator[Given, None]:
         chunks: deque[_Chunk[Input]] = deque()
         first = 0
-        with Threads() as threads, self._in_use():
+        with self._threads() as threads, self._in_use():
             try:
                 more = True
                 while more or chunks:
@@ -181,11 +191,12 @@ class TextPipeline(Generic[Input]):
         most = max(1, self._loaded.engine.queue.max_queued_tokens // _SHARE_OF_QUEUE)
         pending: deque[tuple[int, Future[Rows]]] = deque()
         parts = deque(self._parts(len(texts)))
-        much = len(parts) > 1 or sum(map(self.encoder.characters, texts)) > _INLINE_CHARACTERS
+        inline = _INLINE_CHARACTERS if wait_for is blocking else _INLINE_IN_LOOP
+        much = len(parts) > 1 or sum(map(self.encoder.characters, texts)) > inline
         ahead: deque[tuple[int, Future[Encoded]]] = deque()
         while parts or ahead:
             # The tokenizer works outside Python's lock: while one part is there, another's ids become arrays here.
-            while parts and len(ahead) < 3:
+            while parts and len(ahead) <= threads.count:
                 places = parts.popleft()
                 some, start = texts[places.start : places.stop], first + places.start
                 ahead.append((start, threads.do(much, self._encode_part, some, start, call)))

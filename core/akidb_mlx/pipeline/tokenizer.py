@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as HFTokenizer
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputError
 from akidb_mlx.model.encoding import TokenIds
 from akidb_mlx.pipeline.inputs import valid_unicode
+from akidb_mlx.pipeline.tokenizer_processes import Parts, TokenizerProcesses, unpacked
 
 __all__ = ["NO_TOKEN", "Tokenized", "Tokenizer", "valid_unicode"]
 
@@ -119,6 +120,22 @@ class Tokenizer:
         )
         self._zero_if_empty = zero_if_empty
         self._strip = strip
+        self.processes: TokenizerProcesses | None = None
+        """Who cuts the texts of long calls."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: the tokenizer itself as it stands, whatever its file says by now."""
+        live = self._tokenizer
+        own = {"_lock": None, "_again": None, "processes": None, "_live": None}
+        return {**self.__dict__, **own, "live": (live.to_str(), live.encode_special_tokens)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the same again."""
+        text, special = state.pop("live")
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+        self._live = HFTokenizer.from_str(text)
+        self._live.encode_special_tokens = special
 
     @property
     def _tokenizer(self) -> HFTokenizer:
@@ -135,10 +152,23 @@ class Tokenizer:
         """Free its vocabulary until it is next used; `again` makes the same of its limit."""
         self._again = partial(again, self.max_seq_length)
         self._live = None
+        self.close()
+
+    def close(self) -> None:
+        """End the processes that cut texts for it."""
+        if self.processes is not None:
+            self.processes.close()
+
+    @property
+    def lanes(self) -> int:
+        """How many parts of a call are worth cutting at once."""
+        return 2 if self.processes is None else max(2, self.processes.lanes)
 
     def after_fork(self) -> None:
         """In a forked child, where a thread of its parent's may have held the lock."""
         self._lock = threading.Lock()
+        if self.processes is not None:
+            self.processes.after_fork()
 
     def _characters(self, tokens: int) -> int:
         """Characters that this many tokens of median length have."""
@@ -188,6 +218,8 @@ class Tokenizer:
 
         `first_index` is the first text's place in what the user gave; errors name that.
         """
+        if self.processes and (parts := self.processes.ask(self, "tokenize", texts, first_index=first_index)):
+            return _whole(parts)
         cut = self._max_characters
         valid = [valid_unicode(text.strip() if self._strip else text[:cut]) for text in texts]
         encodings = self._encoded(valid, first_index)
@@ -234,6 +266,10 @@ class Tokenizer:
         With `types` also where each second text starts. The error also where the text that is to be cut is shorter
         than what is too much.
         """
+        if self.processes and (
+            parts := self.processes.ask(self, "tokenize_pairs", pairs, first_index=first_index, types=types)
+        ):
+            return _whole(parts)
         valid = [(valid_unicode(query), valid_unicode(text)) for query, text in pairs]
         try:
             encodings = self._tokenizer.encode_batch_fast(valid, add_special_tokens=self._special_tokens)
@@ -322,6 +358,11 @@ class Tokenizer:
         tokens = self._tokenizer.encode("a").tokens
         plain = self._tokenizer.encode("a", add_special_tokens=False).tokens
         return tokens[-1] if tokens and tokens[-1:] != plain[-1:] else None
+
+
+def _whole(parts: Parts) -> Tokenized:
+    """What another process made."""
+    return Tokenized(unpacked(parts), parts[2], parts[3])
 
 
 def _lowercases(normalizer: Any) -> bool:

@@ -70,16 +70,17 @@ def iterate(generator: AsyncGenerator[T, None]) -> Iterator[T]:
 
 
 class Threads:
-    """Two threads for work of milliseconds, started when there is some; they leave an event loop free."""
+    """A few threads for work of milliseconds, started when there is some; they leave an event loop free."""
 
-    def __init__(self) -> None:
-        """Start nothing yet."""
+    def __init__(self, count: int = 2) -> None:
+        """Start none yet."""
+        self.count = count
         self._executor: ThreadPoolExecutor | None = None
 
     def do(self, much: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         """Work on a thread where it is much, else here and now."""
         if much:
-            self._executor = self._executor or ThreadPoolExecutor(2, thread_name_prefix="akidb-mlx-tokenize")
+            self._executor = self._executor or ThreadPoolExecutor(self.count, thread_name_prefix="akidb-mlx-tokenize")
             try:
                 return self._executor.submit(work, *args, **kwargs)
             except RuntimeError:  # no thread is to be had: the process is ending

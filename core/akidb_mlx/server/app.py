@@ -14,6 +14,7 @@ from akidb_mlx.server.models import Models
 from akidb_mlx.server.problems import HANDLERS
 from akidb_mlx.server.settings import ServerSettings
 from akidb_mlx.server.state import State
+from akidb_mlx.server.team import Team
 
 __all__ = ["create_app"]
 
@@ -49,9 +50,11 @@ _ROUTES = [
 ]
 
 
-def create_app(models: Models, settings: ServerSettings | None = None, api_key: str | None = None) -> Starlette:
-    """An ASGI application that serves these models; it closes them when it ends."""
-    state = State(settings or ServerSettings(), models, api_key)
+def create_app(
+    models: Models, settings: ServerSettings | None = None, api_key: str | None = None, team: Team | None = None
+) -> Starlette:
+    """An ASGI application that serves these models; it closes them when it ends. `team`: one worker of several."""
+    state = State(settings or ServerSettings(), models, api_key, team)
     state.metrics.watch(models)
 
     @asynccontextmanager

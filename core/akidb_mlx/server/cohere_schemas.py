@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from akidb_mlx.server.schemas import RequestBody
+from akidb_mlx.server.schemas import CourtesyFields, Positive
 
 __all__ = ["CohereEmbedRequest", "CohereEmbedResponse"]
 
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 
 
-class CohereEmbedRequest(RequestBody):
+class CohereEmbedRequest(CourtesyFields):
     """Cohere's request for texts; images are refused, as nothing here sees them."""
 
     model: str = Field(min_length=1, description="A name that `/v1/models` lists.")
@@ -23,13 +23,12 @@ class CohereEmbedRequest(RequestBody):
         None,
         description="float (default), int8, uint8, binary, ubinary, base64 (of little-endian float32), or several.",
     )
-    output_dimension: Annotated[int, Field(ge=1)] | None = Field(
+    output_dimension: Positive | None = Field(
         None, description="Keep only this many dimensions, the first ones; the vectors are scaled to unit length again."
     )
     truncate: Literal["NONE", "END"] | None = Field(
         None, description="END cuts texts beyond the model's limit, NONE refuses them. By default as configured."
     )
-    priority: int | None = Field(None, description="Taken and ignored.")
 
 
 class _ByType(BaseModel):

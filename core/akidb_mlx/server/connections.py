@@ -11,6 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from akidb_mlx.server.team import Share
+
 __all__ = ["Connection", "Listening"]
 
 _log = logging.getLogger(__name__)
@@ -20,6 +22,8 @@ _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE_S, _LOOK_S = 1.0, 0.25
 # A connection that has been idle for this many seconds is closed where others wait.
 _IDLE_S = 1.0
+# So long a worker leaves a connection to the others (seconds).
+_OTHERS_S = 0.002
 # Connections taken in one go, so that the event loop has its turn.
 _TURN = 64
 
@@ -35,7 +39,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
         self.used = time.monotonic()
-        super().connection_made(transport)
+        super().connection_made(_Joining(transport, self.loop))  # type: ignore[arg-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -64,6 +68,32 @@ class Connection(H11Protocol):
         return False
 
 
+class _Joining:
+    """A transport that sends together what is written in one turn of the event loop: an answer's head and body."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._waiting: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._waiting:
+            self._loop.call_soon(self._send)
+        self._waiting.append(data)
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if waiting and not self._transport.is_closing():
+            self._transport.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class Listening:
     """Takes connections from a listening socket, `most` at a time; the others wait in the system's own queue.
 
@@ -72,13 +102,19 @@ class Listening:
     """
 
     def __init__(
-        self, listener: socket.socket, make: Callable[[], Connection], connections: Collection[Any], most: int
+        self,
+        listener: socket.socket,
+        make: Callable[[], Connection],
+        connections: Collection[Any],
+        most: int,
+        share: Share | None = None,
     ) -> None:
-        """`make` gives what speaks with a client; `connections` are those that live."""
+        """`make` gives what speaks with a client; `connections` are those that live; `share`: among several workers."""
         self._listener = listener
         self._make = make
         self._connections = connections
         self._most = most
+        self._share = share
         self._loop = asyncio.get_running_loop()
         self._beginning: set[asyncio.Task[Any]] = set()
         self._again: asyncio.TimerHandle | None = None
@@ -111,9 +147,15 @@ class Listening:
 
     def _accept(self) -> None:
         for _ in range(_TURN):
-            if len(self._connections) + len(self._beginning) >= self._most:
+            count = len(self._connections) + len(self._beginning)
+            if count >= self._most:
                 self._look_for_room()
                 return
+            if self._share is not None:
+                self._share.tell(count)
+                if not self._share.is_next(count, self._loop.time()):
+                    self._pause(self._listen, _OTHERS_S)  # those with fewer were woken too
+                    return
             try:
                 taken, _address = self._listener.accept()
             except OSError as error:
@@ -137,6 +179,8 @@ class Listening:
             _log.debug("a connection failed at its beginning: %s", error)
 
     def _left(self) -> None:
+        if self._share is not None:
+            self._share.tell(len(self._connections) + len(self._beginning))
         if self._full:
             self._full = False
             self._loop.call_soon(self._look_for_room)

@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
-from akidb_mlx.server.schemas import INPUT_TYPE, InputType, RequestBody, TokenUsage
+from akidb_mlx.server.schemas import (
+    INPUT_TYPE,
+    TRUNCATE,
+    CourtesyFields,
+    InputType,
+    Positive,
+    RequestBody,
+    TokenUsage,
+    Truncate,
+    Whole,
+)
 
 __all__ = [
     "HybridRequest",
@@ -19,7 +29,6 @@ __all__ = [
     "TermsResponse",
 ]
 
-_TRUNCATE = "Whether texts beyond the model's limit are cut, or refused. By default as configured."
 _MODEL = "A name that `/v1/models` lists; by default the first of this kind."
 _Name = Annotated[str, Field(min_length=1)]
 _Texts = Annotated[list[str], Field(min_length=1)]
@@ -35,9 +44,9 @@ _Direction = Annotated[
 ]
 
 
-class _FormRequest(RequestBody):
+class _FormRequest(CourtesyFields):
     model: _Name | None = Field(None, description=_MODEL)
-    truncate: bool | None = Field(None, description=_TRUNCATE)
+    truncate: Truncate | None = Field(None, description=TRUNCATE)
     prompt_name: str | None = Field(None, description="Apply the model's prompt of this name.")
     input_type: InputType | None = Field(None, description=INPUT_TYPE)
 
@@ -49,7 +58,7 @@ class SparseRequest(_FormRequest):
     truncation_direction: _Direction | None = Field(
         None, description="Where texts are cut, in any case; the model decides, another direction is refused."
     )
-    max_active_dims: Annotated[int, Field(ge=1)] | None = Field(
+    max_active_dims: Positive | None = Field(
         None, description="Keep this many entries of each row, the heaviest. By default as the model says."
     )
 
@@ -65,7 +74,7 @@ class TermsRequest(_FormRequest):
     """The strongest terms of texts."""
 
     texts: _Texts
-    top_k: Annotated[int, Field(ge=1)] | None = Field(20, description="At most this many of each.")
+    top_k: Positive | None = Field(20, description="At most this many of each.")
 
 
 class _Term(BaseModel):
@@ -90,9 +99,7 @@ class PoolingRequest(_FormRequest):
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="Numbers (default), or base64 of all numbers of a text as little-endian float32."
     )
-    truncate_prompt_tokens: int | None = Field(None, description="Not below the model's limit; -1 is that limit.")
-    user: str | None = Field(None, description="Taken and ignored.")
-    priority: int | None = Field(None, description="Taken and ignored.")
+    truncate_prompt_tokens: Whole | None = Field(None, description="Not below the model's limit; -1 is that limit.")
 
 
 class _Pooled(BaseModel):
@@ -118,7 +125,7 @@ class MatchesRequest(RequestBody):
     query: str
     text: str
     model: _Name | None = Field(None, description=_MODEL)
-    top_k: Annotated[int, Field(ge=1)] | None = Field(20, description="At most this many pairs.")
+    top_k: Positive | None = Field(20, description="At most this many pairs.")
 
 
 class _Match(BaseModel):

@@ -19,12 +19,18 @@ _REPEATS_S = 1.0
 class JsonLines(logging.Formatter):
     """A record as one line of JSON; `extra={"fields": {…}}` adds keys."""
 
+    def __init__(self, **about: object) -> None:
+        """`about` stands in each line."""
+        super().__init__()
+        self._about = about
+
     def format(self, record: logging.LogRecord) -> str:  # noqa: D102
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._about,
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -74,10 +80,10 @@ class CountedLines(logging.StreamHandler[TextIO]):
             self._count(key, record)
 
 
-def configure_logging() -> None:
-    """Everything that this process logs, in place of what was configured before."""
+def configure_logging(**about: object) -> None:
+    """Everything that this process logs, in place of what was configured before; `about` stands in each line."""
     handler = CountedLines(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLines(**about))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     logging.getLogger("akidb_mlx").setLevel(logging.INFO)

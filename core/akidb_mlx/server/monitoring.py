@@ -6,15 +6,18 @@ import hashlib
 import re
 from importlib import resources
 
+import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import akidb_mlx
 from akidb_mlx.device.memory import resident_bytes
+from akidb_mlx.server.metrics import joined
 from akidb_mlx.server.openapi import document
-from akidb_mlx.server.schemas import Health, ModelStats, Stats
+from akidb_mlx.server.schemas import Health, HealthStatus, ModelStats, Stats, Workers
 from akidb_mlx.server.state import State, state_of
+from akidb_mlx.server.team import OWN, add_up
 
 __all__ = ["health", "metrics", "openapi", "page", "stats"]
 
@@ -24,11 +27,13 @@ async def health(request: Request) -> Response:
     state = state_of(request)
     worker = all(model.model.healthy for model in state.models.loaded)
     ready = not state.stopping and not state.loading
-    status = "stopping" if state.stopping else "unhealthy" if not worker else "ok" if ready else "loading"
+    status: HealthStatus = "stopping" if state.stopping else "unhealthy" if not worker else "ok" if ready else "loading"
     if not worker:
         _revive(state)
     answer = Health(status=status, ready=ready, worker=worker, version=akidb_mlx.__version__)
-    return JSONResponse(answer.model_dump(), 200 if status == "ok" else 503)
+    if (team := state.team) is not None:
+        answer.workers = Workers(answering=team.index, serving=team.serving, of=len(team))
+    return JSONResponse(answer.model_dump(exclude_none=True), 200 if status == "ok" else 503)
 
 
 def _revive(state: State) -> None:
@@ -39,13 +44,19 @@ def _revive(state: State) -> None:
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus' text."""
-    return Response(state_of(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    """Prometheus' text; of several workers all of theirs."""
+    state = state_of(request)
+    text = state.metrics.text()
+    if state.team is not None and request.url.query != OWN:
+        others = await state.team.ask_others("/metrics", state.api_key)
+        text = await asyncio.to_thread(joined, {state.team.index: text, **others})
+    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def stats(request: Request) -> Response:
-    """Which models are in memory, since when unused, and what they take."""
-    models = state_of(request).models
+    """Which models are in memory, since when unused, and what they take; of several workers the sum."""
+    state = state_of(request)
+    models = state.models
     known = {model.name: model.model for model in models.loaded}
     counted = {name: model.stats() for name, model in known.items()}
     told = {
@@ -58,7 +69,11 @@ async def stats(request: Request) -> Response:
     }
     weights = max((model.get("process_weights_bytes", 0) for model in counted.values()), default=0)
     answer = Stats(models=told, weights_bytes=weights, resident_bytes=resident_bytes())
-    return JSONResponse(answer.model_dump())
+    whole = answer.model_dump()
+    if state.team is not None and request.url.query != OWN:
+        others = await state.team.ask_others("/stats", state.api_key)
+        whole = add_up([whole, *map(orjson.loads, others.values())])
+    return JSONResponse(whole)
 
 
 async def openapi(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +16,7 @@ from akidb_mlx.server import embedding
 from akidb_mlx.server.embedding import Wanted
 from akidb_mlx.server.models import ServedModel
 from akidb_mlx.server.ollama_schemas import (
+    OllamaDetails,
     OllamaEmbeddingsRequest,
     OllamaEmbedRequest,
     OllamaModel,
@@ -34,7 +36,7 @@ from akidb_mlx.vectors import Embeddings
 __all__ = ["embed", "embeddings", "running", "show", "tags", "version"]
 
 # What Ollama says of a model that is never freed.
-_FOR_EVER = timedelta(days=292 * 365)
+_FOR_EVER_S = 292 * 365 * 86_400.0
 _TAGS = ("latest", "query", "document")
 # Ollama's words, by which clients know that they should cut a text in two.
 _TOO_LONG = "the input length exceeds the context length"
@@ -80,10 +82,10 @@ async def running(request: Request) -> Response:
         stats = model.model.stats()
         if model.name in _served(state) and stats.get("loaded"):
             entry, keep = _entry(state, f"{model.name}:latest", model), stats["keep_alive"]
-            left = _FOR_EVER if keep is None else timedelta(seconds=max(0.0, keep - stats["idle_s"]))
+            left = math.inf if keep is None else max(0.0, keep - stats["idle_s"])
             size = stats["weights_bytes"]
             about = entry.model_dump(include={"name", "model", "digest", "details"})
-            expires = (datetime.now(UTC) + left).isoformat()
+            expires = (datetime.now(UTC) + timedelta(seconds=min(left, _FOR_EVER_S))).isoformat()
             entries.append(OllamaRunning(**about, size=size, size_vram=size, expires_at=expires))
     return JSONResponse(OllamaRunningModels(models=entries).model_dump())
 
@@ -160,9 +162,9 @@ def _entry(state: State, name: str, model: ServedModel | None) -> OllamaModel:
         modified_at=created,
         size=facts.get("parameter_bytes") or 0,
         digest=_fingerprint(model),
-        details={
-            "family": family,
-            "families": [family] if family else [],
-            "quantization_level": str(facts.get("dtype") or ""),
-        },
+        details=OllamaDetails(
+            family=family,
+            families=[family] if family else [],
+            quantization_level=str(facts.get("dtype") or ""),
+        ),
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from akidb_mlx.config.options import read_duration
-from akidb_mlx.server.schemas import INPUT_TYPE, InputType, RequestBody
+from akidb_mlx.server.schemas import INPUT_TYPE, TRUNCATE, InputType, Natural, RequestBody, Truncate
 
 __all__ = [
     "OllamaEmbedRequest",
@@ -67,10 +67,8 @@ class OllamaEmbedRequest(_OllamaRequest):
     """Ollama's request for vectors of one text or many."""
 
     input: _Inputs = Field(default_factory=list, description="One text, or a list; none loads the model.")
-    truncate: bool | None = Field(
-        None, description="Whether texts beyond the model's limit are cut, or refused. By default as configured."
-    )
-    dimensions: Annotated[int, Field(ge=0)] | None = Field(
+    truncate: Truncate | None = Field(None, description=TRUNCATE)
+    dimensions: Natural | None = Field(
         None, description="Keep only this many dimensions, the first; 0 or nothing: all."
     )
 
@@ -97,7 +95,9 @@ class OllamaEmbeddingsResponse(BaseModel):
     embedding: list[float]
 
 
-class _Details(BaseModel):
+class OllamaDetails(BaseModel):
+    """What is told of a model's files."""
+
     parent_model: str = ""
     format: str = "safetensors"
     family: str = ""
@@ -114,7 +114,7 @@ class OllamaModel(BaseModel):
     modified_at: str
     size: int
     digest: str
-    details: _Details
+    details: OllamaDetails
 
 
 class OllamaModels(BaseModel):
@@ -171,7 +171,7 @@ class OllamaShowResponse(BaseModel):
     modelfile: str = ""
     parameters: str = ""
     template: str = ""
-    details: _Details
+    details: OllamaDetails
     model_info: dict[str, Any]
     capabilities: list[Literal["embedding"]] = ["embedding"]
     modified_at: str

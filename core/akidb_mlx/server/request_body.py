@@ -6,6 +6,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from akidb_mlx.config.sources import suggestion
 from akidb_mlx.pipeline.surrogates import mended_json
 from akidb_mlx.server.problems import Problem
 from akidb_mlx.server.settings import ServerSettings
@@ -52,7 +53,7 @@ def parse(body: bytes, schema: type[Schema]) -> Schema:
     except ValidationError as error:
         if error.errors(include_url=False)[0]["type"] == "json_invalid" and (mended := mended_json(body)):
             return parse(mended, schema)
-        raise _from_validation(error) from None
+        raise _from_validation(error, schema) from None
 
 
 def check_texts(texts: list[str], settings: ServerSettings) -> list[str]:
@@ -77,14 +78,16 @@ async def _read_body(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def _from_validation(error: ValidationError) -> Problem:
+def _from_validation(error: ValidationError, schema: type[BaseModel]) -> Problem:
     """The first thing wrong with a body, in a line."""
     first = error.errors(include_url=False, include_context=False)[0]
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if first["type"] == "json_invalid":
         return Problem(400, f"the body is no valid JSON: {message.removeprefix('Invalid JSON: ')}")
     if first["type"] == "extra_forbidden":
-        return Problem(400, f"unknown field {first['loc'][-1]!r}", param=str(first["loc"][0]))
+        name = str(first["loc"][-1])
+        near = suggestion(name, schema.model_fields) if len(first["loc"]) == 1 else ""
+        return Problem(400, f"unknown field {name!r}{near}", param=str(first["loc"][0]))
     path = [str(part) for part in first["loc"]]
     where = ".".join(path) or "the body"
     return Problem(400, f"{where}: {message}", param=path[0] if path else None)

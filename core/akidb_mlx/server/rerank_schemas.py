@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
-from akidb_mlx.server.schemas import RequestBody, TokenUsage
+from akidb_mlx.server.schemas import TRUNCATE, CourtesyFields, Natural, TokenUsage, Truncate, Whole
 
 __all__ = [
     "RankedText",
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 _Name = Annotated[str, Field(min_length=1)]
-_Count = Annotated[int, Field(ge=0)]
+_Count = Natural
 _Texts = Annotated[list[str], Field(min_length=1)]
 
 
@@ -64,15 +64,12 @@ _OneOrMany = Annotated[
 ]
 
 
-class _RerankOptions(RequestBody):
+class _RerankOptions(CourtesyFields):
     """What all rerank routes take."""
 
     model: _Name | None = Field(None, description="A name that `/v1/models` lists; by default the first reranker.")
-    truncate: bool | None = Field(
-        None, description="Whether pairs beyond the model's limit are cut, or refused. By default as configured."
-    )
+    truncate: Truncate | None = Field(None, description=TRUNCATE)
     raw_scores: bool | None = Field(None, description="The model's own numbers instead of 0 to 1.")
-    user: str | None = Field(None, description="Taken and ignored.")
 
 
 class RerankTextsRequest(_RerankOptions):
@@ -100,12 +97,11 @@ class RerankRequest(_RerankOptions):
     rank_fields: Annotated[list[Literal["text"]], Field(max_length=1)] | None = Field(
         None, description="Only the field `text` is ranked."
     )
-    max_tokens_per_doc: int | None = Field(
+    max_tokens_per_doc: Whole | None = Field(
         None, description="Not below the model's own limit, at which pairs are cut anyway."
     )
-    truncate_prompt_tokens: int | None = Field(None, description="As max_tokens_per_doc; -1 is the model's limit.")
-    max_chunks_per_doc: int | None = Field(None, description="Taken and ignored: documents are not cut in chunks.")
-    priority: int | None = Field(None, description="Taken and ignored.")
+    truncate_prompt_tokens: Whole | None = Field(None, description="As max_tokens_per_doc; -1 is the model's limit.")
+    max_chunks_per_doc: Whole | None = Field(None, description="Taken and ignored: documents are not cut in chunks.")
 
     @property
     def is_voyages(self) -> bool:
@@ -121,8 +117,7 @@ class ScoreRequest(_RerankOptions):
     queries: _OneOrMany | None = Field(None, description="Another name of text_1.")
     documents: _OneOrMany | None = Field(None, description="Another name of text_2.")
     use_activation: bool | None = Field(None, description="vLLM's name for the opposite of raw_scores.")
-    truncate_prompt_tokens: int | None = Field(None, description="Not below the model's limit; -1 is that limit.")
-    priority: int | None = Field(None, description="Taken and ignored.")
+    truncate_prompt_tokens: Whole | None = Field(None, description="Not below the model's limit; -1 is that limit.")
 
 
 class RankedText(BaseModel):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from akidb_mlx.small_vectors import OutputDtype
 
@@ -17,6 +17,7 @@ __all__ = [
     "ModelList",
     "ModelStats",
     "Stats",
+    "Workers",
 ]
 
 
@@ -37,23 +38,68 @@ def _one_or_many(value: Any) -> Any:
     return value
 
 
+def _truncate_by_word(value: Any) -> Any:
+    """Cohere's and NVIDIA's words for true and false."""
+    said = value.upper() if isinstance(value, str) else value
+    if said == "START":
+        raise ValueError("START is not done, texts are cut at the end; send END, NONE, true or false")
+    return {"END": True, "NONE": False}.get(said, value) if isinstance(said, str) else value
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 8.0 is 8."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _not_streamed(value: bool) -> bool:
+    if value:
+        raise ValueError("an answer comes whole; leave stream out")
+    return value
+
+
+Truncate = Annotated[
+    bool,
+    BeforeValidator(_truncate_by_word),
+    WithJsonSchema(
+        {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": "^([Ee][Nn][Dd]|[Nn][Oo][Nn][Ee])$"}]}
+    ),
+]
+TRUNCATE = "Whether texts beyond the model's limit are cut (END too) or refused (NONE too). By default as configured."
+Whole = Annotated[int, BeforeValidator(_whole)]
+Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Positive = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+
+
 class RequestBody(BaseModel):
     """A field that nobody knows is an error."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+# Cohere's and NVIDIA's words → ours.
+_SIDES = {"passage": "document", "search_document": "document", "search_query": "query"}
 InputType = Annotated[
     Literal["query", "document"],
-    BeforeValidator(lambda value: "document" if value == "passage" else value),
-    WithJsonSchema({"enum": ["query", "document", "passage"], "type": "string"}),
+    BeforeValidator(lambda value: _SIDES.get(value, value) if isinstance(value, str) else value),
+    WithJsonSchema({"enum": ["query", "document", *_SIDES], "type": "string"}),
 ]
 INPUT_TYPE = "Apply the model's prompt for queries or documents (passages); queries overtake documents."
 _Texts = Annotated[list[str], Field(min_length=1)]
 _OneOrMany = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 
 
-class EmbeddingsRequest(RequestBody):
+class CourtesyFields(RequestBody):
+    """What clients of other servers send and nothing here depends on."""
+
+    user: str | None = Field(None, description="Taken and ignored.")
+    metadata: dict[str, Any] | None = Field(None, description="Taken and ignored.")
+    priority: Whole | None = Field(None, description="Taken and ignored.")
+    stream: (
+        Annotated[bool, AfterValidator(_not_streamed), WithJsonSchema({"const": False, "type": "boolean"})] | None
+    ) = Field(None, description="Only false: an answer comes whole.")
+
+
+class EmbeddingsRequest(CourtesyFields):
     """OpenAI's request; `input_type`, `prompt_name`, `task` and `truncate` are this server's own."""
 
     input: Annotated[list[str], BeforeValidator(_one_or_many), WithJsonSchema(_OneOrMany)] = Field(
@@ -62,13 +108,12 @@ class EmbeddingsRequest(RequestBody):
     model: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="A name that `/v1/models` lists; may be left out where just one embedder is served."
     )
-    dimensions: Annotated[int, Field(ge=1)] | None = Field(
+    dimensions: Positive | None = Field(
         None, description="Keep only this many dimensions, the first; the vectors are scaled to unit length again."
     )
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="Numbers (default), or base64 of little-endian float32 (of output_dtype's bytes)."
     )
-    user: str | None = Field(None, description="Taken and ignored.")
     input_type: InputType | None = Field(None, description=INPUT_TYPE)
     prompt_name: str | None = Field(None, description="Apply the model's prompt of this name.")
     task: Annotated[str, Field(min_length=1)] | None = Field(
@@ -76,11 +121,9 @@ class EmbeddingsRequest(RequestBody):
         description="Jina's name for what the vectors are for, of a model with an adapter for each task; "
         '"retrieval.query" and "retrieval.passage" say the side, and with it the prompt, too.',
     )
-    truncate: bool | None = Field(
-        None, description="Whether texts beyond the model's limit are cut, or refused. By default as configured."
-    )
+    truncate: Truncate | None = Field(None, description=TRUNCATE)
     truncation: bool | None = Field(None, description="Voyage's name for truncate.")
-    output_dimension: Annotated[int, Field(ge=1)] | None = Field(None, description="Voyage's name for dimensions.")
+    output_dimension: Positive | None = Field(None, description="Voyage's name for dimensions.")
     output_dtype: Literal["float", "int8", "uint8", "binary", "ubinary"] | None = Field(
         None,
         description="Voyage's: of this type, in base64 its bytes. int8 and uint8 need the model's calibration.",
@@ -167,7 +210,9 @@ class ModelCard(BaseModel):
     kind: Literal["embedder", "reranker", "sparse", "multi_vector", "hybrid"]
     loaded: bool
     dimension: int | None = None
-    num_labels: int | None = Field(None, description="Scores that a reranker gives a pair; the routes take one.")
+    num_labels: int | None = Field(
+        default=None, description="Scores that a reranker gives a pair; the routes take one."
+    )
     max_seq_length: int | None = None
     prompts: list[str] | None = None
 
@@ -179,14 +224,26 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
+HealthStatus = Literal["ok", "loading", "stopping", "unhealthy"]
+
+
+class Workers(BaseModel):
+    """The processes behind one address."""
+
+    answering: int = Field(description="Which of them answers this, from 0.")
+    serving: int = Field(description="How many are ready now.")
+    of: int = Field(description="How many there should be.")
+
+
 class Health(BaseModel):
     """Whether to send requests here."""
 
-    status: Literal["ok", "loading", "stopping", "unhealthy"]
+    status: HealthStatus
     live: Literal[True] = True
     ready: bool = Field(description="False while models are preloaded, and from the start of a shutdown.")
     worker: bool = Field(description="False where the thread that computes has ended unexpectedly.")
     version: str
+    workers: Workers | None = Field(default=None, description="Where several processes serve (--workers).")
 
 
 class ModelStats(BaseModel):

@@ -4,29 +4,20 @@ import asyncio
 import contextlib
 import errno
 import logging
-import math
-import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import uvicorn
-
 from akidb_mlx.config.sources import expanded
-from akidb_mlx.server.app import create_app
-from akidb_mlx.server.connections import Connection, Listening
-from akidb_mlx.server.descriptors import raise_limit
 from akidb_mlx.server.models import Models
+from akidb_mlx.server.running import serve_at
 from akidb_mlx.server.settings import ServerSettings
-from akidb_mlx.server.state import State
+from akidb_mlx.server.workers import plan_workers, supervise
 
 __all__ = ["listen", "listen_uds", "serve"]
 
 _log = logging.getLogger(__name__)
-# How long after the shutdown began a connection may still bring a request, and be told to close (seconds).
-_LAST_REQUESTS_S = 1.0
 
 
 def serve(models: Models, settings: ServerSettings, api_key: str | None) -> None:
@@ -47,7 +38,11 @@ def serve(models: Models, settings: ServerSettings, api_key: str | None) -> None
         if settings.uds is not None:
             path = expanded(settings.uds, "uds").absolute()
             sockets[f"unix://{path}"] = listeners.enter_context(listen_uds(path))
-        asyncio.run(_serve(sockets, models, settings, api_key))
+        workers = plan_workers(settings.workers, [config.device for config in models.configs.values()])
+        if len(workers) > 1:
+            supervise(workers, sockets, models.configs, settings, api_key, _greet)
+        else:
+            asyncio.run(serve_at(sockets, models, settings, api_key, greet=_greet))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -90,100 +85,10 @@ def listen_uds(path: Path) -> Iterator[socket.socket]:
                     path.unlink()
 
 
-async def _serve(
-    sockets: Mapping[str, socket.socket], models: Models, settings: ServerSettings, api_key: str | None
-) -> None:
-    app = create_app(models, settings, api_key)
-    server = _Server(app.state.server, _uvicorn_config(app, settings), raise_limit(settings.max_requests))
-    for url in sockets:
-        _log.info("listening", extra={"fields": {"url": url, "models": list(models.configs)}})
-    preload = asyncio.create_task(_preload(app.state.server, server, list(sockets)))
-    await server.serve(sockets=list(sockets.values()))
-    _log.info("stopped")
-    preload.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await preload
-
-
-def _greet(urls: Sequence[str], state: State) -> None:
+def _greet(urls: Sequence[str], models: Iterable[str]) -> None:
     """A line for people, on standard output: the log is for machines."""
     web = [f"open {url}/" for url in urls if url.startswith("http")]
     where = ", ".join(web or urls)
     with contextlib.suppress(OSError, ValueError):  # nobody may be there to read it
-        sys.stdout.write(f"akidb-mlx serves {', '.join(state.models.configs)}: {where} (Ctrl-C ends it)\n")
+        sys.stdout.write(f"akidb-mlx serves {', '.join(models)}: {where} (Ctrl-C ends it)\n")
         sys.stdout.flush()
-
-
-async def _preload(state: State, server: uvicorn.Server, urls: Sequence[str]) -> None:
-    if not state.preloads:
-        _greet(urls, state)
-    else:
-        try:
-            await state.models.preload()
-            _greet(urls, state)
-        except BaseException:
-            server.should_exit = True
-            raise
-
-
-def _uvicorn_config(app: object, settings: ServerSettings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        lifespan="on",
-        # On h11, never httptools: with that, bodies of requests that offer an upgrade are lost.
-        http=Connection,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_s),
-    )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's, which ends with exit code 0 and says goodbye before it closes connections."""
-
-    def __init__(self, state: State, config: uvicorn.Config, most_connections: int) -> None:
-        super().__init__(config)
-        self._state = state
-        self._most_connections = most_connections
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen."""
-        await super().startup(sockets=[])
-        make = partial(Connection, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-        for listener in sockets or []:
-            listening = Listening(listener, make, self.server_state.connections, self._most_connections)
-            self.servers.append(listening)  # type: ignore[arg-type]
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no new connection, tell the others to close with their next answer, then finish what runs."""
-        self._state.stopping = True
-        _log.info("stopping", extra={"fields": {"requests": len(self.server_state.tasks)}})
-        for server in self.servers:
-            server.close()
-        deadline = asyncio.get_running_loop().time() + _LAST_REQUESTS_S
-        while self.server_state.connections and asyncio.get_running_loop().time() < deadline and not self.force_exit:
-            await asyncio.sleep(0.02)
-        await super().shutdown(sockets)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """In place of uvicorn's, which raises the signal again at the end, as if the shutdown had failed."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-
-    def _stop(self) -> None:
-        if self.should_exit:
-            self.force_exit = True
-            for connection in list(self.server_state.connections):
-                connection.transport.abort()
-        self.should_exit = True

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,32 +33,41 @@ class ServerSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 is every network.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 is every network.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     uds: Path | None = Field(
-        None, description="Unix socket to listen on, for its owner alone; at host and port then only if one is given."
+        default=None,
+        description="Unix socket to listen on, for its owner alone; at host and port then only if one is given.",
     )
     api_key_file: Path | None = Field(
-        None, description=f"File with the key that clients must send as bearer token. Or set {API_KEY_VARIABLE}."
+        default=None,
+        description=f"File with the key that clients must send as bearer token. Or set {API_KEY_VARIABLE}.",
     )
     cors_origins: tuple[str, ...] = Field(
-        (), description="Web origins whose pages may call this server, such as https://example.org. None by default."
+        default=(),
+        description="Web origins whose pages may call this server, such as https://example.org. None by default.",
     )
     allowed_hosts: tuple[str, ...] = Field(
-        (), description="Host names that requests may name besides the loopback's own, while listening there."
+        default=(),
+        description="Host names that requests may name besides the loopback's own, while listening there.",
     )
-    max_request_bytes: _Count = Field(8 * 2**20, description="Largest body of a request.")
-    max_texts: _Count = Field(2048, description="Most texts in one request.")
-    max_request_tokens: _Count = Field(1_000_000, description="Most tokens in one request.")
+    max_request_bytes: _Count = Field(default=8 * 2**20, description="Largest body of a request.")
+    max_texts: _Count = Field(default=2048, description="Most texts in one request.")
+    max_request_tokens: _Count = Field(default=1_000_000, description="Most tokens in one request.")
     max_requests: _Count = Field(
-        4096,
+        default=4096,
         description="Most requests at a time; texts that come beyond wait for their turn, the rest is refused (429).",
     )
-    body_timeout_s: _Seconds = Field(30.0, description="Seconds a client may take to send a request's body.")
-    request_timeout_s: _Seconds = Field(300.0, description="Seconds a request may take, waiting included.")
-    shutdown_timeout_s: _Seconds = Field(60.0, description="Seconds a shutdown waits for requests to finish.")
+    body_timeout_s: _Seconds = Field(default=30.0, description="Seconds a client may take to send a request's body.")
+    request_timeout_s: _Seconds = Field(default=300.0, description="Seconds a request may take, waiting included.")
+    shutdown_timeout_s: _Seconds = Field(default=60.0, description="Seconds a shutdown waits for requests to finish.")
+    workers: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
+        default=1,
+        description="Processes that serve at this address, each with the models; auto is one for each GPU of CUDA.",
+    )
     preload: bool | None = Field(
-        None, description="Load the models at the start. By default where there is just one, else on first use."
+        default=None,
+        description="Load the models at the start. By default where there is just one, else on first use.",
     )
 
     @property

@@ -13,6 +13,7 @@ from akidb_mlx.server.models import Addressed, Models, ServedModel
 from akidb_mlx.server.problems import Problem
 from akidb_mlx.server.served import ARTICLES, OPTIONS, ROUTES, ServedKind, serves
 from akidb_mlx.server.settings import ServerSettings
+from akidb_mlx.server.team import Team
 from akidb_mlx.server.turned_away import TurnedAway
 
 __all__ = ["State", "note", "state_of"]
@@ -27,6 +28,8 @@ class State:
     settings: ServerSettings
     models: Models
     api_key: str | None
+    team: Team | None = None
+    """The other workers behind the same address, where there are several."""
     metrics: Metrics = field(default_factory=Metrics)
     turned_away: TurnedAway = field(default_factory=TurnedAway)
     stopping: bool = False

@@ -9,7 +9,9 @@ from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures.base import Backbone, allow, read
 from akidb_mlx.model.architectures.bert import FactorizedEmbeddings
 from akidb_mlx.model.device_batch import DeviceBatch
+from akidb_mlx.model.host_encoder import HostEncoder, by_mlx
 from akidb_mlx.model.layers.activations import activation
+from akidb_mlx.model.layers.host_layers import HostLayers
 from akidb_mlx.model.layers.masks import Mask, make_mask
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 
@@ -64,6 +66,13 @@ class Albert(Backbone):
     def _group(self, index: int) -> int:
         """Whose turn it is: the groups share the count evenly."""
         return int(index / (self._count / len(self.groups)))
+
+    def settle_on_cpu(self) -> None:
+        """Have NumPy and the BLAS compute where that serves."""
+        layers = HostLayers.of(self.layers)
+        if layers is not None:
+            embed = by_mlx(lambda batch: self.embeddings(batch, mx.arange(batch.input_ids.shape[1])))
+            self.on_host = HostEncoder(embed, layers)
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""

@@ -9,6 +9,7 @@ import mlx.nn as nn
 
 from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model.device_batch import DeviceBatch
+from akidb_mlx.model.host_encoder import HostEncoder
 
 __all__ = ["Backbone", "PositionNumbers", "allow", "fuse", "no_positions", "read", "rename", "token_type_rows"]
 
@@ -47,10 +48,15 @@ class Backbone(nn.Module):
     """Whether hidden states of its checkpoints are too large for float16."""
     may_give_zeros: ClassVar[bool] = False
     """Whether all of a token's hidden states can be zero; in a transformer they are where nothing was computed."""
+    on_host: HostEncoder | None = None
+    """What computes most batches on a CPU in place of MLX."""
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
         raise NotImplementedError
+
+    def settle_on_cpu(self) -> None:
+        """Once the weights are loaded, to compute in float32 on the CPU: lay them out for it."""
 
     def first_states(self, batch: DeviceBatch) -> mx.array:
         """Those of each row's first token, (rows, 1, width); an architecture may leave out what only others need."""

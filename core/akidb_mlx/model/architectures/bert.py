@@ -5,11 +5,16 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+from numpy.typing import NDArray
 
 from akidb_mlx.model.architectures.base import Backbone, allow, read, token_type_rows
 from akidb_mlx.model.device_batch import DeviceBatch
+from akidb_mlx.model.host_encoder import Embed, HostEncoder, HostTables, by_mlx
 from akidb_mlx.model.layers.activations import activation
+from akidb_mlx.model.layers.host_layers import HostLayers
 from akidb_mlx.model.layers.masks import Mask, make_mask
+from akidb_mlx.model.layers.norms import norm_of_sum
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 
 __all__ = ["Bert", "Embeddings", "FactorizedEmbeddings"]
@@ -28,7 +33,7 @@ class Embeddings(nn.Module):
 
     def __call__(self, batch: DeviceBatch, positions: mx.array) -> mx.array:
         """Positions that broadcast to (rows, length) → (rows, length, width)."""
-        return self.norm(self.word(batch.input_ids) + self.by_position(batch, positions))
+        return norm_of_sum(self.norm, self.word(batch.input_ids), self.by_position(batch, positions))
 
     def by_position(self, batch: DeviceBatch, positions: mx.array) -> mx.array:
         """What is added to the words."""
@@ -94,6 +99,22 @@ class Bert(Backbone):
     def positions(self, input_ids: mx.array) -> mx.array:
         """Where each token stands: from zero."""
         return mx.arange(input_ids.shape[1])
+
+    def host_positions(self, input_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """`positions`, for arrays of the host."""
+        return np.arange(input_ids.shape[1], dtype=np.int32)
+
+    def settle_on_cpu(self) -> None:
+        """Have NumPy and the BLAS compute where that serves."""
+        layers = HostLayers.of(self.layers)
+        if layers is not None:
+            self.on_host = HostEncoder(self._host_embeddings(), layers)
+
+    def _host_embeddings(self) -> Embed:
+        made = self.embeddings
+        if type(made) is Embeddings and HostTables.take(made.word, made.position, made.token_type):
+            return HostTables(made.word, made.position, made.token_type, made.norm, self.host_positions)
+        return by_mlx(lambda batch: made(batch, self.positions(batch.input_ids)))
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""

@@ -20,6 +20,7 @@ from akidb_mlx.model.layers.disentangled import (
     position_numbers,
 )
 from akidb_mlx.model.layers.neighbours import NeighbourLayer
+from akidb_mlx.model.layers.norms import norm_of_sum
 
 __all__ = ["DebertaV2", "attention_kinds", "head_width"]
 
@@ -74,8 +75,8 @@ class DebertaLayer(nn.Module):
         return self.attention(x, positions, self._then, first_only=True)
 
     def _then(self, x: mx.array, attended: mx.array) -> mx.array:
-        x = self.attention_norm(x + attended)
-        return self.norm(x + cpu_kernels.in_blocks(self._network, x))
+        x = norm_of_sum(self.attention_norm, x, attended)
+        return norm_of_sum(self.norm, x, cpu_kernels.in_blocks(self._network, x))
 
     def _network(self, x: mx.array) -> mx.array:
         return self.down(self._activation(self.up(x)))

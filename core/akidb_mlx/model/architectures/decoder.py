@@ -5,7 +5,7 @@ mlx-lm's classes ignore some of what config.json says; `decoder_table` accounts 
 
 import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -26,9 +26,10 @@ from akidb_mlx.model.architectures.joined_layers import (
 from akidb_mlx.model.architectures.mixtures import MIXTURES, gather_experts
 from akidb_mlx.model.architectures.mlx_lm import import_model
 from akidb_mlx.model.device_batch import DeviceBatch
-from akidb_mlx.model.layers import cpu_kernels
+from akidb_mlx.model.layers import cpu_kernels, cuda_kernels
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.masks import Mask, make_causal_mask, make_mask
+from akidb_mlx.model.layers.norms import sum_and_norm
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
 from akidb_mlx.model.layers.rope_by_length import BY_LENGTH, RopeByLength, make_rope_by_length
 
@@ -106,10 +107,22 @@ class Decoder(Backbone):
         if self._scale is not None:
             x = x * self._scale
         masks = {kind: self.mask(batch, kind) for kind in set(self._kinds)}
+        if self._plain and cuda_kernels.serves(x, widest=cuda_kernels.WIDEST_NORM):
+            return self._sums_with_norms(x, [masks[kind] for kind in self._kinds])
         for layer, kind in zip(self.model.layers, self._kinds, strict=True):
             x = layer(x, masks[kind], None)
             cpu_kernels.catch_up(x)
         return self.model[self._norm](x)
+
+    def _sums_with_norms(self, x: mx.array, masks: Sequence[Mask]) -> mx.array:
+        """Layers of the plain form, each sum together with the norm that comes after it, also the next layer's."""
+        layers = self.model.layers
+        normed = layers[0].input_layernorm(x)
+        for layer, following, mask in zip(layers, [*layers[1:], None], masks, strict=True):
+            x, normed = sum_and_norm(layer.post_attention_layernorm, x, layer.self_attn(normed, mask, None))
+            after = self.model[self._norm] if following is None else following.input_layernorm
+            x, normed = sum_and_norm(after, x, layer.mlp(normed))
+        return normed
 
     def mask(self, batch: DeviceBatch, kind: str) -> Mask:
         """Who sees whom; a causal window counts the token itself, one for both ways reaches that far either way."""

@@ -5,11 +5,15 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from akidb_mlx.model.architectures.base import Backbone, read
 from akidb_mlx.model.device_batch import DeviceBatch
+from akidb_mlx.model.host_encoder import HostEncoder, HostTables
 from akidb_mlx.model.layers.activations import activation
+from akidb_mlx.model.layers.host_layers import HostLayers
 from akidb_mlx.model.layers.masks import make_mask
+from akidb_mlx.model.layers.norms import norm_of_sum
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 
 __all__ = ["DistilBert"]
@@ -49,9 +53,18 @@ class DistilBert(Backbone):
             for _ in range(read(config, "n_layers", int))
         ]
 
+    def settle_on_cpu(self) -> None:
+        """Have NumPy and the BLAS compute where that serves."""
+        layers = HostLayers.of(self.layers)
+        if layers is not None and HostTables.take(self.word, self.position):
+            tables = HostTables(
+                self.word, self.position, None, self.norm, lambda ids: np.arange(ids.shape[1], dtype=np.int32)
+            )
+            self.on_host = HostEncoder(tables, layers)
+
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.norm(self.word(batch.input_ids) + self.position(mx.arange(batch.input_ids.shape[1])))
+        x = norm_of_sum(self.norm, self.word(batch.input_ids), self.position(mx.arange(batch.input_ids.shape[1])))
         mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
         for layer in self.layers:
             x = layer(x, mask)

@@ -17,6 +17,7 @@ from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.alibi import alibi_bias, alibi_numbers, alibi_slopes
 from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.feedforward import GatedMLP
+from akidb_mlx.model.layers.norms import norm_of_sum
 from akidb_mlx.model.layers.relative import LongBias
 
 __all__ = ["JinaBert"]
@@ -61,10 +62,10 @@ class Layer(nn.Module):
         return self.attention(x, bias, then=self._then)
 
     def _then(self, x: mx.array, attended: mx.array) -> mx.array:
-        h = self.attention_norm(attended + x)
+        h = norm_of_sum(self.attention_norm, attended, x)
         if "second_norm" in self:  # the models for code add their input once more
-            h = self.second_norm(h + x)
-        return self.norm(h + self.mlp(h))
+            h = norm_of_sum(self.second_norm, h, x)
+        return norm_of_sum(self.norm, h, self.mlp(h))
 
 
 class JinaBert(Backbone):

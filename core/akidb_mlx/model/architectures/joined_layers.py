@@ -8,10 +8,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.model.architectures.base import fuse
-from akidb_mlx.model.layers import cpu_kernels
+from akidb_mlx.model.layers import cpu_kernels, cuda_kernels
 from akidb_mlx.model.layers.activations import Activation
 from akidb_mlx.model.layers.attention import attention_layer
 from akidb_mlx.model.layers.masks import Mask
+from akidb_mlx.model.layers.rope import Rope
 
 __all__ = ["GatedNetwork", "JoinedAttention", "JoinedNetwork", "PlainNetwork", "QueryScale", "join"]
 
@@ -44,14 +45,34 @@ class JoinedAttention(nn.Module):
         return attention_layer(self._project, self._finish, x, mask, self._scale)
 
     def _project(self, x: mx.array, first: int) -> tuple[mx.array, mx.array, mx.array]:
+        if "qkv_proj" in self and not first and self._query_scale is None and isinstance(self._rope, Rope):
+            qkv = self.qkv_proj(x)
+            return self._in_one_pass(qkv) or self._split(qkv, first)
         parts = [self.qkv_proj(x)] if "qkv_proj" in self else [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
-        qkv = mx.concatenate(parts, axis=-1).reshape(*x.shape[:2], self._heads + 2 * self._kv_heads, -1)
+        return self._split(mx.concatenate(parts, axis=-1), first)
+
+    def _in_one_pass(self, qkv: mx.array) -> tuple[mx.array, mx.array, mx.array] | None:
+        """Norms and positions together, on CUDA; None: not here."""
+        head = qkv.shape[-1] // (self._heads + 2 * self._kv_heads)
+        periods = self._rope.periods(head)
+        if head not in cuda_kernels.HEADS or periods is None or not cuda_kernels.serves(qkv):
+            return None
+        norms = (self.q_norm.weight, self.k_norm.weight, self.q_norm.eps) if "q_norm" in self else None
+        if norms is not None and (norms[0].dtype != qkv.dtype or self.k_norm.eps != self.q_norm.eps):
+            return None
+        queries, keys = cuda_kernels.rope_of_heads(qkv, self._heads, self._kv_heads, periods, norms)
+        values = qkv[..., (self._heads + self._kv_heads) * head :].reshape(*qkv.shape[:2], self._kv_heads, head)
+        return queries.swapaxes(1, 2), keys.swapaxes(1, 2), values.swapaxes(1, 2)
+
+    def _split(self, qkv: mx.array, first: int) -> tuple[mx.array, mx.array, mx.array]:
+        length = qkv.shape[1]
+        qkv = qkv.reshape(*qkv.shape[:2], self._heads + 2 * self._kv_heads, -1)
         queries, keys, values = mx.split(qkv, (self._heads, self._heads + self._kv_heads), axis=2)
         if "q_norm" in self:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         queries, keys = self._rope(queries.swapaxes(1, 2), first), self._rope(keys.swapaxes(1, 2), first)
         if self._query_scale is not None:
-            queries = queries * self._query_scale(first, x.shape[1]).astype(queries.dtype)
+            queries = queries * self._query_scale(first, length).astype(queries.dtype)
         return queries, keys, values.swapaxes(1, 2)
 
     def _finish(self, x: mx.array, attended: mx.array) -> mx.array:
@@ -73,7 +94,10 @@ class JoinedNetwork(nn.Module):
         return cpu_kernels.in_blocks(self._of_block, x)
 
     def _of_block(self, x: mx.array) -> mx.array:
-        gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1)
+        both = self.gate_up_proj(x)
+        if self._activation is None and x.ndim == 3 and cuda_kernels.serves(both):
+            return self.down_proj(cuda_kernels.silu_gate(both))
+        gate, up = mx.split(both, 2, axis=-1)
         return self.down_proj(_silu_gate(gate, up) if self._activation is None else self._activation(gate) * up)
 
 

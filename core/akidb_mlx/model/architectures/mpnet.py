@@ -10,6 +10,7 @@ from akidb_mlx.model.architectures.base import Backbone, PositionNumbers, allow,
 from akidb_mlx.model.architectures.roberta import positions_after_padding
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
+from akidb_mlx.model.layers.norms import norm_of_sum
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 from akidb_mlx.model.layers.relative import bias_numbers, make_bias
 
@@ -60,7 +61,7 @@ class MPNet(Backbone):
         """Hidden states of the last layer, (rows, length, width)."""
         length = batch.input_ids.shape[1]
         positions = positions_after_padding(batch.input_ids, _PADDING)
-        x = self.norm(self.word(batch.input_ids) + self.position(positions))
+        x = norm_of_sum(self.norm, self.word(batch.input_ids), self.position(positions))
         bias = make_bias(self.relative, length, _BUCKETS, _MAX_DISTANCE, batch.attention_mask)
         for layer in self.layers:
             x = layer(x, bias)

@@ -17,6 +17,7 @@ from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.experts import Experts, Mixture, Router
 from akidb_mlx.model.layers.feedforward import MLP, GatedMLP
 from akidb_mlx.model.layers.masks import Mask, make_mask
+from akidb_mlx.model.layers.norms import norm_of_sum
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
 
 __all__ = ["NomicBert", "RotaryPostNormLayer"]
@@ -48,8 +49,8 @@ class RotaryPostNormLayer(nn.Module):
         return self.attention(x, mask, rope, then=self._then)
 
     def _then(self, x: mx.array, attended: mx.array) -> mx.array:
-        x = self.attention_norm(x + attended)
-        return self.norm(x + self.mlp(x))
+        x = norm_of_sum(self.attention_norm, x, attended)
+        return norm_of_sum(self.norm, x, self.mlp(x))
 
 
 class NomicBert(Backbone):

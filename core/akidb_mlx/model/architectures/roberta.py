@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 
 from akidb_mlx.model.architectures.base import read
 from akidb_mlx.model.architectures.bert import Bert
@@ -44,3 +46,8 @@ class Roberta(Bert):
     def positions(self, input_ids: mx.array) -> mx.array:
         """Where each token stands: after the pad."""
         return positions_after_padding(input_ids, self._pad_token_id)
+
+    def host_positions(self, input_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """`positions`, for arrays of the host."""
+        counts = input_ids != self._pad_token_id
+        return np.cumsum(counts, axis=1) * counts + self._pad_token_id

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.host_rows import DenseRows, Rows
+from akidb_mlx.model.host_states import HostStates
 from akidb_mlx.model.padded_batch import PaddedBatch
 
 __all__ = ["Computed", "Head"]
@@ -40,6 +41,17 @@ class Head(nn.Module):
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> Computed:
         """(rows, length, backbone's width) → (rows, width) float32, or what `to_host` takes."""
         raise NotImplementedError
+
+    def marked(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array | None:
+        """The rows, infinite where a real token's hidden state is all zero, where one pass gives both; None: not here.
+
+        Never of a head that is `flagged`.
+        """
+        return None
+
+    def pool_on_host(self, states: HostStates, batch: PaddedBatch) -> Computed | None:
+        """What a call gives, of states that are on the host; None where they are to be handed to the device."""
+        return None
 
     def settle(self, dtype: mx.Dtype) -> None:
         """Once, with its weights: the backbone computes in `dtype`. Heads stay in float32 where it is not much."""

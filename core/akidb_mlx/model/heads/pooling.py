@@ -7,8 +7,12 @@ tokens are the first `lengths[i]` of row i; a prompt left out of pooling is the 
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["POOLING", "pool"]
+from akidb_mlx.model.host_states import HostStates
+
+__all__ = ["POOLING", "pool", "pool_on_host"]
 
 Mode = Callable[[mx.array, mx.array, mx.array, mx.array], mx.array]
 
@@ -77,3 +81,33 @@ def pool(hidden_states: mx.array, lengths: mx.array, prompt_lengths: mx.array, m
     mask = _mask(hidden, lengths, prompt_lengths)
     pooled = [POOLING[mode](hidden, lengths, prompt_lengths, mask) for mode in modes]
     return pooled[0] if len(pooled) == 1 else mx.concatenate(pooled, axis=-1)
+
+
+def pool_on_host(
+    states: HostStates, prompt_lengths: NDArray[np.int32], modes: Sequence[str]
+) -> NDArray[np.float32] | None:
+    """As `pool`, of states on the host; None where a mode is not computed there."""
+    if not set(modes) <= _ON_HOST.keys():
+        return None
+    rows = [
+        [_ON_HOST[mode](states.tokens[start:stop], min(left_out, stop - start)) for mode in modes]
+        for (start, stop), left_out in zip(states.spans, prompt_lengths.tolist(), strict=True)
+    ]
+    return np.array(rows, np.float32).reshape(len(rows), -1)
+
+
+def _first_on_host(tokens: NDArray[np.float32], left_out: int) -> NDArray[np.float32]:
+    return tokens[left_out if left_out < len(tokens) else 0]
+
+
+def _mean_on_host(tokens: NDArray[np.float32], left_out: int) -> NDArray[np.float32]:
+    total: NDArray[np.float32] = np.add.reduce(tokens[left_out:], axis=0)
+    total *= np.float32(1 / max(len(tokens) - left_out, 1e-9))
+    return total
+
+
+_ON_HOST: dict[str, Callable[[NDArray[np.float32], int], NDArray[np.float32]]] = {
+    "cls": _first_on_host,
+    "mean": _mean_on_host,
+}
+"""Mode → what it makes of a row's tokens, of which the first so many do not count."""

@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.errors import UnsupportedModelError
-from akidb_mlx.model.layers import cpu_kernels
+from akidb_mlx.model.layers import cpu_kernels, cuda_kernels
 
 __all__ = ["ACTIVATIONS", "Activation", "activation"]
 
@@ -17,7 +17,9 @@ Activation = Callable[[mx.array], mx.array]
 
 def gelu(x: mx.array) -> mx.array:
     """Exact GELU, by the device's fastest way."""
-    return cpu_kernels.gelu(x) if cpu_kernels.computes_on_cpu(x) else nn.gelu(x)
+    if cpu_kernels.computes_on_cpu(x):
+        return cpu_kernels.gelu(x)
+    return cuda_kernels.gelu(x) if x.ndim == 3 and cuda_kernels.serves(x) else nn.gelu(x)
 
 
 def quick_gelu(x: mx.array) -> mx.array:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
+from akidb_mlx.device import tuning
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.cpu_kernels import Finish, Project
@@ -16,6 +17,7 @@ __all__ = [
     "attention_layer",
     "attention_layer_in_blocks",
     "first_of_attention_layer",
+    "forget_masks",
     "is_in_blocks",
     "query_block",
 ]
@@ -26,6 +28,8 @@ Then = Callable[[mx.array, mx.array], mx.array]
 """Tokens and their attention, both (rows, tokens, width) → the same shape; it sees each token alone."""
 # What a block of queries on a GPU has added to its scores, at most: 128 MiB in float32.
 _BIAS_NUMBERS = 1 << 25
+# Of the batch that is being built, on a GPU's one thread; each with what it was made of, so that its id stays taken.
+_masks: dict[tuple[int, mx.Dtype], tuple[mx.array, mx.array]] = {}
 
 
 def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scale: float) -> mx.array:
@@ -44,9 +48,26 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scal
     if on_cpu and keys.shape[1] == queries.shape[1] and not isinstance(mask, str):
         return cpu_kernels.attention(queries, keys, values, mask, scale)
     if isinstance(mask, mx.array) and mask.dtype == mx.bool_ and not mx.metal.is_available():
-        # CUDA's fused attention takes an additive mask three times as fast as a boolean one.
-        mask = mx.where(mask, 0.0, mx.finfo(queries.dtype).min).astype(queries.dtype)
+        mask = _added(mask, queries.dtype)
+    head = values.shape[-1]
+    if head < tuning.FUSED_HEAD and tuning.is_on("pad_heads"):  # channels of zeros add nothing to a product
+        more = [(0, 0)] * 3 + [(0, tuning.FUSED_HEAD - head)]
+        queries, keys, values = (mx.pad(part, more) for part in (queries, keys, values))
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)[..., :head]
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+
+
+def _added(mask: mx.array, dtype: mx.Dtype) -> mx.array:
+    """A boolean mask as CUDA's fused attention takes it three times as fast; made once for all layers of a batch."""
+    key = (id(mask), dtype)
+    if key not in _masks:
+        _masks[key] = mask, mx.where(mask, 0.0, mx.finfo(dtype).min).astype(dtype)
+    return _masks[key][1]
+
+
+def forget_masks() -> None:
+    """A batch is built: those of its masks are not wanted again."""
+    _masks.clear()
 
 
 def query_block(rows: int, heads: int, length: int) -> int:
@@ -174,7 +195,10 @@ class SelfAttention(nn.Module):
             queries, keys, values = mx.split(heads, (self._heads, self._heads + self._kv_heads), axis=1)
             if "q_norm" in self:
                 queries, keys = self.q_norm(queries), self.k_norm(keys)
-            if rope is not None:
+            if rope is not None and "q_norm" not in self and tuning.is_on("joint_rope"):
+                # All heads lie as MLX's kernel reads them; parts of them it copies first.
+                queries, keys, _ = mx.split(rope(heads, first), (self._heads, self._heads + self._kv_heads), axis=1)
+            elif rope is not None:
                 queries, keys = rope(queries, first), rope(keys, first)
             return queries, keys, values
 

@@ -18,7 +18,9 @@ import mlx.core as mx
 
 __all__ = [
     "BLOCK_BYTES",
+    "ERFC",
     "LONG",
+    "TANH",
     "attention",
     "attention_in_blocks",
     "attention_layer_in_blocks",
@@ -45,8 +47,8 @@ Project = Callable[[mx.array, int], tuple[mx.array, mx.array, mx.array]]
 Finish = Callable[[mx.array, mx.array], mx.array]
 """(rows, tokens, width) and what these tokens attended to, (rows, heads, tokens, head_dim) → what the layer gives."""
 
-_ERFC = (2.493349620e-02, 1.025834867e-02, 1.390520472e-03, -8.002941808e-05, 1.986555028e-05)
-_TANH = (1.5957691216057308, 0.07135481282703282)  # √(8/π), and 0.044715 of it
+ERFC = (2.493349620e-02, 1.025834867e-02, 1.390520472e-03, -8.002941808e-05, 1.986555028e-05)
+TANH = (1.5957691216057308, 0.07135481282703282)  # √(8/π), and 0.044715 of it
 _SHORT_EXP = tuple(1 / (32**power * math.factorial(power)) for power in range(1, 6))  # of exp(t / 32), Taylor's
 _EXP = (
     1.24999858e-01,
@@ -75,14 +77,14 @@ def gelu(x: mx.array) -> mx.array:
     """`x × Φ(x)`, exact GELU: with erfc(|x| / √2) = 1 / p(|x|)³² it is (x + |x| - |x| erfc) / 2."""
     catch_up(x)
     size = mx.abs(x)
-    return (x + size - size / _power(size, _ERFC, 5)) * 0.5
+    return (x + size - size / _power(size, ERFC, 5)) * 0.5
 
 
 def gelu_tanh(x: mx.array) -> mx.array:
     """GELU's approximation by a tanh, `x σ(z)` for z = √(8/π) (x + 0.044715 x³): max(x, 0) - |x| / (1 + exp |z|)."""
     catch_up(x)
     size = mx.abs(x)
-    power = _power(size * (mx.square(size) * _TANH[1] + _TANH[0]), _SHORT_EXP, 5)
+    power = _power(size * (mx.square(size) * TANH[1] + TANH[0]), _SHORT_EXP, 5)
     return mx.maximum(x, 0) - size / (power + 1.0)
 
 

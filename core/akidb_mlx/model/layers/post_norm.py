@@ -7,6 +7,7 @@ from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.activations import Activation
 from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.masks import Mask
+from akidb_mlx.model.layers.norms import norm_of_sum
 from akidb_mlx.model.layers.rope import Rope
 
 __all__ = ["PostNormLayer"]
@@ -34,8 +35,8 @@ class PostNormLayer(nn.Module):
         return self.attention(x, mask, then=self._then, first_only=True)
 
     def _then(self, x: mx.array, attended: mx.array) -> mx.array:
-        x = self.attention_norm(x + attended)
-        return self.norm(x + cpu_kernels.in_blocks(self._network, x))
+        x = norm_of_sum(self.attention_norm, x, attended)
+        return norm_of_sum(self.norm, x, cpu_kernels.in_blocks(self._network, x))
 
     def _network(self, x: mx.array) -> mx.array:
         return self.down(self._activation(self.up(x)))

@@ -36,6 +36,11 @@ class Rope:
         self._interleaved = interleaved
         self._scale = scale
 
+    def periods(self, head: int) -> mx.array | None:
+        """(head / 2,) what positions are divided by, where it turns all pairs (i, i + head / 2) and does no more."""
+        plain = self._dims == head and not self._interleaved and self._scale == 1
+        return self._wavelengths if plain else None
+
     def __call__(self, x: mx.array, offset: int = 0) -> mx.array:
         """(rows, heads, length, channels) → the same shape; channels beyond `dims` pass.
 

@@ -1,0 +1,242 @@
+"""Processes that cut the texts of long calls into tokens, so that Python's lock is left to who keeps a GPU busy.
+
+`tokenizers` works outside the lock, but its ids become Python objects, one per token, under it: that took a small model
+on an H200 half of its speed. A process has two connections, for it makes arrays of one part while another is cut.
+"""
+
+import contextlib
+import logging
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+import numpy as np
+
+from akidb_mlx.device.cores import CORES_OF_A_PROCESS
+from akidb_mlx.errors import AkiDBMLXError
+
+__all__ = ["LANES", "READY", "Answer", "Parts", "TokenizerProcesses", "unpacked"]
+
+_log = logging.getLogger(__name__)
+
+Parts = tuple[bytes, list[int], list[int], list[int]]
+"""int32 ids of all texts after one another, how many each has, which were cut, where second texts start."""
+Answer = Parts | AkiDBMLXError | None
+"""None where the texts are to be cut by who asked, who meets the error there."""
+
+READY = b"ready"
+LANES = 2
+"""Connections of a process."""
+_LEAST_PART = 128  # texts of a part that is worth sending
+_LEAST_TEXTS, _WITHIN_S = 2048, 10.0  # so many in such parts within this time make it worth starting
+_IDLE_S = 60.0
+_MOST_FAILURES = 2
+_END_S = 5.0
+_LOOK_S = 0.5
+# Isolated, for a module in the current folder must not stand before the standard library's; then this one's path.
+_PROGRAM = (
+    "import sys; from multiprocessing.connection import Connection; "
+    "lanes = [Connection(int(lane)) for lane in sys.argv[2:]]; sys.path[:] = lanes[0].recv(); "
+    "from akidb_mlx.pipeline.tokenizer_process import serve; serve(lanes, float(sys.argv[1]))"
+)
+
+
+@dataclass(eq=False)
+class _Run:
+    """Processes that were started together."""
+
+    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    lanes: list[Connection] = field(default_factory=list)
+    free: "queue.SimpleQueue[Connection]" = field(default_factory=queue.SimpleQueue)
+    lost: bool = False
+
+    def end(self) -> None:
+        """Close the connections, which ends the processes."""
+        self.lost = True
+        for lane in self.lanes:
+            with contextlib.suppress(OSError):
+                lane.close()
+        until = time.monotonic() + _END_S
+        for process in self.processes:
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+class TokenizerProcesses:
+    """Those of one tokenizer: started once many texts come, ended after a minute without any."""
+
+    def __init__(self, count: int, *, idle_s: float = _IDLE_S) -> None:
+        """Start nothing yet."""
+        self._count, self._idle_s = count, idle_s
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._run: _Run | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+        self._starts = False
+        self._failures = 0
+        self._texts, self._since = 0, 0.0
+
+    @property
+    def lanes(self) -> int:
+        """Parts that are cut at once."""
+        return LANES * self._count
+
+    def ask(self, tokenizer: object, method: str, items: Sequence[Any], **options: Any) -> Parts | None:
+        """What `tokenizer` makes of the items, cut elsewhere; None where it is to do it here.
+
+        Raises:
+            InputError: as `tokenizer` itself.
+        """
+        if len(items) < _LEAST_PART:
+            return None
+        run = self._started(tokenizer, len(items))
+        lane = None if run is None else _free_lane(run)
+        if run is None or lane is None:
+            return None
+        try:
+            lane.send_bytes(pickle.dumps((method, items, options), 5))
+            answer: Answer = pickle.loads(lane.recv_bytes())
+        except (EOFError, OSError):
+            self._fail(run)
+            return None
+        except BaseException:  # interrupted half-way
+            self._drop(run)
+            raise
+        run.free.put(lane)
+        if isinstance(answer, AkiDBMLXError):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """End the processes; the next long call starts others."""
+        with self._lock:
+            run, self._run = self._run, None
+        if run is not None:
+            self._end(run)
+
+    def after_fork(self) -> None:
+        """In a forked child: the processes are its parent's."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        for lane in self._run.lanes if self._run else []:
+            lane.close()
+        for process in self._run.processes if self._run else []:
+            process.returncode = 0  # nothing to wait for here
+        self._reset()
+
+    def _started(self, tokenizer: object, texts: int) -> _Run | None:
+        """The processes, where they are ready; starts them where it is worth it."""
+        with self._lock:
+            if self._run is not None or self._starts:
+                return self._run
+            now = time.monotonic()
+            if now - self._since > _WITHIN_S:
+                self._texts, self._since = 0, now
+            self._texts += texts
+            if self._texts < _LEAST_TEXTS or self._failures >= _MOST_FAILURES or not _can_start():
+                return None
+            self._starts = True
+        try:
+            threading.Thread(target=self._start, args=(tokenizer,), name="akidb-mlx-start", daemon=True).start()
+        except RuntimeError:  # the process is ending
+            return None
+        return None
+
+    def _start(self, tokenizer: object) -> None:
+        run = _Run()
+        try:
+            state = pickle.dumps(tokenizer, 5)
+            for _ in range(self._count):
+                _start_process(run, self._idle_s)
+            for place in range(self._count):
+                first = run.lanes[place * LANES]
+                first.send(sys.path)
+                first.send_bytes(state)
+            for lane in run.lanes:
+                if lane.recv_bytes() != READY:
+                    raise EOFError("another answer than expected")
+                run.free.put(lane)
+        except Exception as error:
+            run.end()
+            with self._lock:
+                self._starts, self._failures = False, self._failures + 1
+            _log.info("texts are cut into tokens by this process alone: no other one could be started (%r)", error)
+            return
+        with self._lock:
+            self._run, self._starts, self._texts = run, False, 0
+            self._finalizer = weakref.finalize(self, run.end)
+
+    def _fail(self, run: _Run) -> None:
+        """A connection was closed from the other side."""
+        with self._lock:
+            first, run.lost = not run.lost, True
+        if not first:
+            return
+        self._drop(run)
+        codes = {process.returncode for process in run.processes} - {0}
+        if codes:
+            self._failures += 1
+            _log.warning("a process that cuts texts into tokens ended (exit code %s); this one does it", codes.pop())
+
+    def _drop(self, run: _Run) -> None:
+        with self._lock:
+            if self._run is run:
+                self._run = None
+        self._end(run)
+
+    def _end(self, run: _Run) -> None:
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        run.end()
+
+
+def unpacked(parts: Parts) -> list[np.ndarray[Any, np.dtype[np.int32]]]:
+    """(tokens,) ids of each text: views of one array."""
+    ids = np.frombuffer(parts[0], np.int32)
+    ends = np.cumsum(parts[1]).tolist()
+    return [ids[end - count : end] for end, count in zip(ends, parts[1], strict=True)]
+
+
+def _free_lane(run: _Run) -> Connection | None:
+    """A connection that nobody waits on; None once the processes are gone."""
+    while not run.lost:
+        with contextlib.suppress(queue.Empty):
+            return run.free.get(timeout=_LOOK_S)
+    return None
+
+
+def _start_process(run: _Run, idle_s: float) -> None:
+    theirs: list[Connection] = []
+    try:
+        for _ in range(LANES):
+            ours, their = Pipe()
+            run.lanes.append(ours)
+            theirs.append(their)
+        lanes = [lane.fileno() for lane in theirs]
+        command = [sys.executable, "-I", "-c", _PROGRAM, str(idle_s), *map(str, lanes)]
+        threads = os.environ.get("RAYON_NUM_THREADS", str(CORES_OF_A_PROCESS))
+        environment = {**os.environ, "AKIDB_MLX_BLAS": "off", "RAYON_NUM_THREADS": threads}
+        run.processes.append(subprocess.Popen(command, pass_fds=lanes, env=environment, stdin=subprocess.DEVNULL))
+    finally:
+        for lane in theirs:
+            lane.close()
+
+
+def _can_start() -> bool:
+    """Whether this Python can be started again: it is not another program's, or packed into one."""
+    name = os.path.basename(sys.executable or "").lower()  # noqa: PTH119
+    return name.startswith(("python", "pypy")) and not getattr(sys, "frozen", False)

