@@ -242,6 +242,7 @@ def test_the_fields_of_the_configuration():
         "on_overlong",
         "max_batch_tokens",
         "max_queued_tokens",
+        "tokenizer_processes",
         "query_latency_target_ms",
         "cache_limit_mb",
         "memory_limit_mb",

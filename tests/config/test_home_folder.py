@@ -15,7 +15,7 @@ from akidb_mlx import Embedder, EmbedderConfig
 from akidb_mlx.checkpoint import digests, locate
 from akidb_mlx.cli import main
 from akidb_mlx.corpus.sources import find_sources
-from akidb_mlx.device import blas
+from akidb_mlx.device.cache_folder import cache_folder
 from akidb_mlx.errors import ConfigError, ModelNotFoundError
 from support.checkpoints import PROMPTS
 from support.places import ROOT
@@ -164,7 +164,7 @@ def test_the_fingerprint_is_computed_each_time(homeless, folder):
 
 def test_the_blas_is_made_anew_each_time(homeless):
     with pytest.raises(OSError, match="this user has no home folder; set XDG_CACHE_HOME to a folder"):
-        blas._cache_folder()
+        cache_folder()
 
 
 @pytest.mark.parametrize("said", [{"HF_HOME": "FOLDER"}, {"AKIDB_MLX_CACHE_DIR": "FOLDER/hub"}])

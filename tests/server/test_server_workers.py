@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -256,3 +258,9 @@ def test_an_api_key_guards_what_workers_ask_each_other():
         assert 'worker="0"' in body
         assert 'worker="1"' in body
         assert server.stop(signal.SIGTERM) == 0
+
+
+def test_the_process_that_starts_workers_imports_no_mlx():
+    """Of the CUDA build that alone would take memory of a GPU, and the workers' cards are chosen before it."""
+    program = "import sys, akidb_mlx.cli.serve, akidb_mlx.server.serve; sys.exit('mlx.core' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

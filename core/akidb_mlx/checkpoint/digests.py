@@ -7,15 +7,16 @@ import tempfile
 from pathlib import Path
 
 from akidb_mlx.checkpoint.hub import sha256_of
+from akidb_mlx.device import cache_folder as device_cache
 
 __all__ = ["cache_folder", "digest_of", "known_digest", "write_whole"]
 
 
 def cache_folder() -> Path:
-    """The user's, for what is costly to make again; where there is no home folder, one that cannot be written."""
+    """The user's; where there is no home folder, one that cannot be written."""
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "akidb-mlx"
-    except RuntimeError:
+        return device_cache.cache_folder()
+    except FileNotFoundError:
         return Path(os.devnull)
 
 

@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StringConstraints,
 )
 
 from akidb_mlx.config.sources import expand_home
@@ -113,7 +114,8 @@ _Duration = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_
 
 _Factor = Annotated[float, Field(ge=1, allow_inf_nan=False), BeforeValidator(_refuse_bool)]
 
-_Name = Annotated[str, Field(min_length=1)]
+# Not Field(min_length=1): before pydantic 2.12 that loses the validators behind it where a field has a default.
+_Name = Annotated[str, StringConstraints(min_length=1)]
 
 if TYPE_CHECKING:
     from akidb_mlx.config.argument import Argument

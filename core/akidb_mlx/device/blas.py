@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from akidb_mlx.device.cache_folder import cache_folder
 from akidb_mlx.device.cores import THREAD_VARIABLES
 from akidb_mlx.errors import ConfigError
 
@@ -160,14 +161,6 @@ def _load_cached() -> str:
     finally:
         fresh.unlink(missing_ok=True)
     return _load(str(copy))
-
-
-def cache_folder() -> Path:
-    """The user's; OSError where it would be in a home folder that there is not."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "akidb-mlx"
-    except RuntimeError as error:
-        raise FileNotFoundError("this user has no home folder; set XDG_CACHE_HOME to a folder") from error
 
 
 def _load_temporary() -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from akidb_mlx.device import tuning
-from akidb_mlx.device.blas import cache_folder
+from akidb_mlx.device.cache_folder import cache_folder
 from akidb_mlx.device.cores import CORES_OF_A_PROCESS, available_cores
 from akidb_mlx.device.memory import Memory, Room, Taken, measure_host
 from akidb_mlx.device.shapes import Shapes

@@ -76,13 +76,17 @@ class TextPipeline(Generic[Input]):
         """`stream` for an event loop."""
         return self._stream(texts, chunk_size, call, on_error, watch_of_caller(), in_event_loop)
 
+    def _threads(self) -> Threads:
+        """What tokenises."""
+        return Threads(self._loaded.tokenizer.lanes)
+
     async def _encode(self, texts: Sequence[Input], call: Call[Given], show_progress: bool, wait_for: Wait) -> Given:
         texts = self.encoder.check(texts)
         futures: Queued = []
         watch = watch_of_caller()
         with (
             Progress(len(texts), show_progress, watch) as progress,
-            Threads(self._loaded.tokenizer.lanes) as threads,
+            self._threads() as threads,
             self._in_use(),
         ):
             try:
@@ -105,7 +109,7 @@ class TextPipeline(Generic[Input]):
     ) -> AsyncGenerator[Given, None]:
         chunks: deque[_Chunk[Input]] = deque()
         first = 0
-        with Threads(self._loaded.tokenizer.lanes) as threads, self._in_use():
+        with self._threads() as threads, self._in_use():
             try:
                 more = True
                 while more or chunks:

@@ -148,6 +148,9 @@ class RemotePath(TextPipeline[Input]):
     def _finish(self, rows: Sequence[Any], call: Call[Given]) -> Given:
         return call.finish(rows)  # type: ignore[arg-type]
 
+    def _threads(self) -> Threads:
+        return Threads()
+
     def _in_use(self) -> AbstractContextManager[None]:
         return nullcontext()  # the server's business
 
