@@ -158,7 +158,7 @@ def test_a_copy_that_cannot_be_made_leaves_nothing_behind(no_library, tmp_path, 
     assert copies(tmp_path) == []
 
 
-@reference_blas
+@stands_alone
 def test_what_lies_beside_the_library_is_found_from_its_copy(tmp_path):
     """As in releases before 0.3.34.481, which bring Fortran's libraries in the same folder."""
     source, package = blas._source(), tmp_path / "scipy_openblas32"
