@@ -117,7 +117,7 @@ def test_on_the_package_index_no_link_leads_nowhere():
     for one in hook["fancy-pypi-readme"]["substitutions"]:
         text = re.sub(one["pattern"], one["replacement"], text)
     targets = re.findall(r"\]\(([^)]+)\)", text)
-    assert targets and all(target.startswith("https://") for target in targets)
+    assert targets and all(target.startswith(("https://", "#")) for target in targets)
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
         assert target in text
 
