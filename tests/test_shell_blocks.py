@@ -56,9 +56,9 @@ def argv(line):
 @pytest.fixture
 def files():
     """What the blocks read, in the folder that the test runs in."""
+    lines = "".join(json.dumps({"id": i, "text": one}) + "\n" for i, one in enumerate(TEXTS))
     for name in ("articles", "articles-1", "articles-2"):
-        rows = [json.dumps({"id": i, "text": one}) + "\n" for i, one in enumerate(TEXTS)]
-        Path(f"{name}.jsonl").write_text("".join(rows))
+        Path(f"{name}.jsonl").write_text(lines)
     pairs = [{"id": i, "question": "what is baked?", "passage": one} for i, one in enumerate(TEXTS)]
     Path("pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     Path("passages.txt").write_text("".join(f"{one} {other}\n" for one in TEXTS for other in [*TEXTS, "", "An end."]))
