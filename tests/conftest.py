@@ -51,6 +51,7 @@ def _no_configuration(tmp_path_factory, monkeypatch):
     """Neither the folder the tests run in nor the home of who runs them holds a configuration."""
     empty = tmp_path_factory.mktemp("cwd")
     monkeypatch.chdir(empty)
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest's processes have it, though nobody looks at their output
 
 
 @pytest.fixture(scope="session")

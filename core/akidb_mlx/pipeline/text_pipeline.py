@@ -18,7 +18,7 @@ from akidb_mlx.pipeline.call import Call, Given, OnError
 from akidb_mlx.pipeline.encoders import NO_TOKENS, Encoded, Encoder
 from akidb_mlx.pipeline.loaded_model import TRUNCATED, AnyLoadedModel
 from akidb_mlx.pipeline.progress import Progress, above_bars
-from akidb_mlx.pipeline.waiting import Threads, Wait, after, blocking, in_event_loop, iterate, run
+from akidb_mlx.pipeline.waiting import THREADS, Threads, Wait, after, blocking, in_event_loop, iterate, run
 from akidb_mlx.pipeline.watching import Watch, watch_of_caller
 
 __all__ = ["TextPipeline", "name_text"]
@@ -190,7 +190,7 @@ class TextPipeline(Generic[Input]):
         """
         most = max(1, self._loaded.engine.queue.max_queued_tokens // _SHARE_OF_QUEUE)
         pending: deque[tuple[int, Future[Rows]]] = deque()
-        parts = deque(self._parts(len(texts)))
+        parts = deque(self._parts(len(texts), threads.count))
         inline = _INLINE_CHARACTERS if wait_for is blocking else _INLINE_IN_LOOP
         much = len(parts) > 1 or sum(map(self.encoder.characters, texts)) > inline
         ahead: deque[tuple[int, Future[Encoded]]] = deque()
@@ -225,14 +225,15 @@ class TextPipeline(Generic[Input]):
         tokens = 0.0 if line is None else _CHUNK_S / line[1] * max(1, self._loaded.engine.cpu_lanes)
         return int(min(max(tokens * _CHARACTERS_PER_TOKEN, _LEAST_CHUNK_CHARACTERS), _MOST_CHUNK_CHARACTERS))
 
-    def _parts(self, count: int) -> list[range]:
-        """The places of all texts, part by part."""
+    def _parts(self, count: int, lanes: int) -> list[range]:
+        """The places of all texts, part by part; where more than two are cut at once, some for each."""
+        most = self._part if lanes <= THREADS else min(self._part, max(_FIRST_PART, -(-count // lanes)))
         parts: list[range] = []
-        size = _FIRST_PART if count > self._part else self._part
+        size = _FIRST_PART if count > most else most
         while not parts or parts[-1].stop < count:
             start = parts[-1].stop if parts else 0
             parts.append(range(start, min(count, start + size)))
-            size = min(2 * size, self._part)
+            size = min(2 * size, most)
         return parts if count else []
 
     def _encode_part(self, texts: Sequence[Input], first: int, call: Call[Given]) -> Encoded:

@@ -17,6 +17,7 @@ from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputE
 from akidb_mlx.model.encoding import TokenIds
 from akidb_mlx.pipeline.inputs import valid_unicode
 from akidb_mlx.pipeline.tokenizer_processes import Parts, TokenizerProcesses, unpacked
+from akidb_mlx.pipeline.waiting import THREADS
 
 __all__ = ["NO_TOKEN", "Tokenized", "Tokenizer", "valid_unicode"]
 
@@ -162,7 +163,7 @@ class Tokenizer:
     @property
     def lanes(self) -> int:
         """How many parts of a call are worth cutting at once."""
-        return 2 if self.processes is None else max(2, self.processes.lanes)
+        return THREADS if self.processes is None else max(THREADS, self.processes.lanes)
 
     def after_fork(self) -> None:
         """In a forked child, where a thread of its parent's may have held the lock."""

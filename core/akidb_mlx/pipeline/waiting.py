@@ -10,10 +10,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
-__all__ = ["Threads", "Wait", "after", "blocking", "in_event_loop", "iterate", "run"]
+__all__ = ["THREADS", "Threads", "Wait", "after", "blocking", "in_event_loop", "iterate", "run"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
+THREADS = 2
+"""Parts of a call that are tokenised at once in this process."""
 
 
 class Wait(Protocol):
@@ -72,7 +74,7 @@ def iterate(generator: AsyncGenerator[T, None]) -> Iterator[T]:
 class Threads:
     """A few threads for work of milliseconds, started when there is some; they leave an event loop free."""
 
-    def __init__(self, count: int = 2) -> None:
+    def __init__(self, count: int = THREADS) -> None:
         """Start none yet."""
         self.count = count
         self._executor: ThreadPoolExecutor | None = None
