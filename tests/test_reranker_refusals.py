@@ -100,7 +100,7 @@ def test_a_head_beside_the_table_is_read_whatever_the_config_says_of_a_tie(tmp_p
     folder = shutil.copytree(RERANKERS / "qwen3-reranker-untied", tmp_path / "model")
     edit_json(folder / "config.json", {"tie_word_embeddings": True})
     pairs, logits = expected("qwen3-reranker-untied")
-    assert_close(scores(folder, pairs), logits)
+    assert_close(scores(folder, pairs), logits, 1e-5)  # beside the reference, as in test_reranker_parity
 
 
 def test_the_map_of_special_tokens_is_not_read_beside_a_list_of_added_tokens(tmp_path):

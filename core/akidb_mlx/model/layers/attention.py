@@ -1,5 +1,6 @@
 """What two or more architectures share: attention, gated networks, rotary positions, masks."""
 
+import threading
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -28,8 +29,16 @@ Then = Callable[[mx.array, mx.array], mx.array]
 """Tokens and their attention, both (rows, tokens, width) → the same shape; it sees each token alone."""
 # What a block of queries on a GPU has added to its scores, at most: 128 MiB in float32.
 _BIAS_NUMBERS = 1 << 25
-# Of the batch that is being built, on a GPU's one thread; each with what it was made of, so that its id stays taken.
-_masks: dict[tuple[int, mx.Dtype], tuple[mx.array, mx.array]] = {}
+
+
+class _Masks(threading.local):
+    """Of the batch that this thread builds; each with what it was made of, so that its id stays taken."""
+
+    def __init__(self) -> None:
+        self.made: dict[tuple[int, mx.Dtype], tuple[mx.array, mx.array]] = {}
+
+
+_masks = _Masks()
 
 
 def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scale: float) -> mx.array:
@@ -59,15 +68,16 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scal
 
 def _added(mask: mx.array, dtype: mx.Dtype) -> mx.array:
     """A boolean mask as CUDA's fused attention takes it three times as fast; made once for all layers of a batch."""
+    made = _masks.made
     key = (id(mask), dtype)
-    if key not in _masks:
-        _masks[key] = mask, mx.where(mask, 0.0, mx.finfo(dtype).min).astype(dtype)
-    return _masks[key][1]
+    if key not in made:
+        made[key] = mask, mx.where(mask, 0.0, mx.finfo(dtype).min).astype(dtype)
+    return made[key][1]
 
 
 def forget_masks() -> None:
     """A batch is built: those of its masks are not wanted again."""
-    _masks.clear()
+    _masks.made.clear()
 
 
 def query_block(rows: int, heads: int, length: int) -> int:
