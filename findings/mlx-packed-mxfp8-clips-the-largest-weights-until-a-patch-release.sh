@@ -5,7 +5,8 @@
 #   and eight bits with a scale for 32 numbers come several times as near as nvfp4's four.
 # What happens: 0.32.0 takes mxfp8 scales that are half of 0.32.4's, so that the largest number of a group is clipped: the
 #   root mean square error is 2.8 times as large (0.074 of the weights' deviation for 0.027, hardly below nvfp4's 0.094), the
-#   largest error 0.72 for 0.12. mxfp4 changed as well, nvfp4 did not. 0.31.2 packs as 0.32.0. The packed bytes are read alike by both.
+#   largest error 0.72 for 0.12. mxfp4 changed as well, nvfp4 did not. 0.31.2 packs as 0.32.0. Both read the packed bytes
+#   alike.
 # Whom it hits: whoever uses a file in mxfp8 or mxfp4 that an earlier MLX converted: it says nothing of that, reads without a
 #   word, and stays as coarse; converted again by 0.32.4 it is better. And whoever compares packings by an older release.
 set -euo pipefail
