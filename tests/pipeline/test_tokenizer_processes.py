@@ -182,6 +182,48 @@ def test_close_ends_the_processes(folder, processes):
     assert [process.returncode for process in run.processes] == [0, 0]
 
 
+def test_close_while_they_start(folder, processes, monkeypatch):
+    """What had begun before ends by itself."""
+    runs, begin = [], tokenizer_processes._start_process
+    closed = threading.Event()
+
+    def slow(run, idle_s):
+        begin(run, idle_s)
+        runs.append(run)
+        closed.wait(60)
+
+    monkeypatch.setattr(tokenizer_processes, "_start_process", slow)
+    tokenizer = made(folder)
+    tokenizer.processes = processes
+    tokenizer.tokenize(TEXTS)
+    processes.close()
+    closed.set()
+    until = time.monotonic() + 60
+    while processes._starts and time.monotonic() < until:
+        time.sleep(0.02)
+    assert processes._run is None
+    for process in runs[0].processes:
+        process.wait(30)
+
+
+def test_who_waits_for_an_answer_goes_on_alone_when_they_are_closed(folder, processes):
+    """And reads from no other file that has the connection's number by then."""
+    tokenizer = made(folder)
+    run = start(tokenizer, processes)
+    for process in run.processes:
+        os.kill(process.pid, signal.SIGSTOP)  # no answer comes
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(tokenizer.tokenize(TEXTS))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    processes.close()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 4
+    same(found[0], made(folder).tokenize(TEXTS))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_leaves_them_to_its_parent(folder, processes):
     tokenizer = made(folder)

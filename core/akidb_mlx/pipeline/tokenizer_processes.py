@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import queue
+import socket
 import subprocess
 import sys
 import threading
@@ -60,11 +61,14 @@ class _Run:
     lost: bool = False
 
     def end(self) -> None:
-        """Close the connections, which ends the processes."""
+        """Shut the connections down, which ends the processes and whoever waits for their answers.
+
+        They are closed by who uses them last: a thread that waits on one would read from the next file of that number.
+        """
         self.lost = True
         for lane in self.lanes:
-            with contextlib.suppress(OSError):
-                lane.close()
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(lane.fileno())) as end:
+                end.shutdown(socket.SHUT_RDWR)
         until = time.monotonic() + _END_S
         for process in self.processes:
             try:
@@ -87,6 +91,7 @@ class TokenizerProcesses:
         self._run: _Run | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._starts = False
+        self._closes = 0
         self._failures = 0
         self._texts, self._since = 0, 0.0
 
@@ -124,6 +129,7 @@ class TokenizerProcesses:
     def close(self) -> None:
         """End the processes; the next long call starts others."""
         with self._lock:
+            self._closes += 1
             run, self._run = self._run, None
         if run is not None:
             self._end(run)
@@ -149,14 +155,14 @@ class TokenizerProcesses:
             self._texts += texts
             if self._texts < _LEAST_TEXTS or self._failures >= _MOST_FAILURES or not _can_start():
                 return None
-            self._starts = True
+            self._starts, closes = True, self._closes
         try:
-            threading.Thread(target=self._start, args=(tokenizer,), name="akidb-mlx-start", daemon=True).start()
+            threading.Thread(target=self._start, args=(tokenizer, closes), name="akidb-mlx-start", daemon=True).start()
         except RuntimeError:  # the process is ending
-            return None
+            self._starts = False
         return None
 
-    def _start(self, tokenizer: object) -> None:
+    def _start(self, tokenizer: object, closes: int) -> None:
         run = _Run()
         try:
             state = pickle.dumps(tokenizer, 5)
@@ -177,8 +183,13 @@ class TokenizerProcesses:
             _log.info("texts are cut into tokens by this process alone: no other one could be started (%r)", error)
             return
         with self._lock:
-            self._run, self._starts, self._texts = run, False, 0
-            self._finalizer = weakref.finalize(self, run.end)
+            self._starts, self._texts = False, 0
+            wanted = closes == self._closes
+            if wanted:
+                self._run = run
+                self._finalizer = weakref.finalize(self, run.end)
+        if not wanted:  # closed meanwhile
+            run.end()
 
     def _fail(self, run: _Run) -> None:
         """A connection was closed from the other side."""
