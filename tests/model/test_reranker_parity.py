@@ -24,8 +24,11 @@ def test_scores_equal_the_references(case):
     """Each way the file has: before the activation, as predict gives them, with another prompt."""
     reranker, _, arrays, pairs = case
     for key, expected in arrays.items():
+        allowed = 1e-5
         if key == "scores":
             found = reranker.predict(pairs)
+            if "logits" in arrays:  # what 1e-5 of those may move them by: a sigmoid's slope is a quarter at most
+                allowed *= max(1, np.abs(arrays["logits"]).max() / 4)
         elif key == "logits":
             found = reranker.predict(pairs, activation="identity")
         elif key.startswith("logits_"):
@@ -33,7 +36,7 @@ def test_scores_equal_the_references(case):
         else:  # computed in the stored dtype, which rounds more
             continue
         assert found.dtype == np.float32
-        assert_close(found, expected, 1e-5)
+        assert_close(found, expected, allowed)
 
 
 def test_facts_equal_the_references(case):
