@@ -9,6 +9,7 @@ from akidb_mlx.bench import compare
 from akidb_mlx.cli import main
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.device import choice, tuning
+from akidb_mlx.device.memory import Taken
 from akidb_mlx.errors import ConfigError
 from akidb_mlx.model.layers import attention
 from support.checkpoints import PROMPTS, read_case
@@ -79,6 +80,8 @@ def test_weights_are_told_to_macos_only_where_it_is_on(monkeypatch):
     told = []
     monkeypatch.setattr(mx, "set_wired_limit", told.append)
     monkeypatch.setattr(mx, "device_info", lambda *_: {"max_recommended_working_set_size": 1000})
+    taken = Taken()  # not what other tests' models take
+    monkeypatch.setattr(choice, "_taken", lambda _: taken)
     for on in (False, True):
         monkeypatch.setattr(tuning, "_on", lambda on=on: frozenset(["resident"] if on else []))
         choice._memory.cache_clear()

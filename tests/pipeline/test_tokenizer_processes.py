@@ -85,6 +85,45 @@ def test_the_same_pairs(folder, processes):
     same(tokenizer.tokenize_pairs(pairs, types=True), alone)
 
 
+def test_ids_may_be_written_to(folder, processes):
+    """Chat templates put their end back over the last tokens of a text that was cut."""
+    tokenizer = made(folder)
+    start(tokenizer, processes)
+    ids = tokenizer.tokenize(TEXTS).token_ids[3]
+    ids[-1] = 7
+    assert ids[-1] == 7
+
+
+def test_texts_of_a_class_of_their_own(folder, processes):
+    class Text(str):
+        __slots__ = ()
+
+    tokenizer = made(folder)
+    run = start(tokenizer, processes)
+    same(tokenizer.tokenize([Text(text) for text in TEXTS]), made(folder).tokenize(TEXTS))
+    assert run.free.qsize() == 4
+
+
+def test_a_connection_does_not_end_while_another_is_used(folder, monkeypatch):
+    monkeypatch.setattr(tokenizer_processes, "_LEAST_TEXTS", 1)
+    processes = TokenizerProcesses(1, idle_s=1.0)
+    try:
+        tokenizer = made(folder)
+        run = start(tokenizer, processes)
+        first = run.free.get()
+        until = time.monotonic() + 2.5
+        while time.monotonic() < until:  # on the second one alone
+            assert len(tokenizer.tokenize(TEXTS[:128]).token_ids) == 128
+        run.free.get()
+        run.free.put(first)
+        began = time.monotonic()
+        assert len(tokenizer.tokenize(TEXTS).token_ids) == len(TEXTS)
+        assert time.monotonic() - began < 0.9
+        assert not run.lost
+    finally:
+        processes.close()
+
+
 def test_few_texts_are_cut_here(folder, processes):
     tokenizer = made(folder)
     run = start(tokenizer, processes)

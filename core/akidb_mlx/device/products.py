@@ -38,7 +38,8 @@ def products() -> Products | None:
     if library is None:
         return None
     batch = _find(library, "cblas_sgemm_batch_strided", [_ADDRESS, _INT, _INT], [_INT])
-    if batch is None:
+    # Others may want matrices that lie apart, which heads side by side do not.
+    if batch is None or not _core(library):
         return Products(one_by_one(_find(library, "cblas_sgemm", [_ADDRESS, _INT], [])))
     return Products(batch, packs=_core(library) not in _WITHOUT_PACKING)
 

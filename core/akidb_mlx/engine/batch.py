@@ -200,6 +200,8 @@ class Batch:
             runtime.threads.settle(error)
             if _says_out_of_memory(error):
                 runtime.surprise = min(_SURPRISE * runtime.surprise, _MOST_SURPRISE)
+        if len(plan.rows) == 1 and isinstance(error, NoMemoryError) and plan.padded_tokens > len(plan.rows[0]):
+            whole = True  # once more, without what it was padded by
         if len(plan.rows) == 1 and not whole:
             (row,) = plan.rows
             for request, index in row.owners:

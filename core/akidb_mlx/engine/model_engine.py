@@ -255,7 +255,8 @@ class Engine:
         if in_flight and (alone or not self._may_run_ahead(in_flight, now)):
             return None
         self.scheduler.room = self.runtime.room()
-        least = _LEAST_SHARES[min(len(in_flight), len(_LEAST_SHARES) - 1)] if self.gathers else 0.0
+        own = sum(batch.source is self.runtime for batch in in_flight)  # another model's are no reason to wait
+        least = _LEAST_SHARES[min(own, len(_LEAST_SHARES) - 1)] if self.gathers else 0.0
         plan = self.scheduler.next_plan(now, reserved=reserved, least=least)
         if plan is None:
             return None

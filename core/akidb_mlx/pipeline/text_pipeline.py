@@ -18,6 +18,7 @@ from akidb_mlx.pipeline.call import Call, Given, OnError
 from akidb_mlx.pipeline.encoders import NO_TOKENS, Encoded, Encoder
 from akidb_mlx.pipeline.loaded_model import TRUNCATED, AnyLoadedModel
 from akidb_mlx.pipeline.progress import Progress, above_bars
+from akidb_mlx.pipeline.tokenizer_processes import LEAST_PART
 from akidb_mlx.pipeline.waiting import THREADS, Threads, Wait, after, blocking, in_event_loop, iterate, run
 from akidb_mlx.pipeline.watching import Watch, watch_of_caller
 
@@ -192,7 +193,9 @@ class TextPipeline(Generic[Input]):
         pending: deque[tuple[int, Future[Rows]]] = deque()
         parts = deque(self._parts(len(texts), threads.count))
         inline = _INLINE_CHARACTERS if wait_for is blocking else _INLINE_IN_LOOP
-        much = len(parts) > 1 or sum(map(self.encoder.characters, texts)) > inline
+        # Those that another process cuts are waited for: not in an event loop.
+        elsewhere = threads.count > THREADS and len(texts) >= LEAST_PART
+        much = elsewhere or len(parts) > 1 or sum(map(self.encoder.characters, texts)) > inline
         ahead: deque[tuple[int, Future[Encoded]]] = deque()
         while parts or ahead:
             # The tokenizer works outside Python's lock: while one part is there, another's ids become arrays here.

@@ -25,7 +25,7 @@ import numpy as np
 from akidb_mlx.device.cores import CORES_OF_A_PROCESS
 from akidb_mlx.errors import AkiDBMLXError
 
-__all__ = ["LANES", "READY", "Answer", "Parts", "TokenizerProcesses", "unpacked"]
+__all__ = ["LANES", "LEAST_PART", "READY", "Answer", "Parts", "TokenizerProcesses", "unpacked"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ Answer = Parts | AkiDBMLXError | None
 READY = b"ready"
 LANES = 2
 """Connections of a process."""
-_LEAST_PART = 128  # texts of a part that is worth sending
+LEAST_PART = 128
+"""Texts of a part that is worth sending."""
 _LEAST_TEXTS, _WITHIN_S = 2048, 10.0  # so many in such parts within this time make it worth starting
 _IDLE_S = 60.0
 _MOST_FAILURES = 2
@@ -45,8 +46,11 @@ _END_S = 5.0
 _LOOK_S = 0.5
 # Isolated, for a module in the current folder must not stand before the standard library's; then this one's path.
 _PROGRAM = (
-    "import sys; from multiprocessing.connection import Connection; "
-    "lanes = [Connection(int(lane)) for lane in sys.argv[2:]]; sys.path[:] = lanes[0].recv(); "
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # the other side gets it too, and ends this one
+    "import sys; from multiprocessing.connection import Connection\n"
+    "lanes = [Connection(int(lane)) for lane in sys.argv[2:]]\n"
+    "try: sys.path[:] = lanes[0].recv()\n"
+    "except (EOFError, OSError): sys.exit()\n"
     "from akidb_mlx.pipeline.tokenizer_process import serve; serve(lanes, float(sys.argv[1]))"
 )
 
@@ -106,14 +110,15 @@ class TokenizerProcesses:
         Raises:
             InputError: as `tokenizer` itself.
         """
-        if len(items) < _LEAST_PART:
+        if len(items) < LEAST_PART:
             return None
         run = self._started(tokenizer, len(items))
+        question = None if run is None else pickle.dumps((method, [_plain(item) for item in items], options), 5)
         lane = None if run is None else _free_lane(run)
-        if run is None or lane is None:
+        if run is None or lane is None or question is None:
             return None
         try:
-            lane.send_bytes(pickle.dumps((method, items, options), 5))
+            lane.send_bytes(question)
             answer: Answer = pickle.loads(lane.recv_bytes())
         except (EOFError, OSError):
             self._fail(run)
@@ -210,14 +215,20 @@ class TokenizerProcesses:
         self._end(run)
 
     def _end(self, run: _Run) -> None:
-        if self._finalizer is not None:
-            self._finalizer.detach()
+        with self._lock:
+            if self._finalizer is not None and self._run in (None, run):
+                self._finalizer.detach()
         run.end()
 
 
+def _plain(item: Any) -> Any:
+    """A text, or texts of a pair, without what a class of its own adds, which the other process may not have."""
+    return tuple(map(_plain, item)) if isinstance(item, tuple) else str.__str__(item) if type(item) is not str else item
+
+
 def unpacked(parts: Parts) -> list[np.ndarray[Any, np.dtype[np.int32]]]:
-    """(tokens,) ids of each text: views of one array."""
-    ids = np.frombuffer(parts[0], np.int32)
+    """(tokens,) ids of each text, which may be written to: views of one array."""
+    ids = np.frombuffer(bytearray(parts[0]), np.int32)
     ends = np.cumsum(parts[1]).tolist()
     return [ids[end - count : end] for end, count in zip(ends, parts[1], strict=True)]
 

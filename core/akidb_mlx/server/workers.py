@@ -204,7 +204,8 @@ class _Supervisor:
         if self._signals:
             return
         code = worker.process.exitcode
-        if not worker.ready and not any(one.ready for one in self._workers):
+        first = not any(one.ready or one.deaths for one in self._workers)
+        if not worker.ready and first:
             raise errors.BackendError(f"the first worker ended at its start (exit code {code}); the log says why")
         worker.deaths = 0 if time.monotonic() - worker.began > _WELL_S else worker.deaths
         pause = _PAUSES_S[min(worker.deaths, len(_PAUSES_S) - 1)]
