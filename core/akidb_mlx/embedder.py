@@ -148,8 +148,8 @@ class Embedder(Face[EmbedderConfig, Recipe]):
 
         Raises:
             TypeError: a bare str, or an item that is no str.
-            InputError: an unknown prompt name or task, a text without tokens, a vector that is not finite; or what
-            `quantize` raises.
+            InputError: an unknown prompt name or task, a text without tokens, a vector that is not finite;
+                or what `quantize` raises.
             QueueFullError: too much waits already. ClosedError: after `close`.
 
         Examples:

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -945,3 +946,17 @@ def test_what_is_flagged_as_not_computed_is_computed_again(make):
     with pytest.raises(BackendError, match="the device did not compute them"):
         submit(engine, [[7]]).result(PATIENCE_S)
     engine.model = model
+
+
+def test_another_models_batches_are_no_reason_to_wait_for_more(make):
+    """A device that gathers has a model's documents wait for a fuller batch only while its own batches compute."""
+    engine, _ = make(cpu_lanes=0, plans_shapes=True)
+    engine.scheduler = Scheduler(64, 0.02, gathers=True)
+    other = SimpleNamespace(source=object(), padded_tokens=64, urgent=False)
+    own = SimpleNamespace(source=engine.runtime, padded_tokens=64, urgent=False)
+    engine.scheduler.add(Request([Encoding(np.arange(4, dtype=np.int32))], False, 0.0))
+    asked = {"reserved": False, "alone": False}
+    assert engine.next_batch([own], 100.0, **asked) is None
+    batch = engine.next_batch([other], 100.0, **asked)
+    assert batch is not None
+    batch.ended()

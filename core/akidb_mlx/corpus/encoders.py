@@ -18,8 +18,8 @@ def load_encoder(config: ModelConfig, kind: str = "dense") -> Any:
     """Load what gives rows of this kind: `Embedder`, `SparseEmbedder`, `MultiVectorEmbedder` or `HybridEmbedder`.
 
     Raises:
-        UnsupportedModelError: the model is of another kind. ConfigError, ModelNotFoundError, CheckpointError,
-        BackendError.
+        UnsupportedModelError: the model is of another kind; and what loading raises: ConfigError, ModelNotFoundError,
+            CheckpointError, BackendError.
     """
     if kind == "sparse":
         return SparseEmbedder.load(cast(SparseConfig, config))
