@@ -21,7 +21,7 @@ from akidb_mlx.remote.answers import error_of
 from support.checkpoints import PROMPTS
 from support.comparison import assert_close
 from support.serving import serving
-from support.waiting import PATIENCE_S, until
+from support.waiting import PATIENCE_S
 
 
 class Scripted:
