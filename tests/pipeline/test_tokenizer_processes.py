@@ -116,32 +116,38 @@ class Lane:
 
     def __init__(self, connection, clock):
         self._connection, self._clock = connection, clock
+        self.seen = 0.0
+        """The time when it last looked."""
 
     def __getattr__(self, name):
         return getattr(self._connection, name)
 
     def poll(self, seconds):
         end = self._clock.now + seconds
-        until(lambda: self._connection.poll() or self._clock.now >= end)
-        return self._connection.poll()
+        while not (asked := self._connection.poll(0.001)) and self._clock.now < end:
+            self.seen = self._clock.now
+        return asked
 
 
 def test_a_connection_does_not_end_while_another_is_used(folder, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(tokenizer_process, "time", clock)
     (first, one), (second, other) = Pipe(), Pipe()
-    serving = threading.Thread(target=tokenizer_process.serve, args=([Lane(one, clock), Lane(other, clock)], 2.0))
+    lane = Lane(one, clock)
+    lanes = [lane, Lane(other, clock)]
+    serving = threading.Thread(target=tokenizer_process.serve, args=(lanes, 2.0), daemon=True)
     serving.start()
 
-    def ask(lane):
-        lane.send_bytes(pickle.dumps(("tokenize", TEXTS[:9], {}), 5))
-        return pickle.loads(lane.recv_bytes())
+    def ask(end):
+        end.send_bytes(pickle.dumps(("tokenize", TEXTS[:9], {}), 5))
+        return pickle.loads(end.recv_bytes())
 
     first.send_bytes(pickle.dumps(made(folder), 5))
     assert first.recv_bytes() == second.recv_bytes() == READY
     for _ in range(4):
         clock.now += 1.5
         answer = ask(second)
+        until(lambda: lane.closed or lane.seen == clock.now)
     assert ask(first) == answer
     clock.now += 1.9
     assert ask(first) == answer
