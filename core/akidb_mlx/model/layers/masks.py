@@ -1,12 +1,16 @@
 """Who sees whom: padding, windows, causal; whole, or as a rule for long texts."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 
+from akidb_mlx.model.device_batch import DeviceBatch, kept
 from akidb_mlx.model.layers import cpu_kernels
 
-__all__ = ["ByBlock", "LongMask", "Mask", "is_by_block", "make_causal_mask", "make_mask"]
+__all__ = ["ByBlock", "LongMask", "Mask", "RowMask", "batch_mask", "is_by_block", "make_causal_mask", "make_mask"]
 
 
 class ByBlock:
@@ -15,6 +19,11 @@ class ByBlock:
     def block(self, start: int, stop: int) -> tuple[slice, mx.array | None]:
         """For the queries from `start` to `stop`: which keys they see at most, and the mask among them."""
         raise NotImplementedError
+
+
+# Masks of a row of so many tokens, or of so many pairs of tokens, are kept.
+_KEPT_LENGTH = 512
+_KEPT_PLACES = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -39,16 +48,56 @@ class LongMask(ByBlock):
         padding = None if self.padding is None else self.padding[:, None, None, seen]
         if self.before is None and self.after is None:
             return seen, padding
-        ahead = mx.arange(first, last)[None, :] - mx.arange(start, stop)[:, None]
-        near = mx.ones(ahead.shape, mx.bool_)
-        if self.before is not None:
-            near = near & (ahead >= -self.before)
-        if self.after is not None:
-            near = near & (ahead <= self.after)
+        before = stop if self.before is None else self.before
+        after = last if self.after is None else self.after
+        if (stop - start) * (last - first) <= _KEPT_PLACES:
+            near = kept(_near, start, stop, first, last, before, after)
+        else:
+            ahead = mx.arange(first, last)[None, :] - mx.arange(start, stop)[:, None]
+            near = (ahead >= -before) & (ahead <= after)
         if padding is None:
             return seen, near
-        itself = ahead == 0 if self.real is None else (ahead == 0) & ~self.real[:, None, start:stop, None]
+        itself = mx.arange(first, last)[None, :] == mx.arange(start, stop)[:, None]
+        if self.real is not None:
+            itself = itself & ~self.real[:, None, start:stop, None]
         return seen, (near & padding) | itself
+
+
+def _near(start: int, stop: int, first: int, last: int, before: int, after: int) -> NDArray[np.bool_]:
+    """(queries, keys): which of the keys from `first` to `last` those from `start` to `stop` may see."""
+    ahead = np.arange(first, last) - np.arange(start, stop)[:, None]
+    return (ahead >= -before) & (ahead <= after)
+
+
+@dataclass(frozen=True)
+class RowMask(ByBlock):
+    """One row with padding: what fused attention takes of it is kept, so that a lone query computes nothing for it."""
+
+    length: int
+    count: int
+    """Real tokens, which come first."""
+
+    def block(self, start: int, stop: int) -> tuple[slice, mx.array | None]:
+        """For any queries: all keys, and which of them are real, (1, 1, 1, length)."""
+        return slice(None), kept(_real_keys, self.length, self.count)
+
+    def of_scores(self, dtype: mx.Dtype, shape: tuple[int, ...]) -> mx.array:
+        """Added to scores of this shape, or, where that is as fast, True on keys that are seen."""
+        return _row_scores(self.length, self.count, None if mx.metal.is_available() else dtype, shape)
+
+
+def _real_keys(length: int, count: int) -> NDArray[np.bool_]:
+    return (np.arange(length) < count)[None, None, None]
+
+
+@lru_cache(maxsize=1024)
+def _row_scores(length: int, count: int, dtype: mx.Dtype | None, shape: tuple[int, ...]) -> mx.array:
+    row = mx.array(_real_keys(length, count))
+    if dtype is not None:
+        row = mx.where(row, mx.array(0.0, dtype), mx.array(mx.finfo(dtype).min, dtype))
+    whole = mx.broadcast_to(row, shape)
+    mx.eval(whole)  # other threads and batches may read it
+    return whole
 
 
 Mask = mx.array | ByBlock | str | None
@@ -58,6 +107,14 @@ Mask = mx.array | ByBlock | str | None
 def is_by_block(length: int) -> bool:
     """Whether masks of `length` tokens are made block by block: those of a long text on the CPU."""
     return length > cpu_kernels.LONG and bool(mx.default_device() == mx.cpu)
+
+
+def batch_mask(batch: DeviceBatch, window: int | None = None) -> Mask:
+    """`make_mask` of a batch."""
+    is_whole = window is None or window >= batch.length - 1
+    if is_whole and batch.rows == 1 and batch.padded.attended is None and batch.length <= _KEPT_LENGTH:
+        return None if batch.is_padding is None else RowMask(batch.length, int(batch.padded.lengths[0]))
+    return make_mask(batch.attention_mask, batch.length, window, batch.real)
 
 
 def make_mask(

@@ -9,7 +9,7 @@ __all__ = ["norm_of_sum", "sum_and_norm"]
 
 
 def norm_of_sum(norm: nn.LayerNorm, x: mx.array, y: mx.array) -> mx.array:
-    """`norm(x + y)` of (rows, length, width); `y` may be the same for all rows, (length, width)."""
+    """`norm(x + y)` of (rows, length, width) or (tokens, width); `y` may be the same for all rows, (length, width)."""
     if (
         "bias" in norm
         and x.dtype == norm.weight.dtype == y.dtype
