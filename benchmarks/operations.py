@@ -19,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 from akidb_mlx import Embedder
+from akidb_mlx.device.shapes import Shapes
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.model.encoding import Encoding
 from akidb_mlx.model.layers import cpu_kernels
@@ -28,9 +29,27 @@ FAMILIES = (
     "bert-minilm-like bert-cls xlm-roberta-e5 mpnet-mean modernbert-cls nomic-published gte-base-en t5-sentence "
     "qwen3-embedding llama-bidirectional gemma-mean embeddinggemma"
 )
-SHAPES = {"query": [7], "equal": [7] * 4, "padded": [7, 5, 6, 3]}
-"""Tokens of each row."""
-VIEWS = frozenset("AsStrided Broadcast ExpandDims Flatten Reshape Slice Split Squeeze Transpose Unflatten View".split())
+SHAPES = {
+    "query": ([7], 1),
+    "query, padded": ([7], 8),
+    "equal lengths": ([7] * 4, 1),
+    "other lengths": ([7, 5, 6, 3], 1),
+}
+"""Tokens of each row, and what lengths are multiples of: on CUDA 8."""
+VIEWS = frozenset(
+    {
+        "AsStrided",
+        "Broadcast",
+        "ExpandDims",
+        "Flatten",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unflatten",
+    }
+)
 _NODE = re.compile(r'\{ \d+ \[label ="([^"]+)"')
 Counts = collections.Counter[str]
 
@@ -127,7 +146,7 @@ def _attention(queries: Any, keys: Any, values: Any, *, scale: float, mask: Any 
     return _one(queries, keys, values, mask if isinstance(mask, mx.array) else None)
 
 
-def count_batch(embedder: Embedder, lengths: list[int], device: str = "cuda") -> Counts:
+def count_batch(embedder: Embedder, lengths: list[int], multiple: int, device: str = "cuda") -> Counts:
     """Of one batch of rows with so many tokens; the second one of its shape, for some arrays are kept."""
     import numpy as np
 
@@ -136,6 +155,7 @@ def count_batch(embedder: Embedder, lengths: list[int], device: str = "cuda") ->
     if backbone.on_host is not None:
         backbone.on_host = None
         DEVICE_THREADS.run(getattr(backbone, "settle", lambda: None)).result()
+    engine.scheduler._shapes = Shapes(length_multiple=multiple)
     for _ in range(2):
         rows = [Encoding(np.arange(20, 20 + length, dtype=np.int32) + place) for place, length in enumerate(lengths)]
         with counted(device) as counts:
@@ -155,7 +175,7 @@ def main() -> None:
     )
     for folder in options.folders or [str(REFERENCE / name) for name in FAMILIES.split()]:
         with Embedder.load(folder) as embedder:
-            found = {shape: count_batch(embedder, lengths, options.device) for shape, lengths in SHAPES.items()}
+            found = {shape: count_batch(embedder, *batch, options.device) for shape, batch in SHAPES.items()}
         cells = " | ".join(f"{counts.total()}, {kernels(counts)}" for counts in found.values())
         print(f"| {Path(folder).name} | {cells} |")
         if options.names:

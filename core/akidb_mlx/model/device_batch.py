@@ -91,6 +91,8 @@ class DeviceBatch:
     def is_padding(self) -> NDArray[np.bool_] | None:
         """(rows, length) on the host, True on padding; None where there is none."""
         lengths = self.padded.lengths
+        if self.rows == 1 and lengths[0] == self.length:
+            return None
         return None if (lengths == self.length).all() else np.arange(self.length) >= lengths[:, None]
 
     @cached_property
@@ -105,7 +107,7 @@ class DeviceBatch:
     @cached_property
     def token_types(self) -> mx.array | None:
         """(rows, length), 1 on a second text and what follows it, else 0; None where all are 0."""
-        starts = self.padded.second_starts[:, None]
-        if not starts.any():
+        if not self.padded.second_starts.any():
             return None
+        starts = self.padded.second_starts[:, None]
         return mx.array(((np.arange(self.length) >= starts) & (starts > 0)).astype(np.int32))

@@ -56,8 +56,8 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scal
     if on_cpu and length > cpu_kernels.LONG:
         return cpu_kernels.attention_in_blocks(queries, keys, values, _by_block(mask, length), scale)
     if isinstance(mask, RowMask):
-        shape = (*queries.shape[:3], keys.shape[2])
-        mask = mask.block(0, length)[1] if on_cpu else mask.of_scores(queries.dtype, shape)
+        by_sum = not on_cpu and not mx.metal.is_available()  # see `_of_scores`
+        mask = mask.added(queries.dtype) if by_sum else mask.block(0, length)[1]
     elif isinstance(mask, ByBlock):
         size = query_block(queries.shape[0], queries.shape[1], keys.shape[2])
         if size < length:
@@ -249,7 +249,7 @@ class SelfAttention(nn.Module):
         """
 
         def project(x: mx.array, first: int) -> tuple[mx.array, mx.array, mx.array]:
-            qkv = self.qkv(x if norm is None else norm(x))
+            qkv = self["qkv"](x if norm is None else norm(x))
             if "query_norm" in self:  # over all heads together
                 q, k, v = mx.split(qkv, 3, axis=-1)
                 qkv = mx.concatenate([self.query_norm(q), self.key_norm(k), v], axis=-1)

@@ -212,11 +212,11 @@ os.register_at_fork(after_in_child=_note_fork)
 
 def is_in_blocks(x: mx.array) -> bool:
     """Whether `in_blocks` takes several."""
-    return math.prod(x.shape[:-1]) > _NETWORK_TOKENS and computes_on_cpu(x)
+    return x.size > _NETWORK_TOKENS * x.shape[-1] and computes_on_cpu(x)
 
 
 def in_blocks(compute: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
-    """What `compute` makes of each token of (rows, length, width) or (tokens, width); on the CPU by blocks of tokens."""
+    """What `compute` makes of each token of (rows, length, width) or (tokens, width); on the CPU block by block."""
     if not is_in_blocks(x):
         return compute(x)
     blocks = []

@@ -233,8 +233,10 @@ def serves(x: mx.array, *, widest: int = 1 << 20) -> bool:
 
     One of them takes MLX longer to start than an operation of its own.
     """
+    if x.ndim != 3 or x.size < _MANY:
+        return False
     width = x.shape[-1]
-    return x.ndim == 3 and x.size >= _MANY and width % 128 == 0 and width <= widest and x.dtype in _DTYPES and _work()
+    return width % 128 == 0 and width <= widest and x.dtype in _DTYPES and _work()
 
 
 def may_serve(numbers: int) -> bool:

@@ -44,7 +44,7 @@ class MLP(_Network):
 
     def between(self, x: mx.array) -> mx.array:
         """What the last product takes."""
-        return self._activation(self.up(x))
+        return self._activation(self["up"](x))
 
 
 class GatedMLP(_Network):
@@ -59,5 +59,5 @@ class GatedMLP(_Network):
 
     def between(self, x: mx.array) -> mx.array:
         """What the last product takes."""
-        gate, up = mx.split(self.gate_up(x), 2, axis=-1)
+        gate, up = mx.split(self["gate_up"](x), 2, axis=-1)
         return gated(self._activation, gate, up)

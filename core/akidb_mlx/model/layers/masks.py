@@ -81,9 +81,9 @@ class RowMask(ByBlock):
         """For any queries: all keys, and which of them are real, (1, 1, 1, length)."""
         return slice(None), kept(_real_keys, self.length, self.count)
 
-    def of_scores(self, dtype: mx.Dtype, shape: tuple[int, ...]) -> mx.array:
-        """Added to scores of this shape, or, where that is as fast, True on keys that are seen."""
-        return _row_scores(self.length, self.count, None if mx.metal.is_available() else dtype, shape)
+    def added(self, dtype: mx.Dtype) -> mx.array:
+        """What scores of this dtype have added for all keys, (1, 1, 1, length)."""
+        return _added(self.length, self.count, dtype)
 
 
 def _real_keys(length: int, count: int) -> NDArray[np.bool_]:
@@ -91,13 +91,8 @@ def _real_keys(length: int, count: int) -> NDArray[np.bool_]:
 
 
 @lru_cache(maxsize=1024)
-def _row_scores(length: int, count: int, dtype: mx.Dtype | None, shape: tuple[int, ...]) -> mx.array:
-    row = mx.array(_real_keys(length, count))
-    if dtype is not None:
-        row = mx.where(row, mx.array(0.0, dtype), mx.array(mx.finfo(dtype).min, dtype))
-    whole = mx.broadcast_to(row, shape)
-    mx.eval(whole)  # other threads and batches may read it
-    return whole
+def _added(length: int, count: int, dtype: mx.Dtype) -> mx.array:
+    return mx.array([[[[0.0] * count + [float(mx.finfo(dtype).min)] * (length - count)]]], dtype)
 
 
 Mask = mx.array | ByBlock | str | None

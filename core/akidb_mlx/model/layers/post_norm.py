@@ -28,15 +28,17 @@ class PostNormLayer(nn.Module):
 
     def __call__(self, x: mx.array, mask: Mask, rope: Rope | None = None, *, rows: int = 0) -> mx.array:
         """(rows, length, width), or (rows × length, width) with `rows` → the same shape."""
-        return self.attention(x, mask, rope, then=self._then, rows=rows)
+        made: mx.array = self["attention"](x, mask, rope, then=self._then, rows=rows)
+        return made
 
     def first(self, x: mx.array, mask: Mask, *, rows: int = 0) -> mx.array:
         """The same → (rows, 1, width): what it makes of each row's first token."""
         return by_row(self.attention(x, mask, then=self._then, first_only=True, rows=rows), rows)
 
     def _then(self, x: mx.array, attended: mx.array) -> mx.array:
-        x = norm_of_sum(self.attention_norm, x, self.attention.out(attended))
-        return norm_of_sum(self.norm, x, cpu_kernels.in_blocks(self._network, x))
+        x = norm_of_sum(self["attention_norm"], x, self["attention"]["out"](attended))
+        return norm_of_sum(self["norm"], x, cpu_kernels.in_blocks(self._network, x))
 
     def _network(self, x: mx.array) -> mx.array:
-        return self.down(self._activation(self.up(x)))
+        made: mx.array = self["down"](self._activation(self["up"](x)))
+        return made

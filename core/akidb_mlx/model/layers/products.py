@@ -7,6 +7,8 @@ import mlx.nn as nn
 
 __all__ = ["Product", "add_product", "settle_products"]
 
+_ACROSS = "_across"  # not a parameter, by its name
+
 
 class Product(nn.Linear):
     """nn.Linear that keeps the view of its weight that products want, (in, out); it takes no memory."""
@@ -19,18 +21,19 @@ class Product(nn.Linear):
         for name in ("weight", "bias"):
             if name in linear:
                 made[name] = linear[name]
-        made._across = linear.weight.T  # not a parameter, by its name
+        made[_ACROSS] = linear.weight.T
         return made
 
     def __call__(self, x: mx.array) -> mx.array:
         """(…, in) → (…, out)."""
-        return mx.addmm(self.bias, x, self._across) if "bias" in self else x @ self._across
+        bias = self.get("bias")  # as items, for attributes of a module take longer than the product takes to start
+        return x @ self[_ACROSS] if bias is None else mx.addmm(bias, x, self[_ACROSS])
 
 
 def add_product(x: mx.array, layer: nn.Module, y: mx.array) -> mx.array:
     """`x + layer(y)` of the same shape; of (tokens, width) in one operation where the layer has no bias."""
     if isinstance(layer, Product) and x.ndim == 2 and "bias" not in layer:
-        return mx.addmm(x, y, layer._across)
+        return mx.addmm(x, y, layer[_ACROSS])
     added: mx.array = x + layer(y)
     return added
 
@@ -45,7 +48,7 @@ def settle_products(model: nn.Module) -> None:
         if type(part) is not nn.Linear:
             return part
         product = Product.of(part)
-        made.append(product._across)
+        made.append(product[_ACROSS])
         return product
 
     for parent in model.modules():
