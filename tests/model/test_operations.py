@@ -39,10 +39,15 @@ MOST = {
     "gemma-mean": (48, 49, 49, 50),
     "embeddinggemma": (95, 110, 96, 115),
 }
+PINNED = pytest.mark.skipif(
+    f"\nmlx=={mx.__version__}\n" not in (ROOT / "constraints.txt").read_text(),
+    reason="another MLX may make another number of operations of the same",
+)
 # Every family in one form at least, and all that attention takes.
 SHOWN = [name for name in CASES if name.startswith("heads-") or name in MOST]
 
 
+@PINNED
 @pytest.mark.parametrize("name", MOST)
 def test_no_batch_takes_more_operations(name):
     with Embedder.load(REFERENCE / name) as embedder:
@@ -50,6 +55,7 @@ def test_no_batch_takes_more_operations(name):
     assert all(count <= most for count, most in zip(found, MOST[name], strict=True)), found
 
 
+@PINNED
 def test_they_are_all_counted():
     """A layer of MLX's, of (rows, length, width), is five: ours, of (tokens, width), two."""
     layer, x = nn.Linear(4, 4), mx.zeros((1, 3, 4))

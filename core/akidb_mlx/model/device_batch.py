@@ -102,7 +102,8 @@ class DeviceBatch:
             return None
         if self.rows == 1:
             return kept(_not_seen, self.length, int(self.padded.lengths[0]))
-        return mx.array(self.is_padding) if self.padded.attended is not None else ~self.attention_mask
+        seen = self.attention_mask if self.padded.attended is None else self.real
+        return None if seen is None else ~seen
 
     @cached_property
     def token_types(self) -> mx.array | None:

@@ -10,14 +10,10 @@ __all__ = ["norm_of_sum", "sum_and_norm"]
 
 def norm_of_sum(norm: nn.LayerNorm, x: mx.array, y: mx.array) -> mx.array:
     """`norm(x + y)` of (rows, length, width) or (tokens, width); `y` may be the same for all rows, (length, width)."""
-    weight, bias = norm.get("weight"), norm.get("bias")
-    if (
-        cuda_kernels.serves(x, widest=cuda_kernels.WIDEST_NORM)
-        and bias is not None
-        and x.dtype == weight.dtype == y.dtype
-    ):
-        return cuda_kernels.add_layer_norm(x, y, weight, bias, norm.eps)
-    return mx.fast.layer_norm(x + y, weight, bias, norm.eps)
+    serves = cuda_kernels.serves(x, widest=cuda_kernels.WIDEST_NORM)
+    if serves and "bias" in norm and x.dtype == norm.weight.dtype == y.dtype:
+        return cuda_kernels.add_layer_norm(x, y, norm.weight, norm.bias, norm.eps)
+    return mx.fast.layer_norm(x + y, norm.get("weight"), norm.get("bias"), norm.eps)
 
 
 def sum_and_norm(norm: nn.Module, x: mx.array, y: mx.array) -> tuple[mx.array, mx.array]:
