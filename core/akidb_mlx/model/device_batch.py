@@ -14,9 +14,13 @@ __all__ = ["DeviceBatch", "kept"]
 
 
 @lru_cache(maxsize=1024)
-def kept(make: Callable[..., NDArray[Any]], *sizes: int) -> mx.array:
-    """What `make` gives for these sizes, on the device; of a few kilobytes at most, for some are kept."""
-    return mx.array(make(*sizes))
+def kept(make: Callable[..., mx.array | NDArray[Any]], *how: Any) -> mx.array:
+    """What `make` gives for these sizes and dtypes, on the device: 16 KB at most, for many are kept.
+
+    Nothing is left to compute in it: threads share it. `Network.let_go` drops all.
+    """
+    made = make(*how)
+    return made if isinstance(made, mx.array) else mx.array(made)
 
 
 def _seen(length: int, count: int) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from akidb_mlx.model.architectures.base import Backbone
-from akidb_mlx.model.device_batch import DeviceBatch
+from akidb_mlx.model.device_batch import DeviceBatch, kept
 from akidb_mlx.model.heads.base import Computed, Head
 from akidb_mlx.model.host_states import HostStates
 from akidb_mlx.model.layers.attention import forget_masks
@@ -94,6 +94,7 @@ class Network(nn.Module):
 
     def let_go(self) -> None:
         """Drop all weights; whoever still holds a part of it, for the rows' form, holds none of them."""
+        kept.cache_clear()
         for backbone in (self.backbone, *self.adapted.values()):
             backbone.on_host = None  # it has views of them
         for module in reversed(self.modules()):  # parts first, so that a table of parts has no arrays left

@@ -1,7 +1,6 @@
 """Who sees whom: padding, windows, causal; whole, or as a rule for long texts."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
@@ -83,14 +82,13 @@ class RowMask(ByBlock):
 
     def added(self, dtype: mx.Dtype) -> mx.array:
         """What scores of this dtype have added for all keys, (1, 1, 1, length)."""
-        return _added(self.length, self.count, dtype)
+        return kept(_added, self.length, self.count, dtype)
 
 
 def _real_keys(length: int, count: int) -> NDArray[np.bool_]:
     return (np.arange(length) < count)[None, None, None]
 
 
-@lru_cache(maxsize=1024)
 def _added(length: int, count: int, dtype: mx.Dtype) -> mx.array:
     return mx.array([[[[0.0] * count + [float(mx.finfo(dtype).min)] * (length - count)]]], dtype)
 
