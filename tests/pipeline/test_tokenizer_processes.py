@@ -314,6 +314,72 @@ def test_a_forked_child_leaves_them_to_its_parent(folder, processes):
     assert processes._run is run
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_forked_while_one_starts_hides_no_end(folder, processes, monkeypatch):
+    """With the other side's end of a connection in the child, nobody would see that a process is gone."""
+    begun, forked = threading.Event(), threading.Event()
+
+    class Slow(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            begun.set()
+            forked.wait(0.5)  # a fork would come now
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(tokenizer_processes.subprocess, "Popen", Slow)
+    tokenizer = made(folder)
+    tokenizer.processes = processes
+    tokenizer.tokenize(TEXTS)
+    begun.wait(60)
+    child = os.fork()
+    if not child:
+        time.sleep(100)
+        os._exit(0)
+    try:
+        forked.set()
+        run = wait_for(processes)
+        for process in run.processes:
+            process.kill()
+        found = []
+        thread = threading.Thread(target=lambda: found.append(tokenizer.tokenize(TEXTS)), daemon=True)
+        thread.start()
+        thread.join(20)
+        assert found
+        same(found[0], made(folder).tokenize(TEXTS))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("when", ["starting", "started"])
+def test_they_end_with_who_started_them_though_its_child_lives(folder, when):
+    """Its parent, which forked a child meanwhile, is killed."""
+    program = (
+        "import os, sys, time, akidb_mlx.pipeline.tokenizer_processes as module; module._LEAST_TEXTS = 1\n"
+        "from akidb_mlx import Embedder\n"
+        "begin, starting = module._start_process, []\n"
+        "def slow(*arguments):\n"
+        "    begin(*arguments)\n"
+        "    starting.append(True)\n"
+        f"    time.sleep({100 if when == 'starting' else 0})\n"
+        "module._start_process = slow\n"
+        f"embedder = Embedder.load({str(folder)!r}, tokenizer_processes=1)\n"
+        "embedder.encode_document([f'text {number}' for number in range(128)])\n"
+        "processes = embedder._loaded.tokenizer.processes\n"
+        f"while not {'starting' if when == 'starting' else 'processes._run'}: time.sleep(0.05)\n"
+        "child = os.fork()\n"
+        "if not child: os.close(1); os.close(2); time.sleep(100); os._exit(0)\n"
+        "print(child, flush=True); time.sleep(100)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        parent.kill()
+        try:
+            assert parent.communicate(timeout=20)[0] == ""  # until nobody has its standard output, nor they
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
 def test_the_option_of_a_model(folder, monkeypatch):
     monkeypatch.setattr(tokenizer_processes, "_LEAST_TEXTS", 1)
     with Embedder.load(folder, tokenizer_processes=1) as embedder, Embedder.load(folder) as plain:
