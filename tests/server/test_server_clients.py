@@ -169,7 +169,8 @@ def prompted():
 
 
 @needs("ollama")
-def test_the_ollama_package(server, prompted):
+@pytest.mark.filterwarnings("ignore")
+def test_the_ollama_package(server, prompted, left_open):
     import ollama
 
     client = ollama.Client(server.url, headers={"Authorization": "Bearer sesame"})
