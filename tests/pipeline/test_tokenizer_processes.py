@@ -364,21 +364,21 @@ def test_they_end_with_who_started_them_though_its_child_lives(folder, when):
         "def slow(*arguments):\n"
         "    begin(*arguments)\n"
         "    starting.append(True)\n"
-        f"    time.sleep({100 if when == 'starting' else 0})\n"
+        f"    time.sleep({3000 if when == 'starting' else 0})\n"
         "module._start_process = slow\n"
         f"embedder = Embedder.load({str(folder)!r}, tokenizer_processes=1)\n"
         "embedder.encode_document([f'text {number}' for number in range(128)])\n"
         "processes = embedder._loaded.tokenizer.processes\n"
         f"while not {'starting' if when == 'starting' else 'processes._run'}: time.sleep(0.05)\n"
         "child = os.fork()\n"
-        "if not child: os.close(1); os.close(2); time.sleep(100); os._exit(0)\n"
-        "print(child, flush=True); time.sleep(100)\n"
+        "if not child: os.close(1); os.close(2); time.sleep(3000); os._exit(0)\n"
+        "print(child, flush=True); time.sleep(3000)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         child = int(parent.stdout.readline())
         parent.kill()
         try:
-            assert parent.communicate(timeout=20)[0] == ""  # until nobody has its standard output, nor they
+            assert parent.communicate(timeout=PATIENCE_S)[0] == ""  # until nobody has its standard output, nor they
         finally:
             os.kill(child, signal.SIGKILL)
 
