@@ -14,7 +14,7 @@ from akidb_mlx.server.settings import read_api_key
 from support.checkpoints import PROMPTS, REFERENCE
 from support.comparison import assert_close
 from support.serving import serve_process, serving
-from support.waiting import until
+from support.waiting import PATIENCE_S, until
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +119,13 @@ def test_a_page_of_elsewhere_may_send_what_openais_client_sends():
 
 
 def ask(port, request):
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
         connection.sendall(request)
         return connection.makefile("rb").readline()
 
 
 def test_health_without_a_host(server):
-    assert b" 200 " in ask(server.port, b"GET /health HTTP/1.0\r\n\r\n")
+    until(lambda: b" 200 " in ask(server.port, b"GET /health HTTP/1.0\r\n\r\n"))  # once the model is there
     for host, status in ((b"localhost.", b" 200 "), (b"localhost.:80", b" 200 "), (b"evil.example.org", b" 403 ")):
         request = b"GET /health HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n"
         assert status in ask(server.port, request)
@@ -135,8 +135,8 @@ def test_every_network_is_both_families():
     if not socket.has_dualstack_ipv6():
         pytest.skip("needs IPv6")
     with listen("::", 0) as listener:
-        socket.create_connection(("127.0.0.1", listener.getsockname()[1]), timeout=20).close()
-        socket.create_connection(("::1", listener.getsockname()[1]), timeout=20).close()
+        socket.create_connection(("127.0.0.1", listener.getsockname()[1]), timeout=PATIENCE_S).close()
+        socket.create_connection(("::1", listener.getsockname()[1]), timeout=PATIENCE_S).close()
 
 
 def test_a_port_that_is_taken():

@@ -112,7 +112,8 @@ class Batch:
         padded = pad_batch([row.encoding for row in plan.rows], plan.length, plan.padded_rows)
         with self._stream():
             computed = model(padded)
-            mx.async_eval(computed)
+            if not isinstance(computed, np.ndarray):
+                mx.async_eval(computed)
         self._started = padded, computed
         self._start_s = time.perf_counter() - began
 
@@ -130,7 +131,8 @@ class Batch:
         assert self._started is not None
         padded, computed = self._started
         began = time.perf_counter()
-        mx.eval(computed)
+        if not isinstance(computed, np.ndarray):
+            mx.eval(computed)
         waited = time.perf_counter() - began
         if self._runtime.gpu:
             self._runtime.threads.surface_errors(alone=alone)

@@ -103,6 +103,8 @@ class RequestQueue:
 
     def offer_room(self) -> None:
         """Tell those who wait for room, in their order; queries do not wait behind documents."""
+        if not self._room:  # whoever is about to wait looks again after he stands there
+            return
         granted: list[Future[None]] = []
         with self._threads.condition:
             kept: deque[tuple[int, bool, Future[None]]] = deque()

@@ -1,7 +1,5 @@
 """How long batches take on this device: measured while they run."""
 
-import numpy as np
-
 __all__ = ["SpeedMeter"]
 
 # Clip outliers: a batch that takes this many times as long as expected was stalled by something else.
@@ -19,7 +17,8 @@ class SpeedMeter:
         """Know nothing yet."""
         self._decay = decay
         self._batches = 0
-        self._sums = np.zeros(5)  # weights, tokens, seconds, tokens², tokens × seconds
+        # Of weights, tokens, seconds, tokens², tokens × seconds; plain numbers, for they are read for each batch.
+        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
         self.start_s = 0.0
         """What it takes to hand a batch to a GPU, seconds of this process, while the GPU computes others."""
 
@@ -28,7 +27,11 @@ class SpeedMeter:
         if self._batches >= _BATCHES_TO_KNOW:
             seconds = min(seconds, _MOST_SURPRISE * self.seconds(tokens))
         self._batches += 1
-        self._sums = self._decay * self._sums + (1.0, tokens, seconds, tokens * tokens, tokens * seconds)
+        new = (1.0, tokens, seconds, tokens * tokens, tokens * seconds)
+        weight, tokens_, seconds_, squares, products = (
+            self._decay * x + y for x, y in zip(self._sums, new, strict=True)
+        )
+        self._sums = weight, tokens_, seconds_, squares, products
 
     def started(self, seconds: float) -> None:
         """Learn from one batch that was handed to a GPU."""
@@ -44,8 +47,8 @@ class SpeedMeter:
         # Batches of one size tell nothing about the overhead: then all of it counts as the tokens' cost.
         slope = (weight * products - tokens * seconds) / spread if spread > 0.01 * tokens * tokens else 0.0
         if not 0 < slope <= mean_seconds / mean_tokens:
-            return 0.0, float(mean_seconds / mean_tokens)
-        return float(mean_seconds - slope * mean_tokens), float(slope)
+            return 0.0, mean_seconds / mean_tokens
+        return mean_seconds - slope * mean_tokens, slope
 
     def seconds(self, tokens: int) -> float:
         """What a batch should take; 0 while nothing is known."""

@@ -1,6 +1,7 @@
 """A backbone whose hidden states are computed by NumPy and the BLAS: token ids in, states without padding out."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import mlx.core as mx
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from akidb_mlx.model.device_batch import DeviceBatch
-from akidb_mlx.model.host_states import HostStates
+from akidb_mlx.model.host_states import HostStates, spans_of
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.host_kernels import Array, HostNorm
 from akidb_mlx.model.layers.host_layers import HostLayers
@@ -24,8 +25,8 @@ Real = NDArray[np.bool_]
 class Embed(Protocol):
     """What comes before the layers."""
 
-    def __call__(self, padded: PaddedBatch, real: Real, /) -> Array:
-        """(tokens, width)."""
+    def __call__(self, padded: PaddedBatch, real: Real, to: Array, spare: Array, /) -> None:
+        """Write (tokens, width) to `to`; `spare` is as large."""
 
 
 class HostEncoder:
@@ -43,9 +44,8 @@ class HostEncoder:
         """Hidden states of the last layer; with `first_only` those of each row's first token."""
         rows, length = padded.input_ids.shape
         real = np.arange(length) < padded.lengths[:, None]
-        batch = HostStates(self._embed(padded, real), padded.lengths, length)
         with np.errstate(all="ignore"):  # what is not finite shows in the rows
-            tokens = self._layers(batch.tokens, batch.spans, first_only=first_only)
+            tokens = self._layers(partial(self._embed, padded, real), spans_of(padded.lengths), first_only=first_only)
         if first_only:
             return HostStates(tokens, np.ones(rows, np.int32), 1)
         return HostStates(tokens, padded.lengths, length)
@@ -77,26 +77,32 @@ class HostTables:
         self._norm = HostNorm.of(norm)
         self._positions = positions
 
-    def __call__(self, padded: PaddedBatch, real: Real) -> Array:
-        """(tokens, width)."""
+    def __call__(self, padded: PaddedBatch, real: Real, to: Array, spare: Array) -> None:
+        """Write (tokens, width) to `to`."""
         places = np.broadcast_to(self._positions(padded.input_ids), real.shape)
-        x = self._word[padded.input_ids[real]]
-        x += self._position[places[real]]
+        _read(self._word, padded.input_ids[real], to)
+        _read(self._position, places[real], spare)
+        to += spare
         if self._type is not None and padded.second_starts.any():
             starts = padded.second_starts[:, None]
             second = (np.arange(real.shape[1]) >= starts) & (starts > 0)
-            x[second[real]] += self._type[1] - self._type[0]
-        self._norm(x, np.empty_like(x), x)
-        return x
+            to[second[real]] += self._type[1] - self._type[0]
+        self._norm(to, spare, to)
+
+
+def _read(table: Array, rows: NDArray[np.int32], to: Array) -> None:
+    """Copy rows of a table."""
+    if rows.max() >= len(table):
+        raise IndexError(f"row {rows.max()} of a table of {len(table)}")
+    np.take(table, rows, axis=0, out=to, mode="clip")  # in the other mode it makes a copy first
 
 
 def by_mlx(embed: Callable[[DeviceBatch], mx.array]) -> Embed:
     """Embeddings of a form of their own."""
 
-    def to_host(padded: PaddedBatch, real: Real) -> Array:
+    def to_host(padded: PaddedBatch, real: Real, to: Array, spare: Array) -> None:
         x = embed(DeviceBatch.of(padded))
         mx.eval(x)
-        states: Array = np.array(x, copy=False)
-        return states[real]
+        to[:] = np.array(x, copy=False)[real]
 
     return to_host

@@ -1,11 +1,12 @@
 """Hidden states of a batch on the host, without padding. No MLX here."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HostStates"]
+__all__ = ["HostStates", "spans_of"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,7 @@ class HostStates:
     @property
     def spans(self) -> list[tuple[int, int]]:
         """Of each row the first of its tokens and the one behind the last."""
-        ends = np.cumsum(self.lengths).tolist()
-        return list(zip([0, *ends[:-1]], ends, strict=True))
+        return spans_of(self.lengths)
 
     def padded(self) -> NDArray[np.float32]:
         """(rows, length, width), zero on padding."""
@@ -33,3 +33,9 @@ class HostStates:
         states = np.zeros((rows, self.length, width), np.float32)
         states[np.arange(self.length) < self.lengths[:, None]] = self.tokens
         return states
+
+
+def spans_of(lengths: NDArray[np.int32]) -> list[tuple[int, int]]:
+    """Of rows that lie one behind the other the first token and the one behind the last."""
+    ends = list(itertools.accumulate(lengths.tolist()))
+    return list(zip([0, *ends[:-1]], ends, strict=True))

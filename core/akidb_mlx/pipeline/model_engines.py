@@ -50,7 +50,10 @@ def _load_network(config: ModelConfig, recipe: AnyRecipe, head: HeadFacts, stamp
         DEVICE_THREADS.residency.make_room(size, device.memory, f"for {checkpoint.name}")
 
     with device.stream():
-        return load_model(checkpoint, head, device, config.dtype, make_room)
+        network = load_model(checkpoint, head, device, config.dtype, make_room)
+    if device.kind == "cpu":  # weights that were laid out anew leave as much behind
+        DEVICE_THREADS.clear_cache()
+    return network
 
 
 def make_engine(

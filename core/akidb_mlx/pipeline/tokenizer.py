@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,8 @@ from akidb_mlx.pipeline.waiting import THREADS
 __all__ = ["NO_TOKEN", "Tokenized", "Tokenizer", "valid_unicode"]
 
 NO_TOKEN = -1  # what a static model gives a zero vector
+# Characters that are cut at a time: the library takes up to 100 bytes for each, whatever of them is kept.
+_MOST_CHARACTERS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -189,14 +191,15 @@ class Tokenizer:
             return _whole(parts)
         cut = self._max_characters
         valid = [valid_unicode(text.strip() if self._strip else text[:cut]) for text in texts]
-        encodings = self._encoded(valid, first_index)
-        token_ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        token_ids: list[TokenIds] = []
+        truncated: list[int] = []
         limit = self.max_seq_length
-        truncated = [
-            index
-            for index, ids in enumerate(token_ids)
-            if (len(ids) == limit and encodings[index].overflowing) or (cut is not None and len(texts[index]) > cut)
-        ]
+        for start, piece in _pieces(valid):
+            for index, encoding in enumerate(self._encoded(piece, first_index + start), start):
+                ids = np.array(encoding.ids, dtype=np.int32)
+                token_ids.append(ids)
+                if (len(ids) == limit and encoding.overflowing) or (cut is not None and len(texts[index]) > cut):
+                    truncated.append(index)
         if self._unknown is not None:
             token_ids = [ids[ids != self._unknown] for ids in token_ids]
         for index, ids in enumerate(token_ids):
@@ -321,6 +324,18 @@ class Tokenizer:
     def last_token(self) -> str | None:
         """The token that the post-processor puts at the end of each text, if any."""
         return last_token(self._tokenizer) if self._special_tokens else None
+
+
+def _pieces(texts: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """Texts of so many characters together, or one, and the first one's place."""
+    start = size = 0
+    for place, text in enumerate(texts):
+        if place > start and size + len(text) > _MOST_CHARACTERS:
+            yield start, texts[start:place]
+            start, size = place, 0
+        size += len(text)
+    if start < len(texts):
+        yield start, texts[start:]
 
 
 def _whole(parts: Parts) -> Tokenized:

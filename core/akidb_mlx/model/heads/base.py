@@ -15,8 +15,8 @@ from akidb_mlx.model.padded_batch import PaddedBatch
 
 __all__ = ["Computed", "Head"]
 
-Computed = mx.array | tuple[mx.array, ...]
-"""What a batch gives on the device; the rows are the first axis of each array."""
+Computed = mx.array | tuple[mx.array, ...] | NDArray[np.float32]
+"""What a batch gives, on the device or computed on the host; the rows are the first axis of each array."""
 
 
 class Head(nn.Module):

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.device_batch import DeviceBatch
-from akidb_mlx.model.heads.base import Head
+from akidb_mlx.model.heads.base import Computed, Head
 from akidb_mlx.model.heads.dense import DenseLayer
 from akidb_mlx.model.heads.pooling import pool, pool_on_host
 from akidb_mlx.model.host_states import HostStates
@@ -43,12 +43,14 @@ class Pooled(Head):
 
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
         """(rows, length, backbone's width) → (rows, width) float32."""
-        return self._after(pool(hidden_states, batch.lengths, batch.prompt_lengths, self._pooling))
+        return self._after(pool(hidden_states, batch.padded.lengths, batch.padded.prompt_lengths, self._pooling))
 
-    def pool_on_host(self, states: HostStates, batch: PaddedBatch) -> mx.array | None:
+    def pool_on_host(self, states: HostStates, batch: PaddedBatch) -> Computed | None:
         """The same, where all modes are computed there."""
         pooled = pool_on_host(states, batch.prompt_lengths, self._pooling)
-        return None if pooled is None else self._after(mx.array(pooled))
+        if pooled is None or not (self.dense or self._whole_numbers):
+            return pooled
+        return self._after(mx.array(pooled))
 
     def _after(self, x: mx.array) -> mx.array:
         for layer in self.dense:

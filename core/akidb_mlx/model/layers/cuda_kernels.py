@@ -21,6 +21,7 @@ __all__ = [
     "add_layer_norm",
     "add_rms_norm",
     "gelu",
+    "may_serve",
     "mean_pool",
     "rope_of_heads",
     "serves",
@@ -37,6 +38,7 @@ WIDEST_NORM = 2048
 """Channels of a norm: a lane has a row's thirty-second part in registers."""
 WIDEST_POOL = 4096
 """Channels of a pool: a thread has four, and a block at most 1,024 threads."""
+_WIDENED = 16  # how much wider a layer may be inside
 _DTYPES = (mx.float16, mx.bfloat16, mx.float32)
 
 
@@ -59,8 +61,15 @@ def serves(x: mx.array, *, widest: int = 1 << 20) -> bool:
 
     One of them takes MLX longer to start than an operation of its own.
     """
+    if x.ndim != 3 or x.size < _MANY:
+        return False
     width = x.shape[-1]
-    return x.size >= _MANY and width % 128 == 0 and width <= widest and x.dtype in _DTYPES and _work()
+    return width % 128 == 0 and width <= widest and x.dtype in _DTYPES and _work()
+
+
+def may_serve(numbers: int) -> bool:
+    """Whether they may serve where a batch has so many of a backbone's width, and some times as many in between."""
+    return numbers * _WIDENED >= _MANY and _work()
 
 
 @functools.cache

@@ -6,8 +6,9 @@ lie one behind the other without padding, products read heads where they are, an
 while its part of the array is in the core's cache.
 """
 
+import mmap
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -29,8 +30,10 @@ _SAFE_SCORE = 60.0
 _UNPACKED, _TOKENS = 1_000_000, 128
 # Its kernels take so many tokens at a time: three more are as fast as one.
 _TOGETHER = 4
-# Numbers between the starts of two arrays, by which memory to compute in grows, and that a thread keeps of it.
-_APART, _GROWN, _KEPT = 16, 1 << 18, 16 << 20
+# Numbers between the starts of two arrays, that memory to compute in has at least, and that a thread keeps of it.
+_APART, _LEAST, _KEPT = 16, 1 << 20, 16 << 20
+Fill = Callable[[Array, Array], None]
+"""Writes the states that the first layer gets to an array, with another of its shape to compute in."""
 
 
 class HostLayers:
@@ -57,28 +60,32 @@ class HostLayers:
             mx.eval(layer.parameters())
         return cls(layers, made.multiply)
 
-    def __call__(self, tokens: Array, spans: Sequence[tuple[int, int]], *, first_only: bool = False) -> Array:
-        """(tokens, width) → the same shape, or with `first_only` the states of each span's first token.
+    def __call__(self, fill: Fill, spans: Sequence[tuple[int, int]], *, first_only: bool = False) -> Array:
+        """(tokens, width) of all spans, or with `first_only` of each span's first token.
 
         The tokens of a span see each other; a span has at most `cpu_kernels.LONG`. What it gives is good until this
         thread's next call.
         """
-        longest = max(stop - start for start, stop in spans)
-        arena = self._arena(_Scratch.size(self._layers[0], len(tokens), longest))
-        scratch = _Scratch(self._layers[0], len(tokens), longest, arena)
-        states = scratch.states[: len(tokens)]
-        states[:] = tokens
-        tokens = states
+        count, longest = spans[-1][1], max(stop - start for start, stop in spans)
+        arena = self._arena(_Scratch.size(self._layers[0], count, longest))
+        scratch = _Scratch(self._layers[0], count, longest, arena)
+        tokens = scratch.states[:count]
+        fill(tokens, scratch.attended[:count])
         for layer in self._layers[:-1]:
             tokens = layer(tokens, spans, scratch)
         return self._layers[-1](tokens, spans, scratch, first_only=first_only)
 
     def _arena(self, size: int) -> Array:
-        """This thread's memory to compute in; the next call takes it again, unless it is much."""
+        """This thread's memory to compute in; the next call takes it again, unless it is much.
+
+        It is the system's own: what was never written takes none, and what a larger one replaces is given back. From
+        the C library's heap, which keeps holes of all sizes, a process grew on and on.
+        """
         thread = threading.get_ident()
         arena = self._arenas.get(thread)
         if arena is None or len(arena) < size:
-            arena = np.empty(-(-size // _GROWN) * _GROWN, np.float32)
+            numbers = max(_LEAST, 1 << (size - 1).bit_length())
+            arena = np.frombuffer(_own_memory(4 * numbers), np.float32)
             if size <= _KEPT:
                 self._arenas[thread] = arena
         return arena
@@ -94,17 +101,23 @@ def _is_plain(layer: PostNormLayer) -> bool:
 
 
 class _Scratch:
-    """What the layers of one batch write to in turn, and where each lies: parts of one array."""
+    """What the layers of one batch write to in turn, and where each lies: parts of one array.
+
+    The networks' inner numbers lie where queries, keys, values and scores were.
+    """
 
     def __init__(self, layer: "_Layer", tokens: int, longest: int, arena: Array) -> None:
         """Parts of `arena`, of at least `size` numbers."""
         width, inner = layer.width, layer.up.outputs
         self._left = arena
-        self.qkv, self.attended = self._rows(tokens, 3 * width), self._rows(tokens, width)
+        self.attended = self._rows(tokens, width)
         self.sums, self.states = self._rows(tokens, width), self._rows(tokens, width)
-        self.inner = self._rows(tokens, inner)
-        rows = _part_rows(inner)
+        rows = min(_part_rows(inner), tokens)
         self.parts = self._take(rows * inner).reshape(rows, inner), self._take(rows * inner).reshape(rows, inner)
+        shared = self._left
+        self.inner = self._rows(tokens, inner)
+        self._left = shared
+        self.qkv = self._rows(tokens, 3 * width)
         self.scores, self.score_sums = self._take(layer.heads * longest * longest), self._take(layer.heads * longest)
         self.at_qkv, self.at_attended, self.at_sums = map(_address, (self.qkv, self.attended, self.sums))
         self.at_states, self.at_inner = map(_address, (self.states, self.inner))
@@ -113,9 +126,9 @@ class _Scratch:
     @staticmethod
     def size(layer: "_Layer", tokens: int, longest: int) -> int:
         """Numbers that it takes, and some between the parts."""
-        inner = layer.up.outputs
-        by_token = _rounded(tokens) * (6 * layer.width + inner) + 2 * _part_rows(inner) * inner
-        return by_token + layer.heads * longest * (longest + 1) + 16 * _APART
+        inner, count = layer.up.outputs, _rounded(tokens)
+        shared = max(3 * count * layer.width + layer.heads * longest * (longest + 1), count * inner)
+        return 3 * count * layer.width + 2 * min(_part_rows(inner), tokens) * inner + shared + 16 * _APART
 
     def _take(self, count: int) -> Array:
         taken, self._left = self._left[:count], self._left[-(-count // _APART) * _APART :]
@@ -241,3 +254,8 @@ def _part_rows(inner: int) -> int:
 
 def _address(array: Array) -> int:
     return array.ctypes.data
+
+
+def _own_memory(size: int) -> mmap.mmap:
+    """Bytes that no forked child shares."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
