@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 
 from akidb_mlx.model.padded_batch import PaddedBatch
 
-__all__ = ["DeviceBatch", "kept"]
+__all__ = ["KEPT_LENGTH", "DeviceBatch", "kept"]
+
+
+KEPT_LENGTH = 512
+"""Tokens of a lone row whose masks are kept."""
 
 
 @lru_cache(maxsize=1024)
@@ -78,7 +82,7 @@ class DeviceBatch:
         if attended is None:
             if self.is_padding is None:
                 return None
-            if self.rows == 1:
+            if self.rows == 1 and self.length <= KEPT_LENGTH:
                 return kept(_seen, self.length, int(self.padded.lengths[0]))
             return mx.array(~self.is_padding)
         places = np.arange(self.length)
@@ -104,7 +108,7 @@ class DeviceBatch:
         """`is_padding` on the device."""
         if self.is_padding is None:
             return None
-        if self.rows == 1:
+        if self.rows == 1 and self.length <= KEPT_LENGTH:
             return kept(_not_seen, self.length, int(self.padded.lengths[0]))
         seen = self.attention_mask if self.padded.attended is None else self.real
         return None if seen is None else ~seen

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 
 from akidb_mlx.model.architectures.base import Backbone
@@ -70,9 +71,10 @@ class Network(nn.Module):
     def _from_host(self, states: HostStates, padded: PaddedBatch) -> Computed:
         """The same of states that the host computed, all of them."""
         rows = self.head.pool_on_host(states, padded)
-        given = self.head(mx.array(states.padded()), DeviceBatch.of(padded)) if rows is None else rows
+        given: Computed = self.head(mx.array(states.padded()), DeviceBatch.of(padded)) if rows is None else rows
         if not self.head.flagged:
             return given
+        assert not isinstance(given, np.ndarray)
         flags = mx.ones(len(padded.lengths), mx.bool_)
         return (*given, flags) if isinstance(given, tuple) else (given, flags)
 

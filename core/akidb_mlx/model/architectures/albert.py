@@ -11,7 +11,7 @@ from akidb_mlx.model.architectures.bert import FactorizedEmbeddings
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.host_encoder import HostEncoder, by_mlx
 from akidb_mlx.model.layers.activations import activation
-from akidb_mlx.model.layers.attention import by_row, flat
+from akidb_mlx.model.layers.flat import by_row, flat
 from akidb_mlx.model.layers.host_layers import HostLayers
 from akidb_mlx.model.layers.masks import Mask, batch_mask
 from akidb_mlx.model.layers.post_norm import PostNormLayer

@@ -12,7 +12,7 @@ from akidb_mlx.model.architectures.base import Backbone, allow, read, rows_of
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.host_encoder import Embed, HostEncoder, HostTables, by_mlx
 from akidb_mlx.model.layers.activations import activation
-from akidb_mlx.model.layers.attention import by_row, flat, states_by_row
+from akidb_mlx.model.layers.flat import by_row, flat, states_by_row
 from akidb_mlx.model.layers.host_layers import HostLayers
 from akidb_mlx.model.layers.masks import Mask, batch_mask
 from akidb_mlx.model.layers.norms import norm_of_sum

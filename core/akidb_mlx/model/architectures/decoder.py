@@ -26,8 +26,9 @@ from akidb_mlx.model.architectures.joined_layers import (
 from akidb_mlx.model.architectures.mixtures import MIXTURES, gather_experts
 from akidb_mlx.model.architectures.mlx_lm import import_model
 from akidb_mlx.model.device_batch import DeviceBatch
-from akidb_mlx.model.layers import attention, cpu_kernels, cuda_kernels
+from akidb_mlx.model.layers import cpu_kernels, cuda_kernels
 from akidb_mlx.model.layers.activations import ACTIVATIONS, activation
+from akidb_mlx.model.layers.flat import by_row, is_flat
 from akidb_mlx.model.layers.masks import Mask, batch_mask, make_causal_mask
 from akidb_mlx.model.layers.norms import sum_and_norm
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
@@ -120,14 +121,14 @@ class Decoder(Backbone):
             return self._compute(batch)
 
     def _compute(self, batch: DeviceBatch) -> mx.array:
-        is_flat = self._layers_are_ours and attention.is_flat(batch, self.width)
-        x = self.model.embed_tokens(batch.token_ids if is_flat else batch.input_ids)
+        as_flat = self._layers_are_ours and is_flat(batch, self.width)
+        x = self.model.embed_tokens(batch.token_ids if as_flat else batch.input_ids)
         if self._scale is not None:
             x = x * self._scale
         masks = {kind: self.mask(batch, kind) for kind in set(self._kinds)}
         if self._plain and not self._norms_after and cuda_kernels.serves(x, widest=cuda_kernels.WIDEST_NORM):
             return self._sums_with_norms(x, [masks[kind] for kind in self._kinds])
-        if is_flat:
+        if as_flat:
             return self._flat(x, [masks[kind] for kind in self._kinds], batch.rows)
         for layer, kind in zip(self.model.layers, self._kinds, strict=True):
             x = layer(x, masks[kind], None)
@@ -157,7 +158,7 @@ class Decoder(Backbone):
             normed = layer.post_attention_layernorm(x)
             x = layer.mlp.added_to(x, normed) if isinstance(layer.mlp, JoinedNetwork) else x + layer.mlp(normed)
             cpu_kernels.catch_up(x)
-        return attention.by_row(self.model[self._norm](x), rows)
+        return by_row(self.model[self._norm](x), rows)
 
     def mask(self, batch: DeviceBatch, kind: str) -> Mask:
         """Who sees whom; a causal window counts the token itself, one for both ways reaches that far either way."""

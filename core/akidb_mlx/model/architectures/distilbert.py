@@ -11,7 +11,7 @@ from akidb_mlx.model.architectures.base import Backbone, read, rows_of
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.host_encoder import HostEncoder, HostTables
 from akidb_mlx.model.layers.activations import activation
-from akidb_mlx.model.layers.attention import by_row, flat, states_by_row
+from akidb_mlx.model.layers.flat import by_row, flat, states_by_row
 from akidb_mlx.model.layers.host_layers import HostLayers
 from akidb_mlx.model.layers.masks import batch_mask
 from akidb_mlx.model.layers.norms import norm_of_sum

@@ -9,8 +9,9 @@ import mlx.nn as nn
 from akidb_mlx.model.architectures.base import Backbone, allow, read
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
-from akidb_mlx.model.layers.attention import SelfAttention, by_row, word_states
+from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.feedforward import GatedMLP, add_network
+from akidb_mlx.model.layers.flat import by_row, word_states
 from akidb_mlx.model.layers.masks import Mask, batch_mask
 from akidb_mlx.model.layers.products import add_product
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters

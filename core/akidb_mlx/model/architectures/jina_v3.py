@@ -10,7 +10,7 @@ from akidb_mlx.model.architectures.base import Backbone, allow, read, token_type
 from akidb_mlx.model.architectures.roberta import JINAS_RENAMES
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
-from akidb_mlx.model.layers.attention import by_row, word_states
+from akidb_mlx.model.layers.flat import by_row, word_states
 from akidb_mlx.model.layers.masks import batch_mask
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 from akidb_mlx.model.layers.rope import make_rope, rope_parameters

@@ -10,7 +10,7 @@ from akidb_mlx.model.architectures.base import Backbone, PositionNumbers, allow,
 from akidb_mlx.model.architectures.roberta import places_after_padding
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
-from akidb_mlx.model.layers.attention import by_row, flat, states_by_row
+from akidb_mlx.model.layers.flat import by_row, flat, states_by_row
 from akidb_mlx.model.layers.norms import norm_of_sum
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 from akidb_mlx.model.layers.relative import bias_numbers, make_bias

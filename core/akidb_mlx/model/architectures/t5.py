@@ -13,8 +13,9 @@ from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures.base import Backbone, PositionNumbers, read
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
-from akidb_mlx.model.layers.attention import SelfAttention, by_row, word_states
+from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.feedforward import MLP, GatedMLP, add_network
+from akidb_mlx.model.layers.flat import by_row, word_states
 from akidb_mlx.model.layers.masks import Mask
 from akidb_mlx.model.layers.products import add_product
 from akidb_mlx.model.layers.relative import bias_numbers, make_bias

@@ -10,13 +10,10 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from akidb_mlx.model.device_batch import kept
+from akidb_mlx.model.device_batch import KEPT_LENGTH, kept
 from akidb_mlx.model.host_states import HostStates
 
 __all__ = ["POOLING", "pool", "pool_on_host", "token_of"]
-
-# Shares of so many tokens are kept on the device where all rows have the same.
-_KEPT_TOKENS = 512
 
 
 class Counted:
@@ -67,7 +64,7 @@ def cls(hidden: mx.array, counted: Counted) -> mx.array:
 def mean(hidden: mx.array, counted: Counted) -> mx.array:
     """Sum over the tokens that count, by their number."""
     span = {*zip(counted.starts.tolist(), counted.lengths.tolist(), strict=True)}
-    if len(span) == 1 and hidden.shape[1] <= _KEPT_TOKENS:
+    if len(span) == 1 and hidden.shape[1] <= KEPT_LENGTH:
         return _added_up(hidden, kept(_even, hidden.shape[1], *span.pop()))
     weights = counted.tokens.astype(np.float32)
     return _weighted(hidden, weights, weights.sum(axis=1))

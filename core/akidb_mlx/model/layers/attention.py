@@ -8,8 +8,7 @@ import mlx.nn as nn
 
 from akidb_mlx.device import tuning
 from akidb_mlx.errors import CheckpointError
-from akidb_mlx.model.device_batch import DeviceBatch
-from akidb_mlx.model.layers import cpu_kernels, cuda_kernels
+from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.cpu_kernels import Finish, Project
 from akidb_mlx.model.layers.masks import ByBlock, LongMask, Mask, RowMask
 
@@ -18,15 +17,10 @@ __all__ = [
     "attend",
     "attention_layer",
     "attention_layer_in_blocks",
-    "by_row",
     "first_of_attention_layer",
-    "flat",
     "forget_masks",
-    "is_flat",
     "is_in_blocks",
     "query_block",
-    "states_by_row",
-    "word_states",
 ]
 
 Rope = Callable[[mx.array, int], mx.array]
@@ -138,37 +132,6 @@ def is_in_blocks(x: mx.array) -> bool:
     return x.ndim == 3 and x.shape[1] > cpu_kernels.LONG and cpu_kernels.computes_on_cpu(x)
 
 
-def is_flat(batch: DeviceBatch, width: int) -> bool:
-    """Whether layers compute (rows × length, width), as all do but blocks of a long text on the CPU and our kernels.
-
-    A product of matrices with (rows, length, width) is three operations for MLX, two of which change shapes.
-    """
-    in_blocks = batch.length > cpu_kernels.LONG and mx.default_device() == mx.cpu
-    return not in_blocks and not cuda_kernels.may_serve(batch.rows * batch.length * width)
-
-
-def word_states(table: nn.Module, batch: DeviceBatch, width: int) -> mx.array:
-    """What a table has for the tokens, as layers compute it: see `is_flat`."""
-    states: mx.array = table(batch.token_ids if is_flat(batch, width) else batch.input_ids)
-    return states
-
-
-def states_by_row(table: nn.Module, batch: DeviceBatch, width: int) -> mx.array:
-    """`word_states`, but of several rows (rows, length, width), to add what their places share; `flat` comes after."""
-    states: mx.array = table(batch.token_ids if batch.rows == 1 and is_flat(batch, width) else batch.input_ids)
-    return states
-
-
-def flat(x: mx.array, batch: DeviceBatch) -> mx.array:
-    """(rows, length, width) as layers compute it: see `is_flat`."""
-    return x.reshape(-1, x.shape[-1]) if x.ndim == 3 and is_flat(batch, x.shape[-1]) else x
-
-
-def by_row(x: mx.array, rows: int) -> mx.array:
-    """What comes out of layers as (rows, length, width)."""
-    return x.reshape(rows, -1, x.shape[-1]) if x.ndim == 2 else x
-
-
 def attention_layer_in_blocks(
     project: cpu_kernels.Project,
     finish: cpu_kernels.Finish,
@@ -245,7 +208,7 @@ class SelfAttention(nn.Module):
 
         `norm` comes before; `then` is the rest of the layer, which a long text computes together with its attention.
         `first_only` gives what each row's first token gets, (rows, 1, width), where `mask` is the same for all tokens.
-        `rows` is needed with (rows × length, width), the same without that: see `is_flat`.
+        `rows` is needed with (rows × length, width), the same without that: see `flat.is_flat`.
         """
 
         def project(x: mx.array, first: int) -> tuple[mx.array, mx.array, mx.array]:

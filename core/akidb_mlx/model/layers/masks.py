@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from akidb_mlx.model.device_batch import DeviceBatch, kept
+from akidb_mlx.model.device_batch import KEPT_LENGTH, DeviceBatch, kept
 from akidb_mlx.model.layers import cpu_kernels
 
 __all__ = ["ByBlock", "LongMask", "Mask", "RowMask", "batch_mask", "is_by_block", "make_causal_mask", "make_mask"]
@@ -20,8 +20,7 @@ class ByBlock:
         raise NotImplementedError
 
 
-# Masks of a row of so many tokens, or of so many pairs of tokens, are kept.
-_KEPT_LENGTH = 512
+# Windows of so many pairs of tokens are kept.
 _KEPT_PLACES = 1 << 12
 
 
@@ -105,7 +104,7 @@ def is_by_block(length: int) -> bool:
 def batch_mask(batch: DeviceBatch, window: int | None = None) -> Mask:
     """`make_mask` of a batch."""
     is_whole = window is None or window >= batch.length - 1
-    if is_whole and batch.rows == 1 and batch.padded.attended is None and batch.length <= _KEPT_LENGTH:
+    if is_whole and batch.rows == 1 and batch.padded.attended is None and batch.length <= KEPT_LENGTH:
         return None if batch.is_padding is None else RowMask(batch.length, int(batch.padded.lengths[0]))
     return make_mask(batch.attention_mask, batch.length, window, batch.real)
 

@@ -5,7 +5,8 @@ import mlx.nn as nn
 
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.activations import Activation
-from akidb_mlx.model.layers.attention import SelfAttention, by_row
+from akidb_mlx.model.layers.attention import SelfAttention
+from akidb_mlx.model.layers.flat import by_row
 from akidb_mlx.model.layers.masks import Mask
 from akidb_mlx.model.layers.norms import norm_of_sum
 from akidb_mlx.model.layers.rope import Rope
