@@ -23,7 +23,7 @@ from akidb_mlx.pipeline.face import Face
 from akidb_mlx.pipeline.foreign_calls import answer_foreign_keywords, not_constructed
 from akidb_mlx.pipeline.inputs import as_async, checked_async, checked_stream, positive
 from akidb_mlx.pipeline.text_pipeline import TextPipeline
-from akidb_mlx.restoring import restore
+from akidb_mlx.restoring import MadeOfConfig
 from akidb_mlx.sparse_embedder import SparseEmbedder
 from akidb_mlx.sparse_rows import SparseRows
 from akidb_mlx.vectors import Embeddings
@@ -53,7 +53,7 @@ class HybridScores(NamedTuple):
     multi: Embeddings
 
 
-class HybridEmbedder:
+class HybridEmbedder(MadeOfConfig[EmbedderConfig]):
     """A loaded model with three heads. Make one with `HybridEmbedder.load`.
 
     It shares its passes with an `Embedder`, a `SparseEmbedder` and a `MultiVectorEmbedder` of the same settings:
@@ -356,23 +356,6 @@ class HybridEmbedder:
         """
         for face in (self.dense, self.sparse, self.multi):
             face.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the configuration; the model is found and loaded again from it."""
-        return restore, (type(self), self.config)
-
-    @classmethod
-    def _restored(cls, config: EmbedderConfig) -> Self:
-        return cls.load(config)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return type(self).load(self.config)
 
     def __repr__(self) -> str:
         return f"HybridEmbedder({self.config.model!r}, dimension={self.dimension})"

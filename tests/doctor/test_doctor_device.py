@@ -24,6 +24,7 @@ from akidb_mlx.model.layers import activations, cpu_kernels, rope
 from akidb_mlx.model.layers.host_layers import HostLayers
 from akidb_mlx.model.network import Network
 from support.checkpoints import REFERENCE
+from support.waiting import PATIENCE_S
 
 STATIC = str(REFERENCE / "static-root")
 # What starts processes, or only informs.
@@ -193,7 +194,9 @@ def counting_from_zero(monkeypatch):
 def pooling_the_padding(monkeypatch):
     from akidb_mlx.model.heads import pooling
 
-    monkeypatch.setattr(pooling, "_mask", lambda hidden, lengths, starts: mx.ones((*hidden.shape[:2], 1)))
+    counted = pooling.Counted
+    whole = lambda length, lengths, starts: counted(length, np.full_like(lengths, length), starts)  # noqa: E731
+    monkeypatch.setattr(pooling, "Counted", whole)
 
 
 def nothing_finite(monkeypatch):
@@ -329,7 +332,7 @@ def test_a_device_that_hangs_is_asked_nothing_more(quick, monkeypatch):
     ends = threading.Event()
 
     def norms():
-        ends.wait(10)
+        ends.wait(PATIENCE_S)
         yield Case("", 0.0, 1.0)
 
     monkeypatch.setattr(kernels, "norms", norms)

@@ -24,6 +24,7 @@ from akidb_mlx.engine.worker import Worker
 from akidb_mlx.errors import BackendError, ClosedError, InputError, QueueFullError
 from akidb_mlx.model.encoding import Encoding
 from akidb_mlx.model.host_rows import RaggedRows
+from support.device import Unmeasured
 from support.waiting import PATIENCE_S, until
 
 NOT_FINITE, RAISES, KILLS = 666, 667, 668  # tokens that make the fake model misbehave
@@ -96,8 +97,10 @@ def make(shared_thread):
     """Engines that are closed at the end, on one thread but where a test brings its own."""
     engines = []
 
-    def make_engine(max_batch_tokens=64, max_queued_tokens=1_000_000, threads=None, **options):
+    def make_engine(max_batch_tokens=64, max_queued_tokens=1_000_000, threads=None, measured=False, **options):
         scheduler = Scheduler(max_batch_tokens, 0.02)
+        if not measured:  # a moment without the processor would make the next batches short
+            scheduler.speed = Unmeasured()
         options = {"survives_fork": True, **options}
         engine = Engine(FakeModel(), scheduler, max_queued_tokens, threads=threads or shared_thread, **options)
         engines.append((engine, engine.model))
@@ -166,7 +169,7 @@ def test_a_query_overtakes_documents(make):
     query = submit(engine, [[5]], urgent=True)
     query.add_done_callback(lambda _: done.append("query"))
     model.gate.set()
-    wait([bulk, query], PATIENCE_S)
+    until(lambda: len(done) == 2)
     assert done == ["query", "bulk"]
     place = next(i for i, batch in enumerate(model.batches) if batch.lengths.tolist() == [1])
     assert place <= 3
@@ -180,7 +183,7 @@ def test_models_on_one_thread_take_turns(make):
     small, batches_before = submit(other, [[3]]), []
     small.add_done_callback(lambda _: batches_before.extend(model.batches))
     model.gate.set()
-    small.result(PATIENCE_S)
+    until(lambda: batches_before)
     assert len(batches_before) <= 5
     assert len(bulk.result(PATIENCE_S)) == 20 and first.done()
 
@@ -526,17 +529,18 @@ def test_the_speed_of_batches_whose_ends_nobody_saw_is_their_share(make, monkeyp
 
 
 def test_few_batches_are_on_a_gpu_at_a_time(make):
-    engine, _ = make()
+    engine, _ = make(measured=True)
     for tokens in (10, 20, 30, 40):
         engine.scheduler.speed.add(tokens, 1e-6 * tokens)
     plan = BatchPlan([Row(Encoding(np.zeros(40, np.int32)), [])], 40, False)
 
     def taken(in_flight, now, alone=False):
         """Whether a thread that computes this many batches takes another one."""
-        engine.scheduler.add(Request([Encoding(np.ones(3, np.int32))], False, 0.0))
         in_flight = [Batch(engine.runtime, plan)] * in_flight
-        batch = engine.next_batch(in_flight, now, reserved=False, alone=alone)
-        engine.drain()
+        with engine._threads.condition:  # no thread of its own takes it
+            engine.scheduler.add(Request([Encoding(np.ones(3, np.int32))], False, 0.0))
+            batch = engine.next_batch(in_flight, now, reserved=False, alone=alone)
+            engine.drain()
         return batch is not None
 
     assert [taken(count, 0.0) for count in range(6)] == [True] * 4 + [False] * 2
@@ -954,9 +958,10 @@ def test_another_models_batches_are_no_reason_to_wait_for_more(make):
     engine.scheduler = Scheduler(64, 0.02, gathers=True)
     other = SimpleNamespace(source=object(), padded_tokens=64, urgent=False)
     own = SimpleNamespace(source=engine.runtime, padded_tokens=64, urgent=False)
-    engine.scheduler.add(Request([Encoding(np.arange(4, dtype=np.int32))], False, 0.0))
     asked = {"reserved": False, "alone": False}
-    assert engine.next_batch([own], 100.0, **asked) is None
-    batch = engine.next_batch([other], 100.0, **asked)
-    assert batch is not None
-    batch.ended()
+    with engine._threads.condition:  # no thread of its own takes it
+        engine.scheduler.add(Request([Encoding(np.arange(4, dtype=np.int32))], False, 0.0))
+        assert engine.next_batch([own], 100.0, **asked) is None
+        batch = engine.next_batch([other], 100.0, **asked)
+        assert batch is not None
+        batch.ended()

@@ -74,4 +74,4 @@ def test_the_last_network_computes_one_token_a_row():
         backbone.layers[-1].up = lambda x: (seen.append(x.shape), up(x))[1]
 
     states([9, 4, 6], see)
-    assert seen == [(3, 1, 16)]
+    assert seen == [(3, 16)]

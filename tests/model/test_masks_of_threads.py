@@ -9,11 +9,15 @@ from akidb_mlx.model.layers import attention
 
 def test_a_batch_that_ends_takes_no_other_threads_masks():
     mask = mx.array([[[[True, False]]]])
-    first = attention._added(mask, mx.float32)
+
+    def made():
+        return attention._of_scores(mask, mx.float32, (1, 1, 1, 2))
+
+    first = made()
     other = threading.Thread(target=attention.forget_masks)
     other.start()
     other.join()
-    assert attention._added(mask, mx.float32) is first
+    assert made() is first
     attention.forget_masks()
-    assert attention._added(mask, mx.float32) is not first
+    assert made() is not first
     attention.forget_masks()

@@ -40,7 +40,7 @@ WITHOUT_PROMPT = {
 
 
 def pooled(hidden, lengths, modes, prompts=None, dtype=mx.float32):
-    rows = pool(mx.array(hidden, dtype=dtype), mx.array(lengths), mx.array(prompts or [0] * len(lengths)), modes)
+    rows = pool(mx.array(hidden, dtype=dtype), np.array(lengths), np.array(prompts or [0] * len(lengths)), modes)
     assert rows.dtype == mx.float32
     return np.array(rows)
 

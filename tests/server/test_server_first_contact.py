@@ -14,12 +14,14 @@ from akidb_mlx.server.settings import read_api_key
 from support.checkpoints import PROMPTS, REFERENCE
 from support.comparison import assert_close
 from support.serving import serve_process, serving
-from support.waiting import until
+from support.waiting import PATIENCE_S, until
 
 
 @pytest.fixture(scope="module")
 def server():
     with serving({"prompts": PROMPTS}) as running:
+        with running.client() as client:
+            client.embed("the model is loaded from here on", "prompts")
         yield running
 
 
@@ -119,7 +121,7 @@ def test_a_page_of_elsewhere_may_send_what_openais_client_sends():
 
 
 def ask(port, request):
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
         connection.sendall(request)
         return connection.makefile("rb").readline()
 
@@ -135,8 +137,8 @@ def test_every_network_is_both_families():
     if not socket.has_dualstack_ipv6():
         pytest.skip("needs IPv6")
     with listen("::", 0) as listener:
-        socket.create_connection(("127.0.0.1", listener.getsockname()[1]), timeout=20).close()
-        socket.create_connection(("::1", listener.getsockname()[1]), timeout=20).close()
+        socket.create_connection(("127.0.0.1", listener.getsockname()[1]), timeout=PATIENCE_S).close()
+        socket.create_connection(("::1", listener.getsockname()[1]), timeout=PATIENCE_S).close()
 
 
 def test_a_port_that_is_taken():

@@ -32,7 +32,8 @@ def run_serve(*arguments, variables=None):
 @pytest.mark.parametrize(("signal_", "later"), [(signal.SIGTERM, 1.5), (signal.SIGINT, 0)])
 def test_a_shutdown_finishes_what_was_accepted(signal_, later):
     """Requests that compute, that wait and whose body is still on its way are all answered; then exit code 0."""
-    with serve_process("--model", f"m={MINILM}") as server, ThreadPoolExecutor(9) as threads:
+    patient = ("--body-timeout-s", PATIENCE_S, "--shutdown-timeout-s", PATIENCE_S)
+    with serve_process("--model", f"m={MINILM}", *patient) as server, ThreadPoolExecutor(9) as threads:
         with server.client() as client:
             until(lambda: client.get("/health").status == 200)
 

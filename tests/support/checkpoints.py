@@ -18,11 +18,17 @@ RERANKER_CASES = sorted(file.parent.name for file in RERANKERS.glob("*/expected.
 
 def read_reranker_case(name):
     """(folder, expected.json, arrays of expected.npz, pairs in the order of the arrays) of a reranker."""
-    folder = RERANKERS / name
+    folder, facts, arrays, pairs = _read(RERANKERS, name, "pairs")
+    return folder, facts, arrays, [tuple(pair) for pair in pairs]
+
+
+def _read(kind, name, inputs):
+    """A case of the folder `kind`, whose cases share some of their inputs ("texts" or "pairs")."""
+    folder = kind / name
     facts = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
-    shared = json.loads((RERANKERS / "pairs.json").read_text(encoding="utf-8"))
-    pairs = [tuple({**shared, **facts["own_pairs"]}[label]) for label in facts["labels"]]
-    return folder, facts, dict(np.load(folder / "expected.npz")), pairs
+    shared = json.loads((kind / f"{inputs}.json").read_text(encoding="utf-8"))
+    given = [{**shared, **facts[f"own_{inputs}"]}[label] for label in facts["labels"]]
+    return folder, facts, dict(np.load(folder / "expected.npz")), given
 
 
 def read_case(name):
@@ -38,11 +44,7 @@ SPARSE_CASES = sorted(file.parent.name for file in SPARSE.glob("*/expected.json"
 
 def read_sparse_case(name):
     """(folder, expected.json, arrays of expected.npz, texts in the order of the arrays) of a sparse encoder."""
-    folder = SPARSE / name
-    facts = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
-    shared = json.loads((SPARSE / "texts.json").read_text(encoding="utf-8"))
-    texts = [{**shared, **facts["own_texts"]}[label] for label in facts["labels"]]
-    return folder, facts, dict(np.load(folder / "expected.npz")), texts
+    return _read(SPARSE, name, "texts")
 
 
 MULTI_VECTOR = REFERENCE / "multi_vector"
@@ -51,11 +53,7 @@ MULTI_VECTOR_CASES = sorted(file.parent.name for file in MULTI_VECTOR.glob("*/ex
 
 def read_multi_vector_case(name):
     """(folder, expected.json, arrays of expected.npz, texts in their order) of a late-interaction model."""
-    folder = MULTI_VECTOR / name
-    facts = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
-    shared = json.loads((MULTI_VECTOR / "texts.json").read_text(encoding="utf-8"))
-    texts = [{**shared, **facts["own_texts"]}[label] for label in facts["labels"]]
-    return folder, facts, dict(np.load(folder / "expected.npz")), texts
+    return _read(MULTI_VECTOR, name, "texts")
 
 
 TASKS = REFERENCE / "tasks"

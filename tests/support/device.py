@@ -77,7 +77,9 @@ def held_device():
         busy.result()
 
 
-class _Unmeasured(SpeedMeter):
+class Unmeasured(SpeedMeter):
+    """Learns nothing: batches are as large as their budget of tokens."""
+
     def add(self, *_):
         pass
 
@@ -86,7 +88,7 @@ class _Unmeasured(SpeedMeter):
 def unmeasured(embedder):
     """Batches are as large as their budget of tokens, not as short as this machine's speed asks for."""
     scheduler = embedder._loaded.engine.scheduler
-    learnt, scheduler.speed = scheduler.speed, _Unmeasured()
+    learnt, scheduler.speed = scheduler.speed, Unmeasured()
     try:
         yield
     finally:

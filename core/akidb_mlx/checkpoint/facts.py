@@ -15,7 +15,7 @@ from akidb_mlx.checkpoint.jina import OWN_MODULE, in_known_words, own_module_giv
 from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.checkpoint.kinds import refuse_other_kinds
 from akidb_mlx.checkpoint.layout import Layout, find_files
-from akidb_mlx.checkpoint.model_facts import ModelFacts, read_quantization
+from akidb_mlx.checkpoint.model_facts import ModelFacts, file_facts, read_quantization
 from akidb_mlx.checkpoint.modules import (
     NO_OTHERS,
     OURS,
@@ -135,14 +135,8 @@ def _chat(said: Said, family: FamilyFacts, *, saved: bool) -> ChatTemplate | Non
 def _put_together(said: Said, family: FamilyFacts, chat: ChatTemplate | None, revision: str | None) -> Checkpoint:
     layout, head, tokenizer, usage = said.layout, said.head, said.tokenizer, said.usage
     return Checkpoint(
-        path=layout.path,
+        **file_facts(layout, said.config, tokenizer, said.quantization, revision),
         name=said.name,
-        revision=revision,
-        config=said.config,
-        config_file=layout.config_file,
-        model_type=said.config["model_type"],
-        weight_files=layout.weight_files,
-        tokenizer_file=layout.tokenizer_file,
         pooling=value_of(head.pooling, None),
         include_prompt=head.include_prompt,
         dense=value_of(head.dense, ()),
@@ -153,16 +147,11 @@ def _put_together(said: Said, family: FamilyFacts, chat: ChatTemplate | None, re
         prompts=value_of(usage.prompts, {}),
         default_prompt_name=usage.default_prompt_name,
         similarity=value_of(usage.similarity, "cosine"),
-        max_seq_length=value_of(tokenizer.max_seq_length, None),
-        max_positions=tokenizer.max_positions,
-        do_lower_case=tokenizer.do_lower_case,
-        truncation_side=tokenizer.truncation_side,
         tokenizer_rules=tokenizer.tokenizer_rules if chat is None else RENDERED,
         chat=chat,
         truncate_dim=value_of(usage.truncate_dim, None),
         matryoshka=value_of(family.matryoshka, None),
         truncation_layer_norm=family.truncation_layer_norm,
-        quantization=value_of(said.quantization, None),
         sources={**sources_of(said, head, tokenizer, usage, family), **family.config_sources},
         suggestions=family.suggestions,
     )

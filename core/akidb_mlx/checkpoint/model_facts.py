@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from akidb_mlx.checkpoint.adapters import Adapter
 from akidb_mlx.checkpoint.chat_template import ChatTemplate
-from akidb_mlx.checkpoint.fact import Fact
+from akidb_mlx.checkpoint.fact import Fact, value_of
 from akidb_mlx.checkpoint.layout import Layout
 from akidb_mlx.checkpoint.rebuilt_tokenizer import RebuiltTokenizer, TokenizerKind, rebuild_tokenizer
 from akidb_mlx.checkpoint.safetensors_header import read_float_dtype
+from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts
 from akidb_mlx.errors import CheckpointError
 
-__all__ = ["ModelFacts", "read_quantization"]
+__all__ = ["FileFacts", "ModelFacts", "file_facts", "read_quantization"]
 
 # Published in float16 though their hidden states are too large for it: of T5 the reference takes float32 for most.
 _WIDENED = frozenset({"jina_bert", "mt5", "t5", "umt5"})
@@ -66,6 +67,47 @@ class ModelFacts:
     def rebuilt_tokenizer(self, kind: TokenizerKind) -> RebuiltTokenizer:
         """The tokenizer as sentence-transformers has it, or the file as it stands."""
         return rebuild_tokenizer(self.tokenizer_file, kind)
+
+
+class FileFacts(TypedDict):
+    """The fields of `ModelFacts` that are read in the same way for every kind."""
+
+    path: Path
+    revision: str | None
+    config: Mapping[str, Any]
+    config_file: Path
+    model_type: str
+    weight_files: tuple[Path, ...]
+    tokenizer_file: Path
+    max_seq_length: int | None
+    max_positions: int | None
+    do_lower_case: bool
+    truncation_side: str | None
+    quantization: Mapping[str, Any] | None
+
+
+def file_facts(
+    layout: Layout,
+    config: Mapping[str, Any],
+    tokenizer: TokenizerFacts,
+    quantization: Fact[Mapping[str, Any]] | None,
+    revision: str | None,
+) -> FileFacts:
+    """What layout, config.json and tokenizer say of a model of any kind."""
+    return {
+        "path": layout.path,
+        "revision": revision,
+        "config": config,
+        "config_file": layout.config_file,
+        "model_type": config["model_type"],
+        "weight_files": layout.weight_files,
+        "tokenizer_file": layout.tokenizer_file,
+        "max_seq_length": value_of(tokenizer.max_seq_length, None),
+        "max_positions": tokenizer.max_positions,
+        "do_lower_case": tokenizer.do_lower_case,
+        "truncation_side": tokenizer.truncation_side,
+        "quantization": value_of(quantization, None),
+    }
 
 
 def read_quantization(layout: Layout, config: Mapping[str, Any]) -> Fact[Mapping[str, Any]] | None:

@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 from akidb_mlx.checkpoint.chat_template import RENDERED, ChatTemplate, find_chat_template
 from akidb_mlx.checkpoint.config_defaults import complete_config
-from akidb_mlx.checkpoint.fact import Fact, value_of
+from akidb_mlx.checkpoint.fact import Fact
 from akidb_mlx.checkpoint.heads import TokenVectorsHead
 from akidb_mlx.checkpoint.jina import in_known_words
 from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.checkpoint.kinds import refuse_all_but_multi_vector
 from akidb_mlx.checkpoint.late_interaction import Expansion, Skiplist, TokenPooling
 from akidb_mlx.checkpoint.layout import Layout, find_files
-from akidb_mlx.checkpoint.model_facts import ModelFacts, read_quantization
+from akidb_mlx.checkpoint.model_facts import ModelFacts, file_facts, read_quantization
 from akidb_mlx.checkpoint.modules import read_modules
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.checkpoint.token_vectors import OWN_KEYS, Said, read_native, read_pylate, read_stanford_layout
@@ -75,24 +75,13 @@ def read_multi_vector_checkpoint(
     }
     sources = {name: fact.source for name, fact in facts.items() if fact is not None}
     return MultiVectorCheckpoint(
-        path=path,
+        **file_facts(layout, config, tokenizer, quantization, revision),
         name=name or str(path),
-        revision=revision,
-        config=config,
         config_defaults=completed.defaults,
-        config_file=layout.config_file,
-        model_type=config["model_type"],
-        weight_files=layout.weight_files,
-        tokenizer_file=layout.tokenizer_file,
         prompts=said.prompts,
         default_prompt_name=said.default_prompt_name,
-        max_seq_length=value_of(tokenizer.max_seq_length, None),
-        max_positions=tokenizer.max_positions,
-        do_lower_case=tokenizer.do_lower_case,
-        truncation_side=tokenizer.truncation_side,
         tokenizer_rules=_rules(said, tokenizer, chat),
         chat=chat,
-        quantization=value_of(quantization, None),
         sources={**sources, **said.sources},
         written_by=said.written_by,
         head=said.head,

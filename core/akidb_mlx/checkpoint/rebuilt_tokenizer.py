@@ -22,6 +22,7 @@ from akidb_mlx.checkpoint.as_it_stands import class_of, stands_as_it_is
 from akidb_mlx.checkpoint.digests import cache_folder, digest_of, write_whole
 from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.checkpoint.tokenizer_classes import CLASSES
+from akidb_mlx.device.forks import NO_FORK
 from akidb_mlx.errors import CheckpointError
 
 __all__ = ["RebuiltTokenizer", "TokenizerKind", "rebuild_tokenizer"]
@@ -35,6 +36,7 @@ _TEKKEN = "tekken.json"
 _READ = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 _UNREAD = (".index.json",)
 _LARGE = 1 << 20
+_PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -188,8 +190,15 @@ def _ask_child(folder: Path) -> dict[str, Any] | None:
     paths = os.pathsep.join(path for path in sys.path if path)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=300)
-        answer = json.loads(done.stdout)
+        with NO_FORK:
+            child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        with child:
+            try:
+                out, _ = child.communicate(timeout=_PATIENCE_S)
+            except BaseException:
+                child.kill()
+                raise
+        answer = json.loads(out) if child.returncode == 0 else None
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
     return answer if isinstance(answer, dict) else None

@@ -16,7 +16,7 @@ from akidb_mlx.checkpoint.jina import in_known_words
 from akidb_mlx.checkpoint.json_file import read_json
 from akidb_mlx.checkpoint.kinds import refuse_embedders
 from akidb_mlx.checkpoint.layout import Layout, find_files
-from akidb_mlx.checkpoint.model_facts import ModelFacts, read_quantization
+from akidb_mlx.checkpoint.model_facts import ModelFacts, file_facts, read_quantization
 from akidb_mlx.checkpoint.modules import read_modules, read_usage
 from akidb_mlx.checkpoint.scoring import Scoring, read_activation, read_scoring
 from akidb_mlx.checkpoint.tokenizer_facts import TokenizerFacts, read_tokenizer_facts
@@ -62,23 +62,12 @@ def read_reranker_checkpoint(path: Path, name: str | None = None, revision: str 
         "quantization": quantization,
     }
     return RerankerCheckpoint(
-        path=path,
+        **file_facts(layout, config, tokenizer, quantization, revision),
         name=name or str(path),
-        revision=revision,
-        config=config,
         config_defaults=completed.defaults,
-        config_file=layout.config_file,
-        model_type=config["model_type"],
-        weight_files=layout.weight_files,
-        tokenizer_file=layout.tokenizer_file,
         prompts=value_of(prompts, {}),
         default_prompt_name=None if usage is None else usage.default_prompt_name,
-        max_seq_length=value_of(tokenizer.max_seq_length, None),
-        max_positions=tokenizer.max_positions,
-        do_lower_case=tokenizer.do_lower_case,
-        truncation_side=tokenizer.truncation_side,
         tokenizer_rules=_rules(scoring, tokenizer),
-        quantization=value_of(quantization, None),
         sources={name: fact.source for name, fact in facts.items() if fact is not None},
         head=scoring.head.value,
         num_labels=scoring.num_labels,

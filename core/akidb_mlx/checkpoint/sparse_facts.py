@@ -14,7 +14,7 @@ from akidb_mlx.checkpoint.heads import AutoEncoderHead, HeadFacts
 from akidb_mlx.checkpoint.json_file import read_field, read_json
 from akidb_mlx.checkpoint.kinds import refuse_all_but_sparse
 from akidb_mlx.checkpoint.layout import Layout, find_files
-from akidb_mlx.checkpoint.model_facts import ModelFacts, read_quantization
+from akidb_mlx.checkpoint.model_facts import ModelFacts, file_facts, read_quantization
 from akidb_mlx.checkpoint.modules import Usage, read_modules, read_usage
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.checkpoint.sparse_modules import FIRST_MODULES, Route, read_sparse_head, routes
@@ -86,23 +86,12 @@ def read_sparse_checkpoint(path: Path, name: str | None = None, revision: str | 
         "quantization": quantization,
     }
     return SparseCheckpoint(
-        path=path,
+        **file_facts(layout, config, tokenizer, quantization, revision),
         name=name or str(path),
-        revision=revision,
-        config=config,
         config_defaults=completed.defaults,
-        config_file=layout.config_file,
-        model_type=config["model_type"],
-        weight_files=layout.weight_files,
-        tokenizer_file=layout.tokenizer_file,
         prompts=value_of(usage.prompts, {}),
         default_prompt_name=usage.default_prompt_name,
-        max_seq_length=value_of(tokenizer.max_seq_length, None),
-        max_positions=tokenizer.max_positions,
-        do_lower_case=tokenizer.do_lower_case,
-        truncation_side=tokenizer.truncation_side,
         tokenizer_rules=tokenizer.tokenizer_rules,
-        quantization=value_of(quantization, None),
         sources={name: fact.source for name, fact in facts.items() if fact is not None},
         head=value_of(head, None),
         dimension=dimension,

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from akidb_mlx.cli.kind import AnyConfig, add_kind_options, load_of_kind, read_config_of_kind
+from akidb_mlx.any_model import AnyConfig, load_any
+from akidb_mlx.cli.kind import add_kind_options, read_config_of_kind
 from akidb_mlx.convert import MIXES, MODES, Conversion, convert
 from akidb_mlx.doctor.comparison import Comparison, compare, table
 from akidb_mlx.doctor.texts import read_docstrings, read_texts
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         with contextlib.ExitStack() as stack:
             pair = [config, config.with_changes(model=str(done.path), revision=None)]
-            models: list[Any] = [stack.enter_context(load_of_kind(one)) for one in pair]
+            models: list[Any] = [stack.enter_context(load_any(one)) for one in pair]
             compared = compare(models[0], models[1], texts or read_docstrings())
     if args.json:
         _say(json.dumps(_plain(done, compared), indent=2, ensure_ascii=False))

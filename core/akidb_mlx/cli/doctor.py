@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from akidb_mlx.any_model import AnyConfig, AnyModel, load_any
 from akidb_mlx.cli.convert import add_texts_argument
-from akidb_mlx.cli.kind import AnyConfig, AnyFace, add_kind_options, load_of_kind, read_config_of_kind
+from akidb_mlx.cli.kind import add_kind_options, read_config_of_kind
 from akidb_mlx.cli.options import add_model_argument
 from akidb_mlx.config.embedder_config import EmbedderConfig
 from akidb_mlx.config.hybrid_config import HybridConfig
@@ -16,7 +17,6 @@ from akidb_mlx.config.multi_vector_config import MultiVectorConfig
 from akidb_mlx.config.reranker_config import RerankerConfig
 from akidb_mlx.config.sparse_config import SparseConfig
 from akidb_mlx.doctor import (
-    AnyModel,
     Finding,
     Machine,
     examine,
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     if args.reference is not None and type(config) is not EmbedderConfig:
         what = "a reranker, which has none" if isinstance(config, RerankerConfig) else "no embedder"
         raise ConfigError(f"--reference compares vectors; {config.model} is {what}")
-    with load_of_kind(config) as model:
+    with load_any(config) as model:
         expect_long_texts(model)
         findings += _shown(_examined(model, config, args.reference), args)
         if args.against is not None:
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         return _end(findings, args, model, machine)
 
 
-def _examined(model: AnyFace, config: AnyConfig, reference: Path | None) -> Iterator[Finding]:
+def _examined(model: AnyModel, config: AnyConfig, reference: Path | None) -> Iterator[Finding]:
     """The probes of its kind."""
     if isinstance(config, RerankerConfig):
         return examine_reranker(cast("Reranker", model))
@@ -125,12 +125,12 @@ def _examined(model: AnyFace, config: AnyConfig, reference: Path | None) -> Iter
     return examine(cast("Embedder", model), reference)
 
 
-def _compared(model: AnyFace, config: AnyConfig, args: argparse.Namespace) -> Iterator[Finding]:
+def _compared(model: AnyModel, config: AnyConfig, args: argparse.Namespace) -> Iterator[Finding]:
     """What the model keeps of another's, a note for each figure."""
     if isinstance(model, HybridEmbedder):
         raise ConfigError("--against compares models of one form; leave --kind hybrid out")
     texts = read_docstrings() if args.texts is None else read_texts(args.texts)
-    with load_of_kind(config.with_changes(model=args.against, revision=None)) as other:
+    with load_any(config.with_changes(model=args.against, revision=None)) as other:
         assert not isinstance(other, HybridEmbedder)
         compared = compare(other, model, texts)
     for what, of_other, own in table(compared)[1:]:

@@ -8,9 +8,10 @@ import sys
 import textwrap
 from typing import Any
 
+from akidb_mlx.any_model import AnyConfig
 from akidb_mlx.checkpoint.joint_heads import refuse_without_joint_heads
 from akidb_mlx.checkpoint.locate import resolve
-from akidb_mlx.cli.kind import AnyConfig, add_kind_options, read_config_of_kind
+from akidb_mlx.cli.kind import add_kind_options, read_config_of_kind
 from akidb_mlx.cli.options import add_model_argument
 from akidb_mlx.config.embedder_config import VECTOR_FIELDS, EmbedderConfig
 from akidb_mlx.config.hybrid_config import HybridConfig

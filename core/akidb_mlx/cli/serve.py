@@ -109,7 +109,7 @@ def read_models(args: argparse.Namespace) -> "tuple[dict[str, ServedConfig], dic
 
 def _named(args: argparse.Namespace) -> "dict[str, ServedConfig]":
     """What the options name. One model under one name in several forms is one that gives all of them in one pass."""
-    from akidb_mlx.server.served import CONFIGS
+    from akidb_mlx.any_model import CONFIGS
 
     kinds: dict[str, list[ServedKind]] = {}
     models: dict[str, str] = {}

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from akidb_mlx.device.cache_folder import cache_folder
 from akidb_mlx.device.cores import THREAD_VARIABLES
+from akidb_mlx.device.forks import NO_FORK
 from akidb_mlx.errors import ConfigError
 
 __all__ = ["Status", "library", "preload", "status"]
@@ -207,6 +208,7 @@ def _rename_symbols(source: Path, target: Path) -> None:
     command = [patchelf, "--rename-dynamic-symbols", "/dev/stdin", "--output", str(target), str(source)]
     names = "".join(f"scipy_{name} {name}\n" for name in _SYMBOLS)
     try:
-        subprocess.run(command, input=names, check=True, capture_output=True, text=True)
+        with NO_FORK:  # until it ends: it reads to the end of what it is given
+            subprocess.run(command, input=names, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
         raise OSError(f"patchelf: {error.stderr.strip()}") from error

@@ -3,20 +3,15 @@
 from dataclasses import asdict
 from typing import Any
 
+from akidb_mlx.any_model import AnyModel
 from akidb_mlx.doctor.device import examine_device
 from akidb_mlx.doctor.environment import Machine, read_machine
 from akidb_mlx.doctor.findings import Finding
 from akidb_mlx.doctor.forms import examine_hybrid, examine_multi_vector, examine_sparse
 from akidb_mlx.doctor.model import examine
 from akidb_mlx.doctor.reranker import examine_reranker
-from akidb_mlx.embedder import Embedder
-from akidb_mlx.hybrid_embedder import HybridEmbedder
-from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
-from akidb_mlx.reranker import Reranker
-from akidb_mlx.sparse_embedder import SparseEmbedder
 
 __all__ = [
-    "AnyModel",
     "Finding",
     "Machine",
     "examine",
@@ -28,8 +23,6 @@ __all__ = [
     "read_machine",
     "report",
 ]
-
-AnyModel = Embedder | Reranker | SparseEmbedder | MultiVectorEmbedder | HybridEmbedder
 
 
 def report(findings: list[Finding], model: AnyModel | None = None, machine: Machine | None = None) -> dict[str, Any]:

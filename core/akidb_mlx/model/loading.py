@@ -18,6 +18,7 @@ from akidb_mlx.model.architectures import Backbone, make_backbone
 from akidb_mlx.model.heads.base import Head
 from akidb_mlx.model.heads.loading import claim_weights, load_head
 from akidb_mlx.model.layers.experts import Router
+from akidb_mlx.model.layers.products import settle_products
 from akidb_mlx.model.network import Network
 from akidb_mlx.model.quantization import (
     check_computed,
@@ -80,6 +81,9 @@ def load_model(
     mx.eval(model.parameters())
     if device.kind == "cpu" and compute == "float32" and not adapted:
         backbone.settle_on_cpu()
+    for one in (backbone, *adapted.values()):
+        one.settle()
+    settle_products(model)
     return model
 
 

@@ -6,10 +6,11 @@ from types import MappingProxyType
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 
 from akidb_mlx.model.architectures.base import Backbone
-from akidb_mlx.model.device_batch import DeviceBatch
+from akidb_mlx.model.device_batch import DeviceBatch, kept
 from akidb_mlx.model.heads.base import Computed, Head
 from akidb_mlx.model.host_states import HostStates
 from akidb_mlx.model.layers.attention import forget_masks
@@ -60,19 +61,20 @@ class Network(nn.Module):
         given = self.head(hidden_states, batch)
         computed = None
         if not self.backbone.may_give_zeros:
-            computed = _computed(hidden_states, batch.attention_mask if batch.real is None else batch.real)
+            computed = _computed(hidden_states, batch)
         if self.head.flagged:
-            flags = mx.ones(len(batch.lengths), mx.bool_) if computed is None else computed
+            flags = mx.ones(batch.rows, mx.bool_) if computed is None else computed[:, 0]
             return (*given, flags) if isinstance(given, tuple) else (given, flags)
         assert isinstance(given, mx.array)
-        return given if computed is None else mx.where(computed[:, None], given, mx.inf)
+        return given if computed is None else mx.where(computed, given, mx.inf)
 
     def _from_host(self, states: HostStates, padded: PaddedBatch) -> Computed:
         """The same of states that the host computed, all of them."""
         rows = self.head.pool_on_host(states, padded)
-        given = self.head(mx.array(states.padded()), DeviceBatch.of(padded)) if rows is None else rows
+        given: Computed = self.head(mx.array(states.padded()), DeviceBatch.of(padded)) if rows is None else rows
         if not self.head.flagged:
             return given
+        assert not isinstance(given, np.ndarray)
         flags = mx.ones(len(padded.lengths), mx.bool_)
         return (*given, flags) if isinstance(given, tuple) else (given, flags)
 
@@ -94,6 +96,7 @@ class Network(nn.Module):
 
     def let_go(self) -> None:
         """Drop all weights; whoever still holds a part of it, for the rows' form, holds none of them."""
+        kept.cache_clear()
         for backbone in (self.backbone, *self.adapted.values()):
             backbone.on_host = None  # it has views of them
         for module in reversed(self.modules()):  # parts first, so that a table of parts has no arrays left
@@ -112,7 +115,9 @@ def _holds_arrays(part: object) -> bool:
     return any(isinstance(leaf, mx.array) for leaf in leaves.values())
 
 
-def _computed(hidden_states: mx.array, real: mx.array | None) -> mx.array:
-    """(rows,): whether each real token has a hidden state that is not zero."""
-    computed = mx.any(hidden_states != 0, axis=-1)
-    return mx.all(computed if real is None else computed | ~real, axis=1)
+def _computed(hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
+    """(rows, 1): whether each real token has a hidden state that is not zero."""
+    computed = mx.any(hidden_states, axis=-1)
+    if batch.not_real is not None and hidden_states.shape[1] == batch.length:
+        computed = computed | batch.not_real
+    return mx.all(computed, axis=1, keepdims=True)

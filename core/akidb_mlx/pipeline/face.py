@@ -13,7 +13,7 @@ from akidb_mlx.engine.device_threads import DEVICE_THREADS
 from akidb_mlx.errors import BackendError, ClosedError, ConfigError
 from akidb_mlx.pipeline.foreign_calls import answer_foreign_keywords, not_constructed
 from akidb_mlx.pipeline.loaded_model import Kind, LoadedModel, acquire, measure_float32
-from akidb_mlx.restoring import restore
+from akidb_mlx.restoring import MadeOfConfig
 
 __all__ = ["Face"]
 
@@ -35,7 +35,7 @@ class _Use:
         self._loaded.release(self._keep_alive, close=close)
 
 
-class Face(Generic[C, R]):
+class Face(MadeOfConfig[C], Generic[C, R]):
     """One user of a loaded model."""
 
     _kind: ClassVar[Kind[Any, Any]]
@@ -164,24 +164,6 @@ class Face(Generic[C, R]):
         """
         self._check_open()
         self._use.keep_for(seconds)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the configuration; the model is found and loaded again from it."""
-        return restore, (type(self), self.config)
-
-    @classmethod
-    def _restored(cls, config: C) -> Self:
-        face: Self = cls.load(config)  # type: ignore[attr-defined]  # each kind documents its own
-        return face
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self._restored(self.config)
 
     def _check_open(self) -> None:
         if not self._finalizer.alive:

@@ -5,31 +5,28 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from akidb_mlx.errors import AkiDBMLXError, BackendError, InputError, QueueFullError
+from akidb_mlx.errors import AkiDBMLXError, BackendError, QueueFullError
 from akidb_mlx.model.encoding import Encoding
 from akidb_mlx.model.host_rows import Rows
 from akidb_mlx.pipeline import inputs as given
 from akidb_mlx.pipeline.call import Call, Given, OnError
-from akidb_mlx.pipeline.encoders import NO_TOKENS, Encoded, Encoder
-from akidb_mlx.pipeline.loaded_model import TRUNCATED, AnyLoadedModel
+from akidb_mlx.pipeline.chunk import Chunk, Queued, name_text, report
+from akidb_mlx.pipeline.encoders import Encoded, Encoder
+from akidb_mlx.pipeline.loaded_model import AnyLoadedModel
+from akidb_mlx.pipeline.parts import PartEncoder, pieces
 from akidb_mlx.pipeline.progress import Progress, above_bars
 from akidb_mlx.pipeline.tokenizer_processes import LEAST_PART
 from akidb_mlx.pipeline.waiting import THREADS, Threads, Wait, after, blocking, in_event_loop, iterate, run
 from akidb_mlx.pipeline.watching import Watch, watch_of_caller
 
-__all__ = ["TextPipeline", "name_text"]
+__all__ = ["TextPipeline"]
 
 Input = TypeVar("Input")
 _log = logging.getLogger(__name__)
-# Texts that are tokenised and queued at a time: the device starts on the first while the next are tokenised.
-_PART = {"cpu": 256, "cuda": 512, "metal": 1024}
-# The first parts are smaller, doubling from this, so that the device starts early.
-_FIRST_PART = 128
 # Up to this many characters are tokenised on the caller's own thread (well under a millisecond per 1,000); in an event
 # loop fewer: its other requests would wait, and be tokenised one after the other.
 _INLINE_CHARACTERS = 20_000
@@ -54,7 +51,8 @@ class TextPipeline(Generic[Input]):
         self._loaded = loaded
         self._wants = loaded.wants if wants is None else wants
         self.encoder = encoder
-        self._part = _PART[loaded.recipe.device.kind]
+        self._parts = PartEncoder(loaded, encoder)
+        self._part = self._parts.most
 
     def encode(self, texts: Sequence[Input], call: Call[Given], show_progress: bool) -> Given:
         """All of a call's rows, finished; waits for them."""
@@ -108,7 +106,7 @@ class TextPipeline(Generic[Input]):
         watch: Watch | None,
         wait_for: Wait,
     ) -> AsyncGenerator[Given, None]:
-        chunks: deque[_Chunk[Input]] = deque()
+        chunks: deque[Chunk[Input]] = deque()
         first = 0
         with self._threads() as threads, self._in_use():
             try:
@@ -121,13 +119,13 @@ class TextPipeline(Generic[Input]):
                     )
                     more = bool(some)
                     if some:
-                        chunks.append(_Chunk(first, some, watch))
+                        chunks.append(Chunk(first, some, watch))
                         await self._queue_chunk(chunks[-1], call, threads, wait_for)
                         first += len(some)
                     if len(chunks) == _STREAM_CHUNKS_IN_FLIGHT or (chunks and not more):
                         parts = await self._await_chunk(chunks[0], call, threads, wait_for)
                         rows = await wait_for(threads.do(len(parts) > 1, self._finish, parts, call))
-                        _report(call, chunks[0], on_error)
+                        report(call, chunks[0], on_error)
                         yield rows
                         chunks.popleft()  # not sooner: a chunk that is waited for is cancelled with the others
             except AkiDBMLXError as error:
@@ -137,13 +135,13 @@ class TextPipeline(Generic[Input]):
             finally:
                 _cancel(future for chunk in chunks for future in chunk.futures)
 
-    async def _queue_chunk(self, chunk: "_Chunk[Input]", call: Call[Given], threads: Threads, wait_for: Wait) -> None:
+    async def _queue_chunk(self, chunk: "Chunk[Input]", call: Call[Given], threads: Threads, wait_for: Wait) -> None:
         chunk.futures.clear()
         chunk.begin_anew()
         await self._queue(chunk.texts, chunk.first, call, chunk.futures, chunk, threads, wait_for, wait=True)
 
     async def _await_chunk(
-        self, chunk: "_Chunk[Input]", call: Call[Given], threads: Threads, wait_for: Wait
+        self, chunk: "Chunk[Input]", call: Call[Given], threads: Threads, wait_for: Wait
     ) -> list[Rows]:
         """A chunk's rows. Where the memory does not hold a text for the moment it is tried again, for a minute or so.
 
@@ -191,7 +189,7 @@ class TextPipeline(Generic[Input]):
         """
         most = max(1, self._loaded.engine.queue.max_queued_tokens // _SHARE_OF_QUEUE)
         pending: deque[tuple[int, Future[Rows]]] = deque()
-        parts = deque(self._parts(len(texts), threads.count))
+        parts = deque(self._parts.places(len(texts), threads.count))
         inline = _INLINE_CHARACTERS if wait_for is blocking else _INLINE_IN_LOOP
         # Those that another process cuts are waited for: not in an event loop.
         elsewhere = threads.count > THREADS and len(texts) >= LEAST_PART
@@ -202,13 +200,13 @@ class TextPipeline(Generic[Input]):
             while parts and len(ahead) <= threads.count:
                 places = parts.popleft()
                 some, start = texts[places.start : places.stop], first + places.start
-                ahead.append((start, threads.do(much, self._encode_part, some, start, call)))
+                ahead.append((start, threads.do(much, self._parts.encode, some, start, call)))
             start, tokenizing = ahead.popleft()
             part = await wait_for(tokenizing)
-            self._account(part, call)
+            self._parts.account(part, call)
             if part.truncated:
                 watch.cut([start + place for place in part.truncated])
-            for encodings in _pieces(part.encodings, most // 4):
+            for encodings in pieces(part.encodings, most // 4):
                 tokens = sum(map(len, encodings))
                 while pending and sum(waiting for waiting, _ in pending) + tokens > most:
                     await wait_for(pending.popleft()[1])
@@ -227,71 +225,6 @@ class TextPipeline(Generic[Input]):
         line = self._loaded.engine.scheduler.speed.line()
         tokens = 0.0 if line is None else _CHUNK_S / line[1] * max(1, self._loaded.engine.cpu_lanes)
         return int(min(max(tokens * _CHARACTERS_PER_TOKEN, _LEAST_CHUNK_CHARACTERS), _MOST_CHUNK_CHARACTERS))
-
-    def _parts(self, count: int, lanes: int) -> list[range]:
-        """The places of all texts, part by part; where more than two are cut at once, some for each."""
-        most = self._part if lanes <= THREADS else min(self._part, max(_FIRST_PART, -(-count // lanes)))
-        parts: list[range] = []
-        size = _FIRST_PART if count > most else most
-        while not parts or parts[-1].stop < count:
-            start = parts[-1].stop if parts else 0
-            parts.append(range(start, min(count, start + size)))
-            size = min(2 * size, most)
-        return parts if count else []
-
-    def _encode_part(self, texts: Sequence[Input], first: int, call: Call[Given]) -> Encoded:
-        part = self._encodings_of(texts, first, call)
-        if call.task is not None:
-            for encoding in part.encodings:
-                if encoding is not NO_TOKENS:
-                    encoding.task = call.task
-        if part.truncated and call.on_overlong == "error":
-            self._refuse_overlong(part, first, call)
-        return part
-
-    def _account(self, part: Encoded, call: Call[Given]) -> None:
-        """Count what is going to be read; on the caller's thread alone, since parts are tokenised on two."""
-        call.usage.tokens += _tokens(part)
-        call.usage.truncated_texts += len(part.truncated)
-        if call.max_tokens is not None and call.usage.tokens > call.max_tokens:
-            raise InputError(
-                f"the {self.encoder.noun}s have more than {call.max_tokens} tokens together; send fewer at a time"
-            )
-        if part.truncated:
-            self._loaded.engine.stats.truncated_texts += len(part.truncated)
-            self._loaded.warn_once(
-                f"{len(part.truncated)} of {len(part.encodings)} {self.encoder.noun}s have more than "
-                f"{self.encoder.limit(call.side)} tokens and are cut there; later ones are only counted (info())",
-                kind=TRUNCATED,
-            )
-
-    def _encodings_of(self, texts: Sequence[Input], first: int, call: Call[Given]) -> Encoded:
-        try:
-            return self.encoder.encode(texts, call.prompt, first, call.side)
-        except InputError:
-            if call.errors is None:
-                raise
-        part = Encoded([], [])
-        for index, text in enumerate(texts):  # again, one by one: one of them has no tokens
-            try:
-                one = self.encoder.encode([text], call.prompt, first + index, call.side)
-            except InputError as error:
-                one, call.errors[first + index] = Encoded([NO_TOKENS], []), error
-            part.encodings.extend(one.encodings)
-            part.truncated.extend(index for _ in one.truncated)
-        return part
-
-    def _refuse_overlong(self, part: Encoded, first: int, call: Call[Given]) -> None:
-        limit = self.encoder.limit(call.side)
-        for index in part.truncated:
-            error = InputError(
-                f"{self.encoder.noun} {first + index} has more than {limit} tokens (max_seq_length); split it, "
-                'raise max_seq_length, or set on_overlong="truncate"'
-            ).at(first + index)
-            if call.errors is None:
-                raise error
-            call.errors[first + index], part.encodings[index] = error, NO_TOKENS
-        part.truncated.clear()
 
     def _submit(
         self, encodings: Sequence[Encoding], first: int, call: Call[Given], watch: Watch, *, wait: bool
@@ -330,78 +263,9 @@ class TextPipeline(Generic[Input]):
         return own
 
 
-Queued = list["Future[Rows]"]
-
-
-@dataclass
-class _Chunk(Generic[Input]):
-    """Inputs of a stream that are computed together."""
-
-    first: int
-    texts: Sequence[Input]
-    watch: Watch | None = None
-    futures: Queued = field(default_factory=list)
-    told: int = 0
-    """Texts that `watch` was told of."""
-
-    def computed(self, texts: int) -> None:
-        """Pass it on."""
-        self.told += texts
-        if self.watch is not None:
-            self.watch.computed(texts)
-
-    def cut(self, places: Sequence[int]) -> None:
-        """Pass it on."""
-        if self.watch is not None:
-            self.watch.cut(places)
-
-    def begin_anew(self) -> None:
-        """Its texts are to be computed, whichever were."""
-        if self.told:
-            self.computed(-self.told)
-
-    @property
-    def places(self) -> range:
-        """Where its texts stand in the stream."""
-        return range(self.first, self.first + len(self.texts))
-
-
 def _is_short(error: AkiDBMLXError | None) -> bool:
     """Whether it was short of memory for the moment."""
     return isinstance(error, BackendError) and error.retry_after_s is not None
-
-
-def _report(call: Call[Given], chunk: _Chunk[Any], on_error: OnError | None) -> None:
-    """Tell which of a chunk's texts have no row."""
-    if call.errors and on_error is not None:
-        for place in chunk.places:
-            if place in call.errors:
-                error = call.errors.pop(place)
-                name_text(error, chunk.texts, chunk.first)
-                on_error(place, error)
-
-
-def name_text(error: BaseException, texts: Sequence[Any], first: int = 0) -> None:
-    """Say which of these texts (or pairs) an error is about, if it is one of them."""
-    if isinstance(error, AkiDBMLXError) and error.place is not None and first <= error.place < first + len(texts):
-        text = texts[error.place - first]
-        error.about(text if isinstance(text, str) else text[-1])
-
-
-def _tokens(part: Encoded) -> int:
-    return sum(map(len, part.encodings))
-
-
-def _pieces(encodings: Sequence[Encoding], most: int) -> Iterator[Sequence[Encoding]]:
-    """Inputs in pieces of at most `most` tokens, or of one."""
-    start = tokens = 0
-    for place, encoding in enumerate(encodings):
-        if place > start and tokens + len(encoding) > most:
-            yield encodings[start:place]
-            start, tokens = place, 0
-        tokens += len(encoding)
-    if start < len(encodings):
-        yield encodings[start:]
 
 
 def _cancel(futures: Iterable["Future[Rows]"]) -> None:

@@ -1,6 +1,5 @@
 """Texts → token ids: truncated to the usable length, special tokens kept, never padded. No MLX here."""
 
-import json
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -10,12 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import AddedToken, normalizers, processors
 from tokenizers import Tokenizer as HFTokenizer
 
-from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, InputError
+from akidb_mlx.errors import AkiDBMLXError, InputError
 from akidb_mlx.model.encoding import TokenIds
 from akidb_mlx.pipeline.inputs import valid_unicode
+from akidb_mlx.pipeline.prepared_tokenizer import (
+    append_token,
+    last_token,
+    limit_length,
+    median_length,
+    put_lowercase,
+    read_tokenizer,
+    register_marker,
+    unknown_token,
+)
 from akidb_mlx.pipeline.tokenizer_processes import Parts, TokenizerProcesses, unpacked
 from akidb_mlx.pipeline.waiting import THREADS
 
@@ -82,44 +90,34 @@ class Tokenizer:
             markers: what is to be one token, whole or its first word, where the vocabulary holds that.
             strip: leave out white space around a text and the prompt before it.
         """
+        live = read_tokenizer(file, state)
+        self.truncation_side = truncation_side or (live.truncation or {}).get("direction", "right")
+        live.no_truncation()
+        if append is not None and append != last_token(live):
+            live = append_token(live, file, append, vocab_size)
+        for marker in markers:
+            register_marker(live, marker)
+        limit_length(
+            live,
+            max_seq_length,
+            special_tokens=special_tokens,
+            pairs=pairs,
+            truncation=truncation,
+            side=self.truncation_side,
+        )
+        live.encode_special_tokens = split_special_tokens
+        if do_lower_case:
+            put_lowercase(live)
+        self.max_seq_length = max_seq_length
+        self._live: HFTokenizer | None = live
         self._again: Callable[[], Tokenizer] | None = None
         self._lock = threading.Lock()
-        try:
-            self._live: HFTokenizer | None
-            self._live = HFTokenizer.from_file(str(file)) if state is None else HFTokenizer.from_str(state)
-        except Exception as error:  # tokenizers raises bare Exception
-            raise CheckpointError(f"{file} cannot be read ({error}); download it again") from None
-        side = truncation_side or (self._tokenizer.truncation or {}).get("direction", "right")
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        if getattr(self._tokenizer.model, "dropout", None):  # of training; it would make other tokens at each call
-            self._tokenizer.model.dropout = None
         self._special_tokens = special_tokens
         self._vocab_size = vocab_size
-        if append is not None and append != self.last_token():
-            self._append(file, append)
-        for marker in markers:
-            self._register(marker)
-        specials = self._tokenizer.num_special_tokens_to_add(is_pair=pairs) if special_tokens else 0
-        if max_seq_length is not None and max_seq_length <= specials:
-            raise ConfigError(
-                f"max_seq_length is {max_seq_length}, but {specials} special tokens are added to each "
-                f"{'pair' if pairs else 'text'}; set at least {specials + 1}"
-            )
-        if max_seq_length is not None:
-            strategy = "longest_first" if truncation == "do_not_truncate" else truncation
-            self._tokenizer.enable_truncation(max_seq_length, strategy=strategy, direction=side)
-        self.truncation_side = side
         self._named_specials = named_specials
-        self._tokenizer.encode_special_tokens = split_special_tokens
-        own = self._tokenizer.normalizer
-        if do_lower_case and not _lowercases(own):
-            lower = normalizers.Lowercase()
-            self._tokenizer.normalizer = lower if own is None else normalizers.Sequence([lower, own])
-        self.max_seq_length = max_seq_length
-        self._unknown = _unknown_token(self._tokenizer) if drop_unknown else None
+        self._unknown = unknown_token(live) if drop_unknown else None
         self._max_characters = (
-            self._characters(max_seq_length) if cut_characters and max_seq_length is not None else None
+            max_seq_length * median_length(live) if cut_characters and max_seq_length is not None else None
         )
         self._zero_if_empty = zero_if_empty
         self._strip = strip
@@ -173,21 +171,6 @@ class Tokenizer:
         if self.processes is not None:
             self.processes.after_fork()
 
-    def _characters(self, tokens: int) -> int:
-        """Characters that this many tokens of median length have."""
-        return tokens * int(np.median([len(token) for token in self._tokenizer.get_vocab()]))
-
-    def _register(self, marker: str) -> None:
-        """Take a marker in a text as one token, as the reference does for the markers of late interaction.
-
-        Otherwise the splitter takes "[unused0]" apart, and a normalizer changes "[Q] " before it is looked up.
-        """
-        for piece in (marker, *marker.split(None, 1)[:1]):
-            if self._tokenizer.token_to_id(piece) is not None:
-                if self._tokenizer.encode(piece, add_special_tokens=False).tokens != [piece]:
-                    self._tokenizer.add_special_tokens([AddedToken(piece, normalized=False, special=True)])
-                return
-
     def token_id(self, token: str) -> int | None:
         """The id of a token, None where the vocabulary lacks it."""
         number: int | None = self._tokenizer.token_to_id(token)
@@ -196,25 +179,8 @@ class Tokenizer:
     @property
     def unknown_token(self) -> str | None:
         """What the vocabulary's model gives for what it does not know."""
-        number = _unknown_token(self._tokenizer)
+        number = unknown_token(self._tokenizer)
         return None if number is None else self._tokenizer.id_to_token(number)
-
-    def _append(self, file: Path, token: str) -> None:
-        number = self._tokenizer.token_to_id(token)
-        if number is None or (self._vocab_size is not None and number >= self._vocab_size):
-            raise CheckpointError(f"{file} lacks the token {token!r}, which tokenizer_config.json puts after each text")
-        state = json.loads(self._tokenizer.to_str())
-        template = _first_template(state["post_processor"])
-        if template is not None:  # a second one would not be applied
-            template["single"].append({"SpecialToken": {"id": token, "type_id": 0}})
-            template["special_tokens"][token] = {"id": token, "ids": [number], "tokens": [token]}
-            self._live = HFTokenizer.from_str(json.dumps(state))
-        else:
-            then = processors.TemplateProcessing(single=f"$A {token}", special_tokens=[(token, number)])
-            before = self._tokenizer.post_processor
-            self._tokenizer.post_processor = then if before is None else processors.Sequence([before, then])
-        if self.last_token() != token:
-            raise CheckpointError(f"{file}: its post-processor leaves no place for {token!r} after each text")
 
     def tokenize(self, texts: Sequence[str], first_index: int = 0) -> Tokenized:
         """Token ids of each text, at most `max_seq_length` each; InputError where a text gives no token.
@@ -357,11 +323,7 @@ class Tokenizer:
 
     def last_token(self) -> str | None:
         """The token that the post-processor puts at the end of each text, if any."""
-        if not self._special_tokens:
-            return None
-        tokens = self._tokenizer.encode("a").tokens
-        plain = self._tokenizer.encode("a", add_special_tokens=False).tokens
-        return tokens[-1] if tokens and tokens[-1:] != plain[-1:] else None
+        return last_token(self._tokenizer) if self._special_tokens else None
 
 
 def _pieces(texts: list[str]) -> Iterator[tuple[int, list[str]]]:
@@ -381,12 +343,6 @@ def _whole(parts: Parts) -> Tokenized:
     return Tokenized(unpacked(parts), parts[2], parts[3])
 
 
-def _lowercases(normalizer: Any) -> bool:
-    """Whether a Lowercase is among its steps, as sentence-transformers looks for it."""
-    steps: Any = normalizer if isinstance(normalizer, normalizers.Sequence) else [normalizer]
-    return any(isinstance(step, normalizers.Lowercase) for step in steps)
-
-
 def _second_start(types: Sequence[int]) -> int:
     """Where types go from 0 to 1; 0 where they do not.
 
@@ -399,19 +355,3 @@ def _second_start(types: Sequence[int]) -> int:
     if set(types[start:]) != {1} or start == 0:
         raise InputError("the tokenizer gives a pair types of tokens in a layout that is not supported here")
     return start
-
-
-def _first_template(processor: Any) -> Any:
-    """The template of a post-processor, which may be a sequence; None where it has none."""
-    if not processor or processor["type"] == "TemplateProcessing":
-        return processor
-    return next(filter(None, map(_first_template, processor.get("processors", []))), None)
-
-
-def _unknown_token(tokenizer: HFTokenizer) -> int | None:
-    token = getattr(tokenizer.model, "unk_token", None)
-    if token is not None:
-        unknown: int | None = tokenizer.token_to_id(token)
-        return unknown
-    stated = json.loads(tokenizer.to_str())["model"].get("unk_id")  # Unigram's
-    return int(stated) if stated is not None else None

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from akidb_mlx.device.cores import CORES_OF_A_PROCESS
+from akidb_mlx.device.forks import NO_FORK
 from akidb_mlx.errors import AkiDBMLXError
 
 __all__ = ["LANES", "LEAST_PART", "READY", "Answer", "Parts", "TokenizerProcesses", "unpacked"]
@@ -70,6 +71,8 @@ class _Run:
         They are closed by who uses them last: a thread that waits on one would read from the next file of that number.
         """
         self.lost = True
+        with NO_FORK:
+            _runs.discard(self)
         for lane in self.lanes:
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(lane.fileno())) as end:
                 end.shutdown(socket.SHUT_RDWR)
@@ -80,6 +83,18 @@ class _Run:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def leave(self) -> None:
+        """In a forked child: the processes are its parent's, and end with that alone."""
+        self.lost = True
+        for lane in self.lanes:
+            lane.close()
+        for process in self.processes:
+            process.returncode = 0  # nothing to wait for here
+
+
+_runs: set[_Run] = set()
+"""All that were begun and not ended."""
 
 
 class TokenizerProcesses:
@@ -143,10 +158,6 @@ class TokenizerProcesses:
         """In a forked child: the processes are its parent's."""
         if self._finalizer is not None:
             self._finalizer.detach()
-        for lane in self._run.lanes if self._run else []:
-            lane.close()
-        for process in self._run.processes if self._run else []:
-            process.returncode = 0  # nothing to wait for here
         self._reset()
 
     def _started(self, tokenizer: object, texts: int) -> _Run | None:
@@ -171,8 +182,11 @@ class TokenizerProcesses:
         run = _Run()
         try:
             state = pickle.dumps(tokenizer, 5)
+            with NO_FORK:
+                _runs.add(run)
             for _ in range(self._count):
-                _start_process(run, self._idle_s)
+                with NO_FORK:
+                    _start_process(run, self._idle_s)
             for place in range(self._count):
                 first = run.lanes[place * LANES]
                 first.send(sys.path)
@@ -262,3 +276,12 @@ def _can_start() -> bool:
     """Whether this Python can be started again: it is not another program's, or packed into one."""
     name = os.path.basename(sys.executable or "").lower()  # noqa: PTH119
     return name.startswith(("python", "pypy")) and not getattr(sys, "frozen", False)
+
+
+def _after_fork() -> None:
+    for run in list(_runs):
+        run.leave()
+    _runs.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

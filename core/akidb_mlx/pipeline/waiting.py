@@ -5,10 +5,12 @@ first step is its last and no event loop is needed.
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
+from weakref import WeakSet
 
 __all__ = ["THREADS", "Threads", "Wait", "after", "blocking", "in_event_loop", "iterate", "run"]
 
@@ -72,22 +74,24 @@ def iterate(generator: AsyncGenerator[T, None]) -> Iterator[T]:
 
 
 class Threads:
-    """A few threads for work of milliseconds, started when there is some; they leave an event loop free."""
+    """A call's part of the process's threads for work of milliseconds; they leave an event loop free."""
 
     def __init__(self, count: int = THREADS) -> None:
-        """Start none yet."""
+        """`count` is how many pieces a caller has under way at once."""
         self.count = count
-        self._executor: ThreadPoolExecutor | None = None
+        self._under_way: WeakSet[Future[Any]] = WeakSet()
 
     def do(self, much: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Work on a thread where it is much, else here and now."""
+        """Work on a thread where it is much, else here and now. The work waits for no other of its kind."""
         if much:
-            self._executor = self._executor or ThreadPoolExecutor(self.count, thread_name_prefix="akidb-mlx-tokenize")
             try:
-                return self._executor.submit(work, *args, **kwargs)
+                future = _threads().submit(work, *args, **kwargs)
             except RuntimeError:  # no thread is to be had: the process is ending
                 pass
-        future: Future[T] = Future()
+            else:
+                self._under_way.add(future)
+                return future
+        future = Future()
         future.set_result(work(*args, **kwargs))
         return future
 
@@ -95,5 +99,29 @@ class Threads:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+        for future in self._under_way:
+            future.cancel()
+
+
+_pool: ThreadPoolExecutor | None = None
+_inherited: list[ThreadPoolExecutor] = []
+"""A parent process's; a forked child has none of their threads and leaves them alone."""
+
+
+def _threads() -> ThreadPoolExecutor:
+    """The process's, started when there is work: a thread for each call would cost as much as a short text."""
+    global _pool
+    pool = _pool
+    if pool is None:  # two at once may make two, of which one ends when its work is done
+        pool = _pool = ThreadPoolExecutor(max(8, 2 * (os.cpu_count() or 1)), "akidb-mlx-tokenize")
+    return pool
+
+
+def _after_fork() -> None:
+    global _pool
+    if _pool is not None:
+        _inherited.append(_pool)
+        _pool = None
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -13,8 +13,9 @@ from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.errors import AkiDBMLXError, InputError
 from akidb_mlx.pipeline import inputs as given
 from akidb_mlx.pipeline.call import Call, Given
+from akidb_mlx.pipeline.chunk import name_text
 from akidb_mlx.pipeline.progress import Progress
-from akidb_mlx.pipeline.text_pipeline import TextPipeline, name_text
+from akidb_mlx.pipeline.text_pipeline import TextPipeline
 from akidb_mlx.pipeline.waiting import Threads, Wait
 from akidb_mlx.pipeline.watching import Watch, watch_of_caller
 from akidb_mlx.remote.bodies import Body, bodies

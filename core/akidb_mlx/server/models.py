@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+from akidb_mlx.any_model import load_any
 from akidb_mlx.checkpoint.processing import Side
 from akidb_mlx.config.options import MODEL_ALIASES
 from akidb_mlx.errors import CheckpointError, ClosedError, InputError
-from akidb_mlx.server.served import Loaded, ServedConfig, ServedKind, ServedModel, config_kind, load_model, serves
+from akidb_mlx.server.served import Loaded, ServedConfig, ServedKind, ServedModel, config_kind, serves
 
 __all__ = ["Addressed", "Models", "ServedConfig", "ServedModel"]
 
@@ -34,7 +35,7 @@ class Addressed(NamedTuple):
 class Models:
     """Names to models. All methods belong to one event loop."""
 
-    def __init__(self, configs: Mapping[str, ServedConfig], load: Callable[[Any], Loaded] = load_model) -> None:
+    def __init__(self, configs: Mapping[str, ServedConfig], load: Callable[[Any], Loaded] = load_any) -> None:
         """Serve at least one configuration; the first of a kind is the kind's default."""
         self.configs = dict(configs)
         self.created = int(time.time())

@@ -13,7 +13,7 @@ import akidb_mlx
 from akidb_mlx import wire
 from akidb_mlx.embedder import Usage
 from akidb_mlx.errors import AkiDBMLXError, ConfigError
-from akidb_mlx.pipeline.text_pipeline import name_text
+from akidb_mlx.pipeline.chunk import name_text
 from akidb_mlx.pipeline.watching import watched_by
 from akidb_mlx.reranker import Reranker
 from akidb_mlx.server.embedding import Wanted, side_of

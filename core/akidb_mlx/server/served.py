@@ -2,13 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from akidb_mlx.config.embedder_config import EmbedderConfig
-from akidb_mlx.config.hybrid_config import HybridConfig
-from akidb_mlx.config.multi_vector_config import MultiVectorConfig
-from akidb_mlx.config.reranker_config import RerankerConfig
-from akidb_mlx.config.sparse_config import SparseConfig
+from akidb_mlx.any_model import CONFIGS, AnyConfig, AnyModel, ModelKind
 from akidb_mlx.embedder import Embedder
 from akidb_mlx.hybrid_embedder import HybridEmbedder
 from akidb_mlx.multi_vector_embedder import MultiVectorEmbedder
@@ -17,8 +13,6 @@ from akidb_mlx.server.variants import RowFace, Variants
 from akidb_mlx.sparse_embedder import SparseEmbedder
 
 __all__ = [
-    "ARTICLES",
-    "CONFIGS",
     "OPTIONS",
     "ROUTES",
     "Loaded",
@@ -26,36 +20,19 @@ __all__ = [
     "ServedKind",
     "ServedModel",
     "config_kind",
-    "load_model",
     "serves",
 ]
 
-ServedKind = Literal["embedder", "reranker", "sparse", "multi_vector", "hybrid"]
-Loaded = Embedder | Reranker | SparseEmbedder | MultiVectorEmbedder | HybridEmbedder
+ServedKind = ModelKind
+ServedConfig = AnyConfig
+Loaded = AnyModel
 
-
-ServedConfig = EmbedderConfig | RerankerConfig | SparseConfig | MultiVectorConfig
-
-CONFIGS: dict[ServedKind, type[ServedConfig]] = {
-    "embedder": EmbedderConfig,
-    "reranker": RerankerConfig,
-    "sparse": SparseConfig,
-    "multi_vector": MultiVectorConfig,
-    "hybrid": HybridConfig,
-}
 ROUTES: dict[ServedKind, str] = {
     "embedder": "/v1/embeddings and /api/v1/embed",
     "reranker": "/rerank, /v1/rerank, /v2/rerank and /score",
     "sparse": "/embed_sparse",
     "multi_vector": "/pooling",
     "hybrid": "/api/v1/hybrid",
-}
-ARTICLES: dict[ServedKind, str] = {
-    "embedder": "an embedder",
-    "reranker": "a reranker",
-    "sparse": "a sparse encoder",
-    "multi_vector": "a multi-vector model",
-    "hybrid": "a hybrid model",
 }
 OPTIONS: dict[ServedKind, str] = {
     "embedder": "--model",
@@ -83,19 +60,6 @@ def config_kind(config: ServedConfig) -> ServedKind:
 def serves(kind: ServedKind, asked: ServedKind) -> bool:
     """Whether a model of one kind answers what is asked of another."""
     return kind == asked or asked in _ALSO.get(kind, ())
-
-
-def load_model(config: ServedConfig) -> Loaded:
-    """Load what a configuration says."""
-    if isinstance(config, RerankerConfig):
-        return Reranker.load(config)
-    if isinstance(config, SparseConfig):
-        return SparseEmbedder.load(config)
-    if isinstance(config, MultiVectorConfig):
-        return MultiVectorEmbedder.load(config)
-    if isinstance(config, HybridConfig):
-        return HybridEmbedder.load(config.plain())
-    return Embedder.load(config)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from akidb_mlx.any_model import CONFIGS
 from akidb_mlx.config.sources import expanded, read_mapping, refuse_unknown
 from akidb_mlx.errors import ConfigError
-from akidb_mlx.server.served import CONFIGS, ServedConfig
+from akidb_mlx.server.served import ServedConfig
 
 __all__ = ["API_KEY_VARIABLE", "ServerSettings", "make_settings", "read_api_key", "read_server_file"]
 

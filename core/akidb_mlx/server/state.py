@@ -7,11 +7,12 @@ from typing import Any, TypeVar, cast
 
 from starlette.requests import ClientDisconnect, Request
 
+from akidb_mlx.any_model import ARTICLES
 from akidb_mlx.embedder import Usage
 from akidb_mlx.server.metrics import Metrics
 from akidb_mlx.server.models import Addressed, Models, ServedModel
 from akidb_mlx.server.problems import Problem
-from akidb_mlx.server.served import ARTICLES, OPTIONS, ROUTES, ServedKind, serves
+from akidb_mlx.server.served import OPTIONS, ROUTES, ServedKind, serves
 from akidb_mlx.server.settings import ServerSettings
 from akidb_mlx.server.team import Team
 from akidb_mlx.server.turned_away import TurnedAway

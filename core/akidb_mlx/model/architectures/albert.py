@@ -11,8 +11,9 @@ from akidb_mlx.model.architectures.bert import FactorizedEmbeddings
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.host_encoder import HostEncoder, by_mlx
 from akidb_mlx.model.layers.activations import activation
+from akidb_mlx.model.layers.flat import by_row, flat
 from akidb_mlx.model.layers.host_layers import HostLayers
-from akidb_mlx.model.layers.masks import Mask, make_mask
+from akidb_mlx.model.layers.masks import Mask, batch_mask
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 
 __all__ = ["Albert"]
@@ -71,24 +72,28 @@ class Albert(Backbone):
         """Have NumPy and the BLAS compute where that serves."""
         layers = HostLayers.of(self.layers)
         if layers is not None:
-            embed = by_mlx(lambda batch: self.embeddings(batch, mx.arange(batch.input_ids.shape[1])))
+            embed = by_mlx(lambda batch: by_row(self.embeddings(batch, slice(0, batch.length)), batch.rows))
             self.on_host = HostEncoder(embed, layers)
+
+    def settle(self) -> None:
+        """Add up the embeddings that places decide, where no host has."""
+        if self.on_host is None:
+            self.embeddings.settle()
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
         x, mask = self._before_last(batch)
-        return self.layers[-1](x, mask)
+        return by_row(self.layers[-1](x, mask, rows=batch.rows), batch.rows)
 
     def first_states(self, batch: DeviceBatch) -> mx.array:
         """Those of each row's first token, (rows, 1, width): in the last layer the others are only seen."""
         x, mask = self._before_last(batch)
-        return self.layers[-1].first(x, mask)
+        return self.layers[-1].first(x, mask, rows=batch.rows)
 
     def _before_last(self, batch: DeviceBatch) -> tuple[mx.array, Mask]:
         """What the last layer gets."""
-        length = batch.input_ids.shape[1]
-        x = self.embeddings(batch, mx.arange(length))
-        mask = make_mask(batch.attention_mask, length)
+        x = flat(self.embeddings(batch, slice(0, batch.length)), batch)
+        mask = batch_mask(batch)
         for layer in self.layers[:-1]:
-            x = layer(x, mask)
+            x = layer(x, mask, rows=batch.rows)
         return x, mask

@@ -11,7 +11,17 @@ from akidb_mlx.errors import CheckpointError, UnsupportedModelError
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.host_encoder import HostEncoder
 
-__all__ = ["Backbone", "PositionNumbers", "allow", "fuse", "no_positions", "read", "rename", "token_type_rows"]
+__all__ = [
+    "Backbone",
+    "PositionNumbers",
+    "allow",
+    "fuse",
+    "no_positions",
+    "read",
+    "rename",
+    "rows_of",
+    "token_type_rows",
+]
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
@@ -58,6 +68,9 @@ class Backbone(nn.Module):
     def settle_on_cpu(self) -> None:
         """Once the weights are loaded, to compute in float32 on the CPU: lay them out for it."""
 
+    def settle(self) -> None:
+        """Once the weights are loaded, on any device: compute what is the same for all batches."""
+
     def first_states(self, batch: DeviceBatch) -> mx.array:
         """Those of each row's first token, (rows, 1, width); an architecture may leave out what only others need."""
         return self(batch)[:, :1]
@@ -71,10 +84,23 @@ class Backbone(nn.Module):
         return fuse(rename(weights, self.renames), self.fused)
 
 
-def token_type_rows(table: nn.Module, batch: DeviceBatch) -> mx.array:
-    """What the table of token types adds to each token; it broadcasts to (rows, length, width)."""
-    rows: mx.array = table(mx.array([0]) if batch.token_types is None else batch.token_types)
+def rows_of(table: nn.Module, places: mx.array | slice) -> mx.array:
+    """What a table has there; a slice of one that is not packed or adapted is no operation that computes."""
+    if isinstance(places, slice):
+        if type(table) is nn.Embedding and places.stop <= len(table.weight):
+            part: mx.array = table.weight[places]
+            return part
+        places = mx.arange(places.start, places.stop)
+    rows: mx.array = table(places)
     return rows
+
+
+def token_type_rows(table: nn.Module, batch: DeviceBatch, *, flat: bool = False) -> mx.array:
+    """What the table of token types adds; it broadcasts to (rows, length, width), `flat` to (rows × length, width)."""
+    types = batch.token_types
+    if types is None:
+        return rows_of(table, slice(0, 1))
+    return rows_of(table, types.reshape(-1) if flat else types)
 
 
 def read(config: Mapping[str, Any], key: str, kind: type[T], default: T = _REQUIRED) -> T:

@@ -8,16 +8,21 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-from akidb_mlx.model.architectures.base import Backbone, allow, read, token_type_rows
+from akidb_mlx.model.architectures.base import Backbone, allow, read, rows_of
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.host_encoder import Embed, HostEncoder, HostTables, by_mlx
 from akidb_mlx.model.layers.activations import activation
+from akidb_mlx.model.layers.flat import by_row, flat, states_by_row
 from akidb_mlx.model.layers.host_layers import HostLayers
-from akidb_mlx.model.layers.masks import Mask, make_mask
+from akidb_mlx.model.layers.masks import Mask, batch_mask
 from akidb_mlx.model.layers.norms import norm_of_sum
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 
-__all__ = ["Bert", "Embeddings", "FactorizedEmbeddings"]
+__all__ = ["Bert", "Embeddings", "FactorizedEmbeddings", "Positions"]
+
+
+Positions = mx.array | slice
+"""Where tokens stand: the same places in all rows, or an array that broadcasts to (rows, length)."""
 
 
 class Embeddings(nn.Module):
@@ -26,19 +31,38 @@ class Embeddings(nn.Module):
     def __init__(self, config: Mapping[str, Any], width: int, eps: float) -> None:
         """Make the tables."""
         super().__init__()
+        self._width = width
         self.word = nn.Embedding(read(config, "vocab_size", int), width)
         self.position = nn.Embedding(read(config, "max_position_embeddings", int), width)
         self.token_type = nn.Embedding(read(config, "type_vocab_size", int), width)
         self.norm = nn.LayerNorm(width, eps)
 
-    def __call__(self, batch: DeviceBatch, positions: mx.array) -> mx.array:
-        """Positions that broadcast to (rows, length) → (rows, length, width)."""
-        return norm_of_sum(self.norm, self.word(batch.input_ids), self.by_position(batch, positions))
+    def __call__(self, batch: DeviceBatch, positions: Positions) -> mx.array:
+        """(rows, length, width), or of one row (length, width)."""
+        words = states_by_row(self.word, batch, self._width)
+        return norm_of_sum(self.norm, words, self._added(batch, positions))
 
-    def by_position(self, batch: DeviceBatch, positions: mx.array) -> mx.array:
-        """What is added to the words."""
-        added: mx.array = self.position(positions) + token_type_rows(self.token_type, batch)
-        return added
+    def settle(self) -> None:
+        """Add up what all but second texts get for their places."""
+        if all(type(table) is nn.Embedding for table in self._tables()):
+            self._by_position = self.by_position(slice(0, len(self.position.weight)), slice(0, 1))
+            mx.eval(self._by_position)
+
+    def by_position(self, positions: Positions, types: mx.array | slice) -> mx.array:
+        """What is added to the words, of these places and token types."""
+        return rows_of(self.position, positions) + rows_of(self.token_type, types)
+
+    def _tables(self) -> list[nn.Module]:
+        """Where that comes from."""
+        return [self.position, self.token_type]
+
+    def _added(self, batch: DeviceBatch, positions: Positions) -> mx.array:
+        made: mx.array | None = self.get("_by_position")
+        if made is None or batch.token_types is not None:
+            types = slice(0, 1) if batch.token_types is None else batch.token_types
+            return self.by_position(positions, types)
+        fits = isinstance(positions, slice) and positions.stop <= len(made)
+        return made[positions] if fits else rows_of(self.position, positions) + rows_of(self.token_type, slice(0, 1))
 
 
 class FactorizedEmbeddings(Embeddings):
@@ -49,8 +73,8 @@ class FactorizedEmbeddings(Embeddings):
         super().__init__(config, narrow, eps)
         self.project = nn.Linear(narrow, width)
 
-    def __call__(self, batch: DeviceBatch, positions: mx.array) -> mx.array:
-        """Positions that broadcast to (rows, length) → (rows, length, width)."""
+    def __call__(self, batch: DeviceBatch, positions: Positions) -> mx.array:
+        """(rows, length, width), or of one row (length, width)."""
         projected: mx.array = self.project(super().__call__(batch, positions))
         return projected
 
@@ -96,9 +120,9 @@ class Bert(Backbone):
         """What comes before the layers."""
         return Embeddings(config, self.width, eps)
 
-    def positions(self, input_ids: mx.array) -> mx.array:
+    def positions(self, batch: DeviceBatch) -> Positions:
         """Where each token stands: from zero."""
-        return mx.arange(input_ids.shape[1])
+        return slice(0, batch.length)
 
     def host_positions(self, input_ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """`positions`, for arrays of the host."""
@@ -114,22 +138,27 @@ class Bert(Backbone):
         made = self.embeddings
         if type(made) is Embeddings and HostTables.take(made.word, made.position, made.token_type):
             return HostTables(made.word, made.position, made.token_type, made.norm, self.host_positions)
-        return by_mlx(lambda batch: made(batch, self.positions(batch.input_ids)))
+        return by_mlx(lambda batch: by_row(made(batch, self.positions(batch)), batch.rows))
+
+    def settle(self) -> None:
+        """Add up the embeddings that places decide, where no host has."""
+        if self.on_host is None:
+            self.embeddings.settle()
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
         x, mask = self._before_last(batch)
-        return self.layers[-1](x, mask)
+        return by_row(self.layers[-1](x, mask, rows=batch.rows), batch.rows)
 
     def first_states(self, batch: DeviceBatch) -> mx.array:
         """Those of each row's first token, (rows, 1, width): in the last layer the others are only seen."""
         x, mask = self._before_last(batch)
-        return self.layers[-1].first(x, mask)
+        return self.layers[-1].first(x, mask, rows=batch.rows)
 
     def _before_last(self, batch: DeviceBatch) -> tuple[mx.array, Mask]:
         """What the last layer gets."""
-        x = self.embeddings(batch, self.positions(batch.input_ids))
-        mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
+        x = flat(self.embeddings(batch, self.positions(batch)), batch)
+        mask = batch_mask(batch)
         for layer in self.layers[:-1]:
-            x = layer(x, mask)
+            x = layer(x, mask, rows=batch.rows)
         return x, mask

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import mlx.core as mx
-import numpy as np
+import mlx.nn as nn
 
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.architectures.base import Backbone, allow, read
@@ -27,8 +27,9 @@ from akidb_mlx.model.architectures.mixtures import MIXTURES, gather_experts
 from akidb_mlx.model.architectures.mlx_lm import import_model
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers import cpu_kernels, cuda_kernels
-from akidb_mlx.model.layers.activations import activation
-from akidb_mlx.model.layers.masks import Mask, make_causal_mask, make_mask
+from akidb_mlx.model.layers.activations import ACTIVATIONS, activation
+from akidb_mlx.model.layers.flat import by_row, is_flat
+from akidb_mlx.model.layers.masks import Mask, batch_mask, make_causal_mask
 from akidb_mlx.model.layers.norms import sum_and_norm
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
 from akidb_mlx.model.layers.rope_by_length import BY_LENGTH, RopeByLength, make_rope_by_length
@@ -65,8 +66,10 @@ class Decoder(Backbone):
         if config["model_type"] in COMPLETIONS:
             COMPLETIONS[config["model_type"]](self.model, self._kinds, config)
         self.has_experts = config["model_type"] in MIXTURES
-        self._plain = family.plain
+        self._plain, self._norms_after, self._norms_add_one = family.plain, family.norms_after, family.norms_add_one
+        self._their_activation = ACTIVATIONS[family.activation] if family.norms_after else None
         self._query_scale: QueryScale | None = None
+        self._layers_are_ours = False
         self._ropes = [rope for rope in ropes.values() if isinstance(rope, RopeByLength)]
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
@@ -81,8 +84,23 @@ class Decoder(Backbone):
                 if joined or self._query_scale is not None:
                     layer.self_attn = JoinedAttention(layer.self_attn, joined=joined, query_scale=self._query_scale)
                 if join(weights, f"{parent}.mlp.", "gate_up_proj", self.joined["gate_up_proj"]):
-                    layer.mlp = JoinedNetwork(layer.mlp)
+                    layer.mlp = JoinedNetwork(layer.mlp, self._their_activation)
+            self._layers_are_ours = not self.has_experts and all(
+                isinstance(layer.self_attn, JoinedAttention) for layer in self.model.layers
+            )
         return weights
+
+    def settle(self) -> None:
+        """Norms with the weights that they multiply by, where these are not the file's."""
+        if not self._norms_add_one:
+            return
+        for parent in self.modules():
+            for name, norm in list(parent.items()):
+                if type(norm).__name__ == "RMSNorm" and not isinstance(norm, nn.RMSNorm):
+                    made = nn.RMSNorm(0, norm.eps)
+                    made.weight = 1.0 + norm.weight
+                    mx.eval(made.weight)
+                    parent[name] = made
 
     def make_rope(self, family: Family, config: Mapping[str, Any], kind: str) -> Rope | RopeByLength:
         """The rotary positions of layers of this kind."""
@@ -99,16 +117,19 @@ class Decoder(Backbone):
         """Hidden states of the last layer, (rows, length, width)."""
         with contextlib.ExitStack() as opened:
             for rope in self._ropes:
-                opened.enter_context(rope.of_rows(np.array(batch.lengths)))
+                opened.enter_context(rope.of_rows(batch.padded.lengths))
             return self._compute(batch)
 
     def _compute(self, batch: DeviceBatch) -> mx.array:
-        x = self.model.embed_tokens(batch.input_ids)
+        as_flat = self._layers_are_ours and is_flat(batch, self.width)
+        x = self.model.embed_tokens(batch.token_ids if as_flat else batch.input_ids)
         if self._scale is not None:
             x = x * self._scale
         masks = {kind: self.mask(batch, kind) for kind in set(self._kinds)}
-        if self._plain and cuda_kernels.serves(x, widest=cuda_kernels.WIDEST_NORM):
+        if self._plain and not self._norms_after and cuda_kernels.serves(x, widest=cuda_kernels.WIDEST_NORM):
             return self._sums_with_norms(x, [masks[kind] for kind in self._kinds])
+        if as_flat:
+            return self._flat(x, [masks[kind] for kind in self._kinds], batch.rows)
         for layer, kind in zip(self.model.layers, self._kinds, strict=True):
             x = layer(x, masks[kind], None)
             cpu_kernels.catch_up(x)
@@ -124,12 +145,27 @@ class Decoder(Backbone):
             x, normed = sum_and_norm(after, x, layer.mlp(normed))
         return normed
 
+    def _flat(self, x: mx.array, masks: Sequence[Mask], rows: int) -> mx.array:
+        """Layers of the plain form, of (rows × length, width)."""
+        for layer, mask in zip(self.model.layers, masks, strict=True):
+            if self._norms_after:
+                attended = layer.self_attn.of_tokens(layer.input_layernorm(x), mask, rows)
+                x = x + layer.post_attention_layernorm(attended)
+                x = x + layer.post_feedforward_layernorm(layer.mlp(layer.pre_feedforward_layernorm(x)))
+                cpu_kernels.catch_up(x)
+                continue
+            x = layer.self_attn.added_to(x, layer.input_layernorm(x), mask, rows)
+            normed = layer.post_attention_layernorm(x)
+            x = layer.mlp.added_to(x, normed) if isinstance(layer.mlp, JoinedNetwork) else x + layer.mlp(normed)
+            cpu_kernels.catch_up(x)
+        return by_row(self.model[self._norm](x), rows)
+
     def mask(self, batch: DeviceBatch, kind: str) -> Mask:
         """Who sees whom; a causal window counts the token itself, one for both ways reaches that far either way."""
-        length = batch.input_ids.shape[1]
+        length = batch.length
         window = self._window if kind == SLIDING else None
         if not self._causal:
-            return make_mask(batch.attention_mask, length, window, batch.real)
+            return batch_mask(batch, window)
         if self._mask_array or batch.real is not None:
             return make_causal_mask(length, window, batch.attention_mask, batch.real)
         return make_causal_mask(length, window) if window is not None and window < length else "causal"
@@ -166,12 +202,12 @@ def _head(config: Mapping[str, Any]) -> int:
 
 def _complete(layer: Any, family: Family, config: Mapping[str, Any], rope: Rope | RopeByLength, index: int) -> None:
     """Give one of mlx-lm's layers what config.json says and its class ignores."""
-    attention = layer.self_attn
-    if type(attention.rope).__name__ != "NoPE":  # SmolLM3 turns only some layers
-        attention.rope = rope
+    their = layer.self_attn
+    if type(their.rope).__name__ != "NoPE":  # SmolLM3 turns only some layers
+        their.rope = rope
     for name in family.biases:
         if read(config, "attention_bias", bool, False):
-            attention[name].bias = mx.zeros(attention[name].weight.shape[0])
+            their[name].bias = mx.zeros(their[name].weight.shape[0])
     name = read(config, family.activation_key, str)
     if family.module == "gemma" and name == "gelu":  # what the first Gemmas' files say for the approximation
         name = "gelu_pytorch_tanh"

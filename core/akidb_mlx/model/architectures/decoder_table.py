@@ -109,6 +109,10 @@ class Family:
     """Its attention wants the causal mask as an array."""
     plain: bool = False
     """Whether attention is projections, norms of each head or none, rotary positions: then ours joins products."""
+    norms_after: bool = False
+    """Whether what attention and network give is normed too before it is added; of the plain ones."""
+    norms_add_one: bool = False
+    """Whether norms multiply by one more than their weights."""
 
 
 _NVIDIA = ("pooling", "temperature")
@@ -149,7 +153,7 @@ DECODERS: dict[str, Family] = {
         given={"sliding_window_pattern": None, "sliding_window": None, "rope_scaling": None},
     ),
     "ernie4_5_moe": Family("ernie4_5", interleaved=True),
-    "gemma": Family("gemma", activation="gelu", scale=_root_of_width, only=_GEMMA),
+    "gemma": Family("gemma", activation="gelu", scale=_root_of_width, only=_GEMMA, plain=True, norms_add_one=True),
     "gemma2": Family(
         "gemma2",
         activation="gelu_pytorch_tanh",
@@ -160,6 +164,7 @@ DECODERS: dict[str, Family] = {
         needed=("query_pre_attn_scalar", "attn_logit_softcapping"),
         scale=_root_of_width,
         mask_array=True,
+        norms_add_one=True,
     ),
     "gemma3_text": Family(
         "gemma3_text",
@@ -176,6 +181,9 @@ DECODERS: dict[str, Family] = {
         only={"attn_logit_softcapping": (None,)},
         needed=("query_pre_attn_scalar", "rms_norm_eps"),
         scale=_root_of_width,
+        plain=True,
+        norms_after=True,
+        norms_add_one=True,
     ),
     "glm": Family("glm", interleaved=True, partial=True),
     "glm4": Family("glm4", interleaved=True, partial=True),

@@ -7,12 +7,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from akidb_mlx.model.architectures.base import Backbone, read
+from akidb_mlx.model.architectures.base import Backbone, read, rows_of
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.host_encoder import HostEncoder, HostTables
 from akidb_mlx.model.layers.activations import activation
+from akidb_mlx.model.layers.flat import by_row, flat, states_by_row
 from akidb_mlx.model.layers.host_layers import HostLayers
-from akidb_mlx.model.layers.masks import make_mask
+from akidb_mlx.model.layers.masks import batch_mask
 from akidb_mlx.model.layers.norms import norm_of_sum
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 
@@ -64,8 +65,9 @@ class DistilBert(Backbone):
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = norm_of_sum(self.norm, self.word(batch.input_ids), self.position(mx.arange(batch.input_ids.shape[1])))
-        mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
+        words = states_by_row(self.word, batch, self.width)
+        x = flat(norm_of_sum(self.norm, words, rows_of(self.position, slice(0, batch.length))), batch)
+        mask = batch_mask(batch)
         for layer in self.layers:
-            x = layer(x, mask)
-        return x
+            x = layer(x, mask, rows=batch.rows)
+        return by_row(x, batch.rows)

@@ -14,7 +14,7 @@ from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.activations import Activation, activation
 from akidb_mlx.model.layers.attention import attention_layer
 from akidb_mlx.model.layers.feedforward import GatedMLP
-from akidb_mlx.model.layers.masks import Mask, make_mask
+from akidb_mlx.model.layers.masks import Mask, batch_mask
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
 
 __all__ = ["EmbeddingGemma2"]
@@ -188,10 +188,9 @@ class EmbeddingGemma2(Backbone):
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        length = batch.input_ids.shape[1]
         masks = {
-            FULL: make_mask(batch.attention_mask, length),
-            SLIDING: make_mask(batch.attention_mask, length, self._window, batch.real),
+            FULL: batch_mask(batch),
+            SLIDING: batch_mask(batch, self._window),
         }
         token_ids = batch.input_ids
         for place in self._places.values():

@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from akidb_mlx.model.architectures.base import read
-from akidb_mlx.model.architectures.bert import Bert, Embeddings
-from akidb_mlx.model.device_batch import DeviceBatch
+from akidb_mlx.model.architectures.base import read, rows_of
+from akidb_mlx.model.architectures.bert import Bert, Embeddings, Positions
 
 __all__ = ["Ernie"]
 
@@ -21,9 +20,12 @@ class TaskEmbeddings(Embeddings):
         super().__init__(config, width, eps)
         self.task_type = nn.Embedding(read(config, "task_type_vocab_size", int), width)
 
-    def by_position(self, batch: DeviceBatch, positions: mx.array) -> mx.array:
-        """What is added to the words."""
-        return super().by_position(batch, positions) + self.task_type(mx.array([0]))
+    def by_position(self, positions: Positions, types: mx.array | slice) -> mx.array:
+        """What is added to the words, of these places and token types."""
+        return super().by_position(positions, types) + rows_of(self.task_type, slice(0, 1))
+
+    def _tables(self) -> list[nn.Module]:
+        return [*super()._tables(), self.task_type]
 
 
 class Ernie(Bert):

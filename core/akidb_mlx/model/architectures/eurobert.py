@@ -10,8 +10,10 @@ from akidb_mlx.model.architectures.base import Backbone, allow, read
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.attention import SelfAttention
-from akidb_mlx.model.layers.feedforward import GatedMLP
-from akidb_mlx.model.layers.masks import Mask, make_mask
+from akidb_mlx.model.layers.feedforward import GatedMLP, add_network
+from akidb_mlx.model.layers.flat import by_row, word_states
+from akidb_mlx.model.layers.masks import Mask, batch_mask
+from akidb_mlx.model.layers.products import add_product
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
 
 __all__ = ["EuroBert"]
@@ -31,13 +33,13 @@ class Layer(nn.Module):
         self.mlp_norm = nn.RMSNorm(width, eps)
         self.mlp = GatedMLP(width, inner, activation(config), bias=mlp_bias, down_bias=mlp_bias)
 
-    def __call__(self, x: mx.array, mask: Mask, rope: Rope) -> mx.array:
-        """(rows, length, width) → the same shape."""
-        return self.attention(x, mask, rope, norm=self.attention_norm, then=self._then)
+    def __call__(self, x: mx.array, mask: Mask, rope: Rope, *, rows: int = 0) -> mx.array:
+        """(rows, length, width), or (rows × length, width) with `rows` → the same shape."""
+        return self.attention(x, mask, rope, norm=self.attention_norm, then=self._then, rows=rows)
 
     def _then(self, x: mx.array, attended: mx.array) -> mx.array:
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x))
+        x = add_product(x, self.attention.out, attended)
+        return add_network(x, self.mlp, self.mlp_norm(x))
 
 
 class EuroBert(Backbone):
@@ -72,8 +74,8 @@ class EuroBert(Backbone):
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.word(batch.input_ids)
-        mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
+        x = word_states(self.word, batch, self.width)
+        mask = batch_mask(batch)
         for layer in self.layers:
-            x = layer(x, mask, self._rope)
-        return self.norm(x)
+            x = layer(x, mask, self._rope, rows=batch.rows)
+        return by_row(self.norm(x), batch.rows)

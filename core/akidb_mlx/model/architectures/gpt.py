@@ -81,7 +81,7 @@ class Layer(nn.Module):
         return self.attention(x, mask, rope, norm=self.attention_norm, then=self._then)
 
     def _then(self, x: mx.array, attended: mx.array) -> mx.array:
-        after = x + attended
+        after = x + self.attention.out(attended)
         norm = self.get("mlp_norm", self.attention_norm)
         return after + cpu_kernels.in_blocks(self._network, norm(x if self._parallel else after))
 

@@ -11,7 +11,8 @@ from akidb_mlx.model.architectures.nomic_bert import RotaryPostNormLayer
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.feedforward import GatedMLP
-from akidb_mlx.model.layers.masks import make_mask
+from akidb_mlx.model.layers.flat import by_row, word_states
+from akidb_mlx.model.layers.masks import batch_mask
 from akidb_mlx.model.layers.rope import make_rope, rope_parameters
 
 __all__ = ["Gte"]
@@ -69,11 +70,11 @@ class Gte(Backbone):
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.word(batch.input_ids)
+        x = word_states(self.word, batch, self.width)
         if "token_type" in self:
-            x = x + token_type_rows(self.token_type, batch)
+            x = x + token_type_rows(self.token_type, batch, flat=x.ndim == 2)
         x = self.norm(x)
-        mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
+        mask = batch_mask(batch)
         for layer in self.layers:
-            x = layer(x, mask, self._rope)
-        return x
+            x = layer(x, mask, self._rope, rows=batch.rows)
+        return by_row(x, batch.rows)

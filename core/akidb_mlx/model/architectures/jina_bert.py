@@ -62,7 +62,7 @@ class Layer(nn.Module):
         return self.attention(x, bias, then=self._then)
 
     def _then(self, x: mx.array, attended: mx.array) -> mx.array:
-        h = norm_of_sum(self.attention_norm, attended, x)
+        h = norm_of_sum(self.attention_norm, self.attention.out(attended), x)
         if "second_norm" in self:  # the models for code add their input once more
             h = norm_of_sum(self.second_norm, h, x)
         return norm_of_sum(self.norm, h, self.mlp(h))

@@ -10,7 +10,8 @@ from akidb_mlx.model.architectures.base import Backbone, allow, read, token_type
 from akidb_mlx.model.architectures.roberta import JINAS_RENAMES
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
-from akidb_mlx.model.layers.masks import make_mask
+from akidb_mlx.model.layers.flat import by_row, word_states
+from akidb_mlx.model.layers.masks import batch_mask
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 from akidb_mlx.model.layers.rope import make_rope, rope_parameters
 
@@ -52,8 +53,9 @@ class JinaV3(Backbone):
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.norm(self.word(batch.input_ids) + token_type_rows(self.token_type, batch))
-        mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
+        x = word_states(self.word, batch, self.width)
+        x = self.norm(x + token_type_rows(self.token_type, batch, flat=x.ndim == 2))
+        mask = batch_mask(batch)
         for layer in self.layers:
-            x = layer(x, mask, self._rope)
-        return x
+            x = layer(x, mask, self._rope, rows=batch.rows)
+        return by_row(x, batch.rows)

@@ -18,7 +18,7 @@ from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.activations import ACTIVATIONS
 from akidb_mlx.model.layers.attention import SelfAttention, is_in_blocks
 from akidb_mlx.model.layers.feedforward import GatedMLP
-from akidb_mlx.model.layers.masks import Mask, make_causal_mask, make_mask
+from akidb_mlx.model.layers.masks import Mask, batch_mask, make_causal_mask
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
 from akidb_mlx.model.layers.short_convolution import ShortConvolution
 
@@ -80,13 +80,16 @@ class Layer(nn.Module):
 
         def convolve(x: mx.array, place: slice) -> mx.array:
             convolved = self.convolution(self.operator_norm(x), None if kept is None else kept[:, place])
-            return self._then(x, convolved)
+            return self._after(x, convolved)
 
         if not is_in_blocks(x):
             return convolve(x, slice(None))
         return cpu_kernels.in_blocks_of_neighbours(convolve, x, self.convolution.before, self.convolution.after)
 
-    def _then(self, x: mx.array, operated: mx.array) -> mx.array:
+    def _then(self, x: mx.array, attended: mx.array) -> mx.array:
+        return self._after(x, self.attention.out(attended))
+
+    def _after(self, x: mx.array, operated: mx.array) -> mx.array:
         x = x + operated
         return x + self.mlp(self.mlp_norm(x))
 
@@ -144,7 +147,7 @@ class Lfm2(Backbone):
         length = batch.input_ids.shape[1]
         seen = batch.attention_mask
         if not self._causal:
-            mask: Mask = make_mask(seen, length)
+            mask: Mask = batch_mask(batch)
         elif batch.real is not None:
             mask = make_causal_mask(length, None, seen, batch.real)
         else:

@@ -11,8 +11,10 @@ from akidb_mlx.model.architectures.base import Backbone, allow, read
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.attention import SelfAttention
-from akidb_mlx.model.layers.feedforward import GatedMLP
-from akidb_mlx.model.layers.masks import Mask, make_mask
+from akidb_mlx.model.layers.feedforward import GatedMLP, add_network
+from akidb_mlx.model.layers.flat import by_row, word_states
+from akidb_mlx.model.layers.masks import Mask, batch_mask
+from akidb_mlx.model.layers.products import add_product
 from akidb_mlx.model.layers.rope import make_rope, refuse_unread_scaling, rope_parameters
 
 __all__ = ["ModernBert"]
@@ -34,13 +36,13 @@ class Layer(nn.Module):
         act = activation(config, "hidden_activation")
         self.mlp = GatedMLP(width, inner, act, bias=mlp_bias, down_bias=mlp_bias)
 
-    def __call__(self, x: mx.array, mask: Mask, rope: Any) -> mx.array:
-        """(rows, length, width) → the same shape."""
-        return self.attention(x, mask, rope, norm=self.get("attention_norm"), then=self._then)
+    def __call__(self, x: mx.array, mask: Mask, rope: Any, *, rows: int = 0) -> mx.array:
+        """(rows, length, width), or (rows × length, width) with `rows` → the same shape."""
+        return self.attention(x, mask, rope, norm=self.get("attention_norm"), then=self._then, rows=rows)
 
     def _then(self, x: mx.array, attended: mx.array) -> mx.array:
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x))
+        x = add_product(x, self.attention.out, attended)
+        return add_network(x, self.mlp, self.mlp_norm(x))
 
 
 class ModernBert(Backbone):
@@ -79,15 +81,14 @@ class ModernBert(Backbone):
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        length = batch.input_ids.shape[1]
         masks = {
-            "full_attention": make_mask(batch.attention_mask, length),
-            "sliding_attention": make_mask(batch.attention_mask, length, self._window, batch.real),
+            "full_attention": batch_mask(batch),
+            "sliding_attention": batch_mask(batch, self._window),
         }
-        x = self.norm(self.word(batch.input_ids))
+        x = self.norm(word_states(self.word, batch, self.width))
         for layer, kind in zip(self.layers, self._kinds, strict=True):
-            x = layer(x, masks[kind], self._ropes[kind])
-        return self.final_norm(x)
+            x = layer(x, masks[kind], self._ropes[kind], rows=batch.rows)
+        return by_row(self.final_norm(x), batch.rows)
 
 
 def _layer_kinds(config: Mapping[str, Any], count: int) -> list[str]:

@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from akidb_mlx.model.architectures.base import Backbone, PositionNumbers, allow, read
-from akidb_mlx.model.architectures.roberta import positions_after_padding
+from akidb_mlx.model.architectures.base import Backbone, PositionNumbers, allow, read, rows_of
+from akidb_mlx.model.architectures.roberta import places_after_padding
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
+from akidb_mlx.model.layers.flat import by_row, flat, states_by_row
 from akidb_mlx.model.layers.norms import norm_of_sum
 from akidb_mlx.model.layers.post_norm import PostNormLayer
 from akidb_mlx.model.layers.relative import bias_numbers, make_bias
@@ -59,13 +60,13 @@ class MPNet(Backbone):
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        length = batch.input_ids.shape[1]
-        positions = positions_after_padding(batch.input_ids, _PADDING)
-        x = norm_of_sum(self.norm, self.word(batch.input_ids), self.position(positions))
-        bias = make_bias(self.relative, length, _BUCKETS, _MAX_DISTANCE, batch.attention_mask)
+        words = states_by_row(self.word, batch, self.width)
+        places = rows_of(self.position, places_after_padding(batch, _PADDING))
+        x = flat(norm_of_sum(self.norm, words, places), batch)
+        bias = make_bias(self.relative, batch.length, _BUCKETS, _MAX_DISTANCE, batch.attention_mask)
         for layer in self.layers:
-            x = layer(x, bias)
-        return x
+            x = layer(x, bias, rows=batch.rows)
+        return by_row(x, batch.rows)
 
     def position_numbers(self) -> PositionNumbers:
         """What says how many numbers are kept of what is added to the scores."""

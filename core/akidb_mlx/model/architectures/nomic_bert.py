@@ -15,9 +15,11 @@ from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.attention import SelfAttention
 from akidb_mlx.model.layers.experts import Experts, Mixture, Router
-from akidb_mlx.model.layers.feedforward import MLP, GatedMLP
-from akidb_mlx.model.layers.masks import Mask, make_mask
+from akidb_mlx.model.layers.feedforward import MLP, GatedMLP, add_network
+from akidb_mlx.model.layers.flat import by_row, word_states
+from akidb_mlx.model.layers.masks import Mask, batch_mask
 from akidb_mlx.model.layers.norms import norm_of_sum
+from akidb_mlx.model.layers.products import add_product
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
 
 __all__ = ["NomicBert", "RotaryPostNormLayer"]
@@ -44,13 +46,17 @@ class RotaryPostNormLayer(nn.Module):
         self.mlp = mlp
         self.norm = nn.LayerNorm(width, eps)
 
-    def __call__(self, x: mx.array, mask: Mask, rope: Rope) -> mx.array:
-        """(rows, length, width) → the same shape."""
-        return self.attention(x, mask, rope, then=self._then)
+    def __call__(self, x: mx.array, mask: Mask, rope: Rope, *, rows: int = 0) -> mx.array:
+        """(rows, length, width), or (rows × length, width) with `rows` → the same shape."""
+        return self.attention(x, mask, rope, then=self._then, rows=rows)
 
     def _then(self, x: mx.array, attended: mx.array) -> mx.array:
-        x = norm_of_sum(self.attention_norm, x, attended)
-        return norm_of_sum(self.norm, x, self.mlp(x))
+        if x.ndim == 3:
+            x = norm_of_sum(self.attention_norm, x, self.attention.out(attended))
+            return norm_of_sum(self.norm, x, self.mlp(x))
+        x = self.attention_norm(add_product(x, self.attention.out, attended))
+        normed: mx.array = self.norm(add_network(x, self.mlp, x))
+        return normed
 
 
 class NomicBert(Backbone):
@@ -116,11 +122,12 @@ class NomicBert(Backbone):
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states of the last layer, (rows, length, width)."""
-        x = self.norm(self.word(batch.input_ids) + token_type_rows(self.token_type, batch))
-        mask = make_mask(batch.attention_mask, batch.input_ids.shape[1])
+        x = word_states(self.word, batch, self.width)
+        x = self.norm(x + token_type_rows(self.token_type, batch, flat=x.ndim == 2))
+        mask = batch_mask(batch)
         for layer in self.layers:
-            x = layer(x, mask, self._rope)
-        return x
+            x = layer(x, mask, self._rope, rows=batch.rows)
+        return by_row(x, batch.rows)
 
 
 def _as_transformers(config: Mapping[str, Any]) -> Mapping[str, Any]:

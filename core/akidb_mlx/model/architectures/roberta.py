@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from akidb_mlx.model.architectures.base import read
-from akidb_mlx.model.architectures.bert import Bert
+from akidb_mlx.model.architectures.bert import Bert, Positions
+from akidb_mlx.model.device_batch import DeviceBatch
 
-__all__ = ["JINAS_RENAMES", "Roberta", "positions_after_padding"]
+__all__ = ["JINAS_RENAMES", "Roberta", "places_after_padding"]
 
 JINAS_RENAMES: tuple[tuple[str, str], ...] = (
     (r"^roberta\.", ""),
@@ -26,10 +27,20 @@ JINAS_RENAMES: tuple[tuple[str, str], ...] = (
 """Names of Jina's implementation of XLM-R (its reranker v2; with rotary positions v3), which transformers' v3 keeps."""
 
 
-def positions_after_padding(input_ids: mx.array, pad_token_id: int) -> mx.array:
+def places_after_padding(batch: DeviceBatch, pad_token_id: int) -> Positions:
     """Positions from pad_token_id + 1; a pad token, which a text may contain, has the pad's and counts for none."""
-    counts = (input_ids != pad_token_id).astype(mx.int32)
-    return mx.cumsum(counts, axis=1) * counts + pad_token_id
+    input_ids = batch.padded.input_ids
+    pads = input_ids == pad_token_id
+    if batch.is_padding is not None:
+        pads &= ~batch.is_padding  # whose places nobody sees
+    if not pads.any():
+        return slice(pad_token_id + 1, pad_token_id + 1 + batch.length)
+    return mx.array(_positions(input_ids, pad_token_id))
+
+
+def _positions(input_ids: NDArray[np.int32], pad_token_id: int) -> NDArray[np.int32]:
+    counts = input_ids != pad_token_id
+    return np.cumsum(counts, axis=1, dtype=np.int32) * counts + np.int32(pad_token_id)
 
 
 class Roberta(Bert):
@@ -43,11 +54,10 @@ class Roberta(Bert):
         super().__init__(config)
         self._pad_token_id = read(config, "pad_token_id", int)
 
-    def positions(self, input_ids: mx.array) -> mx.array:
+    def positions(self, batch: DeviceBatch) -> Positions:
         """Where each token stands: after the pad."""
-        return positions_after_padding(input_ids, self._pad_token_id)
+        return places_after_padding(batch, self._pad_token_id)
 
     def host_positions(self, input_ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """`positions`, for arrays of the host."""
-        counts = input_ids != self._pad_token_id
-        return np.cumsum(counts, axis=1) * counts + self._pad_token_id
+        return _positions(input_ids, self._pad_token_id)

@@ -14,8 +14,10 @@ from akidb_mlx.model.architectures.base import Backbone, PositionNumbers, read
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers.activations import activation
 from akidb_mlx.model.layers.attention import SelfAttention
-from akidb_mlx.model.layers.feedforward import MLP, GatedMLP
+from akidb_mlx.model.layers.feedforward import MLP, GatedMLP, add_network
+from akidb_mlx.model.layers.flat import by_row, word_states
 from akidb_mlx.model.layers.masks import Mask
+from akidb_mlx.model.layers.products import add_product
 from akidb_mlx.model.layers.relative import bias_numbers, make_bias
 
 __all__ = ["T5"]
@@ -36,13 +38,13 @@ class T5Layer(nn.Module):
         self.network = _network(config, width)
         self.norm = nn.RMSNorm(width, eps)
 
-    def __call__(self, x: mx.array, mask: Mask) -> mx.array:
-        """(rows, length, width) → the same shape."""
-        return self.attention(x, mask, norm=self.attention_norm, then=self._then)
+    def __call__(self, x: mx.array, mask: Mask, *, rows: int = 0) -> mx.array:
+        """(rows, length, width), or (rows × length, width) with `rows` → the same shape."""
+        return self.attention(x, mask, norm=self.attention_norm, then=self._then, rows=rows)
 
     def _then(self, x: mx.array, attended: mx.array) -> mx.array:
-        x = x + attended
-        return x + self.network(self.norm(x))
+        x = add_product(x, self.attention.out, attended)
+        return add_network(x, self.network, self.norm(x))
 
 
 class T5(Backbone):
@@ -89,12 +91,12 @@ class T5(Backbone):
 
     def __call__(self, batch: DeviceBatch) -> mx.array:
         """Hidden states after the last norm, (rows, length, width)."""
-        x = self.shared(batch.input_ids)
+        x = word_states(self.shared, batch, self.width)
         for index, layer in enumerate(self.layers):
             if index < len(self.relative):
                 bias = self._bias(index, batch)
-            x = layer(x, bias)
-        return self.norm(x)
+            x = layer(x, bias, rows=batch.rows)
+        return by_row(self.norm(x), batch.rows)
 
     def position_numbers(self) -> PositionNumbers:
         """What says how many numbers are kept of what is added to the scores."""

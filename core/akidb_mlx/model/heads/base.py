@@ -13,9 +13,11 @@ from akidb_mlx.model.host_rows import DenseRows, Rows
 from akidb_mlx.model.host_states import HostStates
 from akidb_mlx.model.padded_batch import PaddedBatch
 
-__all__ = ["Computed", "Head"]
+__all__ = ["Computed", "Head", "OnDevice"]
 
-Computed = mx.array | tuple[mx.array, ...] | NDArray[np.float32]
+OnDevice = mx.array | tuple[mx.array, ...]
+"""What a head gives there; the rows are the first axis of each array."""
+Computed = OnDevice | NDArray[np.float32]
 """What a batch gives, on the device or computed on the host; the rows are the first axis of each array."""
 
 
@@ -38,7 +40,7 @@ class Head(nn.Module):
         """Whether it reads each row's first token alone."""
         return False
 
-    def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> Computed:
+    def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> OnDevice:
         """(rows, length, backbone's width) → (rows, width) float32, or what `to_host` takes."""
         raise NotImplementedError
 

@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+from numpy.typing import NDArray
 
 from akidb_mlx.errors import UnsupportedModelError
 from akidb_mlx.model.architectures.base import allow, read
 from akidb_mlx.model.architectures.decoder_table import DECODERS
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.heads.base import Head
-from akidb_mlx.model.heads.pooling import pool
+from akidb_mlx.model.heads.pooling import pool, token_of
 from akidb_mlx.model.layers.activations import activation
 
 __all__ = ["CLASSIFIERS", "Classifier", "ClassifierLayout", "classifier_layout"]
@@ -112,8 +114,7 @@ class Classifier(Head):
             return _mean(self._label(hidden), batch)
         if self._reads == "mean":
             return self._label(_mean(hidden, batch))
-        position = self._last(batch) if self._reads == "last" else mx.zeros_like(batch.lengths)
-        return self._label(mx.take_along_axis(hidden, position[:, None, None], axis=1)[:, 0])
+        return self._label(token_of(hidden, self._last(batch)) if self._reads == "last" else hidden[:, 0])
 
     def _label(self, x: mx.array) -> mx.array:
         if "dense" in self:
@@ -123,13 +124,15 @@ class Classifier(Head):
         out: mx.array = self.out(x)
         return out
 
-    def _last(self, batch: DeviceBatch) -> mx.array:
+    def _last(self, batch: DeviceBatch) -> NDArray[np.int32]:
         """The last token that is not the pad token, which a tokenizer may put after each text; else the first."""
+        padded = batch.padded
         if self._pad is None:
-            return batch.lengths - 1
-        positions = mx.arange(batch.input_ids.shape[1])[None, :]
-        counts = (positions < batch.lengths[:, None]) & (batch.input_ids != self._pad)
-        return mx.where(counts, positions, 0).max(axis=1)
+            return padded.lengths - np.int32(1)
+        places = np.arange(batch.length, dtype=np.int32)
+        counts = (places < padded.lengths[:, None]) & (padded.input_ids != self._pad)
+        last: NDArray[np.int32] = np.where(counts, places, np.int32(0)).max(axis=1)
+        return last
 
 
 _FIRST = ("first", "bos", "cls")
@@ -138,4 +141,4 @@ _STATED = {"eurobert": ("late", "bos", "mean"), "modernbert": ("cls", "mean")}
 
 
 def _mean(x: mx.array, batch: DeviceBatch) -> mx.array:
-    return pool(x, batch.lengths, mx.zeros_like(batch.lengths), ("mean",))
+    return pool(x, batch.padded.lengths, np.zeros_like(batch.padded.lengths), ("mean",))

@@ -43,7 +43,7 @@ class Pooled(Head):
 
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
         """(rows, length, backbone's width) → (rows, width) float32."""
-        return self._after(pool(hidden_states, batch.lengths, batch.prompt_lengths, self._pooling))
+        return self._after(pool(hidden_states, batch.padded.lengths, batch.padded.prompt_lengths, self._pooling))
 
     def pool_on_host(self, states: HostStates, batch: PaddedBatch) -> Computed | None:
         """The same, where all modes are computed there."""

@@ -1,9 +1,11 @@
 """A language model's logit of one token, less another's: the score of generative rerankers."""
 
 import mlx.core as mx
+import numpy as np
 
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.heads.base import Head
+from akidb_mlx.model.heads.pooling import token_of
 
 __all__ = ["TokenLogit"]
 
@@ -21,7 +23,7 @@ class TokenLogit(Head):
 
     def __call__(self, hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
         """(rows, length, backbone's width) → (rows, 1) float32: the first logit minus the second."""
-        last = mx.take_along_axis(hidden_states, (batch.lengths - 1)[:, None, None], axis=1)[:, 0]
+        last = token_of(hidden_states, batch.padded.lengths - np.int32(1))
         logits = last.astype(mx.float32) @ self.weight.T * self._scale
         if self._softcap is not None:
             logits = mx.tanh(logits / self._softcap) * self._softcap

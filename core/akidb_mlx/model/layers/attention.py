@@ -10,7 +10,7 @@ from akidb_mlx.device import tuning
 from akidb_mlx.errors import CheckpointError
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.cpu_kernels import Finish, Project
-from akidb_mlx.model.layers.masks import ByBlock, LongMask, Mask
+from akidb_mlx.model.layers.masks import ByBlock, LongMask, Mask, RowMask
 
 __all__ = [
     "SelfAttention",
@@ -26,7 +26,7 @@ __all__ = [
 Rope = Callable[[mx.array, int], mx.array]
 """(rows, heads, tokens, head_dim) and the first token's position → the same shape."""
 Then = Callable[[mx.array, mx.array], mx.array]
-"""Tokens and their attention, both (rows, tokens, width) → the same shape; it sees each token alone."""
+"""Tokens and what their heads attended to, side by side, before the last product → the layer's; each token alone."""
 # What a block of queries on a GPU has added to its scores, at most: 128 MiB in float32.
 _BIAS_NUMBERS = 1 << 25
 
@@ -35,7 +35,7 @@ class _Masks(threading.local):
     """Of the batch that this thread builds; each with what it was made of, so that its id stays taken."""
 
     def __init__(self) -> None:
-        self.made: dict[tuple[int, mx.Dtype], tuple[mx.array, mx.array]] = {}
+        self.made: dict[tuple[int, mx.Dtype, tuple[int, ...]], tuple[mx.array, mx.array]] = {}
 
 
 _masks = _Masks()
@@ -49,15 +49,18 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scal
     length, on_cpu = queries.shape[2], cpu_kernels.computes_on_cpu(queries)
     if on_cpu and length > cpu_kernels.LONG:
         return cpu_kernels.attention_in_blocks(queries, keys, values, _by_block(mask, length), scale)
-    if isinstance(mask, ByBlock):
+    if isinstance(mask, RowMask):
+        by_sum = not on_cpu and not mx.metal.is_available()  # see `_of_scores`
+        mask = mask.added(queries.dtype) if by_sum else mask.block(0, length)[1]
+    elif isinstance(mask, ByBlock):
         size = query_block(queries.shape[0], queries.shape[1], keys.shape[2])
         if size < length:
             return _attend_in_blocks(queries, keys, values, mask, scale, size)
         mask = mask.block(0, length)[1]
     if on_cpu and keys.shape[1] == queries.shape[1] and not isinstance(mask, str):
         return cpu_kernels.attention(queries, keys, values, mask, scale)
-    if isinstance(mask, mx.array) and mask.dtype == mx.bool_ and not mx.metal.is_available():
-        mask = _added(mask, queries.dtype)
+    if isinstance(mask, mx.array):
+        mask = _of_scores(mask, queries.dtype, (*queries.shape[:3], keys.shape[2]))
     head = values.shape[-1]
     if head < tuning.FUSED_HEAD and tuning.is_on("pad_heads"):  # channels of zeros add nothing to a product
         more = [(0, 0)] * 3 + [(0, tuning.FUSED_HEAD - head)]
@@ -66,12 +69,20 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask, scal
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
 
 
-def _added(mask: mx.array, dtype: mx.Dtype) -> mx.array:
-    """A boolean mask as CUDA's fused attention takes it three times as fast; made once for all layers of a batch."""
+def _of_scores(mask: mx.array, dtype: mx.Dtype, shape: tuple[int, ...]) -> mx.array:
+    """A mask as fused attention takes it, in the shape of the scores; made once for all layers of a batch.
+
+    CUDA's takes an added one three times as fast as a boolean one.
+    """
     made = _masks.made
-    key = (id(mask), dtype)
+    key = (id(mask), dtype, shape)
     if key not in made:
-        made[key] = mask, mx.where(mask, 0.0, mx.finfo(dtype).min).astype(dtype)
+        is_added = mask.dtype != mx.bool_
+        if not is_added and not mx.metal.is_available():
+            whole = mx.where(mask, mx.array(0.0, dtype), mx.array(mx.finfo(dtype).min, dtype))
+        else:
+            whole = mask.astype(dtype) if is_added else mask
+        made[key] = mask, mx.broadcast_to(whole, shape)
     return made[key][1]
 
 
@@ -112,12 +123,13 @@ def first_of_attention_layer(project: Project, finish: Finish, x: mx.array, mask
     if is_in_blocks(x):
         return attention_layer_in_blocks(project, finish, x, mask, scale)[:, :1]
     queries, keys, values = project(x, 0)
-    return finish(x[:, :1], attend(queries[:, :, :1], keys, values, mask, scale))
+    first = x.reshape(queries.shape[0], -1, x.shape[-1])[:, 0] if x.ndim == 2 else x[:, :1]
+    return finish(first, attend(queries[:, :, :1], keys, values, mask, scale))
 
 
 def is_in_blocks(x: mx.array) -> bool:
     """Whether layers compute (rows, length, width) block by block: a long text on the CPU."""
-    return x.shape[1] > cpu_kernels.LONG and cpu_kernels.computes_on_cpu(x)
+    return x.ndim == 3 and x.shape[1] > cpu_kernels.LONG and cpu_kernels.computes_on_cpu(x)
 
 
 def attention_layer_in_blocks(
@@ -170,6 +182,7 @@ class SelfAttention(nn.Module):
         self._head = width // heads if head is None else head
         self._scale = self._head**-0.5 if scale is None else scale
         self._heads, self._kv_heads = heads, kv_heads or heads
+        self._all_heads = heads + 2 * self._kv_heads
         self.qkv = nn.Linear(width, (heads + 2 * self._kv_heads) * self._head, bias=bias)
         self.out = nn.Linear(heads * self._head, width, bias=out_bias)
         if head_norm is not None:
@@ -189,19 +202,21 @@ class SelfAttention(nn.Module):
         norm: Callable[[mx.array], mx.array] | None = None,
         then: Then | None = None,
         first_only: bool = False,
+        rows: int = 0,
     ) -> mx.array:
         """(rows, length, width) → the same shape; `mask` as from `make_mask`, or an additive one.
 
         `norm` comes before; `then` is the rest of the layer, which a long text computes together with its attention.
         `first_only` gives what each row's first token gets, (rows, 1, width), where `mask` is the same for all tokens.
+        `rows` is needed with (rows × length, width), the same without that: see `flat.is_flat`.
         """
 
         def project(x: mx.array, first: int) -> tuple[mx.array, mx.array, mx.array]:
-            qkv = self.qkv(x if norm is None else norm(x))
+            qkv = self["qkv"](x if norm is None else norm(x))
             if "query_norm" in self:  # over all heads together
                 q, k, v = mx.split(qkv, 3, axis=-1)
                 qkv = mx.concatenate([self.query_norm(q), self.key_norm(k), v], axis=-1)
-            heads = qkv.reshape(*x.shape[:2], -1, self._head).swapaxes(1, 2)
+            heads = qkv.reshape(rows if x.ndim == 2 else x.shape[0], -1, self._all_heads, self._head).swapaxes(1, 2)
             queries, keys, values = mx.split(heads, (self._heads, self._heads + self._kv_heads), axis=1)
             if "q_norm" in self:
                 queries, keys = self.q_norm(queries), self.k_norm(keys)
@@ -213,8 +228,8 @@ class SelfAttention(nn.Module):
             return queries, keys, values
 
         def finish(x: mx.array, attended: mx.array) -> mx.array:
-            out = self.out(attended.swapaxes(1, 2).reshape(*x.shape[:2], -1))
-            return out if then is None else then(x, out)
+            joined = attended.swapaxes(1, 2).reshape(*x.shape[:-1], -1)
+            return self.out(joined) if then is None else then(x, joined)
 
         layer = first_of_attention_layer if first_only else attention_layer
         return layer(project, finish, x, mask, self._scale)

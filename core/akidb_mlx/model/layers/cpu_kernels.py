@@ -30,6 +30,7 @@ __all__ = [
     "gelu_tanh",
     "in_blocks",
     "in_blocks_of_neighbours",
+    "is_in_blocks",
 ]
 
 LONG = 512
@@ -209,13 +210,23 @@ _forked = False
 os.register_at_fork(after_in_child=_note_fork)
 
 
+def is_in_blocks(x: mx.array) -> bool:
+    """Whether `in_blocks` takes several."""
+    return x.size > _NETWORK_TOKENS * x.shape[-1] and computes_on_cpu(x)
+
+
 def in_blocks(compute: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
-    """What `compute` makes of each token of (rows, length, width); on the CPU a block of tokens at a time."""
-    rows, length, _ = x.shape
-    if rows * length <= _NETWORK_TOKENS or not computes_on_cpu(x):
+    """What `compute` makes of each token of (rows, length, width) or (tokens, width); on the CPU block by block."""
+    if not is_in_blocks(x):
         return compute(x)
-    size = max(1, LONG // rows)
     blocks = []
+    if x.ndim == 2:
+        for start in range(0, len(x), LONG):
+            blocks.append(compute(x[start : start + LONG]))
+            mx.eval(blocks[-1])
+        return mx.concatenate(blocks)
+    rows, length, _ = x.shape
+    size = max(1, LONG // rows)
     for start in range(0, length, size):
         blocks.append(compute(x[:, start : start + size]))
         mx.eval(blocks[-1])

@@ -4,12 +4,35 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from akidb_mlx.model.layers import cpu_kernels
-from akidb_mlx.model.layers.activations import Activation
+from akidb_mlx.model.layers.activations import Activation, gated
+from akidb_mlx.model.layers.products import add_product
 
-__all__ = ["MLP", "GatedMLP"]
+__all__ = ["MLP", "GatedMLP", "add_network"]
 
 
-class MLP(nn.Module):
+class _Network(nn.Module):
+    """What both have."""
+
+    down: nn.Module
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(rows, length, width) or (tokens, width) → the same shape."""
+        return cpu_kernels.in_blocks(lambda block: self.down(self.between(block)), x)
+
+    def between(self, x: mx.array) -> mx.array:
+        """What the last product takes."""
+        raise NotImplementedError
+
+
+def add_network(x: mx.array, network: nn.Module, y: mx.array) -> mx.array:
+    """`x + network(y)`."""
+    if isinstance(network, _Network) and not cpu_kernels.is_in_blocks(y):
+        return add_product(x, network.down, network.between(y))
+    added: mx.array = x + network(y)
+    return added
+
+
+class MLP(_Network):
     """`down(activation(up))`."""
 
     def __init__(self, width: int, inner: int, act: Activation, *, bias: bool) -> None:
@@ -19,15 +42,12 @@ class MLP(nn.Module):
         self.down = nn.Linear(inner, width, bias=bias)
         self._activation = act
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """(rows, length, width) → the same shape."""
-        return cpu_kernels.in_blocks(self._of_block, x)
-
-    def _of_block(self, x: mx.array) -> mx.array:
-        return self.down(self._activation(self.up(x)))
+    def between(self, x: mx.array) -> mx.array:
+        """What the last product takes."""
+        return self._activation(self["up"](x))
 
 
-class GatedMLP(nn.Module):
+class GatedMLP(_Network):
     """`down(activation(gate) × up)`, where one product of matrices gives gate and up side by side."""
 
     def __init__(self, width: int, inner: int, act: Activation, *, bias: bool, down_bias: bool) -> None:
@@ -37,10 +57,7 @@ class GatedMLP(nn.Module):
         self.down = nn.Linear(inner, width, bias=down_bias)
         self._activation = act
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """(rows, length, width) → the same shape."""
-        return cpu_kernels.in_blocks(self._of_block, x)
-
-    def _of_block(self, x: mx.array) -> mx.array:
-        gate, up = mx.split(self.gate_up(x), 2, axis=-1)
-        return self.down(self._activation(gate) * up)
+    def between(self, x: mx.array) -> mx.array:
+        """What the last product takes."""
+        gate, up = mx.split(self["gate_up"](x), 2, axis=-1)
+        return gated(self._activation, gate, up)

@@ -8,10 +8,15 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
+from akidb_mlx.model.device_batch import kept
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.masks import ByBlock, is_by_block
 
 __all__ = ["LongBias", "bias_numbers", "make_bias", "t5_buckets"]
+
+
+# Of so many tokens the buckets of all pairs are kept, for some operations of the device less.
+_KEPT_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,14 @@ class LongBias(ByBlock):
     def block(self, start: int, stop: int) -> tuple[slice, mx.array | None]:
         """For the queries from `start` to `stop`: all keys, and (1 or rows, heads, stop − start, length)."""
         places = mx.arange(self.length)[None, :] - mx.arange(start, stop)[:, None] + (self.length - 1)
-        bias = mx.take(self.values, places, axis=1)[None]
-        if self.padding is not None:
-            # Every row keeps real tokens: -inf leaves no empty row.
-            bias = mx.where(self.padding[:, None, None, :], bias, mx.array(-mx.inf, bias.dtype))
-        return slice(None), bias
+        return slice(None), _seen(mx.take(self.values, places, axis=1)[None], self.padding)
+
+
+def _seen(bias: mx.array, padding: mx.array | None) -> mx.array:
+    """With -inf for keys that are not seen; every row keeps real tokens, so that this leaves no empty row."""
+    if padding is None:
+        return bias
+    return mx.where(padding[:, None, None, :], bias, mx.array(-mx.inf, bias.dtype))
 
 
 def make_bias(
@@ -41,6 +49,9 @@ def make_bias(
 
     `attention_mask` is (rows, length), True on tokens that are seen, or None for all.
     """
+    if length <= _KEPT_TOKENS:
+        rows: mx.array = table(kept(_buckets_of_pairs, length, buckets, farthest))
+        return _seen(rows.transpose(2, 0, 1)[None], attention_mask)
     places = t5_buckets(np.arange(1 - length, length), buckets, farthest)
     bias = LongBias(length, table(mx.array(places)).T, attention_mask)
     if is_by_block(length):
@@ -48,6 +59,11 @@ def make_bias(
     whole = bias.block(0, length)[1]
     assert whole is not None
     return whole
+
+
+def _buckets_of_pairs(length: int, buckets: int, farthest: int) -> NDArray[np.int32]:
+    """(queries, keys)."""
+    return t5_buckets(np.arange(length) - np.arange(length)[:, None], buckets, farthest)
 
 
 def bias_numbers(rows: int, length: int, heads: int, *, in_blocks: bool) -> int:

