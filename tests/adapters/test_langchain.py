@@ -410,7 +410,7 @@ def test_a_child_process_gives_the_same_vector(embeddings, method):
         assert "forked" in found and '"spawn"' in found
     else:
         assert_close(found, row)
-    child.join(30)
+    child.join(PATIENCE_S)
     assert child.exitcode == 0
 
 
@@ -469,11 +469,13 @@ async def test_a_sync_call_inside_a_running_loop(embeddings):
 
 async def test_a_cancelled_call_leaves_it_usable(embeddings):
     texts = [f"{text} {i} " * 20 for i in range(40) for text in TEXTS]
-    task = asyncio.create_task(embeddings.aembed_documents(texts))
-    await auntil(lambda: embeddings.load().stats()["queued_tokens"])
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    with stalled(embeddings.load()) as device:
+        task = asyncio.create_task(embeddings.aembed_documents(texts))
+        await auntil(lambda: device.batches)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        device.open()
     assert len(await embeddings.aembed_query("x")) == 384
 
 

@@ -257,5 +257,5 @@ def test_a_child_process_gives_the_same_scores(expected, method):
         assert "forked" in found and '"spawn"' in found
     else:
         assert_close(found, expected, OTHER_COMPANY)
-    child.join(30)
+    child.join(PATIENCE_S)
     assert child.exitcode == 0

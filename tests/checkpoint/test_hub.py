@@ -19,7 +19,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from akidb_mlx.checkpoint import hub, locate
+from akidb_mlx.checkpoint import hub, locate, waiting
 from akidb_mlx.checkpoint.waiting import Limit, Unanswered, Watch
 from akidb_mlx.config.options import MODEL_ALIASES
 from akidb_mlx.errors import AkiDBMLXError, CheckpointError, ConfigError, ModelNotFoundError
@@ -587,16 +587,23 @@ def test_the_clients_own_limit_is_told_alike(fake_hub, cache, monkeypatch):
     assert "waited 0.2 s (HF_HUB_DOWNLOAD_TIMEOUT) for its files, several times from" in message
 
 
-def test_a_download_that_goes_on_is_not_given_up():
-    watch, limit = Watch(), Limit(1.5, "x", "Y")
+def test_a_download_that_goes_on_is_not_given_up(monkeypatch):
+    """By a clock of the test's own: five pieces, each a second after the one before."""
+    now, pieces, ends = [0.0], [], threading.Event()
+    monkeypatch.setattr(waiting, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    watch, wait = Watch(), waiting.wait
 
-    def slow():
-        for _ in range(20):
-            time.sleep(0.1)
-            watch.beat()
-        return "all"
+    def wait_for_a_piece(futures, left):
+        if len(pieces) == 5:
+            ends.set()
+            return wait(futures, PATIENCE_S)
+        now[0] += 1.0
+        pieces.append(watch.beat())
+        return wait(futures, 0)
 
-    assert watch.run(slow, limit) == "all"
+    monkeypatch.setattr(waiting, "wait", wait_for_a_piece)
+    assert watch.run(lambda: ends.wait(PATIENCE_S) and "all", Limit(1.5, "x", "Y")) == "all"
+    assert now[0] == 5.0
 
 
 def test_a_call_that_was_given_up_ends_with_its_next_piece():

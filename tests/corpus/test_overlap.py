@@ -10,7 +10,7 @@ import pytest
 from akidb_mlx.corpus import embed_corpus, embedding, writers
 from akidb_mlx.corpus.overlap import Committing, read_ahead
 from akidb_mlx.corpus.parts import Parts
-from support.waiting import PATIENCE_S
+from support.waiting import PATIENCE_S, until
 
 
 def sizes(_):
@@ -47,11 +47,8 @@ def test_no_more_is_read_ahead_than_is_allowed():
     time.sleep(0.1)
     assert len(read) <= 2 * 80 + 10
     taking.close()
-    time.sleep(0.05)
-    there = len(read)
-    time.sleep(0.1)
-    assert len(read) == there
-    assert not any(thread.name.startswith("akidb-mlx-read") for thread in threading.enumerate())
+    until(lambda: not any(thread.name.startswith("akidb-mlx-read") for thread in threading.enumerate()))
+    assert len(read) <= 2 * 80 + 10
 
 
 def test_the_next_rows_are_computed_while_a_part_is_committed(tiny, tmp_path, monkeypatch):
@@ -105,9 +102,8 @@ def test_the_output_is_written_before_the_last_part(tiny, tmp_path, monkeypatch)
     real, unfinished = Parts.add, tmp_path / "out.jsonl.tmp"
 
     def add(parts, *args):
-        until = time.monotonic() + PATIENCE_S
-        while len(parts.facts) == 4 and not unfinished.stat().st_size and time.monotonic() < until:
-            time.sleep(0.005)
+        if len(parts.facts) == 4:
+            until(lambda: unfinished.stat().st_size)
         written.append(unfinished.exists() and unfinished.stat().st_size)
         real(parts, *args)
 

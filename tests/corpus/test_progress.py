@@ -102,7 +102,7 @@ def test_texts_that_are_cancelled_are_not_counted(monkeypatch):
     class Interrupting:
         def computed(self, texts):
             computes.set()
-            assert go_on.wait(20)  # the device waits until the caller has given up
+            assert go_on.wait(PATIENCE_S)  # the device waits until the caller has given up
 
         def cut(self, places):
             pass

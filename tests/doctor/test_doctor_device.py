@@ -24,6 +24,7 @@ from akidb_mlx.model.layers import activations, cpu_kernels, rope
 from akidb_mlx.model.layers.host_layers import HostLayers
 from akidb_mlx.model.network import Network
 from support.checkpoints import REFERENCE
+from support.waiting import PATIENCE_S
 
 STATIC = str(REFERENCE / "static-root")
 # What starts processes, or only informs.
@@ -331,7 +332,7 @@ def test_a_device_that_hangs_is_asked_nothing_more(quick, monkeypatch):
     ends = threading.Event()
 
     def norms():
-        ends.wait(10)
+        ends.wait(PATIENCE_S)
         yield Case("", 0.0, 1.0)
 
     monkeypatch.setattr(kernels, "norms", norms)

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import random
 import socket
 import threading
 import time
@@ -209,9 +210,12 @@ def test_a_server_without_our_routes_is_told():
 
 
 def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    """One that the system gives to nobody who asks for any: those are above."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as one:
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 def test_where_no_server_runs_the_error_says_how_to_start_one():
@@ -368,7 +372,8 @@ def test_rows_of_another_model_are_never_mixed_with_the_first(there, scripted):
         there.encode(["a"])
 
 
-def test_documents_outlast_a_restart_and_another_model_after_it_is_refused():
+def test_documents_outlast_a_restart_and_another_model_after_it_is_refused(monkeypatch):
+    monkeypatch.setattr(connection, "_RESTART_S", PATIENCE_S)
     port = free_port()
 
     def serve(model):

@@ -103,7 +103,8 @@ def serving(models, api_key=None, load=None, at=0, **settings):
     """
     configs = {name: one if isinstance(one, ModelConfig) else EmbedderConfig(model=one) for name, one in models.items()}
     app = create_app(Models(configs, *([load] if load else [])), ServerSettings(**settings), api_key)
-    config = uvicorn.Config(app, http="h11", ws="none", lifespan="on", log_config=None, access_log=False)
+    as_served = {"http": "h11", "ws": "none", "lifespan": "on", "log_config": None, "access_log": False}
+    config = uvicorn.Config(app, **as_served, timeout_keep_alive=PATIENCE_S)
     server = uvicorn.Server(config)
     listener = listen("127.0.0.1", at)
     port = listener.getsockname()[1]
