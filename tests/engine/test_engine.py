@@ -24,7 +24,6 @@ from akidb_mlx.engine.worker import Worker
 from akidb_mlx.errors import BackendError, ClosedError, InputError, QueueFullError
 from akidb_mlx.model.encoding import Encoding
 from akidb_mlx.model.host_rows import RaggedRows
-from support.device import Unmeasured
 from support.waiting import PATIENCE_S, until
 
 NOT_FINITE, RAISES, KILLS = 666, 667, 668  # tokens that make the fake model misbehave
@@ -97,10 +96,8 @@ def make(shared_thread):
     """Engines that are closed at the end, on one thread but where a test brings its own."""
     engines = []
 
-    def make_engine(max_batch_tokens=64, max_queued_tokens=1_000_000, threads=None, measured=False, **options):
+    def make_engine(max_batch_tokens=64, max_queued_tokens=1_000_000, threads=None, **options):
         scheduler = Scheduler(max_batch_tokens, 0.02)
-        if not measured:  # a moment without the processor would make the next batches short
-            scheduler.speed = Unmeasured()
         options = {"survives_fork": True, **options}
         engine = Engine(FakeModel(), scheduler, max_queued_tokens, threads=threads or shared_thread, **options)
         engines.append((engine, engine.model))
@@ -529,7 +526,7 @@ def test_the_speed_of_batches_whose_ends_nobody_saw_is_their_share(make, monkeyp
 
 
 def test_few_batches_are_on_a_gpu_at_a_time(make):
-    engine, _ = make(measured=True)
+    engine, _ = make()
     for tokens in (10, 20, 30, 40):
         engine.scheduler.speed.add(tokens, 1e-6 * tokens)
     plan = BatchPlan([Row(Encoding(np.zeros(40, np.int32)), [])], 40, False)

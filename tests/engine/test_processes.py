@@ -314,7 +314,7 @@ def test_an_exception_ends_the_process_with_its_own_code(tmp_path):
 
 
 def test_an_interrupt_ends_a_long_call(tmp_path):
-    """Of 2,500 batches, which would take four minutes."""
+    """Of 2,500 batches, which would take ten minutes."""
     script = """
     import signal
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
@@ -324,7 +324,7 @@ def test_an_interrupt_ends_a_long_call(tmp_path):
     def slow(batch):
         if embedder.stats()["texts"] == 50_000:
             os.write(1, b"all are queued\\n")  # at once, for two threads write
-        time.sleep(0.2)
+        time.sleep(0.5)
         return model(batch)
 
     embedder._loaded.engine.model = slow

@@ -23,6 +23,7 @@ from akidb_mlx.model.layers.post_norm import PostNormLayer
 from support.checkpoints import CASES, REFERENCE, read_case
 from support.comparison import assert_close
 from support.device import DEVICE
+from support.waiting import PATIENCE_S
 
 LENGTH, CHANNELS = 37, 8
 ONE_PER_FAMILY = sorted({read_case(name)[1]["family"]: name for name in CASES}.values())
@@ -192,7 +193,7 @@ with Embedder.load(sys.argv[1], max_seq_length=1024, device="cpu") as embedder:
 def test_a_forked_child_computes_long_texts(long_checkpoint):
     with subprocess.Popen([sys.executable, "-c", FORKS, str(long_checkpoint)], start_new_session=True) as process:
         try:
-            assert process.wait(60) == 0
+            assert process.wait(PATIENCE_S) == 0
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

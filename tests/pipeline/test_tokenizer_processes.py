@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from multiprocessing.connection import Pipe
 from pathlib import Path
 
@@ -329,11 +330,13 @@ def test_a_child_forked_while_one_starts_hides_no_end(folder, processes, monkeyp
     tokenizer = made(folder)
     tokenizer.processes = processes
     tokenizer.tokenize(TEXTS)
-    begun.wait(60)
+    begun.wait(PATIENCE_S)
     child = os.fork()
     if not child:
-        time.sleep(100)
-        os._exit(0)
+        try:
+            time.sleep(PATIENCE_S)
+        finally:
+            os._exit(0)
     try:
         forked.set()
         run = wait_for(processes)
@@ -342,7 +345,7 @@ def test_a_child_forked_while_one_starts_hides_no_end(folder, processes, monkeyp
         found = []
         thread = threading.Thread(target=lambda: found.append(tokenizer.tokenize(TEXTS)), daemon=True)
         thread.start()
-        thread.join(20)
+        thread.join(PATIENCE_S / 2)
         assert found
         same(found[0], made(folder).tokenize(TEXTS))
     finally:

@@ -169,7 +169,8 @@ def prompted():
 
 
 @needs("ollama")
-def test_the_ollama_package(server, prompted):
+@pytest.mark.filterwarnings("ignore")
+def test_the_ollama_package(server, prompted, left_open):
     import ollama
 
     client = ollama.Client(server.url, headers={"Authorization": "Bearer sesame"})
@@ -265,7 +266,11 @@ def test_the_jdks_http_client(server, minilm, tmp_path):
     body = json.dumps({"input": DOCUMENTS, "model": "minilm"})
     before = len(server.log)
     asked = subprocess.run(
-        ["java", source, f"{server.url}/v1/embeddings", body], capture_output=True, text=True, timeout=120, check=True
+        ["java", source, f"{server.url}/v1/embeddings", body],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
     )
     for line in asked.stdout.splitlines():
         assert_close([item["embedding"] for item in json.loads(line)["data"]], minilm.encode(DOCUMENTS))

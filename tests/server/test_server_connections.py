@@ -12,10 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from akidb_mlx.server import logs
-from akidb_mlx.server.connections import Listening
+from akidb_mlx.server import logs, middleware
+from akidb_mlx.server.connections import Listening, _Joining
 from akidb_mlx.server.descriptors import connections_within
 from akidb_mlx.server.logs import CountedLines, JsonLines
+from akidb_mlx.server.middleware import Gate
+from akidb_mlx.server.models import Models
+from akidb_mlx.server.settings import ServerSettings
+from akidb_mlx.server.state import State
 from support.checkpoints import REFERENCE
 from support.serving import Client, serve_process
 from support.waiting import until
@@ -135,3 +139,28 @@ def test_equal_warnings_are_counted(monkeypatch):
     assert [line["message"] for line in lines()].count("another") == 1
     log.warning("the same")  # a second later it is said anew
     assert [line["message"] for line in lines()].count("the same") == 3
+
+
+def test_an_answer_is_sent_before_its_line_is_logged(monkeypatch):
+    """What a connection writes goes in the event loop's next turn; a line in the log must not stand before that."""
+    order = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def ask():
+        transport = SimpleNamespace(write=lambda data: order.append("sent"), is_closing=lambda: False)
+        joining = _Joining(transport, asyncio.get_running_loop())
+
+        async def send(message):
+            joining.write(message["type"].encode())
+
+        gate = Gate(app, State(ServerSettings(), Models({}), None), frozenset({"/v1/embeddings"}))
+        scope = {"type": "http", "method": "POST", "path": "/v1/embeddings", "headers": []}
+        await gate(scope, None, send)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(middleware._log, "log", lambda *_, **fields: order.append(fields["extra"]["fields"]["status"]))
+    asyncio.run(ask())
+    assert order == ["sent", 200]

@@ -77,9 +77,7 @@ def held_device():
         busy.result()
 
 
-class Unmeasured(SpeedMeter):
-    """Learns nothing: batches are as large as their budget of tokens."""
-
+class _Unmeasured(SpeedMeter):
     def add(self, *_):
         pass
 
@@ -88,7 +86,7 @@ class Unmeasured(SpeedMeter):
 def unmeasured(embedder):
     """Batches are as large as their budget of tokens, not as short as this machine's speed asks for."""
     scheduler = embedder._loaded.engine.scheduler
-    learnt, scheduler.speed = scheduler.speed, Unmeasured()
+    learnt, scheduler.speed = scheduler.speed, _Unmeasured()
     try:
         yield
     finally:

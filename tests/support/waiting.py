@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 
-PATIENCE_S = 120.0  # only what hangs takes that long
+PATIENCE_S = 300.0  # only what hangs takes that long
 
 
 def until(condition):
