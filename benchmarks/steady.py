@@ -1,10 +1,11 @@
 """Resident memory of a process over many texts: of a stream, and of a server over many requests. Prints a table.
 
-    python benchmarks/steady.py [--model MODEL] [--texts 100000] [--most-words 30] [--requests 20000] [--before FOLDER]
+    python benchmarks/steady.py [--model MODEL] [--texts 100000] [--most-words 30] [--requests 20000]
+        [--before CHECKOUT]
 
 The rows of the stream are dropped, so that what grows is the process's own. A server gets a text per request, and every
-tenth time 2 to 16. With `--before` another checkout does the same, in turn. Texts are words drawn with a fixed seed;
-the resident memory is looked at every 5 % (Linux).
+tenth time 2 to 16. With `--before` another checkout does the same, turn by turn. Texts are words drawn with a fixed
+seed; the resident memory is looked at every 5 % (Linux).
 """
 
 import argparse
