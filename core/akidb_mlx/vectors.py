@@ -32,7 +32,9 @@ def finish(
 
 
 def _to_unit_length(rows: Embeddings) -> Embeddings:
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _EPSILON), dtype=np.float32)
+    # As np.linalg.norm computes it, which takes three times as long for a row.
+    norms = np.sqrt(np.add.reduce(np.square(rows), axis=1, keepdims=True))
+    return np.asarray(rows / np.maximum(norms, _EPSILON), dtype=np.float32)
 
 
 def similarity(a: ArrayLike, b: ArrayLike, kind: str = "cosine") -> Embeddings:

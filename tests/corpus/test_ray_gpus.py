@@ -38,7 +38,7 @@ PROGRAM = textwrap.dedent(
             return os.environ.get("CUDA_VISIBLE_DEVICES"), ray.get_gpu_ids(), self.count
 
     akidb_ray.RayEmbedder = Told
-    environment = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}}
     ray.init(num_cpus=3, num_gpus=2, log_to_driver=False, include_dashboard=False, runtime_env=environment)
     config = EmbedderConfig(model=sys.argv[1])
     texts = [f"row {number} of many" for number in range(2000)]

@@ -222,8 +222,13 @@ def test_the_library_has_one_thread_and_the_variables_stay(tmp_path, variables, 
 @reference_blas
 @pytest.mark.alone
 def test_a_matmul_is_at_least_ten_times_as_fast(tmp_path):
-    tuned, reference = (float(finish(start(GFLOPS, tmp_path, AKIDB_MLX_BLAS=choice))[0]) for choice in ("", "off"))
-    assert tuned > 10 * reference
+    best = {"": 0.0, "off": 0.0}
+    for _ in range(5):  # what else the machine does can halve the faster one, and never helps
+        for choice in best:
+            best[choice] = max(best[choice], float(finish(start(GFLOPS, tmp_path, AKIDB_MLX_BLAS=choice))[0]))
+        if best[""] > 10 * best["off"]:
+            return
+    raise AssertionError(best)
 
 
 def test_a_named_library_that_does_not_load_is_an_error(no_library, monkeypatch):

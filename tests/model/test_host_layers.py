@@ -1,6 +1,11 @@
 """BERT's layers by NumPy and the BLAS give what MLX gives, and both what the reference does."""
 
 import math
+import os
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,6 +18,7 @@ from akidb_mlx.checkpoint.facts import read_checkpoint
 from akidb_mlx.device import blas
 from akidb_mlx.device.products import Products, one_by_one, products
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
+from akidb_mlx.model import host_encoder
 from akidb_mlx.model.architectures import ARCHITECTURES, make_backbone
 from akidb_mlx.model.architectures.albert import Albert
 from akidb_mlx.model.architectures.bert import Bert
@@ -163,6 +169,66 @@ def test_scores_beyond_what_exponentials_hold(way):
     """Where one token is seen alone: e to the power of such scores is infinite."""
     expected, found = layers_both_ways([9, 30], width=32, heads=2, inner=64, spread=4.0)
     assert_close(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("width, inner", [(32, 37), (32, 200), (384, 1536)])
+@pytest.mark.parametrize("count, longest", [(1, 1), (15, 15), (70, 9), (600, 512)])
+def test_parts_of_the_memory_to_compute_in(width, inner, count, longest):
+    """They lie in it and apart, but for the inner numbers, which come when queries, keys and scores are used."""
+    layer = SimpleNamespace(width=width, heads=2, up=SimpleNamespace(outputs=inner))
+    arena = np.empty(host_layers._Scratch.size(layer, count, longest), np.float32)
+    made = host_layers._Scratch(layer, count, longest, arena)
+    always = [made.attended, made.sums, made.states, *made.parts]
+    first = [made.qkv, made.scores, made.score_sums]
+    assert [len(part) >= count for part in (made.attended, made.sums, made.states, made.qkv, made.inner)] == [True] * 5
+    assert made.scores.size == 2 * longest**2
+    for together in ([*always, *first], [*always, made.inner]):
+        spans = sorted((part.ctypes.data, part.ctypes.data + part.nbytes) for part in together)
+        assert spans[0][0] >= arena.ctypes.data
+        assert spans[-1][1] <= arena.ctypes.data + arena.nbytes
+        assert all(stop <= start for (_, stop), (start, _) in pairwise(spans))
+
+
+def test_memory_to_compute_in_is_the_threads_own_and_given_back():
+    layers = host_layers.HostLayers([], products().multiply)
+    small = layers._arena(10)
+    assert layers._arena(len(small)) is small
+    gone = weakref.ref(small)
+    large = layers._arena(len(small) + 1)
+    del small
+    assert gone() is None
+    assert layers._arena(10) is large
+    layers._arena(host_layers._KEPT + 1)
+    assert layers._arena(10) is large
+    with ThreadPoolExecutor(1) as executor:
+        assert executor.submit(layers._arena, 10).result() is not large
+    large[0] = 1.0
+    child = os.fork()
+    if not child:
+        large[0] = 2.0
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert large[0] == 1.0
+
+
+def test_what_loading_leaves_behind_is_given_back():
+    """Weights are laid out anew: as much freed memory would stay with MLX, unused."""
+
+    def leave():
+        mx.eval(mx.zeros(1 << 20))
+        return mx.get_cache_memory()
+
+    assert on_cpu(leave) >= 4 << 20
+    with Embedder.load(REFERENCE / "bert-minilm-like", device="cpu", max_queued_tokens=600_001):
+        assert on_cpu(mx.get_cache_memory) < 1 << 20
+
+
+def test_rows_that_a_table_lacks():
+    """np.take would give the last one."""
+    table = np.zeros((5, 2), np.float32)
+    host_encoder._read(table, np.array([4, 0]), np.empty((2, 2), np.float32))
+    with pytest.raises(IndexError, match="row 5"):
+        host_encoder._read(table, np.array([5, 0]), np.empty((2, 2), np.float32))
 
 
 def test_other_activations_are_left_to_mlx():

@@ -11,6 +11,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 from akidb_mlx import Embedder
 from akidb_mlx.checkpoint.facts import read_checkpoint
 from akidb_mlx.errors import CheckpointError, ConfigError, InputError
+from akidb_mlx.pipeline import tokenizer as tokenizer_module
 from akidb_mlx.pipeline.tokenizer import Tokenizer
 from support.checkpoints import REFERENCE
 
@@ -52,6 +53,20 @@ def test_texts_are_cut_so_that_the_special_tokens_stay(tmp_path, words):
     kept = min(words, 8)
     assert cut.token_ids[0].tolist() == [CLS, *[FIRST] * kept, SEP]
     assert cut.truncated == ([0] if words > 8 else [])
+
+
+def test_texts_are_cut_some_at_a_time(tmp_path, monkeypatch):
+    """What that takes of memory is bounded, whatever the texts' lengths; places are those of the call."""
+    texts = ["a", "", "b " * 30, "a b", "c", "ab", "a " * 9, "A"]
+    whole = Tokenizer(make_file(tmp_path), 10).tokenize(texts, 5)
+    given = []
+    encoded = Tokenizer._encoded
+    monkeypatch.setattr(tokenizer_module, "_MOST_CHARACTERS", 4)
+    monkeypatch.setattr(Tokenizer, "_encoded", lambda self, *piece: given.append(piece) or encoded(self, *piece))
+    cut = Tokenizer(make_file(tmp_path), 10).tokenize(texts, 5)
+    assert given == [(["a", ""], 5), (["b " * 30], 7), (["a b", "c"], 8), (["ab"], 10), (["a " * 9], 11), (["A"], 12)]
+    assert [row.tolist() for row in cut.token_ids] == [row.tolist() for row in whole.token_ids]
+    assert cut.truncated == whole.truncated == [2, 6]
 
 
 @pytest.mark.parametrize("words", [9, 10, 11, 1010])

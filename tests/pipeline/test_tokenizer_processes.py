@@ -360,25 +360,28 @@ def test_they_end_with_who_started_them_though_its_child_lives(folder, when):
     program = (
         "import os, sys, time, akidb_mlx.pipeline.tokenizer_processes as module; module._LEAST_TEXTS = 1\n"
         "from akidb_mlx import Embedder\n"
-        "begin, starting = module._start_process, []\n"
-        "def slow(*arguments):\n"
-        "    begin(*arguments)\n"
-        "    starting.append(True)\n"
-        f"    time.sleep({3000 if when == 'starting' else 0})\n"
-        "module._start_process = slow\n"
+        "starting = []\n"
+        "class Slow:\n"
+        "    executable = sys.executable\n"
+        "    @property\n"
+        "    def path(self):\n"  # what a started process is told first
+        "        starting.append(True)\n"
+        f"        time.sleep({PATIENCE_S if when == 'starting' else 0})\n"
+        "        return sys.path\n"
+        "module.sys = Slow()\n"
         f"embedder = Embedder.load({str(folder)!r}, tokenizer_processes=1)\n"
         "embedder.encode_document([f'text {number}' for number in range(128)])\n"
         "processes = embedder._loaded.tokenizer.processes\n"
         f"while not {'starting' if when == 'starting' else 'processes._run'}: time.sleep(0.05)\n"
         "child = os.fork()\n"
-        "if not child: os.close(1); os.close(2); time.sleep(3000); os._exit(0)\n"
-        "print(child, flush=True); time.sleep(3000)\n"
+        f"if not child: os.close(1); os.close(2); time.sleep({PATIENCE_S}); os._exit(0)\n"
+        f"print(child, flush=True); time.sleep({PATIENCE_S})\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         child = int(parent.stdout.readline())
         parent.kill()
         try:
-            assert parent.communicate(timeout=PATIENCE_S)[0] == ""  # until nobody has its standard output, nor they
+            assert parent.communicate(timeout=PATIENCE_S / 2)[0] == ""  # until nobody has its standard output, nor they
         finally:
             os.kill(child, signal.SIGKILL)
 

@@ -138,11 +138,12 @@ class Batch:
             self._runtime.threads.surface_errors(alone=alone)
         arrays = [np.array(part, copy=False) for part in (computed if isinstance(computed, tuple) else (computed,))]
         flags = arrays.pop()[: len(plan.rows)] if self._runtime.form.flagged else None
-        if _has_infinite_row(arrays[0][: len(plan.rows)]) if flags is None else not flags.all():
-            raise RuntimeError("a token's hidden states are all zero: the device did not compute them")
         rows, finite = self._runtime.form.to_host(arrays, padded, len(plan.rows))
+        whole = bool(finite.all())
+        if (not whole and _has_infinite_row(arrays[0][: len(plan.rows)])) if flags is None else not flags.all():
+            raise RuntimeError("a token's hidden states are all zero: the device did not compute them")
         places: dict[Request, tuple[list[int], list[int]]] = {}
-        for position in np.flatnonzero(finite).tolist():
+        for position in range(len(plan.rows)) if whole else np.flatnonzero(finite).tolist():
             for request, index in plan.rows[position].owners:
                 indices, positions = places.setdefault(request, ([], []))
                 indices.append(index)
@@ -155,7 +156,8 @@ class Batch:
             queue.stats.row_tokens += sum(map(len, plan.rows))
             queue.stats.padded_tokens += plan.padded_tokens
         queue.answer(places, rows)
-        self._refuse(np.flatnonzero(~finite).tolist())
+        if not whole:
+            self._refuse(np.flatnonzero(~finite).tolist())
         if self._runtime.gpu and self._runtime.cache_limit_mb is not None:
             self._runtime.threads.trim_cache(self._runtime.cache_limit_mb)
 

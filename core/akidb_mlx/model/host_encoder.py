@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,8 +18,9 @@ from akidb_mlx.model.padded_batch import PaddedBatch
 
 __all__ = ["HostEncoder", "HostTables", "by_mlx"]
 
-Real = NDArray[np.bool_]
-"""(rows, length), True on tokens."""
+Real = NDArray[np.bool_] | None
+"""(rows, length), True on tokens; None where there is no padding."""
+Some = TypeVar("Some", bound=np.generic)
 
 
 class Embed(Protocol):
@@ -43,9 +44,10 @@ class HostEncoder:
     def __call__(self, padded: PaddedBatch, *, first_only: bool = False) -> HostStates:
         """Hidden states of the last layer; with `first_only` those of each row's first token."""
         rows, length = padded.input_ids.shape
-        real = np.arange(length) < padded.lengths[:, None]
+        spans = spans_of(padded.lengths)
+        real = None if spans[-1][1] == rows * length else np.arange(length) < padded.lengths[:, None]
         with np.errstate(all="ignore"):  # what is not finite shows in the rows
-            tokens = self._layers(partial(self._embed, padded, real), spans_of(padded.lengths), first_only=first_only)
+            tokens = self._layers(partial(self._embed, padded, real), spans, first_only=first_only)
         if first_only:
             return HostStates(tokens, np.ones(rows, np.int32), 1)
         return HostStates(tokens, padded.lengths, length)
@@ -79,15 +81,21 @@ class HostTables:
 
     def __call__(self, padded: PaddedBatch, real: Real, to: Array, spare: Array) -> None:
         """Write (tokens, width) to `to`."""
-        places = np.broadcast_to(self._positions(padded.input_ids), real.shape)
-        _read(self._word, padded.input_ids[real], to)
-        _read(self._position, places[real], spare)
+        ids = padded.input_ids
+        places = self._positions(ids)
+        _read(self._word, _of_tokens(ids, real), to)
+        _read(self._position, _of_tokens(np.broadcast_to(places, ids.shape), real), spare)
         to += spare
         if self._type is not None and padded.second_starts.any():
             starts = padded.second_starts[:, None]
-            second = (np.arange(real.shape[1]) >= starts) & (starts > 0)
-            to[second[real]] += self._type[1] - self._type[0]
+            second = (np.arange(ids.shape[1]) >= starts) & (starts > 0)
+            to[_of_tokens(second, real)] += self._type[1] - self._type[0]
         self._norm(to, spare, to)
+
+
+def _of_tokens(numbers: NDArray[Some], real: Real) -> NDArray[Some]:
+    """(rows, length) → (tokens,)."""
+    return numbers.reshape(-1) if real is None else numbers[real]
 
 
 def _read(table: Array, rows: NDArray[np.int32], to: Array) -> None:
@@ -103,6 +111,7 @@ def by_mlx(embed: Callable[[DeviceBatch], mx.array]) -> Embed:
     def to_host(padded: PaddedBatch, real: Real, to: Array, spare: Array) -> None:
         x = embed(DeviceBatch.of(padded))
         mx.eval(x)
-        to[:] = np.array(x, copy=False)[real]
+        states: Array = np.array(x, copy=False)
+        to[:] = states.reshape(to.shape) if real is None else states[real]
 
     return to_host

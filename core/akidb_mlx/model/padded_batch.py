@@ -39,8 +39,12 @@ def pad_batch(encodings: Sequence[Encoding], length: int, rows: int | None = Non
     again = (rows or len(encodings)) - len(encodings)
     encodings = [*encodings, *[encodings[-1]] * again]
     lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int32)
-    input_ids = np.zeros((len(encodings), length), dtype=np.int32)
-    input_ids[np.arange(length) < lengths[:, None]] = np.concatenate([encoding.token_ids for encoding in encodings])
+    tokens = np.concatenate([encoding.token_ids for encoding in encodings])
+    if len(tokens) == len(encodings) * length:
+        input_ids = tokens.reshape(-1, length)
+    else:
+        input_ids = np.zeros((len(encodings), length), dtype=np.int32)
+        input_ids[np.arange(length) < lengths[:, None]] = tokens
     return PaddedBatch(
         input_ids,
         lengths,
