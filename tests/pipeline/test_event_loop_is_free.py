@@ -7,13 +7,13 @@ QUERY, DOCUMENTS = ["what is MLX?"], ["a document of many words " * 20] * 8
 
 async def test_documents_leave_the_event_loop_free(tiny, monkeypatch):
     threads = []
-    real = tiny._path._encodings_of
+    real = tiny._path.encoder.encode
 
-    def encodings_of(texts, first, call):
+    def encode(*arguments):
         threads.append(threading.current_thread())
-        return real(texts, first, call)
+        return real(*arguments)
 
-    monkeypatch.setattr(tiny._path, "_encodings_of", encodings_of)
+    monkeypatch.setattr(tiny._path.encoder, "encode", encode)
     await tiny.aencode_query(QUERY)
     assert threads == [threading.current_thread()]
     await tiny.aencode_document(DOCUMENTS)
