@@ -1,6 +1,6 @@
 """Resident memory of a process over many texts: of a stream, and of a server over many requests. Prints a table.
 
-    python benchmarks/steady.py [--model MODEL] [--texts 100000] [--most-words 30] [--requests 20000]
+    python benchmarks/steady.py [--model MODEL] [--texts 100000] [--most-words 30] [--requests 20000] [--rounds 1]
         [--before CHECKOUT]
 
 The rows of the stream are dropped, so that what grows is the process's own. A server gets a text per request, and every

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -55,6 +56,27 @@ def test_a_child_forks_and_starts_processes_itself():
                 os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
     fork()
+
+
+@pytest.mark.parametrize("first", ["akidb_mlx", "akidb_mlx.engine.device_threads", "akidb_mlx.pipeline.loaded_model"])
+def test_a_fork_stops_the_device_threads_before_it_waits_for_starts(first):
+    """Where a device thread frees a model it ends that model's processes: it may not wait for who waits for it."""
+    program = (
+        "import importlib, os, sys\n"
+        "real, before = os.register_at_fork, []\n"
+        "def register(**hooks):\n"
+        "    before.append(hooks.get('before'))\n"
+        "    real(**hooks)\n"
+        "os.register_at_fork = register\n"
+        "importlib.import_module(sys.argv[1])\n"
+        "from akidb_mlx.device.forks import NO_FORK\n"
+        "from akidb_mlx.engine.device_threads import DEVICE_THREADS\n"
+        "from akidb_mlx.pipeline import loaded_model\n"
+        "hooks = [NO_FORK.acquire, DEVICE_THREADS.pause, loaded_model._lock.acquire]\n"
+        "print(*map(before.index, hooks))\n"  # they run from the last to the first
+    )
+    places = subprocess.check_output([sys.executable, "-c", program, first], text=True).split()
+    assert places == sorted(places, key=int)
 
 
 def renamed(folder):

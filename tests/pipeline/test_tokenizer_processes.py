@@ -330,7 +330,7 @@ def test_a_child_forked_while_one_starts_hides_no_end(folder, processes, monkeyp
     tokenizer = made(folder)
     tokenizer.processes = processes
     tokenizer.tokenize(TEXTS)
-    begun.wait(PATIENCE_S)
+    assert begun.wait(PATIENCE_S)
     child = os.fork()
     if not child:
         try:

@@ -54,6 +54,26 @@ def test_what_is_left_of_a_call_is_not_done():
     assert not done
 
 
+def test_where_no_thread_can_be_started_work_is_done_once(monkeypatch):
+    """A process may be at its limit of threads; the pool then keeps what it could not start one for."""
+    monkeypatch.setattr(waiting, "_pool", None)
+    go = threading.Event()
+    left = iter(range(5))
+    threads = Threads()
+    held = threads.do(True, go.wait, PATIENCE_S)
+
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        assert [threads.do(True, next, left).result(PATIENCE_S) for _ in range(2)] == [0, 1]
+        assert isinstance(threads.do(True, int, "tea").exception(PATIENCE_S), ValueError)
+    go.set()
+    held.result(PATIENCE_S)
+    assert threads.do(True, next, left).result(PATIENCE_S) == 2  # behind what the pool had kept
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_child_has_threads_of_its_own():
     assert Threads().do(True, os.getpid).result(PATIENCE_S) == os.getpid()

@@ -11,4 +11,5 @@ NO_FORK = threading.RLock()
 The forked child would have all ends of the new process's pipes: whoever reads from one would not see it end.
 """
 
+# Imported before what stops the device threads at a fork: hooks run in the reverse order, and theirs come first.
 os.register_at_fork(before=NO_FORK.acquire, after_in_parent=NO_FORK.release, after_in_child=NO_FORK.release)

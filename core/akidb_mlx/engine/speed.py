@@ -28,10 +28,8 @@ class SpeedMeter:
             seconds = min(seconds, _MOST_SURPRISE * self.seconds(tokens))
         self._batches += 1
         new = (1.0, tokens, seconds, tokens * tokens, tokens * seconds)
-        weight, tokens_, seconds_, squares, products = (
-            self._decay * x + y for x, y in zip(self._sums, new, strict=True)
-        )
-        self._sums = weight, tokens_, seconds_, squares, products
+        a, b, c, d, e = (self._decay * x + y for x, y in zip(self._sums, new, strict=True))
+        self._sums = a, b, c, d, e
 
     def started(self, seconds: float) -> None:
         """Learn from one batch that was handed to a GPU."""

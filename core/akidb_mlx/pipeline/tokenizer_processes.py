@@ -71,8 +71,7 @@ class _Run:
         They are closed by who uses them last: a thread that waits on one would read from the next file of that number.
         """
         self.lost = True
-        with NO_FORK:
-            _runs.discard(self)
+        _runs.discard(self)  # a forked child goes through a copy
         for lane in self.lanes:
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(lane.fileno())) as end:
                 end.shutdown(socket.SHUT_RDWR)

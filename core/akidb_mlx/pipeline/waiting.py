@@ -9,7 +9,8 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ParamSpec, Protocol, Self, TypeVar
+from functools import partial
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar
 from weakref import WeakSet
 
 __all__ = ["THREADS", "Threads", "Wait", "after", "blocking", "in_event_loop", "iterate", "run"]
@@ -83,17 +84,17 @@ class Threads:
 
     def do(self, much: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         """Work on a thread where it is much, else here and now. The work waits for no other of its kind."""
-        if much:
-            try:
-                future = _threads().submit(work, *args, **kwargs)
-            except RuntimeError:  # no thread is to be had: the process is ending
-                pass
-            else:
-                self._under_way.add(future)
-                return future
-        future = Future()
-        future.set_result(work(*args, **kwargs))
-        return future
+        if not much:
+            done: Future[T] = Future()
+            done.set_result(work(*args, **kwargs))
+            return done
+        piece = _Piece(partial(work, *args, **kwargs))
+        self._under_way.add(piece.future)
+        try:
+            _threads().submit(piece)
+        except RuntimeError:  # no thread is to be had: the process is ending, or may have no more
+            piece()
+        return piece.future
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +104,28 @@ class Threads:
             future.cancel()
 
 
+class _Piece(Generic[T]):
+    """Work that is done once, though a pool that could start no thread for it keeps it in its queue."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self.future: Future[T] = Future()
+        self._work = work
+        self._begun = threading.Lock()
+
+    def __call__(self) -> None:
+        if not self._begun.acquire(blocking=False) or not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self._work()
+        except BaseException as error:
+            self.future.set_exception(error)
+            del self  # the error's traceback would hold the future that holds the error
+        else:
+            self.future.set_result(result)
+
+
+# Idle ones cost little; a model whose tokenizer is read anew holds up no other's texts.
+_MOST_THREADS = 32
 _pool: ThreadPoolExecutor | None = None
 _inherited: list[ThreadPoolExecutor] = []
 """A parent process's; a forked child has none of their threads and leaves them alone."""
@@ -113,7 +136,7 @@ def _threads() -> ThreadPoolExecutor:
     global _pool
     pool = _pool
     if pool is None:  # two at once may make two, of which one ends when its work is done
-        pool = _pool = ThreadPoolExecutor(max(8, 2 * (os.cpu_count() or 1)), "akidb-mlx-tokenize")
+        pool = _pool = ThreadPoolExecutor(_MOST_THREADS, "akidb-mlx-tokenize")
     return pool
 
 

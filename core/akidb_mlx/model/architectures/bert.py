@@ -62,7 +62,7 @@ class Embeddings(nn.Module):
             types = slice(0, 1) if batch.token_types is None else batch.token_types
             return self.by_position(positions, types)
         fits = isinstance(positions, slice) and positions.stop <= len(made)
-        return made[positions] if fits else rows_of(self.position, positions) + rows_of(self.token_type, slice(0, 1))
+        return made[positions] if fits else self.by_position(positions, slice(0, 1))
 
 
 class FactorizedEmbeddings(Embeddings):

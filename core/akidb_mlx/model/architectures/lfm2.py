@@ -16,7 +16,7 @@ from akidb_mlx.model.architectures.decoder_table import FULL, Family, account_fo
 from akidb_mlx.model.device_batch import DeviceBatch
 from akidb_mlx.model.layers import cpu_kernels
 from akidb_mlx.model.layers.activations import ACTIVATIONS
-from akidb_mlx.model.layers.attention import SelfAttention, is_in_blocks
+from akidb_mlx.model.layers.attention import SelfAttention, takes_blocks
 from akidb_mlx.model.layers.feedforward import GatedMLP
 from akidb_mlx.model.layers.masks import Mask, batch_mask, make_causal_mask
 from akidb_mlx.model.layers.rope import Rope, make_rope, rope_parameters
@@ -82,7 +82,7 @@ class Layer(nn.Module):
             convolved = self.convolution(self.operator_norm(x), None if kept is None else kept[:, place])
             return self._after(x, convolved)
 
-        if not is_in_blocks(x):
+        if not takes_blocks(x):
             return convolve(x, slice(None))
         return cpu_kernels.in_blocks_of_neighbours(convolve, x, self.convolution.before, self.convolution.after)
 

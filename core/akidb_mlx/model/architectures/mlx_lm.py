@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from akidb_mlx.errors import BackendError, UnsupportedModelError
-from akidb_mlx.model.layers.attention import attend, attention_layer_in_blocks, is_in_blocks
+from akidb_mlx.model.layers.attention import attend, attention_layer_in_blocks, takes_blocks
 from akidb_mlx.model.layers.masks import ByBlock, Mask
 
 __all__ = ["has_model", "import_model"]
@@ -43,7 +43,7 @@ def _capped(theirs: Any) -> Any:
     """Gemma 2's attention caps its scores and has a method of its own, which makes them all at once."""
 
     def attention(self: Any, x: Any, mask: Mask, cache: None = None) -> Any:
-        if not is_in_blocks(x):
+        if not takes_blocks(x):
             whole = mask.block(0, x.shape[1])[1] if isinstance(mask, ByBlock) else mask
             if isinstance(whole, mx.array) and whole.ndim == 4 and self.repeats > 1:
                 whole = mx.expand_dims(whole, 2)  # heads are in groups there

@@ -19,8 +19,8 @@ __all__ = [
     "attention_layer_in_blocks",
     "first_of_attention_layer",
     "forget_masks",
-    "is_in_blocks",
     "query_block",
+    "takes_blocks",
 ]
 
 Rope = Callable[[mx.array, int], mx.array]
@@ -110,24 +110,26 @@ def _attend_in_blocks(
 
 def attention_layer(project: Project, finish: Finish, x: mx.array, mask: Mask, scale: float) -> mx.array:
     """`finish(x, attend(*project(x, 0), mask, scale))`; a long text on the CPU is computed block by block."""
-    if is_in_blocks(x):
+    if takes_blocks(x):
         return attention_layer_in_blocks(project, finish, x, mask, scale)
     return finish(x, attend(*project(x, 0), mask, scale))
 
 
 def first_of_attention_layer(project: Project, finish: Finish, x: mx.array, mask: Mask, scale: float) -> mx.array:
-    """`attention_layer(…)[:, :1]`, a query and a network for one token per row.
+    """What `attention_layer` gives each row's first token, with a query and a network for that one alone.
+
+    (rows, 1, width), or of (rows × length, width) (rows, width).
 
     `mask` is by block, or the same for all tokens.
     """
-    if is_in_blocks(x):
+    if takes_blocks(x):
         return attention_layer_in_blocks(project, finish, x, mask, scale)[:, :1]
     queries, keys, values = project(x, 0)
     first = x.reshape(queries.shape[0], -1, x.shape[-1])[:, 0] if x.ndim == 2 else x[:, :1]
     return finish(first, attend(queries[:, :, :1], keys, values, mask, scale))
 
 
-def is_in_blocks(x: mx.array) -> bool:
+def takes_blocks(x: mx.array) -> bool:
     """Whether layers compute (rows, length, width) block by block: a long text on the CPU."""
     return x.ndim == 3 and x.shape[1] > cpu_kernels.LONG and cpu_kernels.computes_on_cpu(x)
 
@@ -208,7 +210,7 @@ class SelfAttention(nn.Module):
 
         `norm` comes before; `then` is the rest of the layer, which a long text computes together with its attention.
         `first_only` gives what each row's first token gets, (rows, 1, width), where `mask` is the same for all tokens.
-        `rows` is needed with (rows × length, width), the same without that: see `flat.is_flat`.
+        `rows` is needed with (rows × length, width), of which `first_only` gives (rows, width): see `flat.is_flat`.
         """
 
         def project(x: mx.array, first: int) -> tuple[mx.array, mx.array, mx.array]:

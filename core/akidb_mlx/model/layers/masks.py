@@ -13,7 +13,10 @@ __all__ = ["ByBlock", "LongMask", "Mask", "RowMask", "batch_mask", "is_by_block"
 
 
 class ByBlock:
-    """Who sees whom, or what is added to the scores, block by block: for texts so long that all of it would not fit."""
+    """Who sees whom, or what is added to the scores, block by block: of texts so long that all of it would not fit.
+
+    Of a lone short row in one block.
+    """
 
     def block(self, start: int, stop: int) -> tuple[slice, mx.array | None]:
         """For the queries from `start` to `stop`: which keys they see at most, and the mask among them."""
