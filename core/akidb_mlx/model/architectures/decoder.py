@@ -67,7 +67,8 @@ class Decoder(Backbone):
             COMPLETIONS[config["model_type"]](self.model, self._kinds, config)
         self.has_experts = config["model_type"] in MIXTURES
         self._plain, self._norms_after, self._norms_add_one = family.plain, family.norms_after, family.norms_add_one
-        self._their_activation = None if family.activation == "silu" else ACTIVATIONS[family.activation]
+        joined_by_us = family.plain and family.activation != "silu"  # the others' networks stay mlx-lm's own
+        self._their_activation = ACTIVATIONS[family.activation] if joined_by_us else None
         self._query_scale: QueryScale | None = None
         self._layers_are_ours = False
         self._ropes = [rope for rope in ropes.values() if isinstance(rope, RopeByLength)]
