@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from corpus_text import documents, queries
-from peers import Peer, peak_mb, spread
+from peer_workers import peak_mb
+from peers import Peer, spread
 
 HERE = Path(__file__).resolve()
 REFERENCE = HERE.parents[1] / "tests" / "reference"

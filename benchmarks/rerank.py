@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from corpus_text import queries, sentences
-from peers import Peer, peak_mb, spread
+from peer_workers import peak_mb
+from peers import Peer, spread
 
 HERE = Path(__file__).resolve()
 Pair = tuple[str, str]

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from corpus_text import documents, queries
-from peers import Peer, peak_mb, spread
+from peer_workers import peak_mb
+from peers import Peer, spread
 
 HERE = Path(__file__).resolve()
 Encode = Callable[[list[str], int, bool], Any]
