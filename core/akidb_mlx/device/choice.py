@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import logging
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from typing import Literal
@@ -184,8 +185,8 @@ def _cuda(memory: Memory) -> Device:
 
     for variable, value in _CUDA.items():
         os.environ.setdefault(variable, value)
-    _keep_kernels()
     name = str(mx.device_info(mx.gpu).get("device_name", "GPU"))
+    _keep_kernels(mx.__version__, name)
     # For each new shape of attention cuDNN plans for 35 to 90 ms, now and then for a second.
     shapes = Shapes(16, length_multiple=8, full_tokens=65_536, small_tokens=1024)
     return Device(
@@ -203,13 +204,16 @@ def _cuda(memory: Memory) -> Device:
     )
 
 
-def _keep_kernels() -> None:
-    """Have MLX keep the kernels that it compiles in the user's cache folder: its own place is a temporary one."""
+def _keep_kernels(version: str, gpu: str) -> None:
+    """Have MLX keep the kernels that it compiles in the user's cache folder: its own place is a temporary one.
+
+    MLX finds them by name alone, so each of its versions and each kind of GPU has a folder.
+    """
     variable = "MLX_PTX_CACHE_DIR"
     if variable in os.environ:
         return
     with contextlib.suppress(OSError):
-        folder = cache_folder() / "kernels"
+        folder = cache_folder() / "kernels" / version / re.sub(r"\W+", "-", gpu)
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             os.environ[variable] = str(folder)
