@@ -1,5 +1,6 @@
 """Texts cut into tokens by other processes: the same tokens and errors, and nothing lost when one ends."""
 
+import asyncio
 import logging
 import os
 import pickle
@@ -198,19 +199,64 @@ def test_a_process_that_is_killed_loses_nothing(folder, processes, caplog):
     same(tokenizer.tokenize(TEXTS), alone)
 
 
-def test_it_ends_by_itself_and_starts_again(folder, monkeypatch, caplog):
+@pytest.fixture
+def runs(monkeypatch):
+    """All that were begun: those that end when idle may be gone before who waits for them looks."""
+    begun = []
+
+    def note(run, idle_s, start=tokenizer_processes._start_process):
+        start(run, idle_s)
+        begun.append(run)
+
     monkeypatch.setattr(tokenizer_processes, "_LEAST_TEXTS", 1)
+    monkeypatch.setattr(tokenizer_processes, "_start_process", note)
+    return begun
+
+
+def test_it_ends_by_itself_and_starts_again(folder, runs, caplog):
     processes = TokenizerProcesses(1, idle_s=0.2)
     try:
         tokenizer = made(folder)
-        run = start(tokenizer, processes)
-        run.processes[0].wait(PATIENCE_S)
+        tokenizer.processes = processes
         with caplog.at_level(logging.WARNING):
             assert len(tokenizer.tokenize(TEXTS).token_ids) == len(TEXTS)
+            # Nobody asks again: it is waited for all the same, or it would stay as a zombie.
+            until(lambda: runs and runs[0].processes[0].returncode is not None)
+            until(lambda: runs[0].lost and processes._run is None)
+            assert len(tokenizer.tokenize(TEXTS).token_ids) == len(TEXTS)
+            until(lambda: len(runs) == 2)
         assert not caplog.records
-        assert start(tokenizer, processes) is not run
     finally:
         processes.close()
+
+
+def test_whose_weights_are_freed_holds_no_device_up(folder, processes, monkeypatch):
+    """A device's thread frees them; a process may take a while to end."""
+    monkeypatch.setattr(tokenizer_processes, "_END_S", PATIENCE_S)
+    tokenizer = made(folder)
+    run = start(tokenizer, processes)
+    stopped = run.processes[0]
+    os.kill(stopped.pid, signal.SIGSTOP)
+    try:
+        tokenizer.sleep(lambda limit: made(folder))
+        assert stopped.poll() is None and processes._run is None
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
+    until(lambda: [process.returncode for process in run.processes] == [0, 0])
+    assert len(tokenizer.tokenize(TEXTS).token_ids) == len(TEXTS)
+
+
+def test_an_event_loop_waits_for_no_process(folder, monkeypatch):
+    """Short texts, which it may cut itself; there is one process, with as many connections as a call has threads."""
+    asked = []
+
+    def ask(*_, **__):
+        asked.append(threading.current_thread())
+
+    with Embedder.load(folder, tokenizer_processes=1) as embedder:
+        monkeypatch.setattr(embedder._loaded.tokenizer.processes, "ask", ask)
+        asyncio.run(embedder.aencode_document(["tea"] * 128))
+    assert asked and threading.current_thread() not in asked
 
 
 def test_threads_share_it(folder, processes):

@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 
+import numpy as np
 import pytest
 
 from akidb_mlx import Embedder
@@ -54,9 +55,38 @@ def test_what_is_left_of_a_call_is_not_done():
     assert not done
 
 
+@pytest.fixture
+def others_under_way():
+    """As much of other calls as there are threads for, and more: none of it ends before the test."""
+    most = waiting._threads()._max_workers
+    busy, go = threading.Barrier(most + 1), threading.Event()
+
+    def hold():
+        busy.wait(PATIENCE_S)
+        go.wait(PATIENCE_S)
+
+    with Threads() as others:
+        held = [others.do(True, hold) for _ in range(most)]
+        busy.wait(PATIENCE_S)
+        held.append(others.do(True, go.wait, PATIENCE_S))
+        yield held
+        go.set()
+        for future in held:
+            future.result(PATIENCE_S)
+
+
+def test_a_query_waits_for_no_documents(others_under_way):
+    """Their pieces may wait for a tokenizer or a process."""
+    with Embedder.load(PROMPTS, max_seq_length=16) as embedder:
+        alone = embedder.encode_query([LONG])
+        given = asyncio.run(asyncio.wait_for(embedder.aencode_query([LONG]), PATIENCE_S))
+    assert np.array_equal(given, alone)
+    assert not any(future.done() for future in others_under_way)
+
+
 def test_where_no_thread_can_be_started_work_is_done_once(monkeypatch):
     """A process may be at its limit of threads; the pool then keeps what it could not start one for."""
-    monkeypatch.setattr(waiting, "_pool", None)
+    monkeypatch.setattr(waiting, "_pools", {})
     go = threading.Event()
     left = iter(range(5))
     threads = Threads()

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Literal
 
 from akidb_mlx.device import tuning
@@ -186,7 +187,7 @@ def _cuda(memory: Memory) -> Device:
     for variable, value in _CUDA.items():
         os.environ.setdefault(variable, value)
     name = str(mx.device_info(mx.gpu).get("device_name", "GPU"))
-    _keep_kernels(mx.__version__, name)
+    _keep_kernels(version("mlx"), name)
     # For each new shape of attention cuDNN plans for 35 to 90 ms, now and then for a second.
     shapes = Shapes(16, length_multiple=8, full_tokens=65_536, small_tokens=1024)
     return Device(
@@ -204,7 +205,7 @@ def _cuda(memory: Memory) -> Device:
     )
 
 
-def _keep_kernels(version: str, gpu: str) -> None:
+def _keep_kernels(mlx: str, gpu: str) -> None:
     """Have MLX keep the kernels that it compiles in the user's cache folder: its own place is a temporary one.
 
     MLX finds them by name alone, so each of its versions and each kind of GPU has a folder.
@@ -213,7 +214,7 @@ def _keep_kernels(version: str, gpu: str) -> None:
     if variable in os.environ:
         return
     with contextlib.suppress(OSError):
-        folder = cache_folder() / "kernels" / version / re.sub(r"\W+", "-", gpu)
+        folder = cache_folder() / "kernels" / mlx / re.sub(r"\W+", "-", gpu)
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             os.environ[variable] = str(folder)

@@ -20,7 +20,7 @@ from akidb_mlx.pipeline.loaded_model import AnyLoadedModel
 from akidb_mlx.pipeline.parts import PartEncoder, pieces
 from akidb_mlx.pipeline.progress import Progress, above_bars
 from akidb_mlx.pipeline.tokenizer_processes import LEAST_PART
-from akidb_mlx.pipeline.waiting import THREADS, Threads, Wait, after, blocking, in_event_loop, iterate, run
+from akidb_mlx.pipeline.waiting import Threads, Wait, after, blocking, in_event_loop, iterate, run
 from akidb_mlx.pipeline.watching import Watch, watch_of_caller
 
 __all__ = ["TextPipeline"]
@@ -75,9 +75,9 @@ class TextPipeline(Generic[Input]):
         """`stream` for an event loop."""
         return self._stream(texts, chunk_size, call, on_error, watch_of_caller(), in_event_loop)
 
-    def _threads(self) -> Threads:
+    def _threads(self, call: Call[Given]) -> Threads:
         """What tokenises."""
-        return Threads(self._loaded.tokenizer.lanes)
+        return Threads(self._loaded.tokenizer.lanes, urgent=call.urgent)
 
     async def _encode(self, texts: Sequence[Input], call: Call[Given], show_progress: bool, wait_for: Wait) -> Given:
         texts = self.encoder.check(texts)
@@ -85,7 +85,7 @@ class TextPipeline(Generic[Input]):
         watch = watch_of_caller()
         with (
             Progress(len(texts), show_progress, watch) as progress,
-            self._threads() as threads,
+            self._threads(call) as threads,
             self._in_use(),
         ):
             try:
@@ -108,7 +108,7 @@ class TextPipeline(Generic[Input]):
     ) -> AsyncGenerator[Given, None]:
         chunks: deque[Chunk[Input]] = deque()
         first = 0
-        with self._threads() as threads, self._in_use():
+        with self._threads(call) as threads, self._in_use():
             try:
                 more = True
                 while more or chunks:
@@ -192,7 +192,7 @@ class TextPipeline(Generic[Input]):
         parts = deque(self._parts.places(len(texts), threads.count))
         inline = _INLINE_CHARACTERS if wait_for is blocking else _INLINE_IN_LOOP
         # Those that another process cuts are waited for: not in an event loop.
-        elsewhere = threads.count > THREADS and len(texts) >= LEAST_PART
+        elsewhere = self._loaded.tokenizer.processes is not None and len(texts) >= LEAST_PART
         much = elsewhere or len(parts) > 1 or sum(map(self.encoder.characters, texts)) > inline
         ahead: deque[tuple[int, Future[Encoded]]] = deque()
         while parts or ahead:

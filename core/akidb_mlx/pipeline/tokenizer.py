@@ -153,7 +153,8 @@ class Tokenizer:
         """Free its vocabulary until it is next used; `again` makes the same of its limit."""
         self._again = partial(again, self.max_seq_length)
         self._live = None
-        self.close()
+        if self.processes is not None:
+            self.processes.close(wait=False)  # a device's thread calls this
 
     def close(self) -> None:
         """End the processes that cut texts for it."""

@@ -66,6 +66,11 @@ class _Run:
     lost: bool = False
 
     def end(self) -> None:
+        """Shut the connections down and wait for the processes."""
+        self.shut()
+        self.wait()
+
+    def shut(self) -> None:
         """Shut the connections down, which ends the processes and whoever waits for their answers.
 
         They are closed by who uses them last: a thread that waits on one would read from the next file of that number.
@@ -75,6 +80,9 @@ class _Run:
         for lane in self.lanes:
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(lane.fileno())) as end:
                 end.shutdown(socket.SHUT_RDWR)
+
+    def wait(self) -> None:
+        """Until the processes have ended, after some seconds by force."""
         until = time.monotonic() + _END_S
         for process in self.processes:
             try:
@@ -145,13 +153,19 @@ class TokenizerProcesses:
             raise answer
         return answer
 
-    def close(self) -> None:
-        """End the processes; the next long call starts others."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the processes; the next long call starts others. They may end a little later without `wait`."""
         with self._lock:
             self._closes += 1
             run, self._run = self._run, None
-        if run is not None:
-            self._end(run)
+        if run is None:
+            return
+        if not wait:
+            run.shut()
+            with contextlib.suppress(RuntimeError):  # this process is ending: then it waits
+                threading.Thread(target=self._end, args=(run,), name="akidb-mlx-end", daemon=True).start()
+                return
+        self._end(run)
 
     def after_fork(self) -> None:
         """In a forked child: the processes are its parent's."""
@@ -208,6 +222,11 @@ class TokenizerProcesses:
                 self._finalizer = weakref.finalize(self, run.end)
         if not wanted:  # closed meanwhile
             run.end()
+            return
+        # They end by themselves when idle, and would stay as zombies.
+        watch = threading.Thread(target=_watch, args=(run, weakref.ref(self)), name="akidb-mlx-watch", daemon=True)
+        with contextlib.suppress(RuntimeError):  # no thread is to be had
+            watch.start()
 
     def _fail(self, run: _Run) -> None:
         """A connection was closed from the other side."""
@@ -232,6 +251,13 @@ class TokenizerProcesses:
             if self._finalizer is not None and self._run in (None, run):
                 self._finalizer.detach()
         run.end()
+
+
+def _watch(run: _Run, owner: "weakref.ref[TokenizerProcesses]") -> None:
+    for process in run.processes:
+        process.wait()
+    if (found := owner()) is not None:
+        found._fail(run)
 
 
 def _plain(item: Any) -> Any:

@@ -77,9 +77,10 @@ def iterate(generator: AsyncGenerator[T, None]) -> Iterator[T]:
 class Threads:
     """A call's part of the process's threads for work of milliseconds; they leave an event loop free."""
 
-    def __init__(self, count: int = THREADS) -> None:
-        """`count` is how many pieces a caller has under way at once."""
+    def __init__(self, count: int = THREADS, *, urgent: bool = False) -> None:
+        """`count` is how many pieces a caller has under way at once; `urgent` ones wait for none that are not."""
         self.count = count
+        self._urgent = urgent
         self._under_way: WeakSet[Future[Any]] = WeakSet()
 
     def do(self, much: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
@@ -91,7 +92,7 @@ class Threads:
         piece = _Piece(partial(work, *args, **kwargs))
         self._under_way.add(piece.future)
         try:
-            _threads().submit(piece)
+            _threads(self._urgent).submit(piece)
         except RuntimeError:  # no thread is to be had: the process is ending, or may have no more
             piece()
         return piece.future
@@ -124,27 +125,25 @@ class _Piece(Generic[T]):
             self.future.set_result(result)
 
 
-# Idle ones cost little; a model whose tokenizer is read anew holds up no other's texts.
-_MOST_THREADS = 32
-_pool: ThreadPoolExecutor | None = None
+# Idle ones cost little. Pieces may wait here: for a tokenizer that is read anew, for a process that cuts texts.
+_MOST_THREADS, _MOST_URGENT = 32, 8
+_pools: dict[bool, ThreadPoolExecutor] = {}
 _inherited: list[ThreadPoolExecutor] = []
 """A parent process's; a forked child has none of their threads and leaves them alone."""
 
 
-def _threads() -> ThreadPoolExecutor:
+def _threads(urgent: bool = False) -> ThreadPoolExecutor:
     """The process's, started when there is work: a thread for each call would cost as much as a short text."""
-    global _pool
-    pool = _pool
+    pool = _pools.get(urgent)
     if pool is None:  # two at once may make two, of which one ends when its work is done
-        pool = _pool = ThreadPoolExecutor(_MOST_THREADS, "akidb-mlx-tokenize")
+        most = _MOST_URGENT if urgent else _MOST_THREADS
+        pool = _pools[urgent] = ThreadPoolExecutor(most, "akidb-mlx-tokenize")
     return pool
 
 
 def _after_fork() -> None:
-    global _pool
-    if _pool is not None:
-        _inherited.append(_pool)
-        _pool = None
+    _inherited.extend(_pools.values())
+    _pools.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -149,8 +149,8 @@ class RemotePath(TextPipeline[Input]):
     def _finish(self, rows: Sequence[Any], call: Call[Given]) -> Given:
         return call.finish(rows)  # type: ignore[arg-type]
 
-    def _threads(self) -> Threads:
-        return Threads()
+    def _threads(self, call: Call[Given]) -> Threads:
+        return Threads(urgent=call.urgent)
 
     def _in_use(self) -> AbstractContextManager[None]:
         return nullcontext()  # the server's business
