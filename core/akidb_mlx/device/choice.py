@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from akidb_mlx.device import tuning
@@ -187,7 +187,7 @@ def _cuda(memory: Memory) -> Device:
     for variable, value in _CUDA.items():
         os.environ.setdefault(variable, value)
     name = str(mx.device_info(mx.gpu).get("device_name", "GPU"))
-    _keep_kernels(version("mlx"), name)
+    _keep_kernels(name)
     # For each new shape of attention cuDNN plans for 35 to 90 ms, now and then for a second.
     shapes = Shapes(16, length_multiple=8, full_tokens=65_536, small_tokens=1024)
     return Device(
@@ -205,7 +205,7 @@ def _cuda(memory: Memory) -> Device:
     )
 
 
-def _keep_kernels(mlx: str, gpu: str) -> None:
+def _keep_kernels(gpu: str) -> None:
     """Have MLX keep the kernels that it compiles in the user's cache folder: its own place is a temporary one.
 
     MLX finds them by name alone, so each of its versions and each kind of GPU has a folder.
@@ -213,8 +213,8 @@ def _keep_kernels(mlx: str, gpu: str) -> None:
     variable = "MLX_PTX_CACHE_DIR"
     if variable in os.environ:
         return
-    with contextlib.suppress(OSError):
-        folder = cache_folder() / "kernels" / mlx / re.sub(r"\W+", "-", gpu)
+    with contextlib.suppress(OSError, PackageNotFoundError):
+        folder = cache_folder() / "kernels" / version("mlx") / re.sub(r"\W+", "-", gpu)
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             os.environ[variable] = str(folder)
