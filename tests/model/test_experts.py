@@ -7,7 +7,7 @@ import pytest
 
 from akidb_mlx import Embedder
 from akidb_mlx.engine.device_threads import DEVICE_THREADS
-from akidb_mlx.model.layers.experts import Experts, Mixture, Router
+from akidb_mlx.model.layers.experts import ExpertLinear, Experts, Mixture, Router
 from support.batches import peak_bytes
 from support.checkpoints import REFERENCE
 from support.comparison import assert_close
@@ -113,6 +113,20 @@ def test_the_estimate_is_not_too_low(shape):
         model = embedder._loaded.engine.model
         taken = DEVICE_THREADS.run(lambda: peak_bytes(model, rows, length)).result(PATIENCE_S)
         assert taken <= model.activation_bytes(rows, length) <= 4 * taken + (32 << 20)
+
+
+@pytest.mark.skipif(DEVICE.kind != "cpu", reason="elsewhere products gather their matrices")
+@pytest.mark.parametrize("packing", [None, {"group_size": 64, "bits": 4}], ids=["float32", "4 bit"])
+def test_no_experts_matrix_is_copied(packing):
+    """Which would take longer than the product of a query's few tokens."""
+    layer = ExpertLinear(1024, 1024, 4)
+    layer = layer if packing is None else layer.to_quantized(**packing)
+    x = mx.zeros((4, 1024))
+    mx.eval(layer.parameters(), x)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    mx.eval(layer.one(x, 2))
+    assert mx.get_peak_memory() - before < layer.weight.nbytes / 4 / 8
 
 
 # ── the router ───────────────────────────────────────────────────────────────────────────────────────

@@ -77,7 +77,7 @@ class ExpertLinear(nn.Module):
 
     def one(self, x: mx.array, expert: int) -> mx.array:
         """(n, width) → (n, outputs), all by one expert."""
-        product: mx.array = x @ self.weight[expert].T
+        product: mx.array = x @ self.weight[expert, ...].T  # a view; without the dots it would be a copy
         return product
 
     def to_quantized(self, group_size: int, bits: int, mode: str = "affine") -> "PackedExpertLinear":
@@ -103,7 +103,8 @@ class PackedExpertLinear(nn.Module):
     def one(self, x: mx.array, expert: int) -> mx.array:
         """As `ExpertLinear.one`."""
         biases = self.get("biases")
-        parts = (self.weight[expert], self.scales[expert], None if biases is None else biases[expert])
+        weight, scales = self.weight[expert, ...], self.scales[expert, ...]  # views, as above
+        parts = (weight, scales, None if biases is None else biases[expert, ...])
         return mx.quantized_matmul(x, *parts, transpose=True, **self._packing)
 
 
