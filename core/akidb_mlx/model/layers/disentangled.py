@@ -100,7 +100,7 @@ class DisentangledAttention(nn.Module):
         states = positions.states[None]
         if self._shared:
             queries, keys, _ = self._split(self.qkv(states))
-            return (keys[0] if "c2p" in self._kinds else None), (queries[0] if "p2c" in self._kinds else None)
+            return (keys[0, ...] if "c2p" in self._kinds else None), (queries[0, ...] if "p2c" in self._kinds else None)
 
         def heads(x: mx.array) -> mx.array:
             return x.reshape(-1, self._heads, self._head).swapaxes(0, 1)
