@@ -509,3 +509,28 @@ def test_a_proxy_is_not_asked_for_what_is_here(server, monkeypatch):
     with RemoteEmbedder.load("m", base_url=server.url) as there, Embedder.load(PROMPTS) as here:
         assert np.array_equal(there.encode(["a"]), here.encode(["a"]))
         assert np.array_equal(asyncio.run(there.aencode(["a"])), here.encode(["a"]))
+
+
+class _Door:
+    """A lock that lets another thread's work in as soon as it is left."""
+
+    def __init__(self, then):
+        self._then = [then]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        if self._then:
+            self._then.pop()()
+
+
+def test_who_comes_while_the_last_one_leaves_has_a_connection_that_counts(monkeypatch):
+    address = Address("http://127.0.0.1:9")
+    connection.hold(address)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(connection, "_lock", _Door(lambda: connection.release(address)))
+        connection.hold(address)
+    assert connection._connections[address].users == 1
+    connection.release(address)
+    assert address not in connection._connections

@@ -1,5 +1,6 @@
 """`serve --workers`: one address, several processes; each its GPU, dead ones started again, a stop that drains all."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from test_server_process import run_serve
 
 from akidb_mlx.device import visible
 from akidb_mlx.errors import ConfigError
-from akidb_mlx.server import workers
+from akidb_mlx.server import running, workers
 from akidb_mlx.server.metrics import joined
 from akidb_mlx.server.settings import make_settings
 from akidb_mlx.server.team import ABSENT, Share, add_up
@@ -46,12 +47,16 @@ def cards(wanted, devices=(None,)):
     return [one.get("CUDA_VISIBLE_DEVICES") for one in plan_workers(wanted, devices)]
 
 
-def test_each_worker_sees_one_card(pretended, caplog):
+def test_each_worker_sees_one_card_and_its_share_of_the_cores(pretended, monkeypatch, caplog):
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     pretended(4)
     assert cards("auto") == ["0", "1", "2", "3"]
     assert cards(2) == ["0", "1"]
     assert cards(1) == [None]
     assert not caplog.messages
+    monkeypatch.setattr(workers, "available_cores", lambda: 32)
+    assert plan_workers(2, [None]) == [{"CUDA_VISIBLE_DEVICES": card, "OPENBLAS_NUM_THREADS": "16"} for card in "01"]
     assert cards(6) == ["0", "1", "2", "3", "0", "1"]
     assert "6 workers share 4 GPU(s): each loads the models" in caplog.messages[0]
 
@@ -102,10 +107,55 @@ def test_connections_go_to_whoever_has_fewest():
     assert board[2] == ABSENT
     assert not a.is_next(1, 0.03)
     assert a.is_next(1, 0.06)  # the other one does not take it
+    assert a.is_next(2, 0.06) and a.is_next(3, 0.07)  # nor the next ones: it is not waited for each time
+    board[1] = 1
+    assert not a.is_next(4, 0.08)  # it lives
+    assert not a.is_next(4, 0.20)  # nobody waited since
     board[:] = [ABSENT] * 3
     assert away.is_next(0, 0.0)  # nobody is ready: who is asked says so
     away.is_ready()
     assert board[2] == 0
+
+
+@pytest.mark.parametrize("stopping", [True, False])
+def test_a_worker_that_stops_while_it_loads_takes_no_share(stopping):
+    """On the board it would be the one with the fewest connections, for which all others wait."""
+    share = Share([ABSENT, 3], 0)
+    state = SimpleNamespace(
+        preloads=False, stopping=stopping, team=SimpleNamespace(share=share), models=SimpleNamespace(configs={})
+    )
+    greeted = []
+    asyncio.run(running._preload(state, SimpleNamespace(), [], lambda *given: greeted.append(given)))
+    assert share.board[0] == (ABSENT if stopping else 0)
+    assert len(greeted) == (not stopping)
+
+
+def test_pauses_grow_where_a_worker_never_gets_ready_however_long_it_takes(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    supervisor = workers._Supervisor([{}, {}], SimpleNamespace(), lambda: None)
+    first, worker = supervisor._workers
+    first.ready = True
+
+    def lives(seconds, ready_after=None):
+        """The pause after a life of that length."""
+        worker.process = SimpleNamespace(join=lambda *_: None, exitcode=1)
+        worker.ready, worker.pipe = False, None
+        if ready_after is not None:
+            now[0] += ready_after
+            worker.pipe = SimpleNamespace(recv=lambda: None, close=lambda: None)
+            supervisor._hear(worker)
+            seconds -= ready_after
+        now[0] += seconds
+        supervisor._died(worker)
+        return worker.again_at - now[0]
+
+    assert [lives(70) for _ in range(3)] == [0.5, 2.0, 8.0]
+    assert lives(100, ready_after=70) == 30.0
+    assert lives(200, ready_after=70) == 0.5
+    assert lives(1, ready_after=0.5) == 2.0
+    for pipe in (supervisor._woken, supervisor._wake):
+        os.close(pipe)
 
 
 def test_figures_of_all_workers_are_told_apart():

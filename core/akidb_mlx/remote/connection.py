@@ -194,16 +194,19 @@ _inherited: list[Any] = []
 def connect(address: Address) -> Connection:
     """This process's connection to a server."""
     with _lock:
-        if address not in _connections:
-            _connections[address] = Connection(address)
-        return _connections[address]
+        return _connection(address)
 
 
 def hold(address: Address) -> None:
     """One user more."""
-    connection = connect(address)
-    with _lock:
-        connection.users += 1
+    with _lock:  # which the last of the other users takes to close it
+        _connection(address).users += 1
+
+
+def _connection(address: Address) -> Connection:
+    if address not in _connections:
+        _connections[address] = Connection(address)
+    return _connections[address]
 
 
 def release(address: Address) -> None:

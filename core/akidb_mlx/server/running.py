@@ -73,6 +73,8 @@ async def _preload(state: State, server: uvicorn.Server, urls: Sequence[str], gr
     try:
         if state.preloads:
             await state.models.preload()
+        if state.stopping:
+            return
         if state.team is not None:
             state.team.share.is_ready()
         greet(urls, state.models.configs)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, MutableSequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ class Share:
     """Connections of each worker, in memory that they share; each writes its own place alone."""
     index: int
     patience_s: float = _PATIENCE_S
-    _waits_since: float | None = None
+    _asked: float = 0.0
+    _unmoved: dict[int, tuple[int, float]] = field(default_factory=dict)
+    """Those with fewer while a connection waits: how many they have, and since when."""
 
     def tell(self, connections: int) -> None:
         """So many has this worker, once it is ready."""
@@ -42,17 +44,16 @@ class Share:
 
     def is_next(self, connections: int, now: float) -> bool:
         """Whether the next connection is this worker's: nobody who is ready has fewer, or they do not take it."""
-        others = [count for place, count in enumerate(self.board) if place != self.index and count != ABSENT]
-        ready = self.board[self.index] != ABSENT
-        if not others or (ready and connections <= min(others)):
-            self._waits_since = None
-            return True
-        if self._waits_since is None:
-            self._waits_since = now
-        if ready and now - self._waits_since >= self.patience_s:
-            self._waits_since = None
-            return True
-        return False
+        others = {place: count for place, count in enumerate(self.board) if place != self.index and count != ABSENT}
+        if not others or self.board[self.index] == ABSENT:
+            return not others
+        before = self._unmoved if now - self._asked < self.patience_s else {}
+        self._asked, self._unmoved = now, {}
+        for place, count in others.items():
+            if count < connections:
+                known, since = before.get(place, (count, now))
+                self._unmoved[place] = count, since if known == count else now
+        return all(now - since >= self.patience_s for _, since in self._unmoved.values())
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,16 @@ def plan_workers(wanted: int | Literal["auto"], devices: Sequence[str | None]) -
     if gpus:
         if count > len(gpus):
             _log.warning("%d workers share %d GPU(s): %s", count, len(gpus), _EACH)
-        return [{CUDA_VARIABLE: gpus[number % len(gpus)]} for number in range(count)]
-    cores = available_cores()
+        return [{CUDA_VARIABLE: gpus[number % len(gpus)], **_share_of_cores(count)} for number in range(count)]
     _log.warning("%d workers share one device, all of which one process can use: %s", count, _EACH)
-    said = any(os.environ.get(name) for name in THREAD_VARIABLES)
-    return [{} if said else {THREAD_VARIABLES[0]: str(max(1, cores // count))} for _ in range(count)]
+    return [_share_of_cores(count) for _ in range(count)]
+
+
+def _share_of_cores(workers: int) -> dict[str, str]:
+    """What has a worker compute, and start processes that cut texts into tokens, for its share of the cores."""
+    if any(os.environ.get(name) for name in THREAD_VARIABLES):
+        return {}
+    return {THREAD_VARIABLES[0]: str(max(1, available_cores() // workers))}
 
 
 def supervise(
@@ -100,7 +105,8 @@ class _Worker:
     process: BaseProcess | None = None
     pipe: Connection | None = None
     ready: bool = False
-    began: float = 0.0
+    began: bool = False
+    ready_at: float = 0.0
     deaths: int = 0
     again_at: float = field(default=float("inf"))
 
@@ -157,7 +163,7 @@ class _Supervisor:
         theirs.close()
         fields = {"number": index, "pid": worker.process.pid, **worker.environment}
         _log.info("worker started", extra={"fields": fields})
-        worker.ready, worker.began, worker.again_at = False, time.monotonic(), float("inf")
+        worker.ready, worker.began, worker.again_at = False, True, float("inf")
 
     def _pause(self) -> float | None:
         """Until the next worker is to be started again."""
@@ -185,7 +191,7 @@ class _Supervisor:
             self._died(worker)
             return
         if said is None:
-            worker.ready = True
+            worker.ready, worker.ready_at = True, time.monotonic()
         elif not self._signals and not worker.deaths and not any(one.ready for one in self._workers):
             raise _as_raised(*said)
 
@@ -207,7 +213,8 @@ class _Supervisor:
         first = not any(one.ready or one.deaths for one in self._workers)
         if not worker.ready and first:
             raise errors.BackendError(f"the first worker ended at its start (exit code {code}); the log says why")
-        worker.deaths = 0 if time.monotonic() - worker.began > _WELL_S else worker.deaths
+        if worker.ready and time.monotonic() - worker.ready_at > _WELL_S:
+            worker.deaths = 0
         pause = _PAUSES_S[min(worker.deaths, len(_PAUSES_S) - 1)]
         worker.deaths += 1
         worker.ready, worker.again_at = False, time.monotonic() + pause
