@@ -137,6 +137,33 @@ def test_the_kernels_are_used(name, kernels, monkeypatch):
     assert kernels <= used
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_the_compiler_reads_is_of_one_dtype(dtype, monkeypatch):
+    """It compiles what is done with the norms' weights where there are none as well."""
+    given = []
+
+    def kernel(**call):
+        given.extend(call["inputs"])
+        return [
+            mx.zeros(shape, dtype) for shape, dtype in zip(call["output_shapes"], call["output_dtypes"], strict=True)
+        ]
+
+    monkeypatch.setattr(cuda_kernels, "_kernel", lambda *_: kernel)
+    cuda_kernels.rope_of_heads(random(1, 3, 8 * 64, dtype=dtype), 4, 2, mx.zeros(32), None)
+    x, q_weight, k_weight, periods = given
+    assert x.dtype == q_weight.dtype == k_weight.dtype and periods.dtype == mx.float32
+
+
+def test_a_model_on_the_cpu_takes_none_whoever_asked_first(monkeypatch):
+    """They are compiled once in a process, which may have models on both."""
+    monkeypatch.setattr(cuda_kernels, "_MANY", 0)
+    monkeypatch.setattr(cuda_kernels, "_work", lambda: True)
+    for device, served in ((mx.gpu, True), (mx.cpu, False), (mx.gpu, True)):
+        monkeypatch.setattr(cuda_kernels.mx, "default_device", lambda device=device: device)
+        assert cuda_kernels.serves(mx.zeros((1, 1, 128))) is served
+        assert cuda_kernels.may_serve(128) is served
+
+
 def test_one_that_cannot_be_compiled_is_told_and_left_out(monkeypatch, caplog):
     class Cuda:
         is_available = staticmethod(lambda: True)

@@ -60,6 +60,7 @@ def use(monkeypatch):
 
         return call
 
+    monkeypatch.setattr(cuda_kernels, "_on_gpu", lambda: True)
     monkeypatch.setattr(cuda_kernels, "_work", lambda: True)
     monkeypatch.setattr(cuda_kernels, "_MANY", 0)
     for name, kernel in KERNELS.items():

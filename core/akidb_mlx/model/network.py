@@ -54,8 +54,10 @@ class Network(nn.Module):
         if on_host is not None and on_host.serves(padded):
             return self._from_host(on_host(padded, first_only=self.head.reads_first), padded)
         batch = DeviceBatch.of(padded)
-        hidden_states = backbone.first_states(batch) if self.head.reads_first else backbone(batch)
-        forget_masks()
+        try:
+            hidden_states = backbone.first_states(batch) if self.head.reads_first else backbone(batch)
+        finally:
+            forget_masks()
         if not self.backbone.may_give_zeros and (marked := self.head.marked(hidden_states, batch)) is not None:
             return marked
         given = self.head(hidden_states, batch)
@@ -117,7 +119,7 @@ def _holds_arrays(part: object) -> bool:
 
 def _computed(hidden_states: mx.array, batch: DeviceBatch) -> mx.array:
     """(rows, 1): whether each real token has a hidden state that is not zero."""
-    computed = mx.any(hidden_states, axis=-1)
+    computed = mx.any(hidden_states.astype(mx.bool_), axis=-1)  # Metal's `any` reads bits, of which -0.0 has one
     if batch.not_real is not None and hidden_states.shape[1] == batch.length:
         computed = computed | batch.not_real
     return mx.all(computed, axis=1, keepdims=True)

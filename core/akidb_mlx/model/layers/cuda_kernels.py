@@ -64,18 +64,23 @@ def serves(x: mx.array, *, widest: int = 1 << 20) -> bool:
     if x.ndim != 3 or x.size < _MANY:
         return False
     width = x.shape[-1]
-    return width % 128 == 0 and width <= widest and x.dtype in _DTYPES and _work()
+    return width % 128 == 0 and width <= widest and x.dtype in _DTYPES and _on_gpu() and _work()
 
 
 def may_serve(numbers: int) -> bool:
     """Whether they may serve where a batch has so many of a backbone's width, and some times as many in between."""
-    return numbers * _WIDENED >= _MANY and _work()
+    return numbers * _WIDENED >= _MANY and _on_gpu() and _work()
+
+
+def _on_gpu() -> bool:
+    """Whether this thread computes there now: models for the CPU may be in the same process."""
+    return mx.default_device() == mx.gpu
 
 
 @functools.cache
 def _work() -> bool:
-    """Whether they are asked for, there is a CUDA device, and they are compiled there and right."""
-    if not tuning.is_on(tuning.KERNELS) or not mx.cuda.is_available() or mx.default_device() != mx.gpu:
+    """Whether they are asked for, there is a CUDA device, and they are compiled there and right; asked on it."""
+    if not tuning.is_on(tuning.KERNELS) or not mx.cuda.is_available():
         return False
     try:
         x = mx.arange(1024, dtype=mx.float32).reshape(2, 4, 128) / 1024
@@ -175,7 +180,7 @@ def rope_of_heads(
     """
     rows, length, width = qkv.shape
     head = width // (heads + 2 * kv_heads)
-    q_weight, k_weight, eps = norms or (periods, periods, 1e-6)
+    q_weight, k_weight, eps = norms or (qkv, qkv, 1e-6)  # of the same dtype, for what is never read is compiled too
     kernel = _kernel("rope", ("x", "q_weight", "k_weight", "periods"), ("queries", "keys"), cuda_source.ROPE, eps)
     template = [("T", qkv.dtype), ("HEAD", head), ("HEADS", heads), ("KEYS", kv_heads), ("NORMS", norms is not None)]
     queries, keys = kernel(

@@ -51,7 +51,8 @@ def make_bias(
     """
     if length <= _KEPT_TOKENS:
         rows: mx.array = table(kept(_buckets_of_pairs, length, buckets, farthest))
-        return _seen(rows.transpose(2, 0, 1)[None], attention_mask)
+        # Contiguous: fused attention would copy what is not, for all rows and in each layer.
+        return _seen(mx.contiguous(rows.transpose(2, 0, 1))[None], attention_mask)
     places = t5_buckets(np.arange(1 - length, length), buckets, farthest)
     bias = LongBias(length, table(mx.array(places)).T, attention_mask)
     if is_by_block(length):
