@@ -36,6 +36,22 @@ The YAML file holds an embedder's fields at its top level or under `embedding:`,
 Aliases for `model`: {aliases}.
 
 """
+VARIABLES = """
+## Variables without a field
+
+Read once in a process, for all of its models.
+
+| variable | |
+|---|---|
+| `AKIDB_CONFIG` | The YAML file. |
+| `AKIDB_API_KEY` | The server's key, for `akidb-mlx serve` and for who asks one. |
+| `AKIDB_MLX_BLAS` | For MLX's CPU build on Linux: `off` leaves MLX the BLAS that it finds, a path is another. |
+| `AKIDB_TUNING` | [Ways to compute](performance.md#ways-to-compute-that-are-off-by-default) that it turns on. |
+| `OPENBLAS_NUM_THREADS`, else `OMP_NUM_THREADS` | The cores to use, on a CPU and for what is done beside a GPU. |
+| `HF_HUB_OFFLINE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` | As everywhere else with the Hub. |
+| `XDG_CACHE_HOME` | Where the folder `akidb-mlx` for that BLAS and for CUDA's kernels is, in place of `~/.cache`. |
+| `MLX_PTX_CACHE_DIR` | Another folder for CUDA's kernels. |
+"""
 COMMAND_LINE = """# The command line
 
 `akidb-mlx COMMAND --help` says the same. Options of a [configuration](configuration.md) can be given to every command
@@ -68,6 +84,7 @@ def configuration_page() -> str:
     parts.append("| option | default | |\n|---|---|---|\n")
     for name, field in ServerSettings.model_fields.items():
         parts.append(f"| `{name}` | {_default(field.default)} | {_cell(field.description)} |\n")
+    parts.append(VARIABLES)
     return "".join(parts)
 
 

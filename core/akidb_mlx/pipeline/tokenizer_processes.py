@@ -76,7 +76,6 @@ class _Run:
         They are closed by who uses them last: a thread that waits on one would read from the next file of that number.
         """
         self.lost = True
-        _runs.discard(self)  # a forked child goes through a copy
         for lane in self.lanes:
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(lane.fileno())) as end:
                 end.shutdown(socket.SHUT_RDWR)
@@ -90,6 +89,7 @@ class _Run:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        _runs.discard(self)  # a forked child goes through a copy
 
     def leave(self) -> None:
         """In a forked child: the processes are its parent's, and end with that alone."""
@@ -247,10 +247,10 @@ class TokenizerProcesses:
         self._end(run)
 
     def _end(self, run: _Run) -> None:
+        run.end()
         with self._lock:
             if self._finalizer is not None and self._run in (None, run):
                 self._finalizer.detach()
-        run.end()
 
 
 def _watch(run: _Run, owner: "weakref.ref[TokenizerProcesses]") -> None:

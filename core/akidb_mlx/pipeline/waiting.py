@@ -78,7 +78,7 @@ class Threads:
     """A call's part of the process's threads for work of milliseconds; they leave an event loop free."""
 
     def __init__(self, count: int = THREADS, *, urgent: bool = False) -> None:
-        """`count` is how many pieces a caller has under way at once; `urgent` ones wait for none that are not."""
+        """`count` is how many pieces a caller has under way at once; `urgent` ones have threads of their own."""
         self.count = count
         self._urgent = urgent
         self._under_way: WeakSet[Future[Any]] = WeakSet()
