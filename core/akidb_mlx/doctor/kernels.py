@@ -16,6 +16,7 @@ from akidb_mlx.model.heads.dense import ACTIVATIONS as DENSE_ACTIVATIONS
 from akidb_mlx.model.heads.pooling import POOLING, pool
 from akidb_mlx.model.layers import rope
 from akidb_mlx.model.layers.activations import ACTIVATIONS
+from akidb_mlx.model.layers.products import Product, add_product
 
 __all__ = ["activations", "in_float64", "lookups", "norms", "pooling", "products", "random", "rotary", "sums"]
 
@@ -42,16 +43,19 @@ def in_float64(*arrays: mx.array) -> list[Exact]:
 
 
 def products(dtype: str) -> Iterator[Case]:
-    """Linear layers with and without bias."""
+    """Linear layers with and without bias, and one whose product is added to as much as it gives."""
     rng = np.random.default_rng(0)
     for rows, terms, columns in _PRODUCTS:
         given = [random(rng, shape, dtype) for shape in ((rows, terms), (columns, terms), (columns,))]
         plain, biased = nn.Linear(terms, columns, bias=False), nn.Linear(terms, columns)
         plain.update({"weight": given[1]})
         biased.update({"weight": given[1], "bias": given[2]})
-        x, weight, bias, *got = in_float64(*given, plain(given[0]), biased(given[0]))
+        residual = random(np.random.default_rng(columns), (rows, columns), dtype)
+        added = add_product(residual, Product.of(plain), given[0])
+        x, weight, bias, sums, *got = in_float64(*given, residual, plain(given[0]), biased(given[0]), added)
         want = x @ weight.T
-        error = max(relative_error(got[0], want), relative_error(got[1], want + bias))
+        wanted = (want, want + bias, want + sums)
+        error = max(relative_error(ours, exactly) for ours, exactly in zip(got, wanted, strict=True))
         yield Case(f"{rows} × {terms} × {columns}", error, LIMITS[dtype].products)
 
 
