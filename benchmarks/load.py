@@ -133,7 +133,7 @@ def ingest(embedder: Embedder) -> Iterator[Callable[[], float]]:
 
 
 def queries_and_ingest(embedder: Embedder, seconds: float, plot: Path | None) -> Iterator[Row]:
-    """50 queries a second, idle and beside an ingest; the ingest's share of what the queries leave it."""
+    """50 queries per second, idle and beside an ingest; the ingest's share of what the queries leave it."""
     idle_moments, idle = queries(embedder, seconds)
     yield f"50 queries/s for {seconds:.0f} s, idle: P50 / P95 / P99", percentiles(idle), "P95 < 25 ms"
     with ingest(embedder) as speed:
@@ -152,7 +152,7 @@ def queries_and_ingest(embedder: Embedder, seconds: float, plot: Path | None) ->
 
 
 def _busy_share(embedder: Embedder, seconds: float) -> float:
-    """Share of the device that 50 queries a second take when alone: their forward passes, one by one."""
+    """Share of the device that 50 queries per second take when alone: their forward passes, one by one."""
     asked = texts(100, 4, 12, seed=6)
     taken = []
     for text in asked:
@@ -262,7 +262,7 @@ def _plot(file: Path, series: dict[str, tuple[list[float], list[float]]]) -> Non
     figure, axes = load_pyplot().subplots(figsize=(9, 4))
     for name, (moments, latencies) in series.items():
         axes.plot(moments, [1000 * latency for latency in latencies], ".", markersize=2, label=name)
-    axes.set(xlabel="seconds", ylabel="latency of a query (ms)", title="50 queries a second")
+    axes.set(xlabel="seconds", ylabel="latency of a query (ms)", title="50 queries per second")
     axes.set_ylim(bottom=0)
     axes.legend()
     figure.tight_layout()

@@ -79,7 +79,7 @@ def by_order(embedder: Embedder, count: int, rounds: int) -> None:
 
 def by_length(embedder: Embedder, tokens: int, rounds: int) -> list[tuple[int, float]]:
     """Texts of one length: words, tokens/s."""
-    print("\n| words a text | tokens/s |\n|---|---|")
+    print("\n| words per text | tokens/s |\n|---|---|")
     words = " ".join(corpus_text.sentences()).split()
     rng = random.Random(3)
     measured = []
@@ -98,7 +98,7 @@ def draw(file: Path, counts: list[tuple[int, float]], lengths: list[tuple[int, f
     """Both growths side by side."""
     pyplot = load_pyplot()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True)
-    for axes, points, label in ((left, counts, "texts"), (right, lengths, "words a text")):
+    for axes, points, label in ((left, counts, "texts"), (right, lengths, "words per text")):
         axes.plot(*zip(*points, strict=True), "o-")
         axes.set(xscale="log", xlabel=label)
     left.set_ylim(0, 1.1 * max(speed for _, speed in counts + lengths))
